@@ -1,0 +1,574 @@
+"""RunConfig: the whole truth of a run, checked before anything starts.
+
+A preset is a YAML file of the sections below; it may say `extends: other`. Values come, later ones winning,
+from the defaults here, the preset, `--config FILE`, and the command line (`key=value`, dotted). Unknown
+keys are errors. This module imports no torch, so that the command line stays quick.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gantx.errors import MissingError, UsageError, closest
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that knows its keys and refuses others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+# --- data -------------------------------------------------------------------------------------------------
+
+
+class ShapesConfig(Section):
+    """The built-in `--data shapes`: procedural pictures with known factors."""
+
+    count: Positive = 32768
+    objects: Annotated[int, Field(ge=1, le=8)] = 1
+    seed: int = 0
+
+
+class DataConfig(Section):
+    """Which images, and how they become training samples.
+
+    Attributes:
+        source: folder, zip, archive, or a known name such as `cifar10` or `shapes`; set by `--data`.
+        resolution: side of the square images in pixels.
+        mirror: flip each image left-right with probability one half.
+        on_bad_image: stop at an unreadable image, or skip it and list it.
+        allow_upscale: accept images smaller than `resolution`.
+        resident: keep the set on the device, stream it from the host, or decide by free memory.
+        shapes: settings of `--data shapes`.
+    """
+
+    source: str | None = None
+    resolution: Annotated[int, Field(ge=4, le=2048)] = 32
+    mirror: bool = False
+    on_bad_image: Literal["error", "skip"] = "error"
+    allow_upscale: bool = False
+    resident: Literal["auto", "device", "stream"] = "auto"
+    shapes: ShapesConfig = ShapesConfig()
+
+
+# --- networks: one model per class in gantx.models, its fields the constructor's arguments -----------------
+
+
+class TransGANGeneratorConfig(Section):
+    """TransGAN version 1, generator (arXiv 2102.07074v1); see gantx.models.transgan.
+
+    Attributes:
+        latent_dim: size of z.
+        base_dim: channels C of the first stage; every later stage has a quarter of the one before.
+        base_size: side of the first token grid.
+        depths: blocks of each stage; every stage after the first doubles the grid.
+        heads: attention heads, one number for all stages or one per stage.
+        mlp_ratio: hidden width of the MLPs in units of the stage's channels.
+        rgb_patch: side of the pixel patch each final token paints (1 in the paper).
+        locality: shape of the attention window of locality-aware initialisation.
+        super_resolution: build the entry through which low-resolution images come in at stage 2.
+        init: weights as released, or Xavier with sine positions as the CPU-sized preset wants.
+    """
+
+    family: Literal["transgan"] = "transgan"
+    latent_dim: Positive = 1024
+    base_dim: Positive = 384
+    base_size: Positive = 8
+    depths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (5, 2, 2)
+    heads: Positive | tuple[Positive, ...] = 4
+    mlp_ratio: Positive = 4
+    rgb_patch: Positive = 1
+    locality: Literal["band", "neighbourhood", "none"] = "band"
+    super_resolution: bool = True
+    init: Literal["released", "compact"] = "released"
+
+    @property
+    def resolution(self) -> int:
+        """Side of the images this generator paints."""
+        return self.base_size * 2 ** (len(self.depths) - 1) * self.rgb_patch
+
+    @model_validator(mode="after")
+    def _divisible(self) -> TransGANGeneratorConfig:
+        stages = len(self.depths)
+        if self.base_dim % 4 ** (stages - 1):
+            raise ValueError(
+                f"base_dim {self.base_dim} must be divisible by {4 ** (stages - 1)}, "
+                f"because each of the {stages - 1} upsamplings divides the channels by 4"
+            )
+        heads = self.heads if isinstance(self.heads, tuple) else (self.heads,) * stages
+        if len(heads) != stages:
+            raise ValueError(f"heads names {len(heads)} stages but depths names {stages}: give one per stage")
+        for stage, count in enumerate(heads):
+            if (dim := self.base_dim // 4**stage) % count:
+                raise ValueError(f"stage {stage + 1} has {dim} channels, which {count} heads cannot share")
+        if self.super_resolution and stages < 2:
+            raise ValueError("super_resolution needs a second stage for the low-resolution image to enter at")
+        return self
+
+
+class TransGANDiscriminatorConfig(Section):
+    """TransGAN version 1, discriminator: a ViT with a class token; see gantx.models.transgan.
+
+    Attributes:
+        resolution: side of the images it judges.
+        patch_size: side of the patches that become tokens.
+        dim: channels of the tokens.
+        depth: number of blocks.
+        heads: attention heads.
+        mlp_ratio: hidden width of the MLPs in units of `dim`.
+        init: weights as released, or Xavier with sine positions as the CPU-sized preset wants.
+    """
+
+    family: Literal["transgan"] = "transgan"
+    resolution: Positive = 32
+    patch_size: Positive = 4
+    dim: Positive = 384
+    depth: Positive = 7
+    heads: Positive = 4
+    mlp_ratio: Positive = 4
+    init: Literal["released", "compact"] = "released"
+
+    @model_validator(mode="after")
+    def _divisible(self) -> TransGANDiscriminatorConfig:
+        if self.resolution % self.patch_size:
+            raise ValueError(f"patch_size {self.patch_size} does not divide resolution {self.resolution}")
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} cannot be shared by {self.heads} heads")
+        return self
+
+
+GeneratorConfig = TransGANGeneratorConfig
+DiscriminatorConfig = TransGANDiscriminatorConfig
+
+
+# --- objective --------------------------------------------------------------------------------------------
+
+
+class GradientPenaltyConfig(Section):
+    """WGAN-GP: the slope of D between real and fake images is pulled towards `target`."""
+
+    weight: Annotated[float, Field(gt=0)] = 10.0
+    target: Annotated[float, Field(gt=0)] = 1.0
+    every: Positive = 1
+
+
+class ZeroCenteredPenaltyConfig(Section):
+    """R1 (at real images) or R2 (at fakes): gamma/2 times the squared slope of D."""
+
+    gamma: Annotated[float, Field(gt=0)] = 1.0
+    every: Positive = 1
+
+
+class ObjectiveConfig(Section):
+    """What the two networks minimise.
+
+    Attributes:
+        loss: the adversarial loss; the two wgangp losses want `gradient_penalty`.
+        gradient_penalty: WGAN-GP penalty, or null.
+        drift: weight of (mean D(real))² in `wgangp-eps`.
+        r1: zero-centred penalty at real images, or null.
+        r2: zero-centred penalty at generated images, or null.
+        n_critic: D steps per G step.
+        super_resolution_weight: weight of the co-training term of a generator built with
+            `super_resolution` (MSE between the painted and the original image).
+    """
+
+    loss: Literal["wgangp-eps", "wgangp", "hinge", "lsgan", "non-saturating", "relativistic"] = "wgangp-eps"
+    gradient_penalty: GradientPenaltyConfig | None = GradientPenaltyConfig()
+    drift: Annotated[float, Field(ge=0)] = 1e-3
+    r1: ZeroCenteredPenaltyConfig | None = None
+    r2: ZeroCenteredPenaltyConfig | None = None
+    n_critic: Positive = 5
+    super_resolution_weight: Annotated[float, Field(gt=0)] = 50.0
+
+    @model_validator(mode="after")
+    def _bounded(self) -> ObjectiveConfig:
+        if self.loss in ("wgangp-eps", "wgangp") and self.gradient_penalty is None:
+            raise ValueError(f"loss {self.loss} needs a gradient_penalty (for example weight=10)")
+        return self
+
+
+class AugmentConfig(Section):
+    """DiffAugment: operations applied, in this order, to every image D sees; an empty list turns it off."""
+
+    policy: tuple[
+        Literal["translation", "cutout", "color", "brightness", "saturation", "contrast"], ...
+    ] = ()
+
+
+# --- optimisation -----------------------------------------------------------------------------------------
+
+
+class AdamConfig(Section):
+    """Adam or AdamW with global gradient clipping (`clip_norm`: null for none)."""
+
+    name: Literal["adam", "adamw"] = "adam"
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.0, 0.99)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+
+
+class OptimizerConfig(Section):
+    """One optimiser for each network, and the learning-rate schedule they share.
+
+    Attributes:
+        generator: optimiser of G.
+        discriminator: optimiser of D.
+        warmup_kimg: the rate rises linearly from 0 over this many thousand images.
+        decay_from: share of the run after which the rate falls linearly; 1 keeps it constant.
+        decay_to: what is left of the rate at the end of the run.
+    """
+
+    generator: AdamConfig = AdamConfig()
+    discriminator: AdamConfig = AdamConfig()
+    warmup_kimg: Annotated[float, Field(ge=0)] = 0.0
+    decay_from: Fraction = 1.0
+    decay_to: Fraction = 0.0
+
+
+class EMAConfig(Section):
+    """The running average of G that is sampled and scored.
+
+    Attributes:
+        kind: `constant` keeps `beta`; `half-life` derives it from `half_life_kimg`.
+        beta: weight of the old average in each update.
+        half_life_kimg: thousand images after which an old weight counts half.
+        ramp: bounds the half-life by this share of the images seen so far; null for no bound.
+    """
+
+    kind: Literal["constant", "half-life"] = "constant"
+    beta: Fraction = 0.999
+    half_life_kimg: Annotated[float, Field(gt=0)] = 500.0
+    ramp: Annotated[float, Field(gt=0)] | None = None
+
+
+class AttentionWindowConfig(Section):
+    """Schedule of locality-aware initialisation (TransGAN v1, section 3.4).
+
+    Attributes:
+        steps: pairs (until, window): up to `until` thousand images, attention reaches `window` tokens far.
+        of_kimg: length of the run the steps are written for; a shorter run shrinks them in proportion.
+    """
+
+    steps: Annotated[tuple[tuple[Annotated[float, Field(gt=0)], Positive], ...], Field(min_length=1)]
+    of_kimg: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AttentionWindowConfig:
+        untils = [until for until, _ in self.steps]
+        if untils != sorted(set(untils)):
+            raise ValueError("steps must be ordered by their first number, each larger than the one before")
+        return self
+
+
+class TrainingConfig(Section):
+    """Length, batches and housekeeping of a run. All lengths are in thousand real images shown to D.
+
+    Attributes:
+        kimg: length of the run.
+        batch: real images of one D step.
+        generator_batch: images of one G step; null means the same as `batch`.
+        micro_batch: samples computed at once, gradients accumulating over the rest; null means all.
+        seed: seed of everything random.
+        precision: fp32, bf16 autocast, or auto (bf16 on a GPU that has it, fp32 elsewhere).
+        threads: CPU threads, or auto (from the cores this process may use and how busy they are).
+        deterministic: use deterministic algorithms; null means yes on the CPU, no on a GPU.
+        attention_window: schedule of the locality window, or null.
+        report_kimg: how often a line of metrics is written.
+        sample_kimg: how often a picture of fixed latents is painted.
+        checkpoint_kimg: how often the state is saved.
+        keep_checkpoints: how many of the latest checkpoints stay.
+        samples: images of the sample picture.
+    """
+
+    kimg: Annotated[float, Field(gt=0)] = 1000.0
+    batch: Positive = 64
+    generator_batch: Positive | None = None
+    micro_batch: Positive | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    threads: Literal["auto"] | Positive = "auto"
+    deterministic: bool | None = None
+    attention_window: AttentionWindowConfig | None = None
+    report_kimg: Annotated[float, Field(gt=0)] = 1.0
+    sample_kimg: Annotated[float, Field(gt=0)] = 50.0
+    checkpoint_kimg: Annotated[float, Field(gt=0)] = 50.0
+    keep_checkpoints: Positive = 3
+    samples: Annotated[int, Field(ge=1, le=4096)] = 64
+
+
+class EvaluationConfig(Section):
+    """How the paper measured this setting; `gantx eval` starts from it.
+
+    Attributes:
+        protocol: named protocol of resizing, reference and quantisation.
+        metrics: what is computed.
+        num: generated images.
+    """
+
+    protocol: Literal["clean-50k", "stylegan-50k-full", "transgan-test", "vitgan-release", "ganformer-50k"] = (
+        "clean-50k"
+    )
+    metrics: tuple[Literal["fid", "kid", "is", "pr", "dc"], ...] = ("fid",)
+    num: Positive = 50_000
+
+
+class PaperConfig(Section):
+    """Where a preset comes from."""
+
+    title: str
+    arxiv: str
+    setting: str
+
+
+class RunConfig(Section):
+    """Everything that decides a run. Travels inside every checkpoint."""
+
+    name: str = "custom"
+    summary: str = ""
+    paper: PaperConfig | None = None
+    reported: dict[str, float | str] = {}
+    data: DataConfig = DataConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    ema: EMAConfig = EMAConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def generator_batch(self) -> int:
+        """Images of one G step."""
+        return self.training.generator_batch or self.training.batch
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RunConfig:
+        side = self.data.resolution
+        if self.generator.resolution != side:
+            raise ValueError(
+                f"generator: paints {self.generator.resolution} pixels a side but data.resolution is {side}; "
+                "change data.resolution, or the generator's base_size, depths or rgb_patch"
+            )
+        if self.discriminator.resolution != side:
+            raise ValueError(
+                f"discriminator: judges {self.discriminator.resolution} pixels a side but data.resolution "
+                f"is {side}; set discriminator.resolution={side}"
+            )
+        micro = self.training.micro_batch
+        for key, batch in (("batch", self.training.batch), ("generator_batch", self.generator_batch)):
+            if micro is not None and batch % micro:
+                raise ValueError(f"training.{key}: {batch} is not divisible by training.micro_batch {micro}")
+        if self.objective.loss == "relativistic" and self.generator_batch != self.training.batch:
+            raise ValueError(
+                "training.generator_batch: the relativistic loss pairs every fake with a real image, "
+                "so it must equal training.batch"
+            )
+        if self.training.attention_window and self.generator.locality == "none":
+            return self.model_copy(
+                update={"training": self.training.model_copy(update={"attention_window": None})}
+            )
+        return self
+
+    def to_yaml(self) -> str:
+        """The configuration as YAML that `--config` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+# --- presets and overrides --------------------------------------------------------------------------------
+
+
+def preset_folder() -> Path:
+    """The folder of the presets: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "presets", package.parent / "presets"):
+        if folder.is_dir():
+            return folder
+    raise MissingError(f"no presets folder in or beside {package}: reinstall gantx")
+
+
+def preset_names() -> list[str]:
+    """Names of all presets, sorted."""
+    return sorted(path.stem for path in preset_folder().glob("*.yaml"))
+
+
+def preset_path(name: str) -> Path:
+    """The YAML file of a preset; UsageError with the closest name when there is none."""
+    names = preset_names()
+    if name not in names:
+        raise UsageError(f"no preset named '{name}'{closest(name, names)}: `gantx presets ls` lists them all")
+    return preset_folder() / f"{name}.yaml"
+
+
+def copy_preset(name: str, destination: Path) -> Path:
+    """Copy a preset to a file or into a folder for editing; UsageError when the file is already there."""
+    source = preset_path(name)
+    target = destination / source.name if destination.is_dir() else destination
+    if target.exists():
+        raise UsageError(f"{target} already exists: remove it or name another file")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    except OSError as problem:
+        raise MissingError(f"cannot write {target}: {problem.strerror or problem}") from problem
+    return target
+
+
+def load(
+    preset: str | None = None,
+    files: Iterable[Path] = (),
+    overrides: Iterable[str] = (),
+    settings: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """Resolve a configuration: defaults < preset < files < settings < overrides.
+
+    Args:
+        preset: name of a preset, or None.
+        files: YAML files, later ones winning.
+        overrides: `key=value` texts with dotted keys and YAML values.
+        settings: dotted keys and values that come from command-line flags.
+
+    Raises:
+        UsageError: a file, key or value is wrong; the message names the closest valid one.
+    """
+    tree: dict[str, Any] = {}
+    if preset is not None:
+        tree = _read_with_parents(preset_path(preset), ())
+        tree.setdefault("name", preset)
+    for path in files:
+        tree = _merge(tree, _read_with_parents(path, ()))
+    for key, value in (settings or {}).items():
+        tree = _merge(tree, _nest(key, value))
+    for text in overrides:
+        tree = _merge(tree, _nest(*_split_override(text)))
+    return validate(tree)
+
+
+def validate(tree: Mapping[str, Any]) -> RunConfig:
+    """Check a plain tree of settings; UsageError names the first wrong key and what would be right."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as problem:
+        raise UsageError(_explain(problem)) from None
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """Dotted keys whose values differ, sorted."""
+    before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
+    return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+
+
+def _read_with_parents(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+    if path in children:
+        raise UsageError(f"{path} extends itself by way of {children[-1].name}: break the circle")
+    tree = _read_yaml(path)
+    parent = tree.pop("extends", None)
+    if parent is None:
+        return tree
+    beside = path.parent / f"{parent}.yaml"
+    base = _read_with_parents(beside if beside.is_file() else preset_path(str(parent)), (*children, path))
+    tree.setdefault("name", path.stem)
+    return _merge(base, tree)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise UsageError(f"cannot read configuration {path}: {problem.strerror or problem}") from problem
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise UsageError(f"{path} is not valid YAML: {' '.join(str(problem).split())}") from problem
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UsageError(f"{path} must hold sections such as `training:`, not a {type(tree).__name__}")
+    return tree
+
+
+def _split_override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"'{text}' is not an override: write key=value, for example training.batch=32")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as problem:
+        raise UsageError(f"{key}: '{value}' is not a YAML value") from problem
+
+
+def _nest(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def _merge(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _explain(problem: ValidationError) -> str:
+    """The first error of a validation as one sentence: where, what, what instead."""
+    error = problem.errors(include_url=False)[0]
+    where, section = [], RunConfig
+    for part in error["loc"]:
+        if isinstance(part, int) or part in section.model_fields or error["type"] == "extra_forbidden":
+            where.append(str(part))
+        section = _section_of(section, str(part)) or section
+    key = ".".join(where)
+    if error["type"] == "extra_forbidden":
+        return f"unknown key '{key}'{closest(where[-1], section.model_fields)}: " + (
+            f"{'.'.join(where[:-1]) or 'the top level'} knows {', '.join(section.model_fields)}"
+        )
+    if error["type"] == "literal_error":
+        expected = str(error["ctx"]["expected"])
+        known = [word.strip(" '") for word in expected.replace(" or ", ", ").split(",")]
+        return f"{key} cannot be '{error['input']}'{closest(str(error['input']), known)}: use {expected}"
+    reason = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{key}: {reason}" if key else reason
+    return f"{key} cannot be {error['input']!r}: {reason[0].lower()}{reason[1:]}"
+
+
+def _section_of(section: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """The Section class behind a field, looking through `X | None`."""
+    if key not in section.model_fields:
+        return None
+    annotation = section.model_fields[key].annotation
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def cache_folder() -> Path:
+    """Where prepared data and downloads live: $GANTX_CACHE, else the user's cache directory."""
+    if chosen := os.environ.get("GANTX_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "gantx"

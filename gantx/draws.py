@@ -1,0 +1,129 @@
+"""What is random: declared by whoever consumes it, drawn in one place, sliced for its users.
+
+No module of gantx calls a random function on its own. A consumer declares a `Spec`, the loop draws it for
+the whole global batch from (seed, stream, step), and the consumer receives plain tensors. Every leaf has a
+generator of its own, seeded from its name as well, so a new random feature never shifts the numbers of an
+old one; a run that resumes needs no generator state, and N ranks draw what one would.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias, Union
+
+import torch
+from torch import Tensor
+
+
+class Draw(NamedTuple):
+    """One random tensor that a consumer needs.
+
+    Attributes:
+        kind: "normal" (mean 0, variance 1), "uniform" (in [0, 1)) or "integers" (in [low, high)).
+        shape: the whole shape; a per-sample draw has the batch as its first axis.
+        per: "sample" or "batch"; a per-batch draw is shared by all samples and never sliced.
+        low: smallest integer, for "integers".
+        high: one more than the largest integer, for "integers".
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    per: str = "sample"
+    low: int = 0
+    high: int = 0
+
+
+Spec: TypeAlias = dict[str, Union[Draw, "Spec"]]
+Draws: TypeAlias = dict[str, Union[Tensor, "Draws"]]
+
+
+def draw(spec: Spec, *, seed: int, stream: str, step: int, device: torch.device) -> Draws:
+    """Draw everything in `spec` for the whole global batch.
+
+    Args:
+        spec: names to draws; may nest.
+        seed: seed of the run.
+        stream: name of the consumer (a stage), so that consumers do not share numbers.
+        step: the consumer's step.
+        device: where the tensors are made.
+
+    Returns:
+        A dictionary shaped like `spec`: float32 tensors, int64 for "integers".
+    """
+    generator = torch.Generator(device)
+    return _draw(spec, f"{seed}/{stream}/{step}", generator)
+
+
+def take(draws: Draws, spec: Spec, rows: slice) -> Draws:
+    """Return the samples `rows` of every per-sample draw; per-batch draws pass through whole."""
+    part: Draws = {}
+    for name, value in draws.items():
+        wanted = spec[name]
+        if isinstance(value, dict):
+            assert isinstance(wanted, dict)
+            part[name] = take(value, wanted, rows)
+        else:
+            part[name] = value[rows] if isinstance(wanted, Draw) and wanted.per == "sample" else value
+    return part
+
+
+def for_seeds(spec_of_one: Spec, seeds: Sequence[int], device: torch.device) -> Draws:
+    """Draw one image's worth of randomness per seed and stack it along the batch.
+
+    A seed's numbers depend on nothing but the seed: they are made on the CPU, whatever the device.
+
+    Args:
+        spec_of_one: the draws of a batch of one, latents included.
+        seeds: one per image.
+        device: where the stacked tensors go.
+    """
+    generator = torch.Generator("cpu")
+    ones = [_draw(spec_of_one, f"image/{seed}", generator) for seed in seeds]
+    return _stack(ones, device)
+
+
+def _draw(spec: Spec, path: str, generator: torch.Generator) -> Draws:
+    made: Draws = {}
+    for name, wanted in spec.items():
+        here = f"{path}/{name}"
+        if isinstance(wanted, dict):
+            made[name] = _draw(wanted, here, generator)
+        else:
+            generator.manual_seed(_seed_of(here))
+            made[name] = _KINDS[wanted.kind](wanted, generator)
+    return made
+
+
+def _stack(ones: list[Draws], device: torch.device) -> Draws:
+    stacked: Draws = {}
+    for name, first in ones[0].items():
+        parts = [one[name] for one in ones]
+        if isinstance(first, dict):
+            stacked[name] = _stack([part for part in parts if isinstance(part, dict)], device)
+        else:
+            stacked[name] = torch.cat([part for part in parts if isinstance(part, Tensor)]).to(device)
+    return stacked
+
+
+def _seed_of(path: str) -> int:
+    return int.from_bytes(hashlib.blake2b(path.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def _normal(wanted: Draw, generator: torch.Generator) -> Tensor:
+    return torch.randn(wanted.shape, generator=generator, device=generator.device)
+
+
+def _uniform(wanted: Draw, generator: torch.Generator) -> Tensor:
+    return torch.rand(wanted.shape, generator=generator, device=generator.device)
+
+
+def _integers(wanted: Draw, generator: torch.Generator) -> Tensor:
+    return torch.randint(wanted.low, wanted.high, wanted.shape, generator=generator, device=generator.device)
+
+
+_KINDS: dict[str, Callable[[Draw, torch.Generator], Tensor]] = {
+    "normal": _normal,
+    "uniform": _uniform,
+    "integers": _integers,
+}

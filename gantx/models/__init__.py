@@ -1,0 +1,87 @@
+"""The families of networks, and what every network promises.
+
+Images are float tensors [B, 3, H, W], nominally in [-1, 1]. A forward pass never changes a network; what a
+network keeps beside its parameters moves in `update_state`. Capabilities are protocols that a network has or
+has not: nothing outside this package asks for the family.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from gantx.config import Section, TransGANDiscriminatorConfig, TransGANGeneratorConfig
+from gantx.draws import Draws, Spec
+from gantx.models import transgan
+
+
+class Generator(Protocol):
+    """Paints images from latents.
+
+    Attributes:
+        latent_shape: shape of one latent z, standard normal.
+        image_shape: (3, H, W) of one image.
+    """
+
+    latent_shape: tuple[int, ...]
+    image_shape: tuple[int, int, int]
+
+    def noise_spec(self, batch: int) -> Spec:
+        """What `noise` must hold for a batch; {} when the generator is deterministic."""
+
+    def __call__(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
+        """Latents [B, *latent_shape] to images [B, 3, H, W]; without noise, its stored or zero value."""
+
+
+class Discriminator(Protocol):
+    """Judges images."""
+
+    def noise_spec(self, batch: int) -> Spec:
+        """What `noise` must hold for a batch; {} when the discriminator is deterministic."""
+
+    def __call__(self, images: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
+        """Images [B, 3, H, W] to logits [B]."""
+
+
+@runtime_checkable
+class KeepsState(Protocol):
+    """Keeps something beside its parameters that moves once per optimiser step."""
+
+    def update_state(self, **observed: Tensor) -> None:
+        """Move the state; called under no_grad."""
+
+
+@runtime_checkable
+class SuperResolves(Protocol):
+    """Can also paint from a low-resolution image, for super-resolution co-training."""
+
+    low_resolution: int
+
+    def upscale(self, low: Tensor, noise: Draws | None = None) -> Tensor:
+        """Images [B, 3, r, r] at `low_resolution` to images [B, 3, H, W]."""
+
+
+@runtime_checkable
+class RelaxesAttention(Protocol):
+    """Has an attention window that the training loop widens.
+
+    `attention_window` is a 0-d tensor that the loop writes, or None for unlimited attention.
+    """
+
+    attention_window: Tensor | None
+
+
+_CLASSES: dict[type[Section], type[nn.Module]] = {
+    TransGANGeneratorConfig: transgan.Generator,
+    TransGANDiscriminatorConfig: transgan.Discriminator,
+}
+
+
+def build(section: Section) -> nn.Module:
+    """Build the network a `generator:` or `discriminator:` section describes.
+
+    The section's fields, `family` aside, are the constructor's arguments.
+    """
+    arguments = {name: getattr(section, name) for name in type(section).model_fields if name != "family"}
+    return _CLASSES[type(section)](**arguments)

@@ -1,0 +1,1 @@
+"""The adversarial training of two networks."""

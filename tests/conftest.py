@@ -1,0 +1,40 @@
+"""What holds for every test: no network beyond this machine, no cache of the user's touched."""
+
+import os
+import socket
+
+import pytest
+
+# Before anything imports torch: idle OpenMP threads must not spin against a busy neighbour.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+_connect = socket.socket.connect
+
+
+def _connect_to_loopback_only(self, address):
+    if self.family in (socket.AF_INET, socket.AF_INET6):
+        host = address[0]
+        if not (host == "localhost" or host.startswith("127.") or host == "::1"):
+            raise OSError(f"tests use no network, but something wants to reach {host}")
+    return _connect(self, address)
+
+
+socket.socket.connect = _connect_to_loopback_only
+
+
+def _resolve_loopback_only(host, *args, **kwargs):
+    if host not in (None, "localhost", "127.0.0.1", "::1", b"localhost"):
+        raise socket.gaierror(f"tests use no network, but something wants to resolve {host}")
+    return _getaddrinfo(host, *args, **kwargs)
+
+
+_getaddrinfo = socket.getaddrinfo
+socket.getaddrinfo = _resolve_loopback_only
+
+
+@pytest.fixture(autouse=True)
+def _private_cache(tmp_path_factory, monkeypatch):
+    """Each test gets an empty cache folder and no settings of the user's."""
+    for name in [name for name in os.environ if name.startswith("GANTX_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GANTX_CACHE", str(tmp_path_factory.mktemp("cache")))
