@@ -25,7 +25,9 @@ Positive = Annotated[int, Field(gt=0)]
 class Section(BaseModel):
     """A frozen group of settings that knows its keys and refuses others."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, coerce_numbers_to_str=True
+    )
 
 
 # --- data -------------------------------------------------------------------------------------------------
@@ -95,7 +97,7 @@ class TransGANGeneratorConfig(Section):
     @property
     def resolution(self) -> int:
         """Side of the images this generator paints."""
-        return self.base_size * 2 ** (len(self.depths) - 1) * self.rgb_patch
+        return self.base_size * self.rgb_patch << (len(self.depths) - 1)
 
     @model_validator(mode="after")
     def _divisible(self) -> TransGANGeneratorConfig:
@@ -201,9 +203,7 @@ class ObjectiveConfig(Section):
 class AugmentConfig(Section):
     """DiffAugment: operations applied, in this order, to every image D sees; an empty list turns it off."""
 
-    policy: tuple[
-        Literal["translation", "cutout", "color", "brightness", "saturation", "contrast"], ...
-    ] = ()
+    policy: tuple[Literal["translation", "cutout", "color", "brightness", "saturation", "contrast"], ...] = ()
 
 
 # --- optimisation -----------------------------------------------------------------------------------------
@@ -255,7 +255,7 @@ class EMAConfig(Section):
 
 
 class AttentionWindowConfig(Section):
-    """Schedule of locality-aware initialisation (TransGAN v1, section 3.4).
+    """Schedule of locality-aware initialisation (TransGAN v1).
 
     Attributes:
         steps: pairs (until, window): up to `until` thousand images, attention reaches `window` tokens far.
@@ -318,9 +318,9 @@ class EvaluationConfig(Section):
         num: generated images.
     """
 
-    protocol: Literal["clean-50k", "stylegan-50k-full", "transgan-test", "vitgan-release", "ganformer-50k"] = (
-        "clean-50k"
-    )
+    protocol: Literal[
+        "clean-50k", "stylegan-50k-full", "transgan-test", "vitgan-release", "ganformer-50k"
+    ] = "clean-50k"
     metrics: tuple[Literal["fid", "kid", "is", "pr", "dc"], ...] = ("fid",)
     num: Positive = 50_000
 
@@ -421,7 +421,9 @@ def copy_preset(name: str, destination: Path) -> Path:
         raise UsageError(f"{target} already exists: remove it or name another file")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+        shutil.copyfile(source, beside)
+        beside.replace(target)
     except OSError as problem:
         raise MissingError(f"cannot write {target}: {problem.strerror or problem}") from problem
     return target
@@ -432,21 +434,23 @@ def load(
     files: Iterable[Path] = (),
     overrides: Iterable[str] = (),
     settings: Mapping[str, Any] | None = None,
+    base: RunConfig | None = None,
 ) -> RunConfig:
-    """Resolve a configuration: defaults < preset < files < settings < overrides.
+    """Resolve a configuration: defaults < base < preset < files < settings < overrides.
 
     Args:
         preset: name of a preset, or None.
         files: YAML files, later ones winning.
         overrides: `key=value` texts with dotted keys and YAML values.
         settings: dotted keys and values that come from command-line flags.
+        base: a resolved configuration to start from instead of the defaults.
 
     Raises:
         UsageError: a file, key or value is wrong; the message names the closest valid one.
     """
-    tree: dict[str, Any] = {}
+    tree: dict[str, Any] = base.model_dump(mode="json") if base else {}
     if preset is not None:
-        tree = _read_with_parents(preset_path(preset), ())
+        tree = _merge(tree, _read_with_parents(preset_path(preset), ()))
         tree.setdefault("name", preset)
     for path in files:
         tree = _merge(tree, _read_with_parents(path, ()))
@@ -479,14 +483,18 @@ def _read_with_parents(path: Path, children: tuple[Path, ...]) -> dict[str, Any]
     if parent is None:
         return tree
     beside = path.parent / f"{parent}.yaml"
-    base = _read_with_parents(beside if beside.is_file() else preset_path(str(parent)), (*children, path))
+    # A copy that kept the name of the preset it extends means the preset, not itself.
+    local = beside.is_file() and not (beside == path and parent in preset_names())
+    base = _read_with_parents(beside if local else preset_path(str(parent)), (*children, path))
     tree.setdefault("name", path.stem)
     return _merge(base, tree)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
+    except FileNotFoundError as problem:
+        raise MissingError(f"no such configuration file: {path}") from problem
     except OSError as problem:
         raise UsageError(f"cannot read configuration {path}: {problem.strerror or problem}") from problem
     except (yaml.YAMLError, UnicodeDecodeError) as problem:
@@ -496,6 +504,19 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise UsageError(f"{path} must hold sections such as `training:`, not a {type(tree).__name__}")
     return tree
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe loader, except that a key given twice is an error: the first would be lost unseen."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping; ConstructorError when a key repeats."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                mark = node.value[index][0].start_mark
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' is given twice", mark)
+        return super().construct_mapping(node, deep)
 
 
 def _split_override(text: str) -> tuple[str, Any]:
@@ -535,7 +556,8 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _explain(problem: ValidationError) -> str:
     """The first error of a validation as one sentence: where, what, what instead."""
     error = problem.errors(include_url=False)[0]
-    where, section = [], RunConfig
+    where: list[str] = []
+    section: type[BaseModel] = RunConfig
     for part in error["loc"]:
         if isinstance(part, int) or part in section.model_fields or error["type"] == "extra_forbidden":
             where.append(str(part))
@@ -545,14 +567,31 @@ def _explain(problem: ValidationError) -> str:
         return f"unknown key '{key}'{closest(where[-1], section.model_fields)}: " + (
             f"{'.'.join(where[:-1]) or 'the top level'} knows {', '.join(section.model_fields)}"
         )
+    if error["type"] == "missing":
+        return f"{key} is missing: it has no default"
+    if error["type"] == "model_type":
+        return f"{key} cannot be {error['input']!r}: it holds the keys {', '.join(section.model_fields)}"
     if error["type"] == "literal_error":
         expected = str(error["ctx"]["expected"])
         known = [word.strip(" '") for word in expected.replace(" or ", ", ").split(",")]
-        return f"{key} cannot be '{error['input']}'{closest(str(error['input']), known)}: use {expected}"
+        rest = "".join(f", or a value for which {_lower(other['msg'])}" for other in _alternatives(problem))
+        return (
+            f"{key} cannot be '{error['input']}'{closest(str(error['input']), known)}: use {expected}{rest}"
+        )
     reason = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{key}: {reason}" if key else reason
-    return f"{key} cannot be {error['input']!r}: {reason[0].lower()}{reason[1:]}"
+    return f"{key} cannot be {error['input']!r}: {_lower(reason)}"
+
+
+def _alternatives(problem: ValidationError) -> list[Any]:
+    """The errors of the other members of a union, such as `auto or a number`, at the first error's place."""
+    first, *others = problem.errors(include_url=False)
+    return [other for other in others if other["loc"][:-1] == first["loc"][:-1] and other is not first]
+
+
+def _lower(text: str) -> str:
+    return text[0].lower() + text[1:]
 
 
 def _section_of(section: type[BaseModel], key: str) -> type[BaseModel] | None:

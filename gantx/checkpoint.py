@@ -1,0 +1,258 @@
+"""Checkpoints: safetensors in and out, self-describing, atomic, verified.
+
+One file holds everything a run needs to go on and everything a sampler needs to paint. Its header carries the
+resolved configuration, the progress, versions and a digest of each part; reading a file runs no code from it.
+
+Keys: `generator.*`, `generator_ema.*`, `discriminator.*`, `optimizer.<network>.*`, `state.*`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import platform
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import gantx
+from gantx import config as configuration
+from gantx.config import RunConfig
+from gantx.errors import CheckpointError, DivergedError, MissingError, UsageError
+
+FORMAT_VERSION = 1
+_NAME = re.compile(r"kimg-(\d{6}\.\d{3})\.safetensors")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a checkpoint says about itself.
+
+    Attributes:
+        path: the file.
+        config: the resolved configuration of the run.
+        progress: images seen, iteration, seconds of training, counts of unreported statistics.
+        data: name and fingerprint of the training images.
+        versions: of gantx, Python and torch when it was written.
+        digests: SHA-256 of each part (`generator`, `generator_ema`, …).
+    """
+
+    path: Path
+    config: RunConfig
+    progress: dict[str, Any]
+    data: dict[str, Any]
+    versions: dict[str, str]
+    digests: dict[str, str]
+
+    @property
+    def images(self) -> int:
+        """Real images D had seen."""
+        return int(self.progress["images"])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights that are sampled."""
+        return self.digests["generator_ema"]
+
+
+def checkpoint_name(images: int) -> str:
+    """File name of the checkpoint at a number of images: sorts by progress, unique to the image."""
+    return f"kimg-{images / 1000:010.3f}.safetensors"
+
+
+def versions() -> dict[str, str]:
+    """Versions that decide whether numbers repeat to the bit."""
+    return {"gantx": gantx.__version__, "python": platform.python_version(), "torch": str(torch.__version__)}
+
+
+def write(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    config: RunConfig,
+    progress: Mapping[str, Any],
+    data: Mapping[str, Any],
+) -> None:
+    """Write a checkpoint beside its name, flush it to the disk, then rename it into place.
+
+    Raises:
+        DivergedError: a tensor is not finite; nothing is written.
+        MissingError: the disk is full or the folder cannot be written; nothing is left behind.
+    """
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    for name, tensor in held.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise DivergedError(f"{name} is not finite, so {path.name} was not written")
+    metadata = {
+        "format": "gantx",
+        "format_version": str(FORMAT_VERSION),
+        "config": json.dumps(config.model_dump(mode="json")),
+        "progress": json.dumps(progress),
+        "data": json.dumps(data),
+        "versions": json.dumps(versions()),
+        "digests": json.dumps(_digests(held)),
+    }
+    with replacing(path) as beside:
+        save_file(held, beside, metadata)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`; on success flush it and rename it, on failure remove it.
+
+    Raises:
+        MissingError: the disk is full or the folder cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+        with beside.open("rb") as written:
+            os.fsync(written.fileno())
+        beside.replace(path)
+    except (OSError, SafetensorError) as problem:
+        raise MissingError(f"cannot write {path}: {_reason(problem)}; nothing was changed") from problem
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def read_header(path: Path) -> Header:
+    """Read what a checkpoint says about itself; the tensors stay on disk.
+
+    Raises:
+        CheckpointError: the file is not a gantx checkpoint, or of a version this gantx does not know.
+    """
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+    if metadata.get("format") != "gantx":
+        raise CheckpointError(
+            f"{path} is a safetensors file but no gantx checkpoint: its header lacks the gantx configuration"
+        )
+    if metadata.get("format_version") != str(FORMAT_VERSION):
+        raise CheckpointError(
+            f"{path} has checkpoint format {metadata.get('format_version')}, this gantx {gantx.__version__} "
+            f"reads format {FORMAT_VERSION}: use the gantx that wrote it, or a newer one"
+        )
+    try:
+        stored = {key: json.loads(metadata[key]) for key in ("progress", "data", "versions", "digests")}
+        config = configuration.validate(json.loads(metadata["config"]))
+    except (KeyError, json.JSONDecodeError) as problem:
+        raise CheckpointError(f"{path} has a damaged header: {problem}") from problem
+    except UsageError as problem:
+        raise CheckpointError(
+            f"{path} holds a configuration this gantx {gantx.__version__} does not know: {problem}"
+        ) from problem
+    return Header(path, config, **stored)
+
+
+def read_part(header: Header, part: str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """Read the tensors of one part, prefix removed, and verify their digest.
+
+    Args:
+        header: of the file.
+        part: `generator`, `generator_ema`, `discriminator`, `optimizer` or `state`.
+        device: where the tensors go.
+
+    Raises:
+        CheckpointError: the part is absent or its digest does not match.
+    """
+    prefix = f"{part}."
+    with _opened(header.path) as file:
+        names = sorted(name for name in file.keys() if name.startswith(prefix))  # noqa: SIM118 (no mapping)
+        found = {name: file.get_tensor(name) for name in names}
+    if part not in header.digests:
+        raise CheckpointError(f"{header.path} holds no {part} weights")
+    if _digests(found).get(part) != header.digests[part]:
+        raise CheckpointError(f"{header.path} is corrupt: its {part} weights do not match their digest")
+    return {name.removeprefix(prefix): tensor.to(device) for name, tensor in found.items()}
+
+
+def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Load tensors into a network; CheckpointError when names or shapes differ."""
+    try:
+        network.load_state_dict(dict(tensors))
+    except RuntimeError as problem:
+        first = str(problem).splitlines()[1].strip() if "\n" in str(problem) else str(problem)
+        raise CheckpointError(f"{path} does not fit the network its own header describes: {first}") from None
+
+
+def find(target: Path) -> Path:
+    """The checkpoint file meant by a run, a folder of checkpoints, or a file.
+
+    Raises:
+        MissingError: there is nothing of this name, or no checkpoint in it.
+    """
+    if target.is_file():
+        return target
+    if not target.is_dir():
+        raise MissingError(f"no such checkpoint or run: {target}")
+    latest = latest_in(target / "checkpoints") or latest_in(target)
+    if latest is not None:
+        return latest
+    single = sorted(target.glob("*.safetensors"))
+    if len(single) == 1:
+        return single[0]
+    if single:
+        raise UsageError(f"{target} holds {len(single)} safetensors files: name the one you mean")
+    raise MissingError(
+        f"no checkpoint in {target} yet: give a run, a folder of checkpoints, or a .safetensors file"
+    )
+
+
+def latest_in(folder: Path) -> Path | None:
+    """The checkpoint with the most images in a folder, or None."""
+    found = all_in(folder)
+    return found[-1] if found else None
+
+
+def all_in(folder: Path) -> list[Path]:
+    """All checkpoints of a folder by progress, oldest first."""
+    return sorted(path for path in folder.glob("kimg-*.safetensors") if _NAME.fullmatch(path.name))
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the latest `keep` checkpoints."""
+    for path in all_in(folder)[:-keep]:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as problem:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {problem}") from problem
+    except FileNotFoundError as problem:
+        raise MissingError(f"no such checkpoint: {path}") from problem
+    except OSError as problem:
+        raise CheckpointError(f"{path} cannot be read: {problem.strerror or problem}") from problem
+
+
+def _digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    hashes: dict[str, Any] = {}
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        part = hashes.setdefault(name.split(".")[0], hashlib.sha256())
+        part.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        part.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return {part: value.hexdigest() for part, value in hashes.items()}
+
+
+def _reason(problem: Exception) -> str:
+    if isinstance(problem, OSError) and problem.errno == errno.ENOSPC:
+        return "the disk is full"
+    if isinstance(problem, OSError) and problem.strerror:
+        return problem.strerror
+    return str(problem)

@@ -1,0 +1,53 @@
+"""`gantx info`: what a checkpoint says about itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+def info(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A run, a folder of checkpoints, or a .safetensors file.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Show a checkpoint's configuration, progress and origin, without loading its weights."""
+    from gantx import checkpoint as checkpoints
+
+    header = checkpoints.read_header(checkpoints.find(checkpoint))
+    if as_json:
+        document = {
+            "schema": "gantx.info/1",
+            "path": str(header.path),
+            "config": header.config.model_dump(mode="json"),
+            "progress": header.progress,
+            "data": header.data,
+            "versions": header.versions,
+            "digests": header.digests,
+        }
+        print(json.dumps(document))
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    rows = {
+        "file": str(header.path),
+        "preset": header.config.name,
+        "generator": header.config.generator.family,
+        "discriminator": header.config.discriminator.family,
+        "resolution": f"{header.config.data.resolution} px",
+        "progress": f"{header.images / 1000:g} of {header.config.training.kimg:g} kimg",
+        "data": f"{header.data.get('name')} ({header.data.get('images')} images)",
+        "versions": ", ".join(f"{name} {version}" for name, version in header.versions.items()),
+        "parts": ", ".join(header.digests),
+        "digest": header.digests.get("generator_ema", "-"),
+    }
+    for label, value in rows.items():
+        table.add_row(label, value)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    console.print("\n" + header.config.to_yaml(), markup=False, end="")

@@ -1,0 +1,63 @@
+"""`gantx presets`: list, show and copy the recipes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(help="List, show and copy the recipes.", no_args_is_help=True)
+
+
+@app.command("ls")
+def ls(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
+    """List all presets."""
+    from gantx import config
+
+    loaded = {name: config.load(name) for name in config.preset_names()}
+    if as_json:
+        rows = [
+            {
+                "name": name,
+                "summary": preset.summary,
+                "family": preset.generator.family,
+                "resolution": preset.data.resolution,
+                "reported": preset.reported,
+            }
+            for name, preset in loaded.items()
+        ]
+        print(json.dumps({"schema": "gantx.presets/1", "presets": rows}))
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("preset", "family", "px", "paper", "summary"):
+        table.add_column(heading, no_wrap=heading in ("preset", "family"))
+    for name, preset in loaded.items():
+        reported = ", ".join(f"{key} {value}" for key, value in preset.reported.items() if key in _SCORES)
+        table.add_row(name, preset.generator.family, str(preset.data.resolution), reported, preset.summary)
+    Console(highlight=False).print(table)
+
+
+_SCORES = ("fid", "inception_score")
+
+
+@app.command("show")
+def show(name: Annotated[str, typer.Argument(help="Name of a preset.")]) -> None:
+    """Print a preset with the sources of its values."""
+    from gantx import config
+
+    print(config.preset_path(name).read_text(encoding="utf-8"), end="")
+
+
+@app.command("cp")
+def cp(
+    name: Annotated[str, typer.Argument(help="Name of a preset.")],
+    destination: Annotated[Path, typer.Argument(help="File or folder to copy it to.")],
+) -> None:
+    """Copy a preset for editing; train with it by `--config FILE`."""
+    from gantx import config
+
+    print(config.copy_preset(name, destination))

@@ -1,0 +1,60 @@
+"""`gantx sample`: paint images from a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gantx.errors import UsageError
+
+
+def sample(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A run, a folder of checkpoints, or a .safetensors file.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Grid .png, archive .zip, array .npy, or a folder of PNGs.")
+    ] = Path("grid.png"),
+    number: Annotated[int | None, typer.Option("-n", min=1, help="How many images (64).")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first image; the others follow.")] = 0,
+    seeds: Annotated[str | None, typer.Option(help="Seeds instead of -n and --seed: 0-63 or 1,5,9.")] = None,
+    grid: Annotated[str | None, typer.Option(help="Columns x rows of a grid: 8x8.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images computed at once (64).")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an existing output.")] = False,
+) -> None:
+    """Paint images: one per seed, always the same image for a seed.
+
+    Examples:
+
+      gantx sample runs/0001-transgan-tiny-shapes -n 64 -o grid.png
+
+      gantx sample ckpt.safetensors --seeds 0-999 -o faces.zip
+    """
+    if seeds is not None and (number is not None or seed):
+        raise UsageError("--seeds names every image: leave -n and --seed away")
+    if grid is not None and output.suffix.lower() != ".png":
+        raise UsageError(f"--grid arranges a .png, but the output is {output}")
+    if output.exists() and not force and (output.is_file() or any(output.iterdir())):
+        raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
+
+    from gantx import devices, imaging, sampling
+
+    chosen = sampling.parse_seeds(seeds) if seeds is not None else range(seed, seed + (number or 64))
+    if grid is not None and seeds is None and number is None:
+        columns, rows = imaging.grid_shape(0, grid)
+        chosen = range(seed, seed + columns * rows)
+    shape = imaging.grid_shape(len(chosen), grid) if output.suffix.lower() == ".png" else None
+    place = devices.pick_device(device)
+    generator, header = sampling.open_generator(checkpoint, place)
+    images = sampling.paint(generator, chosen, batch=batch or sampling.BATCH, device=place)
+    text = {
+        "Software": "gantx",
+        "gantx:preset": header.config.name,
+        "gantx:images": str(header.images),
+        "gantx:digest": header.digest,
+    }
+    imaging.save_images(output, images, chosen, text, shape)
+    print(output)

@@ -1,0 +1,165 @@
+"""`gantx train`: start a run, go on with one, or show what a run would be."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gantx.errors import UsageError
+
+EPILOG = """
+Examples:
+
+  gantx train --preset transgan-tiny --data shapes
+
+  gantx train --preset transgan-s --data ./cifar --kimg 2000 augment.policy=[]
+
+  gantx train --resume runs/0001-transgan-s-cifar
+"""
+
+
+def train(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings, dotted: training.batch=32."),
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="A recipe from `gantx presets ls`.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Folder, zip or archive of images, a known data set such as cifar10, or `shapes`."),
+    ] = None,
+    config: Annotated[list[Path] | None, typer.Option(help="YAML file of settings; may be repeated.")] = None,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Same as a trailing KEY=VALUE.")
+    ] = None,
+    kimg: Annotated[float | None, typer.Option(help="Length of the run in thousand real images.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Real images of one discriminator step.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
+    on_bad_image: Annotated[str | None, typer.Option(help="error or skip.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name in the run folder; the preset's by default.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    runs: Annotated[Path, typer.Option(help="Folder in which numbered run folders are made.")] = Path("runs"),
+    out: Annotated[Path | None, typer.Option(help="Exactly this run folder instead.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Show configuration, sizes and steps; write nothing.")
+    ] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the resolved configuration as YAML; write nothing.")
+    ] = False,
+) -> None:
+    """Train a GAN on a folder of images."""
+    from gantx import config as configuration
+
+    flags: dict[str, Any] = {
+        "name": name,
+        "data.source": data,
+        "data.on_bad_image": on_bad_image,
+        "training.kimg": kimg,
+        "training.batch": batch,
+        "training.seed": seed,
+        "training.precision": precision,
+    }
+    changes = {key: value for key, value in flags.items() if value is not None}
+    texts = [*(assign or []), *(overrides or [])]
+
+    if resume is not None:
+        if preset or config or out or dry_run or print_config:
+            raise UsageError(
+                "--resume knows the run's configuration: leave --preset, --config, --out, --dry-run and "
+                "--print-config away"
+            )
+        from gantx import devices
+        from gantx.training import run
+
+        with _Preparing() as preparing:
+            folder = run.resume(
+                resume,
+                changes=changes,
+                overrides=texts,
+                device=devices.pick_device(device),
+                command=sys.argv,
+                say=preparing.say,
+                progress=preparing.show,
+            )
+        print(folder)
+        return
+
+    if preset is None and not config:
+        raise UsageError("no recipe: add --preset NAME (`gantx presets ls` lists them) or --config FILE")
+    settings = configuration.load(preset, config or [], texts, changes)
+    if print_config:
+        print(settings.to_yaml(), end="")
+        return
+    if dry_run:
+        from gantx.training import plan
+
+        print(settings.to_yaml())
+        _show_plan(plan.plan(settings))
+        return
+
+    from gantx import devices
+    from gantx.training import run
+
+    with _Preparing() as preparing:
+        folder = run.start(
+            settings,
+            parent=runs,
+            out=out,
+            device=devices.pick_device(device),
+            command=sys.argv,
+            say=preparing.say,
+            progress=preparing.show,
+        )
+    print(folder)
+
+
+class _Preparing:
+    """Shows the preparation of images: a bar in a terminal, lines elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._bar: Any = None
+
+    def __enter__(self) -> _Preparing:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._close()
+
+    def say(self, text: str) -> None:
+        self._close()
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def show(self, done: int, total: int) -> None:
+        if self._console.is_terminal and self._bar is None:
+            from rich.progress import Progress
+
+            self._bar = Progress(console=self._console, transient=True)
+            self._bar.add_task("preparing images", total=total)
+            self._bar.start()
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done, total=total)
+            if done >= total:
+                self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _show_plan(figures: dict[str, Any]) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for label, value in figures.items():
+        table.add_row(label, value)
+    Console(highlight=False).print(table)
+
+
+train.__doc__ = f"{train.__doc__}\n{EPILOG}"

@@ -1,0 +1,194 @@
+"""The order of images, and batches of them on the device.
+
+Image number i of a stream is a function of (seed, stream, i) and nothing else: epoch e = i // N shows every
+image once, in an order, and with coin flips for mirroring, drawn from a generator seeded with (seed, stream,
+e). Hence a resumed run sees what it would have seen, any split of the batch among ranks sees the same
+images, and a batch that reaches past the end of an epoch runs on into the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gantx.data.prepare import Prepared
+
+_ORDERS_KEPT = 2  # epochs a stream; a batch may straddle two
+_FETCHES_KEPT = 8  # prefetched batches nobody asked for must not pile up
+
+
+class _Order(NamedTuple):
+    """One epoch, or a part of one: which image, and whether it is mirrored."""
+
+    rows: Tensor  # int64 [n]
+    flips: Tensor | None  # bool [n]; None when nothing is ever mirrored
+
+
+class _Fetched(NamedTuple):
+    """A batch on its way to the device."""
+
+    pixels: Tensor  # uint8 [B, 3, R, R] on the device
+    flips: Tensor | None  # bool [B] on the device
+    arrived: torch.cuda.Event | None  # recorded after the copies
+
+
+class Batches:
+    """Endless streams of real images.
+
+    Resident, the whole set lies on the device as uint8 (on the CPU: stays mapped from the cache, uncopied).
+    Streaming, each batch is gathered on the host and copied; `prefetch` does that in the background. Both
+    give the same images to the bit.
+
+    Args:
+        prepared: the images.
+        seed: seed of the order.
+        mirror: flip each image left-right with probability one half, drawn anew each epoch.
+        device: where batches are wanted.
+        resident: "device", "stream", or "auto": resident unless the set takes more than a third of the free
+            memory of a CUDA device.
+
+    Attributes:
+        resident: whether the set is resident.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        *,
+        seed: int,
+        mirror: bool,
+        device: torch.device,
+        resident: Literal["auto", "device", "stream"],
+    ) -> None:
+        self.resident = resident == "device" or (resident == "auto" and _fits(prepared, device))
+        self._seed = seed
+        self._mirror = mirror
+        self._device = _with_index(torch.device(device))
+        with warnings.catch_warnings():
+            # The map is read-only, which torch cannot express; nothing here writes to it.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            images = torch.from_numpy(prepared.images)
+        self._images = images.to(self._device) if self.resident else images
+        self._orders: dict[str, dict[int, _Order]] = {}
+        self._lock = threading.Lock()
+        self._fetches: dict[tuple[str, int, int], Future[_Fetched]] = {}
+        self._fetcher: ThreadPoolExecutor | None = None
+        on_cuda = self._device.type == "cuda" and not self.resident
+        self._copies = torch.cuda.Stream(self._device) if on_cuda else None
+
+    def __len__(self) -> int:
+        """Number of images in one epoch."""
+        return len(self._images)
+
+    def at(self, stream: str, start: int, count: int) -> Tensor:
+        """Images start..start+count-1 of a stream.
+
+        Args:
+            stream: name of the stream; each has an order of its own.
+            start: number of the first image, from 0, counted over all epochs.
+            count: how many images; may exceed the size of the set.
+
+        Returns:
+            float32 [count, 3, R, R] in [-1, 1] on the device: pixel / 127.5 - 1.
+        """
+        if self.resident:
+            order = self._order(stream, start, count)
+            return _to_float(self._images.index_select(0, order.rows), order.flips)
+        waiting = self._fetches.pop((stream, start, count), None)
+        fetched = self._fetch(stream, start, count) if waiting is None else waiting.result()
+        if fetched.arrived is not None:
+            current = torch.cuda.current_stream(self._device)
+            current.wait_event(fetched.arrived)
+            # The memory belongs to the copying stream; it must not be reused before this one has read it.
+            for tensor in (fetched.pixels, fetched.flips):
+                if tensor is not None:
+                    tensor.record_stream(current)
+        return _to_float(fetched.pixels, fetched.flips)
+
+    def prefetch(self, stream: str, start: int, count: int) -> None:
+        """Begin to fetch what `at` with the same arguments will return; nothing to do when resident."""
+        key = (stream, start, count)
+        if self.resident or key in self._fetches:
+            return
+        if self._fetcher is None:
+            self._fetcher = ThreadPoolExecutor(1, "fetch")
+        while len(self._fetches) >= _FETCHES_KEPT:
+            self._fetches.pop(next(iter(self._fetches))).cancel()
+        self._fetches[key] = self._fetcher.submit(self._fetch, stream, start, count)
+
+    def _fetch(self, stream: str, start: int, count: int) -> _Fetched:
+        rows, flips = self._order(stream, start, count)
+        if self._copies is None:
+            pixels = self._images.index_select(0, rows).to(self._device)
+            return _Fetched(pixels, None if flips is None else flips.to(self._device), None)
+        pinned = torch.empty((count, *self._images.shape[1:]), dtype=torch.uint8, pin_memory=True)
+        torch.index_select(self._images, 0, rows, out=pinned)
+        with torch.cuda.stream(self._copies):
+            pixels = pinned.to(self._device, non_blocking=True)
+            if flips is not None:
+                flips = flips.pin_memory().to(self._device, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record(self._copies)
+        return _Fetched(pixels, flips, arrived)
+
+    def _order(self, stream: str, start: int, count: int) -> _Order:
+        """Rows and flips of images start..start+count-1, across epochs where need be."""
+        size = len(self._images)
+        rows, flips = [], []
+        while count > 0:
+            epoch, first = divmod(start, size)
+            whole = self._epoch(stream, epoch)
+            last = min(first + count, size)
+            rows.append(whole.rows[first:last])
+            if whole.flips is not None:
+                flips.append(whole.flips[first:last])
+            start, count = start + last - first, count - (last - first)
+        if len(rows) == 1:  # the common case copies nothing
+            return _Order(rows[0], flips[0] if flips else None)
+        return _Order(torch.cat(rows), torch.cat(flips) if flips else None)
+
+    def _epoch(self, stream: str, epoch: int) -> _Order:
+        with self._lock:  # the fetching thread asks as well
+            orders = self._orders.setdefault(stream, {})
+            if epoch not in orders:
+                while len(orders) >= _ORDERS_KEPT:
+                    del orders[next(iter(orders))]
+                orders[epoch] = self._draw(stream, epoch)
+            return orders[epoch]
+
+    def _draw(self, stream: str, epoch: int) -> _Order:
+        # Always drawn on the CPU, so that the order does not depend on the device.
+        path = f"{self._seed}/images/{stream}/{epoch}".encode()
+        generator = torch.Generator("cpu")
+        generator.manual_seed(int.from_bytes(hashlib.blake2b(path, digest_size=8).digest(), "little") >> 1)
+        size = len(self._images)
+        rows = torch.randperm(size, generator=generator)
+        flips = torch.rand(size, generator=generator) < 0.5 if self._mirror else None
+        where = self._images.device
+        return _Order(rows.to(where), None if flips is None else flips.to(where))
+
+
+def _to_float(pixels: Tensor, flips: Tensor | None) -> Tensor:
+    """uint8 [B, 3, R, R], mirrored where `flips` [B] says so, to float32 in [-1, 1]."""
+    if flips is not None:
+        pixels = torch.where(flips[:, None, None, None], pixels.flip(-1), pixels)
+    return pixels.to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def _with_index(device: torch.device) -> torch.device:
+    """Fix which GPU "cuda" means: the fetching thread has a current device of its own."""
+    return torch.device("cuda", torch.cuda.current_device()) if str(device) == "cuda" else device
+
+
+def _fits(prepared: Prepared, device: torch.device) -> bool:
+    """Whether the set takes less than a third of a CUDA device's free memory; elsewhere it always fits."""
+    if torch.device(device).type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return prepared.images.nbytes < free / 3

@@ -1,0 +1,415 @@
+"""Images become one uint8 array of one size, made once and kept in the cache.
+
+What happens to an image, in this order; docs/data.md says the same to users:
+
+1. It is turned as its EXIF orientation says. Of an animation the first frame counts.
+2. The largest centred square is cut out.
+3. It becomes 8-bit RGB (`to_rgb`). Colour profiles are ignored.
+4. It is resized with Lanczos, which is antialiased in Pillow and keeps the most detail of its filters.
+   An image smaller than the resolution is refused unless `data.allow_upscale` is set.
+
+The cache of a set is a folder `prepared/<fingerprint>` with `images.npy` (uint8 [N, 3, R, R]), `labels.npy`
+if it has labels, `meta.json`, and `skipped.txt` if images were left out. It is written under another name
+and renamed when complete, so that it is either whole or not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from gantx.config import DataConfig, cache_folder
+from gantx.data.sources import FORMATS, ReadsRuns, Source, open_source
+from gantx.errors import DataError, GantxError, MissingError
+
+Say = Callable[[str], None]
+Progress = Callable[[int, int], None]
+
+FORMAT = 1  # version of the cache's layout and of the rules above; raised when either changes
+_WORTH_A_THREAD = 4096  # bytes; smaller images spend their time in Python, where threads only wait in line
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared set of images.
+
+    Attributes:
+        images: uint8 [N, 3, R, R], mapped read-only from the cache.
+        labels: int64 [N] in [0, len(class_names)), or None.
+        class_names: names of the labels; empty without labels.
+        fingerprint: digest of the source and of the settings that shaped the images.
+        name: the source's short name.
+        skipped: names of the images left out because they could not be read.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None
+    class_names: tuple[str, ...]
+    fingerprint: str
+    name: str
+    skipped: tuple[str, ...]
+
+
+def prepare(data: DataConfig, *, say: Say, progress: Progress | None = None) -> Prepared:
+    """Map the prepared images of `data` from the cache, making them first where needed.
+
+    Several processes may prepare one set at once; each ends with the whole set.
+
+    Args:
+        data: which images, and how they are shaped.
+        say: takes one line of log.
+        progress: called with (done, total) images from time to time while the set is made.
+
+    Raises:
+        UsageError: no source is set.
+        MissingError: the source does not exist, cannot be downloaded, or the cache cannot be written.
+        DataError: no image, an unreadable image (unless `data.on_bad_image` is "skip"), an image smaller
+            than the resolution (unless `data.allow_upscale`), or an archive that is not the published one.
+    """
+    source = open_source(data)
+    for note in source.notes:
+        say(f"data: {note}")
+    fingerprint = _fingerprint(source, data)
+    folder = cache_folder() / "prepared" / fingerprint
+    prepared = _load(folder, data.resolution, source.name)
+    origin = "from cache"
+    if prepared is None:
+        if folder.exists():
+            say(f"data: the cache in {folder} is damaged or of another version, so it is made again")
+        say(f"data: preparing {source.location} at {data.resolution}×{data.resolution}")
+        started = time.perf_counter()
+        _build(source, data, folder, say, progress)
+        prepared = _load(folder, data.resolution, source.name)
+        if prepared is None:
+            raise MissingError(f"the prepared images vanished from {folder}: start again")
+        origin = f"prepared in {time.perf_counter() - started:.1f} s, cached in {folder}"
+    if prepared.skipped:
+        say(f"data: {len(prepared.skipped):,} unreadable images left out, see {folder / 'skipped.txt'}")
+    classes = f", {len(prepared.class_names):,} classes" if prepared.labels is not None else ""
+    say(
+        f"data: {len(prepared.images):,} image{'' if len(prepared.images) == 1 else 's'}{classes}, "
+        f"{data.resolution}×{data.resolution} ({origin})"
+    )
+    return prepared
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert a decoded image of any mode to 8-bit RGB by fixed rules.
+
+    - Greyscale and black-and-white: the value is repeated in three channels.
+    - 16-bit greyscale: divided by 257 and rounded. Mode I counts as 16-bit once a value exceeds 255.
+    - Palette: its colours are looked up.
+    - Any transparency (alpha, or a transparent colour): painted over white, the ground such pictures are
+      drawn for; the arbitrary colours under transparent pixels must not show.
+    - CMYK, YCbCr and HSV: converted by Pillow's formulas, colour profiles ignored.
+
+    Raises:
+        ValueError: mode F, values outside 16 bits, and modes Pillow cannot convert: their range is unknown.
+    """
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    if image.mode.startswith("I"):
+        return _from_integers(np.asarray(image)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        white.alpha_composite(layer)
+        return white.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _from_integers(values: NDArray[np.integer]) -> Image.Image:
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise ValueError(f"integer pixels from {low} to {high} do not fit 16 bits")
+    if values.dtype.itemsize == 2 or high > 255:
+        values = (values.astype(np.int32) + 128) // 257  # v / 257 rounded; 257 is odd, so there are no ties
+    return Image.fromarray(values.astype(np.uint8))
+
+
+# --- one image --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Tally:
+    """What happened to the images, for the log."""
+
+    cropped: int = 0
+    enlarged: int = 0
+
+
+def _shape(
+    image: Image.Image | NDArray[np.uint8], side: int, enlarge: bool, tally: _Tally
+) -> NDArray[np.uint8]:
+    """One image as uint8 [side, side, 3]; _TooSmall when it would have to be enlarged and must not be."""
+    if isinstance(image, np.ndarray):
+        if image.shape[:2] == (side, side):
+            return image
+        image = Image.fromarray(image)
+    width, height = image.size
+    shorter = min(width, height)
+    if shorter < side:
+        if not enlarge:
+            raise _TooSmall(width, height)
+        tally.enlarged += 1
+    image.load()
+    if not image.info.keys().isdisjoint(_ORIENTED) or hasattr(image, "tag_v2"):
+        image = _upright(image)
+        width, height = image.size
+    if width != height:
+        tally.cropped += 1
+        left, top = (width - shorter) // 2, (height - shorter) // 2
+        image = image.crop((left, top, left + shorter, top + shorter))
+    image = to_rgb(image)
+    if shorter != side:
+        image = image.resize((side, side), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+_ORIENTED = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # unreadable EXIF says nothing about the pixels, and raises almost anything
+        return image
+
+
+class _TooSmall(Exception):
+    """An image smaller than the resolution, which is not to be enlarged."""
+
+
+def _reason(problem: Exception) -> str:
+    """Why an image could not be read, as part of a sentence."""
+    if isinstance(problem, UnidentifiedImageError):
+        return f"it is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
+    if isinstance(problem, Image.DecompressionBombWarning | Image.DecompressionBombError):
+        return f"it has more than the {Image.MAX_IMAGE_PIXELS:,} pixels that gantx decodes"
+    if isinstance(problem, OSError) and problem.strerror:
+        return problem.strerror
+    return " ".join(str(problem).split()).rstrip(".") or type(problem).__name__
+
+
+# --- many images ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Chunk:
+    """The usable images of a range of the source.
+
+    Attributes:
+        pixels: uint8 [n, 3, R, R].
+        kept: their indices in the source.
+        skipped: index and reason of the others.
+        tally: what happened to the images.
+    """
+
+    pixels: NDArray[np.uint8]
+    kept: list[int]
+    skipped: list[tuple[int, str]]
+    tally: _Tally
+
+
+def _read_chunk(source: Source, data: DataConfig, start: int, stop: int) -> _Chunk:
+    side = data.resolution
+    tally = _Tally()
+    run = source.read_run(start, stop) if isinstance(source, ReadsRuns) else None
+    if run is not None and run.shape[1:3] == (side, side):
+        return _Chunk(np.ascontiguousarray(run.transpose(0, 3, 1, 2)), list(range(start, stop)), [], tally)
+    pixels = np.empty((stop - start, side, side, 3), np.uint8)
+    kept: list[int] = []
+    skipped: list[tuple[int, str]] = []
+    for index in range(start, stop):
+        try:
+            image = source.read(index) if run is None else run[index - start]
+            pixels[len(kept)] = _shape(image, side, data.allow_upscale, tally)
+        except _TooSmall as size:
+            width, height = size.args
+            raise DataError(
+                f"{source.identify(index)} is {width}×{height} pixels, smaller than the resolution {side}: "
+                "lower data.resolution, or set data.allow_upscale=true to enlarge such images"
+            ) from None
+        except GantxError:
+            raise
+        except Exception as problem:  # a broken file makes decoders raise almost anything
+            if data.on_bad_image == "error":
+                raise DataError(
+                    f"cannot use {source.identify(index)}: {_reason(problem)}; repair or remove it, or set "
+                    "data.on_bad_image=skip to leave such images out"
+                ) from problem
+            skipped.append((index, _reason(problem)))
+            continue
+        kept.append(index)
+    return _Chunk(np.ascontiguousarray(pixels[: len(kept)].transpose(0, 3, 1, 2)), kept, skipped, tally)
+
+
+def _read_all(source: Source, data: DataConfig, total: int) -> Generator[_Chunk, None, None]:
+    """Chunks of the source in order, decoded by threads when that pays, a bounded number ahead."""
+    length = max(1, min(256, 2**22 // (3 * data.resolution**2)))
+    workers = min(32, _cores()) if source.typical_bytes >= _WORTH_A_THREAD else 1
+    ahead: deque[Future[_Chunk]] = deque()
+    Image.init()
+    # The filters hold for all threads: they are set here, once, around everything that decodes.
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers, "decode") as pool:
+        warnings.filterwarnings("ignore", module="PIL")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            for start in range(0, total, length):
+                ahead.append(pool.submit(_read_chunk, source, data, start, min(start + length, total)))
+                if len(ahead) > 2 * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+# --- the cache --------------------------------------------------------------------------------------------
+
+
+def _fingerprint(source: Source, data: DataConfig) -> str:
+    text = f"{source.fingerprint()}/{data.resolution}/{data.on_bad_image}/{data.allow_upscale}"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _load(folder: Path, side: int, name: str) -> Prepared | None:
+    """The set in `folder`, or None when it is not there, not whole, or of another version."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        if meta["format"] != FORMAT:
+            return None
+        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        labels = np.load(folder / "labels.npy", allow_pickle=False) if meta["labels"] else None
+        size = (folder / "images.npy").stat().st_size
+        whole = (
+            images.dtype == np.uint8
+            and images.shape == (meta["count"], 3, side, side)
+            and size == images.offset + images.nbytes
+            and (labels is None or (labels.dtype == np.int64 and labels.shape == images.shape[:1]))
+        )
+        skipped, class_names = tuple(meta["skipped"]), tuple(meta["class_names"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+    if not whole:
+        return None
+    return Prepared(images, labels, class_names, folder.name, name, skipped)
+
+
+def _build(source: Source, data: DataConfig, folder: Path, say: Say, progress: Progress | None) -> None:
+    """Make the set in a folder beside `folder`, then rename it; nothing is left behind on failure."""
+    total = len(source)  # may download, with errors of its own
+    beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        needed, free = total * 3 * data.resolution**2, shutil.disk_usage(folder.parent).free
+        if needed > free:
+            raise MissingError(
+                f"the prepared images take {needed / 1e9:.1f} GB but {folder.parent} has {free / 1e9:.1f} GB "
+                "free: free space there or set GANTX_CACHE to another folder"
+            )
+        beside.mkdir()
+        _write(source, data, total, beside, say, progress)
+        _install(beside, folder, lambda: _load(folder, data.resolution, source.name) is not None)
+    except OSError as problem:
+        raise MissingError(
+            f"cannot write the prepared images into {folder.parent} ({problem.strerror or problem}): free "
+            "space there or set GANTX_CACHE to another folder"
+        ) from problem
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _write(
+    source: Source, data: DataConfig, total: int, folder: Path, say: Say, progress: Progress | None
+) -> None:
+    kept: list[int] = []
+    skipped: list[tuple[int, str]] = []
+    cropped = enlarged = 0
+    # Plain writes: a full disk is an exception here, but kills the process when it hits a mapped file.
+    with (folder / "images.npy").open("wb") as file, closing(_read_all(source, data, total)) as chunks:
+        _write_header(file, total, data.resolution)
+        body = file.tell()
+        for chunk in chunks:
+            file.write(chunk.pixels.data)
+            kept += chunk.kept
+            skipped += chunk.skipped
+            cropped += chunk.tally.cropped
+            enlarged += chunk.tally.enlarged
+            if progress is not None:
+                progress(len(kept) + len(skipped), total)
+        if not kept:
+            raise DataError(
+                f"none of the {total:,} images in {source.location} can be used; the first is "
+                f"{source.identify(skipped[0][0])}: {skipped[0][1]}"
+            )
+        file.seek(0)
+        _write_header(file, len(kept), data.resolution)  # numpy pads it, so that the count may change
+        assert file.tell() == body
+    if source.class_names:
+        np.save(folder / "labels.npy", np.array([source.label(index) for index in kept], np.int64))
+    if cropped:
+        say(f"data: {cropped:,} of {total:,} images are not square: the centre square is used")
+    if enlarged:
+        say(f"data: {enlarged:,} of {total:,} images are smaller than {data.resolution} pixels: enlarged")
+    names = [source.identify(index) for index, _ in skipped]
+    if skipped:
+        lines = [f"{name}: {reason}\n" for name, (_, reason) in zip(names, skipped, strict=True)]
+        (folder / "skipped.txt").write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+    meta = {
+        "format": FORMAT,
+        "count": len(kept),
+        "resolution": data.resolution,
+        "source": source.location,
+        "labels": bool(source.class_names),
+        "class_names": list(source.class_names),
+        "skipped": names,
+    }
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+def _write_header(file: BinaryIO, count: int, side: int) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, 3, side, side)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _install(made: Path, folder: Path, is_whole: Callable[[], bool]) -> None:
+    """Rename `made` to `folder`, replacing what is damaged there; yields to another process's whole set."""
+    for _ in range(10):  # others may be replacing the same damaged set
+        try:
+            made.rename(folder)
+            return
+        except OSError:
+            if not folder.is_dir():
+                raise
+        if is_whole():
+            return
+        aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+        try:
+            folder.rename(aside)
+        except FileNotFoundError:
+            continue
+        shutil.rmtree(aside, ignore_errors=True)
+    raise MissingError(f"cannot replace the damaged cache in {folder}: delete that folder")

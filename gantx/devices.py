@@ -1,0 +1,122 @@
+"""Which device, precision and number of CPU threads a process uses, chosen once and said aloud."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from gantx.errors import MissingError, UsageError
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn `auto`, `cpu`, `cuda`, `cuda:1` or `mps` into a device.
+
+    Raises:
+        UsageError: the name is none of these.
+        MissingError: the device is asked for but absent.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"unknown device '{name}': use auto, cpu, cuda, cuda:N or mps")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            found = f"only {count} CUDA device(s)" if count else "no usable CUDA device"
+            raise MissingError(f"device '{name}' was asked for but {found} is here: use --device cpu or auto")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise MissingError("device 'mps' was asked for but is not here: use --device cpu or auto")
+    return device
+
+
+def pick_precision(wanted: str, device: torch.device) -> tuple[str, str]:
+    """Resolve a precision setting to `fp32` or `bf16`, with a sentence for the log ("" when as asked)."""
+    if wanted == "auto":
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return ("bf16" if native else "fp32"), ""
+    if wanted == "bf16" and device.type == "cpu" and not _cpu_has_bf16():
+        return "fp32", "precision: this processor only emulates bf16, which is slower than fp32; using fp32"
+    return wanted, ""
+
+
+def pick_threads(wanted: str | int) -> tuple[int, str]:
+    """Choose the number of CPU threads, with a sentence that says why.
+
+    `auto` takes the cores this process may use, less those that others keep busy right now: OpenMP threads
+    that wait for a core somebody else holds cost far more than they bring.
+    """
+    if not isinstance(wanted, str):
+        return wanted, f"threads: {wanted} as configured"
+    cores = _allowed_cores()
+    limit = min(len(cores), _quota(), torch.get_num_threads())
+    busy = _busy_cores(cores)
+    threads = max(1, min(limit, int(len(cores) - busy + 0.4)))
+    return threads, f"threads: {threads} of {len(cores)} cores ({busy:.1f} busy with other work)"
+
+
+def memory_gb(device: torch.device) -> float:
+    """Peak memory of this process on `device` in GiB: GPU allocations, or resident memory on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def _cpu_has_bf16() -> bool:
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+
+
+def _allowed_cores() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def _quota() -> int:
+    """Cores a container's CPU quota amounts to (cgroup v2), rounded up; a large number without one."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, -(-int(quota) // int(period)))
+    except (OSError, ValueError):
+        return 1 << 16
+
+
+def _busy_cores(cores: set[int], seconds: float = 0.25) -> float:
+    """How many of `cores` are busy while this process sleeps."""
+    before = _core_times(cores)
+    if before is None:
+        return min(os.getloadavg()[0], len(cores)) if hasattr(os, "getloadavg") else 0.0
+    time.sleep(seconds)
+    after = _core_times(cores)
+    assert after is not None
+    total, idle = after[0] - before[0], after[1] - before[1]
+    return len(cores) * (1 - idle / total) if total > 0 else 0.0
+
+
+def _core_times(cores: set[int]) -> tuple[int, int] | None:
+    """(all, idle) clock ticks of `cores` since boot, or None where the system does not tell."""
+    try:
+        lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    total = idle = 0
+    for line in lines:
+        name, *ticks = line.split()
+        if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in cores:
+            numbers = [int(tick) for tick in ticks[:8]]
+            total += sum(numbers)
+            idle += numbers[3] + numbers[4]
+    return (total, idle) if total else None

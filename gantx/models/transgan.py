@@ -1,0 +1,404 @@
+"""TransGAN, version 1 (Jiang, Chang and Wang, arXiv 2102.07074v1): a GAN without a convolution.
+
+Notable in it:
+- the generator grows a token grid: every stage doubles its side and quarters its channels by pixel shuffle
+- one learned position per token, added on entry to a stage; nothing relative, no noise
+- pre-norm blocks with global attention, LayerNorm and exact GELU; no dropout, no norm before the pixels
+- pixels come out of a plain linear layer: no tanh, values may leave [-1, 1]
+- locality-aware initialisation: early in training the last block sees a window that the loop widens
+- super-resolution co-training: a low-resolution image can enter at the second stage in place of a latent
+- the discriminator is a ViT that judges by its class token
+
+Layer sizes and initialisation follow the released code where the paper is silent.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gantx.draws import Draws, Spec
+
+# --- blocks -----------------------------------------------------------------------------------------------
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; queries, keys and values come from one projection without bias.
+
+    Args:
+        dim: channels D of the tokens.
+        heads: attention heads; divides `dim`.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None, keep: int | None = None) -> Tensor:
+        """Let tokens look at each other.
+
+        Args:
+            tokens: [B, N, D].
+            mask: boolean [N, N], True where row may look at column; None for everywhere.
+            keep: only the first `keep` tokens look; None for all.
+
+        Returns:
+            What they saw, [B, keep or N, D].
+        """
+        split = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))  # [B, N, 3, h, D/h]
+        q, k, v = split.permute(2, 0, 3, 1, 4)  # each [B, h, N, D/h]
+        seen = attend(q[:, :, :keep], k, v, mask)  # [B, h, keep, D/h]
+        mixed: Tensor = self.out(seen.transpose(1, 2).flatten(2))
+        return mixed
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Scaled dot-product attention: fused, except where writing it out is quicker.
+
+    On a CPU in bf16 the fused kernel's backward pass takes several times as long as the three operations it
+    stands for, as long as the logits stay small.
+
+    Args:
+        q: queries [B, h, M, d].
+        k: keys [B, h, N, d].
+        v: values [B, h, N, d].
+        mask: boolean [M, N], True where row may look at column; None for everywhere.
+
+    Returns:
+        [B, h, M, d].
+    """
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or k.shape[2] > 256:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    logits = q * q.shape[3] ** -0.5 @ k.transpose(2, 3)  # [B, h, M, N]
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -math.inf)
+    return logits.softmax(3).to(v.dtype) @ v
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: x + attention(norm(x)), then x + MLP(norm(x)).
+
+    Args:
+        dim: channels D of the tokens.
+        heads: attention heads.
+        mlp_ratio: hidden width of the MLP in units of `dim`.
+    """
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attention = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, mlp_ratio * dim),
+            nn.GELU(),
+            nn.Linear(mlp_ratio * dim, dim),
+        )
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None, keep: int | None = None) -> Tensor:
+        """Tokens [B, N, D] to [B, N, D], or to the first `keep` of them; `mask` as in `Attention`."""
+        kept: Tensor = tokens[:, :keep] + self.attention(self.norm1(tokens), mask, keep)
+        kept = kept + self.mlp(self.norm2(kept))
+        return kept
+
+
+class Stage(nn.Module):
+    """The part of the generator that works on one token grid: learned positions, then blocks.
+
+    Args:
+        side: side of the grid.
+        dim: channels D of its tokens.
+        depth: number of blocks, at least 1.
+        heads: attention heads.
+        mlp_ratio: hidden width of the MLPs in units of `dim`.
+    """
+
+    def __init__(self, side: int, dim: int, depth: int, heads: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.zeros(1, side**2, dim))
+        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Tokens [B, side², D] to [B, side², D]; `mask` limits the attention of the last block alone."""
+        tokens = tokens + self.positions
+        *blocks, last = self.blocks
+        for block in blocks:
+            tokens = block(tokens)
+        tokens = last(tokens, mask)
+        return tokens
+
+
+def pixel_shuffle(tokens: Tensor, side: int, factor: int) -> Tensor:
+    """Turn every token into factor x factor tokens with as many times fewer channels.
+
+    Input channel c·factor² + factor·dy + dx becomes channel c at offset (dy, dx).
+
+    Args:
+        tokens: [B, side², C], in raster order.
+        side: side of the token grid.
+        factor: how many times finer the grid becomes.
+
+    Returns:
+        [B, (side·factor)², C/factor²], in raster order.
+    """
+    cells: Tensor = tokens.unflatten(2, (-1, factor, factor))  # [B, y·x, c, dy, dx]
+    cells = cells.unflatten(1, (side, side))
+    return cells.permute(0, 1, 4, 2, 5, 3).flatten(1, 4)  # [B, y·dy·x·dx, c]
+
+
+def band_distance(side: int, device: torch.device) -> Tensor:
+    """Distance of all token pairs along the raster scan, [N, N]; what the released code limits.
+
+    A band wraps from the end of one row of the grid to the start of the next.
+    """
+    index = torch.arange(side * side, dtype=torch.int32, device=device)
+    return (index[:, None] - index).abs()
+
+
+def neighbourhood_distance(side: int, device: torch.device) -> Tensor:
+    """Distance of all token pairs on the grid, the larger of rows and columns, [N, N]; the paper's figure."""
+    index = torch.arange(side, dtype=torch.int32, device=device)
+    apart = (index[:, None] - index).abs()
+    rows, columns = apart[:, None, :, None], apart[None, :, None, :]
+    return torch.maximum(rows, columns).reshape(side**2, side**2)
+
+
+_DISTANCES = {"band": band_distance, "neighbourhood": neighbourhood_distance}
+
+
+# --- networks ---------------------------------------------------------------------------------------------
+
+
+class Generator(nn.Module):
+    """Latents to images through stages of ever finer token grids (TransGAN v1).
+
+    Can `upscale` when built for super-resolution; it has `low_resolution` then, and only then.
+
+    Args:
+        latent_dim: size of z.
+        base_dim: channels C of the first stage; every later stage has a quarter of the one before.
+        base_size: side of the first token grid.
+        depths: blocks of each stage; every stage after the first doubles the grid.
+        heads: attention heads, one number for all stages or one per stage.
+        mlp_ratio: hidden width of the MLPs in units of the stage's channels.
+        rgb_patch: side of the pixel patch each final token paints; 1 is the paper's 1x1 convolution.
+        locality: what `attention_window` bounds: `band` the distance along the raster scan (released
+            code), `neighbourhood` the distance on the grid (the paper's figure), `none` nothing.
+        super_resolution: build the entry through which low-resolution images come in at stage 2.
+        init: `released` as the released code, `compact` for networks of CPU size.
+
+    Attributes:
+        latent_shape: (latent_dim,).
+        image_shape: (3, R, R).
+        attention_window: 0-d tensor written by the training loop: how far the last block of the last stage
+            may look, in tokens; None for everywhere.
+        low_resolution: side of the images `upscale` takes; absent without super_resolution.
+    """
+
+    attention_window: Tensor | None
+    low_resolution: int
+
+    def __init__(
+        self,
+        latent_dim: int,
+        base_dim: int,
+        base_size: int,
+        depths: tuple[int, ...],
+        heads: int | tuple[int, ...],
+        mlp_ratio: int,
+        rgb_patch: int,
+        locality: str,
+        super_resolution: bool,
+        init: str,
+    ) -> None:
+        super().__init__()
+        if isinstance(heads, int):
+            heads = (heads,) * len(depths)
+        dims = [base_dim // 4**stage for stage in range(len(depths))]
+        self.sides = [base_size * 2**stage for stage in range(len(depths))]
+        self.rgb_patch = rgb_patch
+        self.locality = locality
+        resolution = self.sides[-1] * rgb_patch
+        self.latent_shape = (latent_dim,)
+        self.image_shape = (3, resolution, resolution)
+
+        self.to_tokens = nn.Linear(latent_dim, base_size**2 * base_dim)
+        self.stages = nn.ModuleList(
+            Stage(side, dim, depth, count, mlp_ratio)
+            for side, dim, depth, count in zip(self.sides, dims, depths, heads, strict=True)
+        )
+        self.to_rgb = nn.Linear(dims[-1], 3 * rgb_patch**2)
+        self.from_rgb = nn.Linear(3, dims[1]) if super_resolution else None
+        if super_resolution:
+            self.low_resolution = self.sides[1]
+        # How far training has come is no property of the network: the window is not saved with it.
+        self.register_buffer("attention_window", None, persistent=False)
+
+        if init == "compact":
+            initialize_compact(self)
+        else:  # other linear layers keep PyTorch's default
+            nn.init.xavier_uniform_(self.to_rgb.weight)
+            for stage in self.stages:
+                nn.init.normal_(stage.get_parameter("positions"), std=0.02)
+
+    def noise_spec(self, batch: int) -> Spec:
+        """Nothing but z is random."""
+        return {}
+
+    def forward(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
+        """Latents [B, latent_dim] to images [B, 3, R, R]; `noise` and `labels` are not used."""
+        tokens = self.to_tokens(z).unflatten(1, (self.sides[0] ** 2, -1))  # [B, b², C]
+        return self._paint(tokens, first=0)
+
+    def upscale(self, low: Tensor, noise: Draws | None = None) -> Tensor:
+        """Paint from low-resolution images, for super-resolution co-training (MT-CT).
+
+        The paper describes the task, the released code lacks it; the way in is our own design: a linear map
+        of every low-resolution pixel to the channels of a stage-2 token, then stages 2, 3, ... as always.
+
+        Args:
+            low: images [B, 3, r, r], r = `low_resolution`.
+            noise: not used.
+
+        Returns:
+            Images [B, 3, R, R].
+
+        Raises:
+            ValueError: the generator was built without super_resolution.
+        """
+        if self.from_rgb is None:
+            raise ValueError("this generator cannot upscale: build it with super_resolution=True")
+        return self._paint(self.from_rgb(low.flatten(2).transpose(1, 2)), first=1)
+
+    def _paint(self, tokens: Tensor, first: int) -> Tensor:
+        """Run tokens [B, side², C] that enter at stage `first` through all later stages to the pixels."""
+        last = len(self.stages) - 1
+        for stage in range(first, last + 1):
+            if stage > first:
+                tokens = pixel_shuffle(tokens, self.sides[stage - 1], 2)
+            tokens = self.stages[stage](tokens, self._mask(tokens.device) if stage == last else None)
+        pixels = pixel_shuffle(self.to_rgb(tokens).float(), self.sides[-1], self.rgb_patch)  # [B, R², 3]
+        return pixels.transpose(1, 2).reshape(-1, *self.image_shape)
+
+    def _mask(self, device: torch.device) -> Tensor | None:
+        """Which tokens of the last stage may look where, boolean [N, N]; None while nothing limits them."""
+        if self.attention_window is None or self.locality == "none":
+            return None
+        return _DISTANCES[self.locality](self.sides[-1], device) <= self.attention_window
+
+
+class Discriminator(nn.Module):
+    """Images to logits: a ViT with a class token (TransGAN v1).
+
+    Args:
+        resolution: side R of the images it judges.
+        patch_size: side of the patches that become tokens.
+        dim: channels of the tokens.
+        depth: number of blocks.
+        heads: attention heads.
+        mlp_ratio: hidden width of the MLPs in units of `dim`.
+        init: `released` as the released code, `compact` for networks of CPU size.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        patch_size: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: int,
+        init: str,
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        side = resolution // patch_size
+        self.from_patches = nn.Linear(3 * patch_size**2, dim)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.positions = nn.Parameter(torch.zeros(1, 1 + side**2, dim))
+        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, 1)
+
+        if init == "compact":
+            initialize_compact(self)
+        else:
+            for module in (*self.blocks.modules(), self.head):
+                if isinstance(module, nn.Linear):
+                    nn.init.normal_(module.weight, std=0.02)
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+            # The fans of the strided convolution that the patch embedding is: out·k², not out.
+            nn.init.xavier_uniform_(self.from_patches.weight.detach().view(dim, 3, patch_size, patch_size))
+            nn.init.normal_(self.class_token, std=0.02)
+            nn.init.normal_(self.positions, std=0.02)
+
+    def noise_spec(self, batch: int) -> Spec:
+        """Nothing is random."""
+        return {}
+
+    def forward(self, images: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
+        """Images [B, 3, R, R] to logits [B]; `noise` and `labels` are not used."""
+        p = self.patch_size
+        cut = images.unflatten(3, (-1, p)).unflatten(2, (-1, p))  # [B, 3, y, dy, x, dx]
+        patches = cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B, N, 3·p²]
+        tokens = self.from_patches(patches)
+        class_token = self.class_token.expand(len(images), -1, -1)
+        tokens = torch.cat([class_token, tokens], dim=1) + self.positions  # [B, 1 + N, D]
+        *blocks, last = self.blocks
+        for block in blocks:
+            tokens = block(tokens)
+        # Only the class token is read, so the last block updates no other.
+        judged = last(tokens, keep=1)[:, 0]  # [B, D]
+        logits: Tensor = self.head(self.norm(judged))  # [B, 1]
+        return logits.float().squeeze(1)
+
+
+# --- initialisation ---------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def initialize_compact(network: nn.Module) -> None:
+    """Initialise a small network in place so that it paints shapes within minutes on a CPU; our own recipe.
+
+    All linear weights are Xavier-uniform and their biases zero; the positions of a grid start as sines and
+    cosines, that of the class token normal with deviation 0.02, the class token itself zero.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, Stage):
+            module.positions.copy_(sine_positions(*module.positions.shape[1:]))
+        elif isinstance(module, Discriminator):
+            nn.init.normal_(module.positions[:, :1], std=0.02)
+            module.positions[:, 1:] = sine_positions(module.positions.shape[1] - 1, module.positions.shape[2])
+
+
+def sine_positions(count: int, dim: int) -> Tensor:
+    """Sines and cosines of row and column, times one half, for a square grid of tokens.
+
+    The first half of the channels tells the row, the second the column. D/4 frequencies run evenly from half
+    a period across the grid to half a period per token; channels left over by D/4 stay zero.
+
+    Args:
+        count: tokens N of the grid, a square number.
+        dim: channels D.
+
+    Returns:
+        [1, N, D].
+    """
+    side = math.isqrt(count)
+    centres = (2 * torch.arange(side) + 1) / side - 1  # of the rows, in (-1, 1)
+    frequencies = math.pi * torch.linspace(0.5, side / 2, dim // 4)
+    phases = torch.outer(centres, frequencies)  # [side, D/4]
+    waves = 0.5 * torch.cat([phases.sin(), phases.cos()], dim=1)  # [side, D/2]
+    rows = waves[:, None].expand(-1, side, -1)  # [y, x, D/2]
+    grid = torch.cat([rows, rows.transpose(0, 1)], dim=2)  # [y, x, D]
+    return F.pad(grid.flatten(0, 1), (0, dim % 4))[None]

@@ -1,0 +1,23 @@
+"""The running average of the generator, the network that is sampled and scored."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+def averaged(network: nn.Module) -> nn.Module:
+    """A copy of `network` that starts as its average: same weights, no gradients."""
+    return copy.deepcopy(network).requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def update(average: nn.Module, network: nn.Module, beta: float) -> None:
+    """average ← beta·average + (1 − beta)·network, parameter by parameter; buffers are copied."""
+    olds: list[Tensor] = list(average.parameters())
+    news: list[Tensor] = list(network.parameters())
+    torch._foreach_lerp_(olds, news, 1 - beta)
+    for old, new in zip(average.buffers(), network.buffers(), strict=False):
+        old.copy_(new)

@@ -1,0 +1,196 @@
+"""The run's folder: what is written into it while it trains, and how it is cut back before a resume."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from gantx import checkpoint, devices, imaging, sampling
+from gantx.checkpoint import replacing
+from gantx.config import RunConfig
+from gantx.errors import DivergedError, GantxError, MissingError
+from gantx.training.display import Display
+from gantx.training.schedules import due
+from gantx.training.state import TrainingState
+
+_SAMPLE = re.compile(r"kimg-(\d{6}\.\d{3})\.png")
+
+
+def create_folder(parent: Path, name: str) -> Path:
+    """Make `parent/NNNN-name` with the next free number; MissingError when it cannot be made."""
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            taken = [int(path.name[:4]) for path in parent.iterdir() if re.match(r"\d{4}-", path.name)]
+            folder = parent / f"{max(taken, default=0) + 1:04d}-{name}"
+            try:
+                folder.mkdir()
+            except FileExistsError:  # another run started at the same moment
+                continue
+            return folder
+    except OSError as problem:
+        raise MissingError(
+            f"cannot make a run folder in {parent}: {problem.strerror or problem}"
+        ) from problem
+
+
+class Journal:
+    """Writes metrics, pictures, checkpoints and the log of one run.
+
+    Args:
+        folder: the run's folder.
+        config: the resolved configuration.
+        state: what is trained.
+        data: name and fingerprint of the images, for checkpoints.
+        display: what the user sees.
+        stop: returns an exception to raise once the state is saved, or None to go on.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: RunConfig,
+        state: TrainingState,
+        data: Mapping[str, Any],
+        display: Display,
+        stop: Callable[[], GantxError | None],
+    ) -> None:
+        self.folder = folder
+        self.config = config
+        self.state = state
+        self.data = dict(data)
+        self.display = display
+        self.stop = stop
+        self.checkpoints = folder / "checkpoints"
+        self._clock = time.monotonic()
+        self._reported = (state.images, state.seconds)
+
+    def say(self, text: str) -> None:
+        """Show a line and keep it in train.log."""
+        self.display.say(text)
+        self.log(text)
+
+    def log(self, text: str) -> None:
+        """Keep a line in train.log."""
+        stamp = datetime.now().astimezone().isoformat(timespec="seconds")
+        self._append("train.log", f"{stamp} {text}\n")
+
+    def start(self) -> None:
+        """Start the clocks; call right before the loop."""
+        self._clock = time.monotonic()
+        self.display.advance(self.state.images)
+
+    def after_iteration(self, before: int, *, finished: bool) -> None:
+        """Write whatever is due after an iteration that began at `before` images.
+
+        Raises:
+            DivergedError: a reported value is not finite.
+            Stopped: a stop was asked for; the state is saved.
+        """
+        now = time.monotonic()
+        self.state.seconds += now - self._clock
+        self._clock = now
+        settings, images = self.config.training, self.state.images
+        if finished or due(settings.report_kimg, before, images):
+            self.report()
+        self.display.advance(images)
+        if finished or due(settings.sample_kimg, before, images):
+            self.picture()
+        reason = None if finished else self.stop()
+        if finished or reason is not None or due(settings.checkpoint_kimg, before, images):
+            self.save()
+        if reason is not None:
+            raise reason
+
+    def report(self) -> None:
+        """Append a line of means since the last report to metrics.jsonl."""
+        means = self.state.statistics.means()
+        self._refuse_divergence(means)
+        self.state.statistics.clear()
+        images, seconds = self.state.images, self.state.seconds
+        old_images, old_seconds = self._reported
+        self._reported = (images, seconds)
+        speed = (images - old_images) / (seconds - old_seconds) if seconds > old_seconds else 0.0
+        line: dict[str, Any] = {
+            "kimg": images / 1000,
+            "images": images,
+            "iteration": self.state.iteration,
+            **{name: float(f"{mean:.6g}") for name, mean in means.items()},
+            "seconds": round(seconds, 2),
+            "images_per_second": float(f"{speed:.4g}"),
+            "memory_gb": round(devices.memory_gb(self.state.device), 3),
+        }
+        self._append("metrics.jsonl", json.dumps(line) + "\n")
+        self.display.figure(line)
+
+    def picture(self) -> None:
+        """Paint the fixed latents with the averaged generator."""
+        seeds = range(self.config.training.samples)
+        images = sampling.paint(self.state.average, seeds, batch=sampling.BATCH, device=self.state.device)
+        name = f"kimg-{self.state.images / 1000:010.3f}.png"
+        text = {
+            "Software": "gantx",
+            "gantx:preset": self.config.name,
+            "gantx:images": str(self.state.images),
+        }
+        imaging.save_images(self.folder / "samples" / name, images, seeds, text)
+
+    def save(self) -> None:
+        """Write a checkpoint and drop the oldest beyond `keep_checkpoints`."""
+        self._refuse_divergence(self.state.statistics.means())
+        self.state.save(self.checkpoints / checkpoint.checkpoint_name(self.state.images), self.data)
+        checkpoint.prune(self.checkpoints, self.config.training.keep_checkpoints)
+
+    def rewind(self) -> None:
+        """Cut the folder back to the state: remove newer metrics and pictures, and unfinished files."""
+        images = self.state.images
+        for unfinished in self.folder.rglob(".*.part"):
+            unfinished.unlink(missing_ok=True)
+        for picture in (self.folder / "samples").glob("kimg-*.png"):
+            if (found := _SAMPLE.fullmatch(picture.name)) and round(float(found[1]) * 1000) > images:
+                picture.unlink(missing_ok=True)
+        metrics = self.folder / "metrics.jsonl"
+        if metrics.is_file():
+            kept = [
+                line for line in metrics.read_text(encoding="utf-8").splitlines() if _within(line, images)
+            ]
+            with replacing(metrics) as beside:
+                beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            if kept:
+                last = json.loads(kept[-1])
+                self._reported = (last["images"], last["seconds"])
+
+    def _refuse_divergence(self, means: Mapping[str, float]) -> None:
+        bad = next((name for name, mean in means.items() if not math.isfinite(mean)), None)
+        if bad is None:
+            return
+        last = checkpoint.latest_in(self.checkpoints)
+        where = f"the last good checkpoint is {last}" if last else "no checkpoint was written before"
+        raise DivergedError(
+            f"training diverged: {bad} is {means[bad]} by {self.state.images / 1000:g} kimg; {where}; "
+            "try a lower learning rate or clip_norm"
+        )
+
+    def _append(self, name: str, text: str) -> None:
+        try:
+            with (self.folder / name).open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as problem:
+            raise MissingError(
+                f"cannot write {self.folder / name}: {problem.strerror or problem}; "
+                f"free some space, then `gantx train --resume {self.folder}`"
+            ) from problem
+
+
+def _within(line: str, images: int) -> bool:
+    """Whether a line of metrics.jsonl is whole and not newer than `images`."""
+    try:
+        return int(json.loads(line)["images"]) <= images
+    except (ValueError, KeyError, TypeError):
+        return False  # cut off by a kill

@@ -1,0 +1,76 @@
+"""The training loop: the algorithm box of the papers, with randomness and progress made explicit."""
+
+from __future__ import annotations
+
+import torch
+
+from gantx.config import RunConfig
+from gantx.data.batches import Batches
+from gantx.draws import draw
+from gantx.training import ema, schedules
+from gantx.training.journal import Journal
+from gantx.training.stage import Stage, run_stage
+from gantx.training.state import TrainingState
+
+
+def train(
+    config: RunConfig, state: TrainingState, stages: list[Stage], batches: Batches, journal: Journal
+) -> None:
+    """Train until `training.kimg`, or until the journal is asked to stop.
+
+    An iteration runs every stage that is due, in order. Everything random is a function of (seed, stage,
+    iteration), the images a function of (seed, progress): a run can stop after any iteration and go on.
+
+    Raises:
+        DivergedError: a loss or gradient is no longer finite.
+        Stopped: a signal asked to stop; the state is saved.
+    """
+    settings, total = config.training, target_images(config)
+    autocast = torch.autocast(
+        state.device.type, dtype=torch.bfloat16, enabled=settings.precision == "bf16", cache_enabled=False
+    )
+    while state.images < total:
+        before = state.images
+        rate = schedules.learning_rate_factor(config.optimizer, before, settings.kimg)
+        state.set_rates(rate)
+        state.set_attention_window(
+            schedules.attention_window(settings.attention_window, before, settings.kimg)
+        )
+        for stage in stages:
+            if state.iteration % stage.every:
+                continue
+            reals = {
+                stream: batches.at(stream, _position(stage, stream, state), stage.batch)
+                for stream in stage.reals
+            }
+            draws = draw(
+                stage.spec, seed=settings.seed, stream=stage.name, step=state.iteration, device=state.device
+            )
+            run_stage(
+                stage,
+                reals,
+                draws,
+                micro_batch=settings.micro_batch,
+                autocast=autocast,
+                statistics=state.statistics,
+            )
+            if stage.moves is state.generator:
+                beta = schedules.ema_beta(config.ema, before, settings.batch)
+                ema.update(state.average, state.generator.network, beta)
+        state.iteration += 1
+        for stage in stages:
+            if state.iteration % stage.every == 0:
+                for stream in stage.reals:
+                    batches.prefetch(stream, _position(stage, stream, state), stage.batch)
+        journal.after_iteration(before, finished=state.images >= total)
+
+
+def _position(stage: Stage, stream: str, state: TrainingState) -> int:
+    """Number of the first image a stage reads from a stream: `real` is shared, others are its own."""
+    return state.images if stream == "real" else state.iteration // stage.every * stage.batch
+
+
+def target_images(config: RunConfig) -> int:
+    """Real images D has seen when the run is over: whole iterations that reach `training.kimg`."""
+    batch = config.training.batch
+    return -(-round(config.training.kimg * 1000) // batch) * batch

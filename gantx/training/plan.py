@@ -1,0 +1,62 @@
+"""What a run will be, worked out without data, memory or time: for `gantx train --dry-run`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from gantx import models
+from gantx.config import RunConfig
+from gantx.training.loop import target_images
+from gantx.training.schedules import window_scale
+
+
+def plan(settings: RunConfig) -> dict[str, str]:
+    """Labels and values that describe the run: sizes, arithmetic, steps, disk.
+
+    The networks are built on the meta device: nothing is allocated.
+    """
+    with torch.device("meta"):
+        generator: Any = models.build(settings.generator)
+        discriminator: Any = models.build(settings.discriminator)
+    training, images = settings.training, target_images(settings)
+    iterations = images // training.batch
+    sizes = parameters(generator), parameters(discriminator)
+    side = settings.data.resolution
+    # Three copies of G (weights, average, and two moments make four), three of D, in float32.
+    checkpoint_gb = (4 * sizes[0] + 3 * sizes[1]) * 4 / 2**30
+    work = flops(generator, (1, *generator.latent_shape)), flops(discriminator, (1, 3, side, side))
+    generator_steps = -(-iterations // settings.objective.n_critic)
+    figures = {
+        "generator": f"{sizes[0]:,} parameters, {work[0]:.2f} GFLOP an image",
+        "discriminator": f"{sizes[1]:,} parameters, {work[1]:.2f} GFLOP an image",
+        "length": f"{images / 1000:,g} kimg = {iterations:,} D steps of {training.batch} images",
+        "generator steps": f"{generator_steps:,} of {settings.generator_batch} images",
+        "micro-batch": str(training.micro_batch or "whole batches"),
+        "checkpoints": (
+            f"every {training.checkpoint_kimg:g} kimg, the last {training.keep_checkpoints} kept, "
+            f"{checkpoint_gb:.2f} GiB each"
+        ),
+        "pictures": f"every {training.sample_kimg:g} kimg, {training.samples} images",
+    }
+    if (schedule := training.attention_window) is not None:
+        scale = window_scale(schedule, training.kimg)
+        figures["attention window"] = ", ".join(
+            f"{window} until {until * scale:g} kimg" for until, window in schedule.steps
+        )
+    return figures
+
+
+def parameters(network: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def flops(network: nn.Module, shape: tuple[int, ...]) -> float:
+    """GFLOP of one forward pass on an input of `shape`, two per multiply-add."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.empty(shape, device="meta"))
+    return int(counter.get_total_flops()) / 1e9

@@ -1,0 +1,124 @@
+"""`gantx sample` and `gantx info` on a checkpoint, and on what is none."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from gantx import checkpoint, config
+from gantx.cli import app
+from gantx.training.state import TrainingState
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A run folder with one checkpoint of the tiny preset, untrained."""
+    folder = tmp_path_factory.mktemp("runs") / "0001-transgan-tiny-shapes"
+    state = TrainingState(config.load("transgan-tiny"), torch.device("cpu"))
+    state.save(
+        folder / "checkpoints" / checkpoint.checkpoint_name(0),
+        {"name": "shapes", "fingerprint": "", "images": 9},
+    )
+    return folder
+
+
+def test_a_grid_from_a_run_a_folder_and_a_file(run_folder, tmp_path):
+    file = checkpoint.find(run_folder)
+    pictures = []
+    for index, target in enumerate((run_folder, run_folder / "checkpoints", file)):
+        output = tmp_path / f"{index}.png"
+        result = run("sample", target, "-n", "6", "-o", output, "--device", "cpu")
+        assert result.exit_code == 0, result.output
+        assert result.stdout.strip() == str(output)
+        pictures.append(output.read_bytes())
+    assert len(set(pictures)) == 1
+    picture = Image.open(tmp_path / "0.png")
+    assert picture.size == (3 * 34 - 2, 2 * 34 - 2)
+    assert picture.text["gantx:digest"] == checkpoint.read_header(file).digest
+    assert picture.text["gantx:seeds"] == "0-5"
+
+
+def test_seeds_batches_and_formats_agree(run_folder, tmp_path):
+    assert run("sample", run_folder, "--seeds", "0-9", "-o", tmp_path / "a.npy").exit_code == 0
+    assert (
+        run("sample", run_folder, "--seeds", "7,2", "--batch", "1", "-o", tmp_path / "b.zip").exit_code == 0
+    )
+    assert run("sample", run_folder, "-n", "2", "--seed", "7", "-o", tmp_path / "c").exit_code == 0
+    images = np.load(tmp_path / "a.npy")
+    assert images.shape == (10, 32, 32, 3)
+    with zipfile.ZipFile(tmp_path / "b.zip") as archive, archive.open("seed-000002.png") as file:
+        assert np.array_equal(np.asarray(Image.open(file)), images[2])
+    for seed in (7, 8):
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "c" / f"seed-{seed:06d}.png")), images[seed])
+
+
+def test_a_grid_option_sets_the_number_of_images(run_folder, tmp_path):
+    assert run("sample", run_folder, "--grid", "4x2", "-o", tmp_path / "g.png").exit_code == 0
+    assert Image.open(tmp_path / "g.png").size == (4 * 34 - 2, 2 * 34 - 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--grid", "2x2", "-n", "9"], "4 places for 9"),
+        (["--seeds", "1", "-n", "9"], "leave -n"),
+        (["--grid", "2x2", "-o", "x.zip"], "--grid arranges a .png"),
+        (["-o", "x.jpg"], "cannot write '.jpg'"),
+        (["--seeds", "x"], "write numbers"),
+    ],
+)
+def test_usage_errors(run_folder, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    result = run("sample", run_folder, *arguments)
+    assert result.exit_code == 2, result.output
+    assert words in " ".join(result.stderr.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_output_is_kept_unless_forced(run_folder, tmp_path):
+    output = tmp_path / "grid.png"
+    output.write_bytes(b"thesis figure")
+    result = run("sample", run_folder, "-n", "1", "-o", output)
+    assert result.exit_code == 2
+    assert "already exists" in result.stderr
+    assert output.read_bytes() == b"thesis figure"
+    assert run("sample", run_folder, "-n", "1", "-o", output, "--force").exit_code == 0
+    assert Image.open(output).size == (32, 32)
+
+
+def test_no_such_checkpoint(tmp_path):
+    result = run("sample", tmp_path / "nothing")
+    assert result.exit_code == 3
+    assert "no such checkpoint or run" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["sample", "info"])
+def test_corrupt_and_foreign_files(tmp_path, command):
+    corrupt, foreign = tmp_path / "corrupt.safetensors", tmp_path / "foreign.safetensors"
+    corrupt.write_bytes(b"nonsense")
+    save_file({"weight": torch.ones(1)}, foreign)
+    for path, words in ((corrupt, "not a readable safetensors"), (foreign, "no gantx checkpoint")):
+        result = run(command, path)
+        assert result.exit_code == 4
+        assert words in " ".join(result.stderr.split())
+
+
+def test_info_shows_and_prints_json(run_folder):
+    shown = run("info", run_folder)
+    assert shown.exit_code == 0
+    assert "transgan-tiny" in shown.stdout
+    assert "0 of" in shown.stdout
+    document = json.loads(run("info", run_folder, "--json").stdout)
+    assert document["schema"] == "gantx.info/1"
+    assert document["config"]["generator"]["family"] == "transgan"
+    assert document["progress"]["images"] == 0
+    assert set(document["digests"]) == {"generator", "generator_ema", "discriminator"}

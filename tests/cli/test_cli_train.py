@@ -1,0 +1,195 @@
+"""`gantx train` as a user types it: dry runs, and every error with its exit code."""
+
+import zipfile
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from test_run import SMALL
+from typer.testing import CliRunner
+
+from gantx.cli import app
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Train the small network with the given arguments, into tmp_path/runs."""
+    settings = tmp_path / "small.yaml"
+    settings.write_text("training: {kimg: 0.008}\n")
+
+    def call(*arguments, data="shapes", values=()):
+        return run(
+            "train",
+            "--config",
+            settings,
+            "--data",
+            data,
+            "--runs",
+            tmp_path / "runs",
+            "--device",
+            "cpu",
+            *arguments,
+            *SMALL[:-1],
+            "training.threads=1",
+            "training.kimg=0.008",
+            *values,
+        )
+
+    return call
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of eight good pictures."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index in range(8):
+        Image.new("RGB", (8, 8), (index * 30, 0, 0)).save(folder / f"{index}.png")
+    return folder
+
+
+def fails(result, code, *words):
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    message = " ".join(result.stderr.split())
+    for word in words:
+        assert word in message, message
+
+
+def test_training_prints_the_run_folder(train, tmp_path, pictures):
+    result = train(data=pictures)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == str(tmp_path / "runs" / "0001-small-pictures")
+
+
+def test_dry_run_writes_nothing_and_says_what_would_be(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("train", "--preset", "transgan-s", "--data", "nowhere", "--dry-run", "--kimg", "800")
+    assert result.exit_code == 0, result.output
+    assert "800 kimg = 12,500 D steps of 64 images" in result.stdout
+    assert "2,500 of 128 images" in result.stdout
+    assert "1.61 GFLOP" in result.stdout
+    assert "34,368,555 parameters" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_print_config_is_pure_yaml_that_config_reads_back(tmp_path):
+    result = run("train", "--preset", "transgan-s", "--print-config", "--seed", "7", "training.batch=32")
+    tree = yaml.safe_load(result.stdout)
+    assert tree["training"]["seed"] == 7
+    assert tree["training"]["batch"] == 32
+    path = tmp_path / "mine.yaml"
+    path.write_text(result.stdout)
+    assert run("train", "--config", path, "--print-config").stdout == result.stdout
+
+
+def test_overrides_win_over_files_and_presets(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("training: {batch: 16, seed: 3}\n")
+    result = run(
+        "train", "--preset", "transgan-s", "--config", path, "--set", "training.batch=8", "--print-config"
+    )
+    training = yaml.safe_load(result.stdout)["training"]
+    assert (training["batch"], training["seed"], training["generator_batch"]) == (8, 3, 128)
+
+
+def test_no_recipe():
+    fails(run("train", "--data", "shapes"), 2, "--preset")
+
+
+def test_unknown_preset_key_and_value():
+    fails(run("train", "--preset", "transgan-z"), 2, "did you mean")
+    fails(
+        run("train", "--preset", "transgan-s", "training.bach=3"), 2, "training.bach", "did you mean 'batch'"
+    )
+    fails(run("train", "--preset", "transgan-s", "objective.loss=hing"), 2, "did you mean 'hinge'")
+
+
+def test_impossible_combinations():
+    fails(run("train", "--preset", "transgan-s", "data.resolution=40"), 2, "paints 32 pixels", "40")
+    fails(run("train", "--preset", "transgan-s", "training.micro_batch=48"), 2, "not divisible")
+
+
+def test_no_such_path(train, tmp_path):
+    fails(train(data=tmp_path / "nothing"), 3, "nothing")
+
+
+def test_empty_folder(train, tmp_path):
+    (tmp_path / "empty").mkdir()
+    fails(train(data=tmp_path / "empty"), 4, "empty")
+
+
+def test_truncated_image_stops_or_is_skipped(train, tmp_path, pictures):
+    whole = (pictures / "3.png").read_bytes()
+    (pictures / "broken.png").write_bytes(whole[: len(whole) // 2])
+    fails(train(data=pictures), 4, "broken.png", "skip")
+    result = train("--on-bad-image", "skip", data=pictures)
+    assert result.exit_code == 0, result.output
+    assert "broken.png" in result.stderr
+    assert "broken.png" in (tmp_path / "runs" / "0001-small-pictures" / "train.log").read_text()
+
+
+def test_zip_with_escaping_names(train, tmp_path):
+    path = tmp_path / "bad.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("../evil.png", b"x")
+    fails(train(data=path), 4, "../evil.png")
+
+
+def test_archive_digest_mismatch(train, tmp_path):
+    path = tmp_path / "cifar-10-python.tar.gz"
+    path.write_bytes(b"not the archive")
+    fails(train(data=path), 4, "cifar-10-python.tar.gz")
+
+
+def test_decompression_bomb(train, pictures, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.new("RGB", (64, 64)).save(pictures / "bomb.png")
+    fails(train(data=pictures), 4, "bomb.png")
+
+
+def test_images_too_small(train, pictures):
+    Image.new("RGB", (4, 4)).save(pictures / "small.png")
+    fails(train(data=pictures), 4, "small.png", "allow_upscale")
+
+
+def test_output_exists(train, tmp_path):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "thesis.txt").write_text("mine")
+    fails(train("--out", tmp_path / "used"), 2, "not empty")
+
+
+def test_unwritable_runs_folder(train, tmp_path):
+    (tmp_path / "runs").write_text("a file where the folder should be")
+    fails(train(), 3, "cannot make a run folder")
+
+
+def test_no_cuda(train, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    fails(train("--device", "cuda"), 3, "CUDA")
+
+
+def test_loss_turns_nan(train, tmp_path):
+    result = train(
+        values=["optimizer.generator.lr=1e18", "objective.n_critic=7", "training.kimg=2"],
+    )
+    fails(result, 5, "diverged", "last good checkpoint", "lower learning rate")
+
+
+def test_resume_refuses_what_the_run_knows_already(tmp_path):
+    fails(run("train", "--resume", tmp_path, "--preset", "transgan-s"), 2, "leave --preset")
+    fails(run("train", "--resume", tmp_path / "nothing"), 3, "is no run")
+
+
+def test_resume_extends_a_run(train, tmp_path):
+    train()
+    folder = tmp_path / "runs" / "0001-small-shapes"
+    result = run("train", "--resume", folder, "--kimg", "0.016", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == str(folder)
+    fails(run("train", "--resume", folder, "--seed", "4"), 2, "training.seed")

@@ -1,0 +1,197 @@
+"""Checkpoints: round trips, and every way a file can be wrong."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gantx import checkpoint, config
+from gantx.errors import CheckpointError, DivergedError, MissingError, UsageError
+
+TENSORS = {
+    "generator_ema.weight": torch.arange(6.0).view(2, 3),
+    "generator.weight": torch.ones(3),
+    "optimizer.generator.weight.step": torch.tensor(3.0),
+}
+
+
+def write(path, tensors=TENSORS):
+    settings = config.load("transgan-tiny")
+    progress = {"images": 4096, "iteration": 256, "seconds": 1.0, "observations": {}}
+    checkpoint.write(
+        path, tensors, config=settings, progress=progress, data={"name": "x", "fingerprint": "f"}
+    )
+    return settings
+
+
+def rewritten(path, **metadata):
+    """Replace entries of the header of a safetensors file."""
+    raw = path.read_bytes()
+    size = struct.unpack("<Q", raw[:8])[0]
+    head = json.loads(raw[8 : 8 + size])
+    head["__metadata__"] |= metadata
+    text = json.dumps(head).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + size :])
+
+
+def test_round_trip(tmp_path):
+    path = tmp_path / "deep" / "kimg-000004.096.safetensors"
+    settings = write(path)
+    header = checkpoint.read_header(path)
+    assert header.config == settings
+    assert header.images == 4096
+    assert header.versions["torch"] == torch.__version__
+    assert header.data == {"name": "x", "fingerprint": "f"}
+    part = checkpoint.read_part(header, "generator_ema")
+    assert list(part) == ["weight"]
+    torch.testing.assert_close(part["weight"], TENSORS["generator_ema.weight"])
+    assert list(checkpoint.read_part(header, "optimizer")) == ["generator.weight.step"]
+    assert [p.name for p in path.parent.iterdir()] == [path.name], "nothing is left beside the file"
+
+
+def test_a_tensor_that_is_not_finite_is_never_written(tmp_path):
+    path = tmp_path / "c.safetensors"
+    write(path)
+    before = path.read_bytes()
+    with pytest.raises(DivergedError, match=r"generator\.weight is not finite"):
+        write(path, {**TENSORS, "generator.weight": torch.tensor([1.0, float("nan")])})
+    assert path.read_bytes() == before
+
+
+def test_a_flipped_bit_is_found(tmp_path):
+    path = tmp_path / "c.safetensors"
+    write(path)
+    raw = bytearray(path.read_bytes())
+    raw[-3] ^= 1
+    path.write_bytes(raw)
+    header = checkpoint.read_header(path)
+
+    def damaged(part):
+        try:
+            checkpoint.read_part(header, part)
+        except CheckpointError as problem:
+            return "do not match their digest" in str(problem)
+        return False
+
+    assert [damaged(part) for part in header.digests].count(True) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "not a readable safetensors"), (b"\x80\x04pickled", "not a readable safetensors")],
+)
+def test_corrupt_files_are_refused(tmp_path, content, message):
+    path = tmp_path / "c.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.read_header(path)
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    path = tmp_path / "c.safetensors"
+    write(path)
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(CheckpointError, match="not a readable safetensors"):
+        checkpoint.read_header(path)
+
+
+def test_foreign_safetensors_are_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"weight": torch.ones(2)}, path)
+    with pytest.raises(CheckpointError, match="no gantx checkpoint"):
+        checkpoint.read_header(path)
+
+
+def test_another_format_version_is_refused(tmp_path):
+    path = tmp_path / "c.safetensors"
+    write(path)
+    rewritten(path, format_version="99")
+    with pytest.raises(CheckpointError, match="format 99"):
+        checkpoint.read_header(path)
+
+
+def test_a_configuration_of_another_version_is_refused(tmp_path):
+    path = tmp_path / "c.safetensors"
+    settings = write(path)
+    tree = settings.model_dump(mode="json")
+    tree["generator"]["family"] = "vitgan2"
+    rewritten(path, config=json.dumps(tree))
+    with pytest.raises(CheckpointError, match=r"does not know: generator\.family"):
+        checkpoint.read_header(path)
+
+
+def test_a_missing_part_and_misfitting_weights_are_refused(tmp_path):
+    path = tmp_path / "c.safetensors"
+    write(path)
+    header = checkpoint.read_header(path)
+    with pytest.raises(CheckpointError, match="holds no discriminator"):
+        checkpoint.read_part(header, "discriminator")
+    with pytest.raises(CheckpointError, match="does not fit the network"):
+        checkpoint.load_into(torch.nn.Linear(2, 2), checkpoint.read_part(header, "generator_ema"), path)
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
+    """The limit on file size stands in for the disk; the child ignores the signal and sees the error."""
+    path = tmp_path / "c.safetensors"
+    write(path)
+    before = path.read_bytes()
+    script = (
+        "import resource, signal, sys, torch; from pathlib import Path\n"
+        "from gantx import checkpoint, config\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try:\n"
+        "    checkpoint.write(Path(sys.argv[1]), {'generator.w': torch.ones(9999)}, config=config.load(), "
+        "progress={}, data={})\n"
+        "except checkpoint.MissingError as problem:\n"
+        "    print(problem); sys.exit(problem.exit_code)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert result.returncode == 3, result.stderr
+    assert f"cannot write {path}" in result.stdout
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(MissingError, match="cannot write"):
+        write(tmp_path / "file" / "c.safetensors")
+
+
+def test_find_accepts_a_run_a_folder_and_a_file(tmp_path):
+    run = tmp_path / "0001-run"
+    for images in (500, 20_000, 1000):
+        write(run / "checkpoints" / checkpoint.checkpoint_name(images))
+    latest = run / "checkpoints" / "kimg-000020.000.safetensors"
+    assert checkpoint.find(run) == latest
+    assert checkpoint.find(run / "checkpoints") == latest
+    assert checkpoint.find(latest) == latest
+    checkpoint.prune(run / "checkpoints", 2)
+    assert [p.name for p in checkpoint.all_in(run / "checkpoints")] == [
+        "kimg-000001.000.safetensors",
+        "kimg-000020.000.safetensors",
+    ]
+
+
+def test_find_explains_what_is_not_there(tmp_path):
+    with pytest.raises(MissingError, match="no such checkpoint or run"):
+        checkpoint.find(tmp_path / "nothing")
+    with pytest.raises(MissingError, match="no checkpoint in"):
+        checkpoint.find(tmp_path)
+    write(tmp_path / "a.safetensors")
+    assert checkpoint.find(tmp_path).name == "a.safetensors"
+    write(tmp_path / "b.safetensors")
+    with pytest.raises(UsageError, match="2 safetensors files"):
+        checkpoint.find(tmp_path)

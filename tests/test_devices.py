@@ -1,0 +1,75 @@
+"""Devices, precision and threads."""
+
+import pytest
+import torch
+
+from gantx import devices
+from gantx.errors import MissingError, UsageError
+
+CPU = torch.device("cpu")
+
+
+def test_auto_and_cpu():
+    assert devices.pick_device("cpu") == CPU
+    assert devices.pick_device("auto").type in ("cpu", "cuda")
+
+
+@pytest.mark.parametrize("name", ["gpu", "tpu:0", "cuda:x"])
+def test_unknown_devices_are_refused(name):
+    with pytest.raises(UsageError, match="use auto, cpu, cuda"):
+        devices.pick_device(name)
+
+
+def test_absent_cuda_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(MissingError, match="no usable CUDA device") as problem:
+        devices.pick_device("cuda")
+    assert problem.value.exit_code == 3
+
+
+def test_absent_second_gpu_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert devices.pick_device("cuda:0") == torch.device("cuda:0")
+    with pytest.raises(MissingError, match=r"only 1 CUDA device"):
+        devices.pick_device("cuda:1")
+
+
+def test_precision(monkeypatch):
+    assert devices.pick_precision("auto", CPU) == ("fp32", "")
+    assert devices.pick_precision("fp32", CPU) == ("fp32", "")
+    monkeypatch.setattr(devices, "_cpu_has_bf16", lambda: True)
+    assert devices.pick_precision("bf16", CPU) == ("bf16", "")
+    monkeypatch.setattr(devices, "_cpu_has_bf16", lambda: False)
+    precision, note = devices.pick_precision("bf16", CPU)
+    assert precision == "fp32"
+    assert "emulates bf16" in note
+
+
+@pytest.mark.parametrize(("busy", "threads"), [(0.0, 4), (0.3, 4), (1.0, 3), (2.8, 1), (4.0, 1)])
+def test_threads_leave_out_cores_that_others_keep_busy(monkeypatch, busy, threads):
+    monkeypatch.setattr(devices, "_allowed_cores", lambda: set(range(4)))
+    monkeypatch.setattr(devices, "_quota", lambda: 100)
+    monkeypatch.setattr(devices, "_busy_cores", lambda cores: busy)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    chosen, note = devices.pick_threads("auto")
+    assert chosen == threads
+    assert f"{threads} of 4 cores" in note
+
+
+def test_threads_respect_a_quota_and_a_wish(monkeypatch):
+    monkeypatch.setattr(devices, "_allowed_cores", lambda: set(range(8)))
+    monkeypatch.setattr(devices, "_quota", lambda: 2)
+    monkeypatch.setattr(devices, "_busy_cores", lambda cores: 0.0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert devices.pick_threads("auto")[0] == 2
+    assert devices.pick_threads(3) == (3, "threads: 3 as configured")
+
+
+def test_busy_cores_are_measured():
+    cores = devices._allowed_cores()
+    assert 0 <= devices._busy_cores(cores, seconds=0.05) <= len(cores) + 0.1
+
+
+def test_memory_is_positive():
+    assert devices.memory_gb(CPU) > 0.05

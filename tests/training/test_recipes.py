@@ -1,0 +1,224 @@
+"""Recipes: the released training loop parameter by parameter, and what each objective is made of."""
+
+import contextlib
+
+import pytest
+import torch
+from golden_file import GoldenFile
+
+from gantx import config, importing
+from gantx.draws import draw
+from gantx.training import ema, schedules
+from gantx.training.recipes import stages
+from gantx.training.stage import Statistics, run_stage
+from gantx.training.state import TrainingState
+
+CPU = torch.device("cpu")
+TINY = [
+    "data.resolution=8",
+    "generator.latent_dim=8",
+    "generator.base_dim=64",
+    "generator.base_size=2",
+    "generator.depths=[1,2,2]",
+    "discriminator.resolution=8",
+    "discriminator.dim=32",
+    "discriminator.depth=1",
+    "training.batch=4",
+    "training.generator_batch=8",
+]
+
+
+def run(stage, reals, draws, statistics=None, micro_batch=None):
+    run_stage(
+        stage,
+        reals,
+        draws,
+        micro_batch=micro_batch,
+        autocast=contextlib.nullcontext(),
+        statistics=statistics or Statistics(),
+    )
+
+
+def drawn(stage, step=0):
+    return draw(stage.spec, seed=0, stream=stage.name, step=step, device=CPU)
+
+
+def test_released_v1_training_loop_parameter_by_parameter():
+    settings = config.load(
+        overrides=[
+            *TINY,
+            "generator.super_resolution=false",
+            "generator.locality=none",
+            "objective.n_critic=2",
+            "optimizer.generator.clip_norm=5",
+            "optimizer.discriminator.clip_norm=5",
+        ]
+    )
+    state = TrainingState(settings, CPU)
+    with GoldenFile("transgan/trainloop_v1_official") as g:
+        imported = importing.transgan_v1_generator(g.prefix("G0."))
+        state.generator.network.load_state_dict(imported.tensors)
+        state.average.load_state_dict(imported.tensors)
+        state.discriminator.network.load_state_dict(
+            importing.transgan_v1_discriminator(g.prefix("D0.")).tensors
+        )
+        d_stage, g_stage = stages(settings, state.generator, state.discriminator)
+        latents = iter(range(8))
+        d_losses, g_losses = [], []
+        for iteration in range(5):
+            draws = drawn(d_stage)
+            draws["latent"]["z"] = g[f"z.{next(latents)}"]
+            draws["gradient_penalty"]["alpha"] = g[f"alpha.{iteration}"].view(4)
+            statistics = Statistics()
+            run(d_stage, {"real": g[f"real.{iteration}"]}, draws, statistics)
+            d_losses.append(statistics.means()["discriminator/loss"])
+            if iteration % g_stage.every:
+                continue
+            draws = drawn(g_stage)
+            draws["latent"]["z"] = g[f"z.{next(latents)}"]
+            statistics = Statistics()
+            run(g_stage, {}, draws, statistics)
+            g_losses.append(statistics.means()["generator/loss"])
+            ema.update(state.average, state.generator.network, schedules.ema_beta(settings.ema, 0, 4))
+        torch.testing.assert_close(torch.tensor(d_losses), g["log.d_loss"], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(torch.tensor(g_losses), g["log.g_loss"], rtol=1e-4, atol=1e-5)
+        ends = {
+            "generator": (state.generator.network, importing.transgan_v1_generator(g.prefix("G1."))),
+            "average": (state.average, importing.transgan_v1_generator(g.prefix("EMA1."))),
+            "discriminator": (
+                state.discriminator.network,
+                importing.transgan_v1_discriminator(g.prefix("D1.")),
+            ),
+        }
+        for name, (network, expected) in ends.items():
+            gaps = torch.cat(
+                [
+                    (value - expected.tensors[key]).abs().flatten()
+                    for key, value in network.state_dict().items()
+                ]
+            )
+            moved = torch.cat(
+                [
+                    (value - start).abs().flatten()
+                    for value, start in zip(
+                        expected.tensors.values(),
+                        (
+                            importing.transgan_v1_discriminator(g.prefix("D0."))
+                            if name == "discriminator"
+                            else importing.transgan_v1_generator(g.prefix("G0."))
+                        ).tensors.values(),
+                        strict=True,
+                    )
+                ]
+            )
+            assert moved.max() > 1e-4 * (0.001 if name == "average" else 1)
+            assert (gaps <= 2e-6).float().mean() >= 0.999, name
+            assert gaps.max() <= 5e-5, name
+
+
+def test_micro_batches_add_up_to_the_whole_gradient():
+    settings = config.load(
+        overrides=[*TINY, "augment.policy=[translation,cutout,color]", "objective.loss=hinge"]
+    )
+    state = TrainingState(settings, CPU)
+    reals = {
+        "real": torch.rand(4, 3, 8, 8) * 2 - 1,
+        "super_resolution": torch.rand(8, 3, 8, 8) * 2 - 1,
+    }
+    for stage in stages(settings, state.generator, state.discriminator):
+        gradients = []
+        for micro in (None, 2):
+            wanted = {name: reals[name] for name in stage.reals}
+            held = [p.detach().clone() for p in stage.moves.parameters]
+            run(stage, wanted, drawn(stage), micro_batch=micro)
+            gradients.append(stage.moves.gradient.clone())
+            with torch.no_grad():
+                for parameter, old in zip(stage.moves.parameters, held, strict=True):
+                    parameter.copy_(old)
+        torch.testing.assert_close(
+            gradients[0], gradients[1], rtol=1e-4, atol=1e-5 * float(gradients[0].abs().max())
+        )
+        assert gradients[0].abs().max() > 0
+
+
+def test_only_the_moving_player_moves():
+    settings = config.load(overrides=TINY)
+    state = TrainingState(settings, CPU)
+    d_stage, g_stage = stages(settings, state.generator, state.discriminator)
+    reals = {"real": torch.rand(4, 3, 8, 8), "super_resolution": torch.rand(8, 3, 8, 8)}
+    for stage, still in ((d_stage, state.generator), (g_stage, state.discriminator)):
+        before = [p.clone() for p in still.parameters]
+        mine = [p.clone() for p in stage.moves.parameters]
+        still.gradient.fill_(7.0)
+        run(stage, {name: reals[name] for name in stage.reals}, drawn(stage))
+        assert all(torch.equal(a, b) for a, b in zip(before, still.parameters, strict=True))
+        assert (still.gradient == 7.0).all(), "no gradient leaks into the player that stands still"
+        assert any(not torch.equal(a, b) for a, b in zip(mine, stage.moves.parameters, strict=True))
+
+
+def test_the_three_tricks_are_in_the_stages_exactly_when_switched_on():
+    base = config.load("transgan-s", overrides=["training.kimg=1"])
+    plain = config.load(
+        "transgan-s",
+        overrides=["augment.policy=[]", "generator.super_resolution=false", "generator.locality=none"],
+    )
+    for settings, on in ((base, True), (plain, False)):
+        small = settings.model_copy(
+            update={
+                "generator": settings.generator.model_copy(update={"base_dim": 64, "depths": (1, 1, 1)}),
+                "discriminator": settings.discriminator.model_copy(update={"dim": 32, "depth": 1}),
+            }
+        )
+        state = TrainingState(small, CPU)
+        d_stage, g_stage = stages(small, state.generator, state.discriminator)
+        assert ("super_resolution" in g_stage.reals) is on
+        assert bool(d_stage.spec["on_real"]["augment"]) is on
+        assert (small.training.attention_window is not None) is on
+        assert g_stage.every == 5
+
+
+@pytest.mark.parametrize("loss", ["wgangp-eps", "wgangp", "hinge", "lsgan", "non-saturating", "relativistic"])
+def test_every_loss_and_penalty_trains(loss):
+    settings = config.load(
+        overrides=[
+            *TINY,
+            "training.generator_batch=4",
+            f"objective.loss={loss}",
+            "objective.r1={gamma: 1, every: 2}",
+            "objective.r2={gamma: 1, every: 4}",
+            "objective.n_critic=1",
+        ]
+    )
+    state = TrainingState(settings, CPU)
+    made = stages(settings, state.generator, state.discriminator)
+    assert [(stage.name, stage.every) for stage in made] == [
+        ("discriminator", 1),
+        ("r1_every_2", 2),
+        ("r2_every_4", 4),
+        ("generator", 1),
+    ]
+    statistics = Statistics()
+    for stage in made:
+        run(stage, {name: torch.rand(4, 3, 8, 8) for name in stage.reals}, drawn(stage), statistics)
+    means = statistics.means()
+    assert statistics.first_not_finite() is None
+    assert means["r1_every_2/loss"] == pytest.approx(2 * means["r1_every_2/r1"], rel=1e-5)
+    assert means["discriminator/gradient_norm"] > 0
+
+
+def test_lazy_penalties_of_one_interval_share_a_stage_scaled_by_it():
+    settings = config.load(
+        overrides=[
+            *TINY,
+            "objective.loss=hinge",
+            "objective.gradient_penalty=null",
+            "objective.r1={gamma: 0.5, every: 8}",
+            "objective.r2={gamma: 0.25, every: 8}",
+        ]
+    )
+    state = TrainingState(settings, CPU)
+    penalty = stages(settings, state.generator, state.discriminator)[1]
+    assert penalty.every == 8
+    loss, observed = penalty.loss({"real": torch.rand(4, 3, 8, 8)}, drawn(penalty))
+    expected = 8 * (0.5 * observed["r1"] + 0.25 * observed["r2"])
+    torch.testing.assert_close(loss, expected)
