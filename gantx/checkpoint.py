@@ -42,7 +42,7 @@ class Header:
         path: the file.
         config: the resolved configuration of the run.
         progress: images seen, iteration, seconds of training, counts of unreported statistics.
-        data: name and fingerprint of the training images.
+        data: name, number and digest of the training images.
         versions: of gantx, Python and torch when it was written.
         digests: SHA-256 of each part (`generator`, `generator_ema`, …).
     """

@@ -24,7 +24,7 @@ def write(path, tensors=TENSORS):
     settings = config.load("transgan-tiny")
     progress = {"images": 4096, "iteration": 256, "seconds": 1.0, "observations": {}}
     checkpoint.write(
-        path, tensors, config=settings, progress=progress, data={"name": "x", "fingerprint": "f"}
+        path, tensors, config=settings, progress=progress, data={"name": "x", "digest": "f"}
     )
     return settings
 
@@ -46,7 +46,7 @@ def test_round_trip(tmp_path):
     assert header.config == settings
     assert header.images == 4096
     assert header.versions["torch"] == torch.__version__
-    assert header.data == {"name": "x", "fingerprint": "f"}
+    assert header.data == {"name": "x", "digest": "f"}
     part = checkpoint.read_part(header, "generator_ema")
     assert list(part) == ["weight"]
     torch.testing.assert_close(part["weight"], TENSORS["generator_ema.weight"])

@@ -53,7 +53,8 @@ class Prepared:
         images: uint8 [N, 3, R, R], mapped read-only from the cache.
         labels: int64 [N] in [0, len(class_names)), or None.
         class_names: names of the labels; empty without labels.
-        fingerprint: digest of the source and of the settings that shaped the images.
+        fingerprint: digest of the source and of the settings that shaped the images; names the cache.
+        digest: digest of the pixels themselves: the same images elsewhere have the same.
         name: the source's short name.
         skipped: names of the images left out because they could not be read.
     """
@@ -62,6 +63,7 @@ class Prepared:
     labels: NDArray[np.int64] | None
     class_names: tuple[str, ...]
     fingerprint: str
+    digest: str
     name: str
     skipped: tuple[str, ...]
 
@@ -100,7 +102,8 @@ def prepare(data: DataConfig, *, say: Say, progress: Progress | None = None) -> 
             raise MissingError(f"the prepared images vanished from {folder}: start again")
         origin = f"prepared in {time.perf_counter() - started:.1f} s, cached in {folder}"
     if prepared.skipped:
-        say(f"data: {len(prepared.skipped):,} unreadable images left out, see {folder / 'skipped.txt'}")
+        first = ", ".join(prepared.skipped[:5]) + (", …" if len(prepared.skipped) > 5 else "")
+        say(f"data: {len(prepared.skipped):,} unreadable left out: {first} (see {folder / 'skipped.txt'})")
     classes = f", {len(prepared.class_names):,} classes" if prepared.labels is not None else ""
     say(
         f"data: {len(prepared.images):,} image{'' if len(prepared.images) == 1 else 's'}{classes}, "
@@ -311,11 +314,12 @@ def _load(folder: Path, side: int, name: str) -> Prepared | None:
             and (labels is None or (labels.dtype == np.int64 and labels.shape == images.shape[:1]))
         )
         skipped, class_names = tuple(meta["skipped"]), tuple(meta["class_names"])
+        digest = str(meta["digest"])
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
     if not whole:
         return None
-    return Prepared(images, labels, class_names, folder.name, name, skipped)
+    return Prepared(images, labels, class_names, folder.name, digest, name, skipped)
 
 
 def _build(source: Source, data: DataConfig, folder: Path, say: Say, progress: Progress | None) -> None:
@@ -348,12 +352,14 @@ def _write(
     kept: list[int] = []
     skipped: list[tuple[int, str]] = []
     cropped = enlarged = 0
+    digest = hashlib.blake2b(digest_size=16)
     # Plain writes: a full disk is an exception here, but kills the process when it hits a mapped file.
     with (folder / "images.npy").open("wb") as file, closing(_read_all(source, data, total)) as chunks:
         _write_header(file, total, data.resolution)
         body = file.tell()
         for chunk in chunks:
             file.write(chunk.pixels.data)
+            digest.update(chunk.pixels.data)
             kept += chunk.kept
             skipped += chunk.skipped
             cropped += chunk.tally.cropped
@@ -385,6 +391,7 @@ def _write(
         "source": source.location,
         "labels": bool(source.class_names),
         "class_names": list(source.class_names),
+        "digest": digest.hexdigest(),
         "skipped": names,
     }
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")

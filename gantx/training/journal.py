@@ -47,7 +47,7 @@ class Journal:
         folder: the run's folder.
         config: the resolved configuration.
         state: what is trained.
-        data: name and fingerprint of the images, for checkpoints.
+        data: name and digest of the images, for checkpoints.
         display: what the user sees.
         stop: returns an exception to raise once the state is saved, or None to go on.
     """

@@ -133,7 +133,7 @@ def resume(
     notes: list[str] = []
     settings = _settle(settings, device, notes.append)
     prepared = prepare(settings.data, say=_both(notes, say), progress=progress)
-    if header and header.data["fingerprint"] != prepared.fingerprint:
+    if header and header.data["digest"] != prepared.digest:
         raise DataError(
             f"{settings.data.source} does not hold the images {folder.name} began with: name them with --data"
         )
@@ -170,7 +170,7 @@ def _run(
     _record(folder, settings, device, command)
     display = Display(target_images(settings))
     with StopSignals(display.say, folder) as signals:
-        data = {"name": prepared.name, "fingerprint": prepared.fingerprint, "images": len(prepared.images)}
+        data = {"name": prepared.name, "digest": prepared.digest, "images": len(prepared.images)}
         journal = Journal(folder, settings, state, data, display, signals.reason)
         try:
             journal.rewind()

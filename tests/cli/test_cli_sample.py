@@ -26,7 +26,7 @@ def run_folder(tmp_path_factory):
     state = TrainingState(config.load("transgan-tiny"), torch.device("cpu"))
     state.save(
         folder / "checkpoints" / checkpoint.checkpoint_name(0),
-        {"name": "shapes", "fingerprint": "", "images": 9},
+        {"name": "shapes", "digest": "", "images": 9},
     )
     return folder
 

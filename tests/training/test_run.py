@@ -11,6 +11,7 @@ import time
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from gantx import checkpoint, config
@@ -240,12 +241,27 @@ def test_resume_refuses_other_images_and_no_run(tmp_path):
         load_file(path),
         config=header.config,
         progress=header.progress,
-        data={**header.data, "fingerprint": "other images"},
+        data={**header.data, "digest": "other images"},
     )
     with pytest.raises(DataError, match="does not hold the images"):
         resume(folder, **{"training.kimg": 1})
     with pytest.raises(MissingError, match="is no run"):
         resume(tmp_path)
+
+
+def test_resume_finds_the_images_elsewhere(tmp_path):
+    for index in range(5):
+        picture = Image.new("RGB", (8, 8), (index * 50, 0, 90))
+        (tmp_path / "here").mkdir(exist_ok=True)
+        picture.save(tmp_path / "here" / f"{index}.png")
+    folder = start(tmp_path, "training.kimg=0.008", data=str(tmp_path / "here"))
+    (tmp_path / "here").rename(tmp_path / "there")
+    with pytest.raises(MissingError, match="here"):
+        resume(folder, **{"training.kimg": 0.016})
+    for path in (tmp_path / "there").iterdir():
+        os.utime(path, (1, 1))
+    resume(folder, **{"training.kimg": 0.016, "data.source": str(tmp_path / "there")})
+    assert checkpoint.read_header(checkpoint.find(folder)).images == 16
 
 
 def test_a_used_output_folder_is_refused(tmp_path):
