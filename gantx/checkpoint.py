@@ -117,11 +117,17 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield beside
-        with beside.open("rb") as written:
+        with beside.open("r+b") as written:  # Windows flushes only what may be written
             os.fsync(written.fileno())
         beside.replace(path)
+        if os.name == "posix":  # the new name has to survive a power cut too
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except (OSError, SafetensorError) as problem:
-        raise MissingError(f"cannot write {path}: {_reason(problem)}; nothing was changed") from problem
+        raise MissingError(f"cannot write {path}: {_reason(problem)}") from problem
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -147,8 +153,11 @@ def read_header(path: Path) -> Header:
     try:
         stored = {key: json.loads(metadata[key]) for key in ("progress", "data", "versions", "digests")}
         config = configuration.validate(json.loads(metadata["config"]))
-    except (KeyError, json.JSONDecodeError) as problem:
-        raise CheckpointError(f"{path} has a damaged header: {problem}") from problem
+        if not all(isinstance(value, dict) for value in stored.values()):
+            raise TypeError("an entry is not an object")
+        int(stored["progress"]["images"])
+    except (KeyError, TypeError, ValueError) as problem:
+        raise CheckpointError(f"{path} has a damaged header: {problem!r}") from problem
     except UsageError as problem:
         raise CheckpointError(
             f"{path} holds a configuration this gantx {gantx.__version__} does not know: {problem}"
@@ -175,7 +184,8 @@ def read_part(header: Header, part: str, device: torch.device | str = "cpu") -> 
         raise CheckpointError(f"{header.path} holds no {part} weights")
     if _digests(found).get(part) != header.digests[part]:
         raise CheckpointError(f"{header.path} is corrupt: its {part} weights do not match their digest")
-    return {name.removeprefix(prefix): tensor.to(device) for name, tensor in found.items()}
+    # Copied even on the CPU: tensors mapped from the file would keep it, and its disk space, alive.
+    return {name.removeprefix(prefix): tensor.to(device, copy=True) for name, tensor in found.items()}
 
 
 def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -222,9 +232,10 @@ def all_in(folder: Path) -> list[Path]:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all but the latest `keep` checkpoints."""
+    """Remove all but the latest `keep` checkpoints; one that cannot be removed stays."""
     for path in all_in(folder)[:-keep]:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 @contextlib.contextmanager

@@ -205,6 +205,19 @@ class AugmentConfig(Section):
 
     policy: tuple[Literal["translation", "cutout", "color", "brightness", "saturation", "contrast"], ...] = ()
 
+    @model_validator(mode="after")
+    def _each_once(self) -> AugmentConfig:
+        plain = [part for name in self.policy for part in (_COLOR if name == "color" else (name,))]
+        if twice := sorted({name for name in plain if plain.count(name) > 1}):
+            raise ValueError(
+                f"policy applies {', '.join(twice)} twice ('color' is brightness, saturation and contrast): "
+                "name every operation once"
+            )
+        return self
+
+
+_COLOR = ("brightness", "saturation", "contrast")
+
 
 # --- optimisation -----------------------------------------------------------------------------------------
 
@@ -244,7 +257,8 @@ class EMAConfig(Section):
     Attributes:
         kind: `constant` keeps `beta`; `half-life` derives it from `half_life_kimg`.
         beta: weight of the old average in each update.
-        half_life_kimg: thousand images after which an old weight counts half.
+        half_life_kimg: thousand images after which an old weight counts half, if G moves once per D step;
+            with `n_critic` D steps it lasts that many times longer, as in the released code.
         ramp: bounds the half-life by this share of the images seen so far; null for no bound.
     """
 
@@ -280,7 +294,8 @@ class TrainingConfig(Section):
         kimg: length of the run.
         batch: real images of one D step.
         generator_batch: images of one G step; null means the same as `batch`.
-        micro_batch: samples computed at once, gradients accumulating over the rest; null means all.
+        micro_batch: samples computed at once, gradients accumulating over the rest; null means all. What a
+            loss takes from the whole batch (the drift of `wgangp-eps`) is then taken per micro-batch.
         seed: seed of everything random.
         precision: fp32, bf16 autocast, or auto (bf16 on a GPU that has it, fp32 elsewhere).
         threads: CPU threads, or auto (from the cores this process may use and how busy they are).
@@ -336,7 +351,7 @@ class PaperConfig(Section):
 class RunConfig(Section):
     """Everything that decides a run. Travels inside every checkpoint."""
 
-    name: str = "custom"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "custom"
     summary: str = ""
     paper: PaperConfig | None = None
     reported: dict[str, float | str] = {}
@@ -378,6 +393,7 @@ class RunConfig(Section):
                 "so it must equal training.batch"
             )
         if self.training.attention_window and self.generator.locality == "none":
+            # One override, `generator.locality=none`, switches the whole trick off.
             return self.model_copy(
                 update={"training": self.training.model_copy(update={"attention_window": None})}
             )
@@ -511,11 +527,12 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping; ConstructorError when a key repeats."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        merge = "tag:yaml.org,2002:merge"  # `<<: *anchor` is no key of its own
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != merge]
         for index, key in enumerate(keys):
             if key in keys[:index]:
-                mark = node.value[index][0].start_mark
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' is given twice", mark)
+                what = f"the key '{key}' is given twice"
+                raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
         return super().construct_mapping(node, deep)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 import time
 from pathlib import Path
@@ -53,13 +54,27 @@ def pick_threads(wanted: str | int) -> tuple[int, str]:
     `auto` takes the cores this process may use, less those that others keep busy right now: OpenMP threads
     that wait for a core somebody else holds cost far more than they bring.
     """
-    if not isinstance(wanted, str):
-        return wanted, f"threads: {wanted} as configured"
     cores = _allowed_cores()
+    if not isinstance(wanted, str):
+        if wanted > len(cores):
+            return len(cores), f"threads: {len(cores)}, all cores this process may use, instead of {wanted}"
+        return wanted, f"threads: {wanted} as configured"
     limit = min(len(cores), _quota(), torch.get_num_threads())
     busy = _busy_cores(cores)
     threads = max(1, min(limit, int(len(cores) - busy + 0.4)))
     return threads, f"threads: {threads} of {len(cores)} cores ({busy:.1f} busy with other work)"
+
+
+def device_name(device: torch.device) -> str:
+    """What a person calls the device: the GPU's or the processor's name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def memory_gb(device: torch.device) -> float:

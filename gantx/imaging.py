@@ -35,7 +35,7 @@ def grid_shape(count: int, wanted: str | None = None) -> tuple[int, int]:
         columns = math.ceil(math.sqrt(count))
         return columns, math.ceil(count / columns)
     columns_text, _, rows_text = wanted.lower().partition("x")
-    if not (columns_text.isdigit() and rows_text.isdigit() and int(columns_text) and int(rows_text)):
+    if not (columns_text.isdecimal() and rows_text.isdecimal() and int(columns_text) and int(rows_text)):
         raise UsageError(f"grid '{wanted}': write columns x rows, for example 8x8")
     columns, rows = int(columns_text), int(rows_text)
     if columns * rows < count:

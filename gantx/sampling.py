@@ -40,7 +40,7 @@ def parse_seeds(text: str) -> list[int]:
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not first.isdecimal() or (dash and not last.isdecimal()):
             raise UsageError(f"seeds '{text}': write numbers and ranges, for example 0-63 or 1,5,9")
         if dash and int(last) < int(first):
             raise UsageError(f"seeds '{part}': the range ends before it begins")

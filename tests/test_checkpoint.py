@@ -23,9 +23,7 @@ TENSORS = {
 def write(path, tensors=TENSORS):
     settings = config.load("transgan-tiny")
     progress = {"images": 4096, "iteration": 256, "seconds": 1.0, "observations": {}}
-    checkpoint.write(
-        path, tensors, config=settings, progress=progress, data={"name": "x", "digest": "f"}
-    )
+    checkpoint.write(path, tensors, config=settings, progress=progress, data={"name": "x", "digest": "f"})
     return settings
 
 

@@ -64,6 +64,7 @@ def test_threads_respect_a_quota_and_a_wish(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert devices.pick_threads("auto")[0] == 2
     assert devices.pick_threads(3) == (3, "threads: 3 as configured")
+    assert devices.pick_threads(64)[0] == 8, "more threads than cores only get in each other's way"
 
 
 def test_busy_cores_are_measured():

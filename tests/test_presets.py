@@ -219,7 +219,7 @@ def test_tiny_is_the_measured_recipe():
     }
     objective = config.objective
     assert (objective.loss, objective.n_critic, objective.gradient_penalty) == ("relativistic", 1, None)
-    assert [(p.gamma, p.every) for p in (objective.r1, objective.r2)] == [(0.1, 8), (0.1, 8)]
+    assert [(p.gamma, p.every) for p in (objective.r1, objective.r2)] == [(0.1, 4), (0.1, 4)]
     assert config.optimizer.generator == config.optimizer.discriminator
     assert (config.optimizer.generator.lr, config.optimizer.generator.clip_norm) == (1e-3, None)
     assert config.training.batch == config.generator_batch == 16

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 
 def info(
@@ -33,7 +31,6 @@ def info(
         }
         print(json.dumps(document))
         return
-    table = Table(show_header=False, box=None, pad_edge=False)
     rows = {
         "file": str(header.path),
         "preset": header.config.name,
@@ -47,7 +44,5 @@ def info(
         "digest": header.digests.get("generator_ema", "-"),
     }
     for label, value in rows.items():
-        table.add_row(label, value)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(table)
-    console.print("\n" + header.config.to_yaml(), markup=False, end="")
+        print(f"{label:<14}{value}")
+    print("\n" + header.config.to_yaml(), end="")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 app = typer.Typer(help="List, show and copy the recipes.", no_args_is_help=True)
@@ -34,14 +36,19 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON docu
         return
     table = Table(box=None, pad_edge=False)
     for heading in ("preset", "family", "px", "paper", "summary"):
-        table.add_column(heading, no_wrap=heading in ("preset", "family"))
+        table.add_column(heading, no_wrap=heading != "summary")
     for name, preset in loaded.items():
-        reported = ", ".join(f"{key} {value}" for key, value in preset.reported.items() if key in _SCORES)
-        table.add_row(name, preset.generator.family, str(preset.data.resolution), reported, preset.summary)
-    Console(highlight=False).print(table)
+        scores = {label: preset.reported.get(key) for key, label in _SCORES.items()}
+        reported = ", ".join(
+            f"{label} {value}" for label, value in scores.items() if isinstance(value, float)
+        )
+        side = str(preset.data.resolution)
+        table.add_row(name, preset.generator.family, side, reported, escape(preset.summary))
+    # In a pipe a preset is one line, so that grep finds it whole.
+    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
 
 
-_SCORES = ("fid", "inception_score")
+_SCORES = {"inception_score": "IS", "fid": "FID"}
 
 
 @app.command("show")

@@ -23,7 +23,10 @@ def sample(
     grid: Annotated[str | None, typer.Option(help="Columns x rows of a grid: 8x8.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images computed at once (64).")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an existing output.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", "-f", help="Write over an existing output; other files in a folder stay."),
+    ] = False,
 ) -> None:
     """Paint images: one per seed, always the same image for a seed.
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from gantx.errors import UsageError
 
@@ -156,10 +155,8 @@ class _Preparing:
 
 
 def _show_plan(figures: dict[str, Any]) -> None:
-    table = Table(show_header=False, box=None, pad_edge=False)
     for label, value in figures.items():
-        table.add_row(label, value)
-    Console(highlight=False).print(table)
+        print(f"{label:<18}{value}")
 
 
 train.__doc__ = f"{train.__doc__}\n{EPILOG}"

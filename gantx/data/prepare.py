@@ -334,6 +334,7 @@ def _build(source: Source, data: DataConfig, folder: Path, say: Say, progress: P
                 f"the prepared images take {needed / 1e9:.1f} GB but {folder.parent} has {free / 1e9:.1f} GB "
                 "free: free space there or set GANTX_CACHE to another folder"
             )
+        _sweep(folder)
         beside.mkdir()
         _write(source, data, total, beside, say, progress)
         _install(beside, folder, lambda: _load(folder, data.resolution, source.name) is not None)
@@ -344,6 +345,14 @@ def _build(source: Source, data: DataConfig, folder: Path, say: Say, progress: P
         ) from problem
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _sweep(folder: Path, seconds: float = 3600.0) -> None:
+    """Remove what preparations of this set left when they were killed: nothing written for an hour."""
+    for left in folder.parent.glob(f".{folder.name}.*"):
+        times = [path.stat().st_mtime for path in (left, *left.glob("*"))]
+        if time.time() - max(times) > seconds:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _write(

@@ -77,7 +77,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     logits = q * q.shape[3] ** -0.5 @ k.transpose(2, 3)  # [B, h, M, N]
     if mask is not None:
         logits = logits.masked_fill(~mask, -math.inf)
-    return logits.softmax(3).to(v.dtype) @ v
+    seen: Tensor = logits.softmax(3).to(v.dtype) @ v
+    return seen
 
 
 class Block(nn.Module):

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gantx.draws import Draw, Draws, Spec
-from gantx.errors import UsageError
 
 TRANSLATION_RATIO = 0.2  # largest shift, as a share of the side
 CUTOUT_RATIO = 0.5  # side of the box, as a share of the side of the image
@@ -32,17 +31,8 @@ def spec(policy: Sequence[str], batch: int, resolution: int) -> Spec:
 
     Returns:
         One entry per operation, under its name.
-
-    Raises:
-        UsageError: an operation is named twice; both would use the same numbers.
     """
-    names = _expand(policy)
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise UsageError(
-            f"augment.policy applies {', '.join(sorted(twice))} twice ('color' is brightness, saturation and "
-            "contrast): name every operation once"
-        )
-    return {name: _OPERATIONS[name].spec(batch, resolution) for name in names}
+    return {name: _OPERATIONS[name].spec(batch, resolution) for name in _expand(policy)}
 
 
 def augment(images: Tensor, draws: Draws, policy: Sequence[str]) -> Tensor:

@@ -28,9 +28,10 @@ class Display:
         self._spoke = time.monotonic()
         self._live: Progress | None = None
         if self.console.is_terminal and not os.environ.get("CI"):
+            bar = (BarColumn(bar_width=24),) if self.console.width >= 120 else ()
             self._live = Progress(
                 TextColumn("kimg {task.fields[kimg]}"),
-                BarColumn(bar_width=24),
+                *bar,
                 TextColumn("{task.percentage:.0f}% {task.fields[rest]}"),
                 console=self.console,
             )

@@ -19,5 +19,6 @@ def update(average: nn.Module, network: nn.Module, beta: float) -> None:
     olds: list[Tensor] = list(average.parameters())
     news: list[Tensor] = list(network.parameters())
     torch._foreach_lerp_(olds, news, 1 - beta)
-    for old, new in zip(average.buffers(), network.buffers(), strict=False):
-        old.copy_(new)
+    current = dict(network.named_buffers())
+    for name, buffer in average.named_buffers():
+        buffer.copy_(current[name])

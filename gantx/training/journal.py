@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import re
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from gantx import checkpoint, devices, imaging, sampling
 from gantx.checkpoint import replacing
 from gantx.config import RunConfig
-from gantx.errors import DivergedError, GantxError, MissingError
+from gantx.errors import DivergedError, GantxError, MissingError, UsageError
 from gantx.training.display import Display
 from gantx.training.schedules import due
 from gantx.training.state import TrainingState
@@ -27,7 +30,8 @@ def create_folder(parent: Path, name: str) -> Path:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         while True:
-            taken = [int(path.name[:4]) for path in parent.iterdir() if re.match(r"\d{4}-", path.name)]
+            matches = [re.match(r"(\d{4,})-", path.name) for path in parent.iterdir()]
+            taken = [int(match[1]) for match in matches if match]
             folder = parent / f"{max(taken, default=0) + 1:04d}-{name}"
             try:
                 folder.mkdir()
@@ -38,6 +42,47 @@ def create_folder(parent: Path, name: str) -> Path:
         raise MissingError(
             f"cannot make a run folder in {parent}: {problem.strerror or problem}"
         ) from problem
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold a run's folder for this process; the system lets go of it however the process ends.
+
+    Raises:
+        UsageError: another process trains this run.
+        MissingError: the folder cannot be written.
+    """
+    try:
+        file = (folder / ".lock").open("a+", encoding="utf-8")
+    except OSError as problem:
+        raise MissingError(f"cannot write into {folder}: {problem.strerror or problem}") from problem
+    with file:
+        try:
+            _lock(file)
+        except OSError as problem:
+            file.seek(0)
+            raise UsageError(
+                f"{folder} is being trained by process {file.read().strip() or '?'}: wait for it or stop it"
+            ) from problem
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: IO[str]) -> None:
+        file.seek(1 << 20)  # far behind the text, which stays readable
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        file.seek(0)
+
+else:
+    import fcntl
+
+    def _lock(file: IO[str]) -> None:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class Journal:
@@ -133,6 +178,7 @@ class Journal:
         """Paint the fixed latents with the averaged generator."""
         seeds = range(self.config.training.samples)
         images = sampling.paint(self.state.average, seeds, batch=sampling.BATCH, device=self.state.device)
+        self._refuse_divergence(self.state.statistics.means())
         name = f"kimg-{self.state.images / 1000:010.3f}.png"
         text = {
             "Software": "gantx",
@@ -144,22 +190,32 @@ class Journal:
     def save(self) -> None:
         """Write a checkpoint and drop the oldest beyond `keep_checkpoints`."""
         self._refuse_divergence(self.state.statistics.means())
-        self.state.save(self.checkpoints / checkpoint.checkpoint_name(self.state.images), self.data)
+        self._flush_metrics()
+        try:
+            self.state.save(self.checkpoints / checkpoint.checkpoint_name(self.state.images), self.data)
+        except DivergedError as problem:
+            raise self._diverged(str(problem)) from None
         checkpoint.prune(self.checkpoints, self.config.training.keep_checkpoints)
 
     def rewind(self) -> None:
-        """Cut the folder back to the state: remove newer metrics and pictures, and unfinished files."""
+        """Cut the folder back to the state: remove newer metrics and pictures, and unfinished files.
+
+        Raises:
+            MissingError: the folder cannot be changed.
+        """
         images = self.state.images
-        for unfinished in self.folder.rglob(".*.part"):
-            unfinished.unlink(missing_ok=True)
-        for picture in (self.folder / "samples").glob("kimg-*.png"):
-            if (found := _SAMPLE.fullmatch(picture.name)) and round(float(found[1]) * 1000) > images:
-                picture.unlink(missing_ok=True)
+        try:
+            for unfinished in self.folder.rglob(".*.part"):
+                unfinished.unlink(missing_ok=True)
+            for picture in (self.folder / "samples").glob("kimg-*.png"):
+                if (found := _SAMPLE.fullmatch(picture.name)) and round(float(found[1]) * 1000) > images:
+                    picture.unlink(missing_ok=True)
+        except OSError as problem:
+            raise MissingError(f"cannot clean up {self.folder}: {problem.strerror or problem}") from problem
         metrics = self.folder / "metrics.jsonl"
         if metrics.is_file():
-            kept = [
-                line for line in metrics.read_text(encoding="utf-8").splitlines() if _within(line, images)
-            ]
+            text = metrics.read_text(encoding="utf-8", errors="replace")
+            kept = [line for line in text.splitlines() if _within(line, images)]
             with replacing(metrics) as beside:
                 beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
             if kept:
@@ -168,14 +224,23 @@ class Journal:
 
     def _refuse_divergence(self, means: Mapping[str, float]) -> None:
         bad = next((name for name, mean in means.items() if not math.isfinite(mean)), None)
-        if bad is None:
-            return
+        if bad is not None:
+            raise self._diverged(f"{bad} is {means[bad]}")
+
+    def _diverged(self, what: str) -> DivergedError:
         last = checkpoint.latest_in(self.checkpoints)
         where = f"the last good checkpoint is {last}" if last else "no checkpoint was written before"
-        raise DivergedError(
-            f"training diverged: {bad} is {means[bad]} by {self.state.images / 1000:g} kimg; {where}; "
-            "try a lower learning rate or clip_norm"
+        return DivergedError(
+            f"training diverged by {self.state.images / 1000:g} kimg: {what}; {where}; "
+            "try a lower learning rate or a smaller clip_norm"
         )
+
+    def _flush_metrics(self) -> None:
+        """Bring metrics.jsonl to the disk before the checkpoint that counts on it."""
+        metrics = self.folder / "metrics.jsonl"
+        if metrics.is_file():
+            with metrics.open("r+b") as file:
+                os.fsync(file.fileno())
 
     def _append(self, name: str, text: str) -> None:
         try:
@@ -183,8 +248,7 @@ class Journal:
                 file.write(text)
         except OSError as problem:
             raise MissingError(
-                f"cannot write {self.folder / name}: {problem.strerror or problem}; "
-                f"free some space, then `gantx train --resume {self.folder}`"
+                f"cannot write {self.folder / name}: {problem.strerror or problem}"
             ) from problem
 
 

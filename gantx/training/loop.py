@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from gantx.config import RunConfig
 from gantx.data.batches import Batches
@@ -36,13 +37,16 @@ def train(
         state.set_attention_window(
             schedules.attention_window(settings.attention_window, before, settings.kimg)
         )
+        fetched: dict[tuple[str, int, int], Tensor] = {}  # stages of one iteration share their images
         for stage in stages:
             if state.iteration % stage.every:
                 continue
-            reals = {
-                stream: batches.at(stream, _position(stage, stream, state), stage.batch)
-                for stream in stage.reals
-            }
+            reals = {}
+            for stream in stage.reals:
+                place = (stream, _position(stage, stream, state), stage.batch)
+                if place not in fetched:
+                    fetched[place] = batches.at(*place)
+                reals[stream] = fetched[place]
             draws = draw(
                 stage.spec, seed=settings.seed, stream=stage.name, step=state.iteration, device=state.device
             )
@@ -73,4 +77,4 @@ def _position(stage: Stage, stream: str, state: TrainingState) -> int:
 def target_images(config: RunConfig) -> int:
     """Real images D has seen when the run is over: whole iterations that reach `training.kimg`."""
     batch = config.training.batch
-    return -(-round(config.training.kimg * 1000) // batch) * batch
+    return max(1, -(-round(config.training.kimg * 1000) // batch)) * batch

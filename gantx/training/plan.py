@@ -26,13 +26,13 @@ def plan(settings: RunConfig) -> dict[str, str]:
     iterations = images // training.batch
     sizes = parameters(generator), parameters(discriminator)
     side = settings.data.resolution
-    # Three copies of G (weights, average, and two moments make four), three of D, in float32.
+    # In float32: G, its average and two moments; D and two moments.
     checkpoint_gb = (4 * sizes[0] + 3 * sizes[1]) * 4 / 2**30
     work = flops(generator, (1, *generator.latent_shape)), flops(discriminator, (1, 3, side, side))
     generator_steps = -(-iterations // settings.objective.n_critic)
     figures = {
-        "generator": f"{sizes[0]:,} parameters, {work[0]:.2f} GFLOP an image",
-        "discriminator": f"{sizes[1]:,} parameters, {work[1]:.2f} GFLOP an image",
+        "generator": f"{sizes[0]:,} parameters, {work[0]:.2f} GFLOP a forward pass",
+        "discriminator": f"{sizes[1]:,} parameters, {work[1]:.2f} GFLOP a forward pass",
         "length": f"{images / 1000:,g} kimg = {iterations:,} D steps of {training.batch} images",
         "generator steps": f"{generator_steps:,} of {settings.generator_batch} images",
         "micro-batch": str(training.micro_batch or "whole batches"),

@@ -65,7 +65,6 @@ class Game:
         logits: Tensor = self.discriminator.network(seen, q["noise"])
         return logits
 
-
     def compare(self, real: Tensor, fake: Tensor, q_real: Any, q_fake: Any) -> tuple[Tensor, Tensor]:
         """Logits of real and generated images, each [B], from one D pass over both.
 

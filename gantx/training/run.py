@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
 import platform
-import signal
+import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -20,12 +20,14 @@ from gantx.checkpoint import Header, replacing
 from gantx.config import RunConfig
 from gantx.data.batches import Batches
 from gantx.data.prepare import Prepared, prepare
-from gantx.errors import DataError, GantxError, Interrupted, MissingError, Stopped, UsageError
+from gantx.data.sources import known_names
+from gantx.errors import CheckpointError, DataError, GantxError, MissingError, UsageError
 from gantx.training.display import Display
-from gantx.training.journal import Journal, create_folder
+from gantx.training.journal import Journal, claimed, create_folder
 from gantx.training.loop import target_images, train
 from gantx.training.recipes import stages
 from gantx.training.schedules import window_scale
+from gantx.training.signals import StopAfterIteration, StopWhilePreparing
 from gantx.training.state import TrainingState
 
 # What may differ when a run goes on: its length, how often it writes, and where its images lie.
@@ -75,16 +77,18 @@ def start(
     """
     if settings.data.source is None:
         raise UsageError("no data: add --data with a folder, a zip, a known data set, or `shapes`")
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out is not None and out.is_file():
+        raise UsageError(f"{out} is a file: name a folder for the run")
+    if out is not None and out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} already exists and is not empty: name another, or go on with --resume {out}")
-    notes: list[str] = []
-    settings = _settle(settings, device, notes.append)
-    for note in notes:
-        say(note)
-    prepared = prepare(settings.data, say=_both(notes, say), progress=progress)
+    notes = _Notes(say)
+    settings = _settle(settings, device, notes)
+    with StopWhilePreparing():
+        prepared = prepare(settings.data, say=notes, progress=progress)
     folder = out or create_folder(parent, f"{settings.name}-{prepared.name}")
     _write_text(folder / "config.yaml", settings.to_yaml())
-    return _run(settings, folder, None, prepared, device, command, notes)
+    with claimed(folder):
+        return _run(settings, folder, None, prepared, device, command, notes.lines)
 
 
 def resume(
@@ -99,6 +103,9 @@ def resume(
 ) -> Path:
     """Go on with a run from its latest checkpoint, or from the beginning when it has none yet.
 
+    The run's config.yaml says where it is going (an earlier resume may have extended it), the checkpoint
+    what it was trained with so far.
+
     Args:
         folder: the run.
         changes: dotted settings from command-line flags.
@@ -110,35 +117,43 @@ def resume(
 
     Raises:
         MissingError: there is no such run.
-        UsageError: the configuration was changed, or the run is already complete.
+        UsageError: the configuration was changed, the run is complete, or another process trains it.
         DataError: the images are not those the run began with.
+        CheckpointError: the latest checkpoint cannot be read.
     """
     if not (folder / "config.yaml").is_file():
         raise MissingError(f"{folder} is no run: --resume takes the folder that `gantx train` made")
-    latest = checkpoint.latest_in(folder / "checkpoints")
-    header = checkpoint.read_header(latest) if latest else None
-    stored = header.config if header else config.load(files=[folder / "config.yaml"])
-    settings = config.load(base=stored, settings=changes, overrides=overrides)
-    changed = [key for key in config.differences(stored, settings) if key not in CHANGEABLE]
-    if changed:
-        raise UsageError(
-            f"{folder} was trained with other values of {', '.join(changed)}: resume without changing them, "
-            "or start a new run"
-        )
-    if header and header.images >= target_images(settings):
-        raise UsageError(
-            f"{folder} is already complete at {header.images / 1000:g} kimg: extend it with --kimg "
-            f"{2 * settings.training.kimg:g}"
-        )
-    notes: list[str] = []
-    settings = _settle(settings, device, notes.append)
-    prepared = prepare(settings.data, say=_both(notes, say), progress=progress)
-    if header and header.data["digest"] != prepared.digest:
-        raise DataError(
-            f"{settings.data.source} does not hold the images {folder.name} began with: name them with --data"
-        )
-    _write_text(folder / "config.yaml", settings.to_yaml())
-    return _run(settings, folder, header, prepared, device, command, notes)
+    with claimed(folder):
+        intended = config.load(files=[folder / "config.yaml"])
+        settings = config.load(base=intended, settings=changes, overrides=overrides)
+        with _naming_an_older_checkpoint(folder):
+            latest = checkpoint.latest_in(folder / "checkpoints")
+            header = checkpoint.read_header(latest) if latest else None
+        trained = header.config if header else intended
+        changed = [key for key in config.differences(trained, settings) if key not in CHANGEABLE]
+        if changed:
+            raise UsageError(
+                f"{folder} was trained with other values of {', '.join(changed)}: resume without changing "
+                "them, or start a new run"
+            )
+        if header and header.images >= target_images(settings):
+            raise UsageError(
+                f"{folder} is already complete at {header.images / 1000:g} kimg: extend it with --kimg "
+                f"{2 * settings.training.kimg:g}"
+            )
+        notes = _Notes(say)
+        settings = _settle(settings, device, notes)
+        if header:
+            _note_changes(header, settings, device, notes)
+        with StopWhilePreparing():
+            prepared = prepare(settings.data, say=notes, progress=progress)
+        if header and header.data.get("digest") != prepared.digest:
+            raise DataError(
+                f"{settings.data.source} does not hold the images {folder.name} began with: name them with "
+                "--data"
+            )
+        _write_text(folder / "config.yaml", settings.to_yaml())
+        return _run(settings, folder, header, prepared, device, command, notes.lines)
 
 
 def _run(
@@ -154,86 +169,58 @@ def _run(
     assert isinstance(training.threads, int)
     torch.set_num_threads(training.threads)
     _set_determinism(training.deterministic is True)
-    if training.precision == "bf16" and device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in fp32
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        # TF32 for what bf16 autocast leaves in fp32; whoever asks for fp32 gets fp32.
+        torch.set_float32_matmul_precision("high" if training.precision == "bf16" else "highest")
 
-    state = TrainingState(settings, device)
-    if header is not None:
-        state.restore(header)
-    batches = Batches(
-        prepared,
-        seed=training.seed,
-        mirror=settings.data.mirror,
-        device=device,
-        resident=settings.data.resident,
-    )
-    _record(folder, settings, device, command)
-    display = Display(target_images(settings))
-    with StopSignals(display.say, folder) as signals:
-        data = {"name": prepared.name, "digest": prepared.digest, "images": len(prepared.images)}
-        journal = Journal(folder, settings, state, data, display, signals.reason)
-        try:
-            journal.rewind()
-            for note in notes if header is None else []:
-                journal.log(note)
-            _announce(journal, settings, state, header)
-            gc.collect()
-            gc.freeze()  # the networks live as long as the run: no need to search them for garbage
-            journal.start()
-            train(settings, state, stages(settings, state.generator, state.discriminator), batches, journal)
-            journal.say(f"done: {state.images / 1000:g} kimg in {state.seconds:.0f} s")
-        except torch.OutOfMemoryError as problem:
-            raise MissingError(
-                f"{device} has too little memory for this step: set training.micro_batch to a divisor of "
-                f"training.batch {training.batch}, or choose a smaller preset"
-            ) from problem
-        except GantxError as problem:
-            journal.log(str(problem))
-            raise
-        finally:
-            gc.unfreeze()
-            display.close()
+    with _explaining_memory(device, training.batch):
+        state = TrainingState(settings, device)
+        if header is not None:
+            with _naming_an_older_checkpoint(folder):
+                state.restore(header)
+        batches = Batches(
+            prepared,
+            seed=training.seed,
+            mirror=settings.data.mirror,
+            device=device,
+            resident=settings.data.resident,
+        )
+        plan = stages(settings, state.generator, state.discriminator)
+        _record(folder, settings, device, command)
+        display = Display(target_images(settings))
+        with StopAfterIteration(display.say, folder) as signals, contextlib.closing(display):
+            data = {"name": prepared.name, "digest": prepared.digest, "images": len(prepared.images)}
+            journal = Journal(folder, settings, state, data, display, signals.reason)
+            try:
+                journal.rewind()
+                for note in notes:
+                    journal.log(note)
+                _announce(journal, settings, state, header)
+                with _frozen_garbage():
+                    journal.start()
+                    train(settings, state, plan, batches, journal)
+                journal.say(f"done: {state.images / 1000:g} kimg in {state.seconds:.0f} s")
+            except GantxError as problem:
+                with contextlib.suppress(MissingError):  # a full disk must not hide the reason
+                    journal.log(str(problem))
+                if isinstance(problem, MissingError):
+                    again = f"{problem}; once that is mended, go on with: gantx train --resume {folder}"
+                    raise MissingError(again) from problem
+                raise
     return folder
 
 
-class StopSignals:
-    """Turns Ctrl-C and SIGTERM into a wish to stop that the journal grants after the iteration.
+class _Notes:
+    """Lines that are said before the run has a log, kept for it."""
 
-    A second Ctrl-C stops at once. Works in the main thread; elsewhere it does nothing.
-    """
-
-    def __init__(self, say: Say, folder: Path) -> None:
+    def __init__(self, say: Say) -> None:
+        self.lines: list[str] = []
         self._say = say
-        self._folder = folder
-        self._received: int | None = None
-        self._old: dict[int, Any] = {}
 
-    def __enter__(self) -> StopSignals:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._old[number] = signal.signal(number, self._receive)
-            except ValueError:  # not the main thread
-                break
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def reason(self) -> GantxError | None:
-        """The exception to raise once the state is saved, or None."""
-        if self._received is None:
-            return None
-        error = Interrupted if self._received == signal.SIGINT else Stopped
-        return error(f"stopped; the state is saved, go on with: gantx train --resume {self._folder}")
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._received = number
-        self._say("stopping: this iteration is finished and saved first (Ctrl-C again stops at once)")
+    def __call__(self, text: str) -> None:
+        self.lines.append(text)
+        self._say(text)
 
 
 def _settle(settings: RunConfig, device: torch.device, say: Say) -> RunConfig:
@@ -245,8 +232,75 @@ def _settle(settings: RunConfig, device: torch.device, say: Say) -> RunConfig:
     threads, note = devices.pick_threads(training.threads)
     say(note)
     deterministic = device.type == "cpu" if training.deterministic is None else training.deterministic
+    if not deterministic:
+        say("deterministic: off, so a resumed run may differ in last bits (training.deterministic=true)")
     settled = {"precision": precision, "threads": threads, "deterministic": deterministic}
-    return settings.model_copy(update={"training": training.model_copy(update=settled)})
+    source = settings.data.source
+    if source not in known_names() and source is not None and Path(source).exists():
+        source = str(Path(source).resolve())  # the run may be resumed from another folder
+    return settings.model_copy(
+        update={
+            "training": training.model_copy(update=settled),
+            "data": settings.data.model_copy(update={"source": source}),
+        }
+    )
+
+
+def _note_changes(header: Header, settings: RunConfig, device: torch.device, say: Say) -> None:
+    """Say what differs from the machine of the checkpoint and may change the last bits."""
+    here = {
+        **checkpoint.versions(),
+        "device": device.type,
+        "precision": settings.training.precision,
+        "threads": settings.training.threads,
+    }
+    before = {
+        **header.versions,
+        "device": header.progress.get("device", device.type),
+        "precision": header.config.training.precision,
+        "threads": header.config.training.threads,
+    }
+    changed = [f"{key} {before[key]} → {here[key]}" for key in here if before.get(key) != here[key]]
+    if changed:
+        say(f"resuming with {', '.join(changed)}: results may differ in last bits from an unbroken run")
+
+
+@contextlib.contextmanager
+def _naming_an_older_checkpoint(folder: Path) -> Iterator[None]:
+    """Add to a CheckpointError how to go on from the checkpoint before the damaged one."""
+    try:
+        yield
+    except CheckpointError as problem:
+        older = checkpoint.all_in(folder / "checkpoints")[:-1]
+        cure = f"remove it to go on from {older[-1].name}" if older else "remove it to start over"
+        raise CheckpointError(f"{problem}; {cure}") from problem
+
+
+@contextlib.contextmanager
+def _explaining_memory(device: torch.device, batch: int) -> Iterator[None]:
+    """Turn running out of memory, on a GPU or in the host, into advice."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as problem:
+        if not isinstance(problem, MemoryError | torch.OutOfMemoryError) and (
+            "can't allocate memory" not in str(problem)
+        ):
+            raise
+        raise MissingError(
+            f"{device} has too little memory for this run: set training.micro_batch to a divisor of "
+            f"the batch {batch}, or choose a smaller preset"
+        ) from problem
+
+
+@contextlib.contextmanager
+def _frozen_garbage() -> Iterator[None]:
+    """Spare the garbage collector the networks, which live as long as the run."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _set_determinism(wanted: bool) -> None:
@@ -277,7 +331,7 @@ def _record(folder: Path, settings: RunConfig, device: torch.device, command: Se
     environment = {
         **checkpoint.versions(),
         "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
+        "device_name": devices.device_name(device),
         "system": platform.platform(),
         "cores": os.cpu_count(),
         "threads": settings.training.threads,
@@ -285,19 +339,11 @@ def _record(folder: Path, settings: RunConfig, device: torch.device, command: Se
     }
     _write_text(folder / "env.json", json.dumps(environment, indent=2) + "\n")
     lines = folder / "command.txt"
-    before = lines.read_text(encoding="utf-8") if lines.is_file() else ""
+    before = lines.read_text(encoding="utf-8", errors="replace") if lines.is_file() else ""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    _write_text(lines, f"{before}{stamp} {' '.join(command)}\n")
+    _write_text(lines, f"{before}{stamp} {shlex.join(command)}\n")
 
 
 def _write_text(path: Path, text: str) -> None:
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
-
-
-def _both(notes: list[str], say: Say) -> Say:
-    def speak(text: str) -> None:
-        notes.append(text)
-        say(text)
-
-    return speak

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -114,10 +113,6 @@ class Statistics:
     def clear(self) -> None:
         """Forget all observations."""
         self.sums, self.counts = {}, {}
-
-    def first_not_finite(self) -> str | None:
-        """Name of an observation that is NaN or infinite, or None."""
-        return next((name for name, mean in self.means().items() if not math.isfinite(mean)), None)
 
 
 def run_stage(

@@ -91,6 +91,7 @@ class TrainingState:
             "images": self.images,
             "iteration": self.iteration,
             "seconds": round(self.seconds, 3),
+            "device": self.device.type,
             "observations": self.statistics.counts,
         }
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from test_run import SMALL
+from small_run import SMALL
 from typer.testing import CliRunner
 
 from gantx.cli import app

@@ -35,7 +35,9 @@ def mirrored(images):
 
 def test_pixels_become_floats_in_minus_one_to_one():
     images = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16).repeat(3, 1)
-    made = Batches(Prepared(images, None, (), "", "", "", ()), seed=0, mirror=False, device=CPU, resident="auto")
+    made = Batches(
+        Prepared(images, None, (), "", "", "", ()), seed=0, mirror=False, device=CPU, resident="auto"
+    )
     batch = made.at("real", 0, 1)
     assert batch.dtype == torch.float32
     assert batch.shape == (1, 3, 16, 16)
@@ -111,7 +113,9 @@ def test_mirroring_flips_half_of_the_images_anew_each_epoch():
 
 def test_a_mirrored_image_is_reversed_left_to_right():
     pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 4, 4), dtype=np.uint8)
-    made = Batches(Prepared(pixels, None, (), "", "", "", ()), seed=0, mirror=True, device=CPU, resident="auto")
+    made = Batches(
+        Prepared(pixels, None, (), "", "", "", ()), seed=0, mirror=True, device=CPU, resident="auto"
+    )
     plain = torch.from_numpy(pixels[0]).float() / 127.5 - 1
     shown = made.at("real", 0, 20)
     is_plain = [torch.equal(image, plain) for image in shown]
@@ -169,7 +173,9 @@ def test_two_epochs_of_orders_are_kept():
 def test_a_mapped_set_is_not_copied(tmp_path):
     np.save(tmp_path / "images.npy", np.array(numbered(5).images))
     images = np.load(tmp_path / "images.npy", mmap_mode="r")
-    made = Batches(Prepared(images, None, (), "", "", "", ()), seed=0, mirror=True, device=CPU, resident="auto")
+    made = Batches(
+        Prepared(images, None, (), "", "", "", ()), seed=0, mirror=True, device=CPU, resident="auto"
+    )
     assert made._images.data_ptr() == images.ctypes.data
     assert len(made) == 5
     assert sorted(numbers(made.at("real", 0, 5))) == list(range(5))

@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import os
 import resource
 import shutil
 import struct
@@ -281,7 +282,8 @@ def test_bad_images_are_skipped_on_demand(tmp_path):
         np.testing.assert_array_equal(prepared.labels, [0, 0, 1])
         for index, name in enumerate("abc"):
             np.testing.assert_array_equal(pixels(prepared, index), np.asarray(images[name]))
-        assert f"data: 7 unreadable images left out, see {cache_folder()}/prepared" in said[-2]
+        assert said[-2].startswith("data: 7 unreadable left out: ")
+        assert f"(see {cache_folder()}/prepared" in said[-2]
         assert "3 images, 2 classes" in said[-1]
         assert origin in said[-1]
     listed = (cache_folder() / "prepared" / prepared.fingerprint / "skipped.txt").read_text().splitlines()
@@ -513,3 +515,19 @@ def test_real_photographs():
     np.testing.assert_array_equal(np.bincount(prepared.labels), [1000] * 10)
     assert (prepared.name, prepared.class_names[:2]) == ("cifar10-test", ("airplane", "automobile"))
     np.testing.assert_array_equal(pixels(prepared, 4321), np.asarray(ZipSource(CIFAR_TEST).read(4321)))
+
+
+def test_leftovers_of_killed_preparations_are_swept(tmp_path):
+    save(tmp_path / "set", a=photo())
+    prepared = made(tmp_path / "set")
+    folder = cache_folder() / "prepared"
+    old, recent = (folder / f".{prepared.fingerprint}.{name}" for name in ("old", "recent"))
+    for left in (old, recent):
+        left.mkdir()
+        (left / "images.npy").write_bytes(b"unfinished")
+    for path in (old / "images.npy", old):
+        os.utime(path, (1, 1))
+    (folder / prepared.fingerprint / "meta.json").unlink()
+    made(tmp_path / "set")
+    assert not old.exists()
+    assert recent.exists(), "another process may be writing it"

@@ -2,6 +2,7 @@ import pytest
 import torch
 from golden_file import GoldenFile
 
+from gantx import config
 from gantx.draws import draw, take
 from gantx.errors import UsageError
 from gantx.training.augment import augment, spec
@@ -69,7 +70,7 @@ def test_no_policy_changes_nothing():
 
 def test_an_operation_named_twice_is_refused():
     with pytest.raises(UsageError, match="applies contrast twice"):
-        spec(("contrast", "color"), 2, 8)
+        config.load(overrides=["augment.policy=[contrast, color]"])
 
 
 def test_translation_moves_pixels_and_fills_with_zeros():

@@ -1,5 +1,6 @@
 """Runs: what a run leaves behind, stopping, resuming to the bit, extending, diverging."""
 
+import contextlib
 import json
 import os
 import random
@@ -13,42 +14,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from small_run import SMALL
 
 from gantx import checkpoint, config
-from gantx.errors import DataError, DivergedError, MissingError, Stopped, UsageError
-from gantx.training import run
+from gantx.errors import CheckpointError, DataError, DivergedError, MissingError, Stopped, UsageError
+from gantx.training import journal, run, signals
 
 CPU = torch.device("cpu")
-SMALL = [
-    "name=small",
-    "data.resolution=8",
-    "data.mirror=true",
-    "data.shapes.count=37",
-    "generator.latent_dim=8",
-    "generator.base_dim=32",
-    "generator.base_size=2",
-    "generator.depths=[1,1,1]",
-    "generator.heads=2",
-    "discriminator.resolution=8",
-    "discriminator.dim=16",
-    "discriminator.depth=1",
-    "discriminator.heads=2",
-    "augment.policy=[translation,cutout,color]",
-    "objective.n_critic=2",
-    "objective.r1={gamma: 0.1, every: 3}",
-    "ema={kind: half-life, half_life_kimg: 0.1, ramp: 0.05}",
-    "optimizer.warmup_kimg=0.02",
-    "training.attention_window={steps: [[0.05, 2], [0.1, 4]], of_kimg: 0.2}",
-    "training.batch=8",
-    "training.kimg=0.2",
-    "training.micro_batch=4",
-    "training.report_kimg=0.03",
-    "training.sample_kimg=0.05",
-    "training.checkpoint_kimg=0.04",
-    "training.keep_checkpoints=2",
-    "training.samples=4",
-    "training.threads=1",
-]
 TIMINGS = {"seconds", "images_per_second", "memory_gb"}
 
 
@@ -90,6 +62,7 @@ def assert_equal_runs(one, two):
 def test_a_run_leaves_a_complete_record(tmp_path, capsys):
     folder = start(tmp_path)
     assert sorted(path.name for path in folder.iterdir()) == [
+        ".lock",
         "checkpoints",
         "command.txt",
         "config.yaml",
@@ -136,16 +109,11 @@ def test_equal_seeds_make_equal_runs_and_other_seeds_do_not(tmp_path):
 def test_sigterm_saves_and_resume_ends_like_an_uninterrupted_run(tmp_path):
     whole = start(tmp_path / "whole")
 
-    def terminate():
-        while not (tmp_path / "stopped" / "run" / "metrics.jsonl").exists():
-            time.sleep(0.002)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    killer = threading.Thread(target=terminate)
-    killer.start()
-    with pytest.raises(Stopped, match="gantx train --resume") as stopped:
+    with (
+        pytest.raises(Stopped, match="gantx train --resume") as stopped,
+        terminated_at_first_report(tmp_path / "stopped" / "run"),
+    ):
         start(tmp_path / "stopped")
-    killer.join()
     folder = tmp_path / "stopped" / "run"
     assert stopped.value.exit_code == 75
     before = final_tensors(folder)
@@ -164,16 +132,65 @@ def test_sigterm_saves_and_resume_ends_like_an_uninterrupted_run(tmp_path):
     assert any(not torch.equal(before[key], after[key]) for key in before if key.startswith("generator."))
 
 
+@contextlib.contextmanager
+def terminated_at_first_report(folder):
+    """Send this process SIGTERM once the run in `folder` has written metrics; give up after a while."""
+    over = threading.Event()
+
+    def terminate():
+        while not over.wait(0.002):
+            if (folder / "metrics.jsonl").exists():
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    killer = threading.Thread(target=terminate, daemon=True)
+    killer.start()
+    try:
+        yield
+    finally:
+        over.set()
+        killer.join()
+
+
+VARIANTS = {
+    "bf16": ["training.precision=bf16"],
+    "relativistic, streamed": [
+        "objective.loss=relativistic",
+        "objective.gradient_penalty=null",
+        "objective.r2={gamma: 0.1, every: 3}",
+        "data.resident=stream",
+        "generator.super_resolution=false",
+        "training.attention_window=null",
+    ],
+    "other batch, two threads": [
+        "training.generator_batch=12",
+        "generator.locality=neighbourhood",
+        "training.threads=2",
+    ],
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_kind_of_run_resumes_to_the_bit(tmp_path, variant):
+    values = VARIANTS[variant]
+    whole = start(tmp_path / "whole", *values)
+    folder = tmp_path / "stopped" / "run"
+    with pytest.raises(Stopped), terminated_at_first_report(folder):
+        start(tmp_path / "stopped", *values)
+    resume(folder)
+    assert_equal_runs(whole, folder)
+
+
 @pytest.mark.slow
 def test_resume_is_bit_identical_after_sigkill_at_random_moments(tmp_path):
-    whole = start(tmp_path / "whole", "training.kimg=0.4")
+    whole = start(tmp_path / "whole", "training.kimg=0.8")
     command = [sys.executable, "-m", "gantx", "train", "--data", "shapes", "--device", "cpu"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     empty = tmp_path / "settings.yaml"
     empty.write_text("{}\n")
     chance = random.Random(time.time_ns())
     folder = tmp_path / "killed"
-    extra = [*SMALL, "training.kimg=0.4"]
+    extra = [*SMALL, "training.kimg=0.8"]
     kills = 0
     for attempt in range(12):
         arguments = (
@@ -221,6 +238,95 @@ def test_resume_refuses_a_complete_run_and_extends_it(tmp_path):
         resume(folder)
     resume(folder, **{"training.kimg": 0.08})
     assert checkpoint.read_header(checkpoint.find(folder)).images == 80
+
+
+def test_an_extension_survives_a_kill_before_its_first_checkpoint(tmp_path):
+    folder = start(tmp_path, "training.kimg=0.04")
+    extended = config.load(files=[folder / "config.yaml"], overrides=["training.kimg=0.08"])
+    (folder / "config.yaml").write_text(extended.to_yaml())  # what the killed resume had written
+    resume(folder)
+    assert checkpoint.read_header(checkpoint.find(folder)).images == 80
+
+
+def test_an_edited_config_file_is_refused_by_key(tmp_path):
+    folder = start(tmp_path, "training.kimg=0.008")
+    edited = config.load(files=[folder / "config.yaml"], overrides=["objective.drift=1"])
+    (folder / "config.yaml").write_text(edited.to_yaml())
+    with pytest.raises(UsageError, match=r"objective\.drift"):
+        resume(folder, **{"training.kimg": 1})
+
+
+def test_two_processes_cannot_train_one_run(tmp_path):
+    folder = start(tmp_path, "training.kimg=0.008")
+    with journal.claimed(folder), pytest.raises(UsageError, match=f"by process {os.getpid()}"):
+        resume(folder, **{"training.kimg": 1})
+    resume(folder, **{"training.kimg": 0.016})
+
+
+def test_a_damaged_newest_checkpoint_names_the_one_before(tmp_path):
+    folder = start(tmp_path, "training.kimg=0.1")
+    older, newest = checkpoint.all_in(folder / "checkpoints")
+    newest.write_bytes(newest.read_bytes()[:-9])
+    with pytest.raises(CheckpointError, match=f"remove it to go on from {older.name}"):
+        resume(folder, **{"training.kimg": 0.2})
+    newest.unlink()
+    resume(folder)
+    assert checkpoint.read_header(checkpoint.find(folder)).images == 104
+
+
+def test_what_changed_since_the_checkpoint_is_said(tmp_path, capsys):
+    folder = start(tmp_path, "training.kimg=0.008")
+    resume(folder, **{"training.kimg": 0.016, "training.threads": 2})
+    assert "resuming with threads 1 → 2" in (folder / "train.log").read_text()
+
+
+@pytest.mark.parametrize("limit", ["checkpoint", "picture"])
+def test_a_full_disk_stops_with_advice_and_leaves_nothing_half_written(tmp_path, limit):
+    """A limit on file size stands in for the disk; the child ignores the signal and sees the error."""
+    script = (
+        "import resource, signal, sys\n"
+        "size = int(sys.argv.pop(1))\n"
+        "from gantx.training import run\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "train = run.train\n"
+        "def limited(*args):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))\n"
+        "    train(*args)\n"
+        "run.train = limited\n"
+        "from gantx.cli import main\n"
+        "main()\n"
+    )
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("{}\n")
+    folder = tmp_path / "run"
+    size = {"checkpoint": 20_000, "picture": 700}[limit]
+    values = [*SMALL, "training.report_kimg=10", "training.sample_kimg=0.02", "training.samples=16"]
+    arguments = [
+        "train",
+        "--config",
+        str(settings),
+        "--data",
+        "shapes",
+        "--device",
+        "cpu",
+        "--out",
+        str(folder),
+    ]
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(size), *arguments, *values],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 3, result.stderr
+    assert "cannot write" in result.stderr
+    assert f"gantx train --resume {folder}" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(folder.rglob("*.part"))
+    assert not list(folder.rglob("*.safetensors"))
+    resume(folder)
+    assert checkpoint.read_header(checkpoint.find(folder)).images == 200
 
 
 def test_resume_without_a_checkpoint_starts_over(tmp_path):
@@ -284,3 +390,50 @@ def test_divergence_stops_with_the_last_good_checkpoint_named(tmp_path):
     for path in checkpoint.all_in(tmp_path / "run" / "checkpoints"):
         assert all(bool(torch.isfinite(value).all()) for value in load_file(path).values())
     assert "diverged" in (tmp_path / "run" / "train.log").read_text()
+
+
+def test_weights_that_are_not_finite_stop_the_run_like_losses_do(tmp_path):
+    # G's first step, at a rate beyond all floats, is followed by no loss before the checkpoint.
+    values = ["optimizer.generator.lr=3e38", "optimizer.warmup_kimg=0", "training.checkpoint_kimg=0.008"]
+    with pytest.raises(DivergedError, match=r"not finite.*no checkpoint was written.*lower learning rate"):
+        start(tmp_path, *values)
+
+
+def test_runs_are_numbered_beyond_four_digits(tmp_path):
+    (tmp_path / "9999-a").mkdir()
+    (tmp_path / "10000-b").mkdir()
+    assert journal.create_folder(tmp_path, "c").name == "10001-c"
+
+
+def test_sigterm_while_images_are_prepared_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("GANTX_CACHE", str(tmp_path / "cache"))
+
+    def terminate(done, total):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    settings = config.load(overrides=SMALL, settings={"data.source": "shapes"})
+    with pytest.raises(Stopped, match="the same command starts again"):
+        run.start(
+            settings,
+            parent=tmp_path / "runs",
+            out=None,
+            device=CPU,
+            command=[],
+            say=print,
+            progress=terminate,
+        )
+    assert not (tmp_path / "runs").exists()
+    assert not list((tmp_path / "cache" / "prepared").iterdir())
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    said = []
+    with signals.StopAfterIteration(said.append, tmp_path) as stop:
+        assert stop.reason() is None
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.reason().exit_code == 130
+        assert str(tmp_path) in str(stop.reason())
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert len(said) == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -1,0 +1,75 @@
+"""Ctrl-C and SIGTERM: granted at once while images are prepared, after the iteration while training."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from gantx.errors import GantxError, Interrupted, Stopped
+
+
+class _Handlers:
+    """Puts `_receive` in the place of the handlers for the length of a `with`; only the main thread can."""
+
+    numbers: tuple[int, ...] = ()
+
+    def __init__(self) -> None:
+        self._old: dict[int, Any] = {}
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        raise Stopped("stopped while the images were prepared; the same command starts again")
+
+    def __enter__(self) -> Any:
+        for number in self.numbers:
+            try:
+                self._old[number] = signal.signal(number, self._receive)
+            except ValueError:  # not the main thread
+                break
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+class StopWhilePreparing(_Handlers):
+    """Makes SIGTERM raise Stopped, so that unfinished files are removed on the way out, as Ctrl-C does."""
+
+    numbers = (signal.SIGTERM,)
+
+
+class StopAfterIteration(_Handlers):
+    """Turns Ctrl-C and SIGTERM into a wish to stop that is granted once the state is saved.
+
+    A second Ctrl-C stops at once.
+
+    Args:
+        say: tells the user that the wish was heard.
+        folder: the run, to say how to go on.
+    """
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, say: Callable[[str], None], folder: Path) -> None:
+        super().__init__()
+        self._say = say
+        self._folder = folder
+        self._received: int | None = None
+
+    def reason(self) -> GantxError | None:
+        """The exception to raise once the state is saved, or None."""
+        if self._received is None:
+            return None
+        error = Interrupted if self._received == signal.SIGINT else Stopped
+        return error(f"stopped; the state is saved, go on with: gantx train --resume {self._folder}")
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._received = number
+        self._say("stopping: this iteration is finished and saved first (Ctrl-C again stops at once)")
