@@ -8,18 +8,22 @@ import pytest
 # Before anything imports torch: idle OpenMP threads must not spin against a busy neighbour.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-_connect = socket.socket.connect
+
+def _to_loopback_only(method):
+    """The socket method, refusing every address but this machine's own."""
+
+    def checked(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            host = address[0]
+            if not (host == "localhost" or host.startswith("127.") or host == "::1"):
+                raise OSError(f"tests use no network, but something wants to reach {host}")
+        return method(self, address)
+
+    return checked
 
 
-def _connect_to_loopback_only(self, address):
-    if self.family in (socket.AF_INET, socket.AF_INET6):
-        host = address[0]
-        if not (host == "localhost" or host.startswith("127.") or host == "::1"):
-            raise OSError(f"tests use no network, but something wants to reach {host}")
-    return _connect(self, address)
-
-
-socket.socket.connect = _connect_to_loopback_only
+socket.socket.connect = _to_loopback_only(socket.socket.connect)
+socket.socket.connect_ex = _to_loopback_only(socket.socket.connect_ex)
 
 
 def _resolve_loopback_only(host, *args, **kwargs):

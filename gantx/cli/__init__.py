@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 import gantx
 from gantx.cli import info, presets, sample, train
-from gantx.errors import GantxError
+from gantx.errors import GantxError, Stopped
 
 
 class Program(TyperGroup):
@@ -25,11 +25,16 @@ class Program(TyperGroup):
         """Run the subcommand; traceback only with GANTX_DEBUG=1."""
         try:
             return super().invoke(ctx)
+        except Stopped as stop:  # as asked for, so no error
+            print(stop, file=sys.stderr)
+            raise typer.Exit(stop.exit_code) from None
         except GantxError as problem:
             _complain(str(problem))
             raise typer.Exit(problem.exit_code) from None
         except KeyboardInterrupt:
-            _complain("interrupted; files that were complete before are untouched")
+            _complain(
+                "interrupted at once; complete files stay, and a run goes on with: gantx train --resume RUN"
+            )
             raise typer.Exit(130) from None
         except BrokenPipeError:  # the reader of our output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

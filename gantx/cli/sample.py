@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.progress import Progress
 
 from gantx.errors import UsageError
 
@@ -59,5 +62,15 @@ def sample(
         "gantx:images": str(header.images),
         "gantx:digest": header.digest,
     }
-    imaging.save_images(output, images, chosen, text, shape)
+    imaging.save_images(output, _shown(images, len(chosen)), chosen, text, shape)
     print(output)
+
+
+def _shown(batches: Iterator[Any], total: int) -> Iterator[Any]:
+    """Pass batches on, with a bar on stderr while a person waits in a terminal."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("painting", total=total)
+        for batch in batches:
+            yield batch
+            bar.advance(task, len(batch))

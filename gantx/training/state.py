@@ -57,15 +57,15 @@ class TrainingState:
 
     def set_attention_window(self, window: int | None) -> None:
         """Limit the attention of a generator that relaxes it; the average always attends everywhere."""
-        network: Any = self.generator.network
-        current = getattr(network, "attention_window", None)
+        network = self.generator.network
+        if not isinstance(network, models.RelaxesAttention):
+            return
         if window is None:
-            if current is not None:
-                network.attention_window = None
-        elif current is None:
+            network.attention_window = None
+        elif network.attention_window is None:
             network.attention_window = torch.tensor(window, device=self.device)
         else:
-            current.fill_(window)
+            network.attention_window.fill_(window)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything a checkpoint stores, under the keys of the checkpoint format."""
