@@ -237,8 +237,9 @@ class Generator(nn.Module):
         self.from_rgb = nn.Linear(3, dims[1]) if super_resolution else None
         if super_resolution:
             self.low_resolution = self.sides[1]
-        # How far training has come is no property of the network: the window is not saved with it.
-        self.register_buffer("attention_window", None, persistent=False)
+        # How far training has come is no property of the network: no buffer, and not saved with it. A plain
+        # attribute is also what `isinstance(network, RelaxesAttention)` can see.
+        self.attention_window = None
 
         if init == "compact":
             initialize_compact(self)
