@@ -116,7 +116,10 @@ def replacing(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        beside.touch()
+        mode = beside.stat().st_mode
         yield beside
+        beside.chmod(mode)  # safetensors hides its files from everybody else
         with beside.open("r+b") as written:  # Windows flushes only what may be written
             os.fsync(written.fileno())
         beside.replace(path)

@@ -50,6 +50,9 @@ def test_round_trip(tmp_path):
     torch.testing.assert_close(part["weight"], TENSORS["generator_ema.weight"])
     assert list(checkpoint.read_part(header, "optimizer")) == ["generator.weight.step"]
     assert [p.name for p in path.parent.iterdir()] == [path.name], "nothing is left beside the file"
+    ordinary = tmp_path / "ordinary"
+    ordinary.touch()
+    assert path.stat().st_mode == ordinary.stat().st_mode, "whoever may read files may read checkpoints"
 
 
 def test_a_tensor_that_is_not_finite_is_never_written(tmp_path):
