@@ -15,6 +15,7 @@ and renamed when complete, so that it is either whole or not there.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -97,7 +98,7 @@ def prepare(data: DataConfig, *, say: Say, progress: Progress | None = None) -> 
         say(f"data: preparing {source.location} at {data.resolution}×{data.resolution}")
         started = time.perf_counter()
         _build(source, data, folder, say, progress)
-        prepared = _load(folder, data.resolution, source.name)
+        prepared = _load_patiently(folder, data.resolution, source.name)
         if prepared is None:
             raise MissingError(f"the prepared images vanished from {folder}: start again")
         origin = f"prepared in {time.perf_counter() - started:.1f} s, cached in {folder}"
@@ -322,6 +323,15 @@ def _load(folder: Path, side: int, name: str) -> Prepared | None:
     return Prepared(images, labels, class_names, folder.name, digest, name, skipped)
 
 
+def _load_patiently(folder: Path, side: int, name: str) -> Prepared | None:
+    """As `_load`, but waits a second for another process that is just replacing the folder."""
+    for _ in range(20):
+        if (prepared := _load(folder, side, name)) is not None:
+            return prepared
+        time.sleep(0.05)
+    return None
+
+
 def _build(source: Source, data: DataConfig, folder: Path, say: Say, progress: Progress | None) -> None:
     """Make the set in a folder beside `folder`, then rename it; nothing is left behind on failure."""
     total = len(source)  # may download, with errors of its own
@@ -417,8 +427,9 @@ def _install(made: Path, folder: Path, is_whole: Callable[[], bool]) -> None:
         try:
             made.rename(folder)
             return
-        except OSError:
-            if not folder.is_dir():
+        except OSError as problem:
+            # Taken a moment ago counts as taken, even if the other process has moved it aside since.
+            if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST) and not folder.is_dir():
                 raise
         if is_whole():
             return
