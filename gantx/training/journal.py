@@ -113,6 +113,7 @@ class Journal:
         self.display = display
         self.stop = stop
         self.checkpoints = folder / "checkpoints"
+        self.last_picture: Path | None = None
         self._clock = time.monotonic()
         self._reported = (state.images, state.seconds)
 
@@ -185,7 +186,8 @@ class Journal:
             "gantx:preset": self.config.name,
             "gantx:images": str(self.state.images),
         }
-        imaging.save_images(self.folder / "samples" / name, images, seeds, text)
+        self.last_picture = self.folder / "samples" / name
+        imaging.save_images(self.last_picture, images, seeds, text)
 
     def save(self) -> None:
         """Write a checkpoint and drop the oldest beyond `keep_checkpoints`."""

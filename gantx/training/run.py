@@ -201,6 +201,7 @@ def _run(
                     journal.start()
                     train(settings, state, plan, batches, journal)
                 journal.say(f"done: {state.images / 1000:g} kimg in {state.seconds:.0f} s")
+                journal.say(f"look at {journal.last_picture}")
             except GantxError as problem:
                 with contextlib.suppress(MissingError):  # a full disk must not hide the reason
                     journal.log(str(problem))

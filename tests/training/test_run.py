@@ -85,7 +85,9 @@ def test_a_run_leaves_a_complete_record(tmp_path, capsys):
     assert "data: 37 images" in (folder / "train.log").read_text()
     assert json.loads((folder / "env.json").read_text())["torch"] == torch.__version__
     assert "gantx train" in (folder / "command.txt").read_text()
-    assert "done: 0.2 kimg" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "done: 0.2 kimg" in said
+    assert f"look at {folder / 'samples' / 'kimg-000000.200.png'}" in said.replace("\n", "")
 
 
 def test_runs_are_numbered(tmp_path):
