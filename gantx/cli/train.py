@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -74,20 +74,7 @@ def train(
                 "--resume knows the run's configuration: leave --preset, --config, --out, --dry-run and "
                 "--print-config away"
             )
-        from gantx import devices
-        from gantx.training import run
-
-        with _Preparing() as preparing:
-            folder = run.resume(
-                resume,
-                changes=changes,
-                overrides=texts,
-                device=devices.pick_device(device),
-                command=sys.argv,
-                say=preparing.say,
-                progress=preparing.show,
-            )
-        print(folder)
+        _run(device, "resume", resume, changes=changes, overrides=texts)
         return
 
     if preset is None and not config:
@@ -103,18 +90,19 @@ def train(
         _show_plan(plan.plan(settings))
         return
 
+    _run(device, "start", settings, parent=runs, out=out)
+
+
+def _run(device: str, how: Literal["start", "resume"], what: Any, **options: Any) -> None:
+    """Train by `run.start` or `run.resume`, showing what happens before the run has a log of its own."""
     from gantx import devices
     from gantx.training import run
 
+    place = devices.pick_device(device)
+    train_it = run.start if how == "start" else run.resume
     with _Preparing() as preparing:
-        folder = run.start(
-            settings,
-            parent=runs,
-            out=out,
-            device=devices.pick_device(device),
-            command=sys.argv,
-            say=preparing.say,
-            progress=preparing.show,
+        folder = train_it(
+            what, device=place, command=sys.argv, say=preparing.say, progress=preparing.show, **options
         )
     print(folder)
 
