@@ -185,14 +185,14 @@ def test_every_kind_of_run_resumes_to_the_bit(tmp_path, variant):
 
 @pytest.mark.slow
 def test_resume_is_bit_identical_after_sigkill_at_random_moments(tmp_path):
-    whole = start(tmp_path / "whole", "training.kimg=0.8")
+    whole = start(tmp_path / "whole", "training.kimg=1.6")
     command = [sys.executable, "-m", "gantx", "train", "--data", "shapes", "--device", "cpu"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     empty = tmp_path / "settings.yaml"
     empty.write_text("{}\n")
     chance = random.Random(time.time_ns())
     folder = tmp_path / "killed"
-    extra = [*SMALL, "training.kimg=0.8"]
+    extra = [*SMALL, "training.kimg=1.6"]
     kills = 0
     for attempt in range(12):
         arguments = (
@@ -210,7 +210,7 @@ def test_resume_is_bit_identical_after_sigkill_at_random_moments(tmp_path):
             size = _progress(folder)
             while process.poll() is None and _progress(folder) == size and time.monotonic() < deadline:
                 time.sleep(0.005)
-            time.sleep(chance.uniform(0, 0.3))
+            time.sleep(chance.uniform(0, 0.1))
             process.kill()
         _, errors = process.communicate()
         if process.returncode == 0:
