@@ -45,9 +45,14 @@ def test_learning_rate_is_constant_by_default():
     assert schedules.learning_rate_factor(OptimizerConfig(), 10**9, 1) == 1
 
 
-def test_ema_table_of_the_released_code():
+def test_ema_and_decay_tables_of_the_released_code():
+    decay = OptimizerConfig(decay_from=0, decay_to=0)
     with GoldenFile("transgan/ema_lr") as g:
-        g["lr.table"]  # the released decay is never enabled, and its end point is never reached: not ours
+        # The last column is what the released code sets: like the one before, but never the final zero.
+        for end, step, rate, released in g["lr.table"].tolist():
+            factor = schedules.learning_rate_factor(decay, int(step), end / 1000)
+            assert 1e-4 * factor == pytest.approx(rate, rel=1e-9, abs=1e-18)
+            assert step >= end or released == rate
         for kimg, warmup, flat, batch, world, step, beta in g["ema.table"].tolist():
             whole = int(batch * world)
             if warmup:
