@@ -9,10 +9,8 @@ Keys: `generator.*`, `generator_ema.*`, `discriminator.*`, `optimizer.<network>.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
-import os
 import platform
 import re
 from collections.abc import Iterator, Mapping
@@ -27,6 +25,7 @@ from torch import Tensor, nn
 
 import gantx
 from gantx import config as configuration
+from gantx.atomic import replacing
 from gantx.config import RunConfig
 from gantx.errors import CheckpointError, DivergedError, MissingError, UsageError
 
@@ -103,37 +102,10 @@ def write(
         "digests": json.dumps(_digests(held)),
     }
     with replacing(path) as beside:
-        save_file(held, beside, metadata)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`; on success flush it and rename it, on failure remove it.
-
-    Raises:
-        MissingError: the disk is full or the folder cannot be written.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.touch()
-        mode = beside.stat().st_mode
-        yield beside
-        beside.chmod(mode)  # safetensors hides its files from everybody else
-        with beside.open("r+b") as written:  # Windows flushes only what may be written
-            os.fsync(written.fileno())
-        beside.replace(path)
-        if os.name == "posix":  # the new name has to survive a power cut too
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    except (OSError, SafetensorError) as problem:
-        raise MissingError(f"cannot write {path}: {_reason(problem)}") from problem
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+        try:
+            save_file(held, beside, metadata)
+        except SafetensorError as problem:  # how safetensors reports a full disk
+            raise OSError(str(problem)) from problem
 
 
 def read_header(path: Path) -> Header:
@@ -262,11 +234,3 @@ def _digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
         part.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         part.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return {part: value.hexdigest() for part, value in hashes.items()}
-
-
-def _reason(problem: Exception) -> str:
-    if isinstance(problem, OSError) and problem.errno == errno.ENOSPC:
-        return "the disk is full"
-    if isinstance(problem, OSError) and problem.strerror:
-        return problem.strerror
-    return str(problem)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from gantx.atomic import replacing
 from gantx.errors import MissingError, UsageError, closest
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -435,13 +436,8 @@ def copy_preset(name: str, destination: Path) -> Path:
     target = destination / source.name if destination.is_dir() else destination
     if target.exists():
         raise UsageError(f"{target} already exists: remove it or name another file")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    with replacing(target) as beside:
         shutil.copyfile(source, beside)
-        beside.replace(target)
-    except OSError as problem:
-        raise MissingError(f"cannot write {target}: {problem.strerror or problem}") from problem
     return target
 
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from gantx.checkpoint import replacing
+from gantx.atomic import replacing
 from gantx.errors import UsageError
 
 

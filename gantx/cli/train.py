@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from gantx.errors import UsageError
-
-EPILOG = """
-Examples:
-
-  gantx train --preset transgan-tiny --data shapes
-
-  gantx train --preset transgan-s --data ./cifar --kimg 2000 augment.policy=[]
-
-  gantx train --resume runs/0001-transgan-s-cifar
-"""
 
 
 def train(
@@ -53,7 +45,16 @@ def train(
         bool, typer.Option("--print-config", help="Print the resolved configuration as YAML; write nothing.")
     ] = False,
 ) -> None:
-    """Train a GAN on a folder of images."""
+    """Train a GAN on a folder of images.
+
+    Examples:
+
+      gantx train --preset transgan-tiny --data shapes
+
+      gantx train --preset transgan-s --data ./cifar --kimg 2000 augment.policy=[]
+
+      gantx train --resume runs/0001-transgan-s-cifar
+    """
     from gantx import config as configuration
 
     flags: dict[str, Any] = {
@@ -74,7 +75,9 @@ def train(
                 "--resume knows the run's configuration: leave --preset, --config, --out, --dry-run and "
                 "--print-config away"
             )
-        _run(device, "resume", resume, changes=changes, overrides=texts)
+        from gantx.training import run
+
+        _follow(device, partial(run.resume, resume, changes=changes, overrides=texts))
         return
 
     if preset is None and not config:
@@ -90,20 +93,18 @@ def train(
         _show_plan(plan.plan(settings))
         return
 
-    _run(device, "start", settings, parent=runs, out=out)
-
-
-def _run(device: str, how: Literal["start", "resume"], what: Any, **options: Any) -> None:
-    """Train by `run.start` or `run.resume`, showing what happens before the run has a log of its own."""
-    from gantx import devices
     from gantx.training import run
 
+    _follow(device, partial(run.start, settings, parent=runs, out=out))
+
+
+def _follow(device: str, work: Callable[..., Path]) -> None:
+    """Let `work` train, showing what happens before the run has a log of its own; print its folder."""
+    from gantx import devices
+
     place = devices.pick_device(device)
-    train_it = run.start if how == "start" else run.resume
     with _Preparing() as preparing:
-        folder = train_it(
-            what, device=place, command=sys.argv, say=preparing.say, progress=preparing.show, **options
-        )
+        folder = work(device=place, command=sys.argv, say=preparing.say, progress=preparing.show)
     print(folder)
 
 
@@ -145,6 +146,3 @@ class _Preparing:
 def _show_plan(figures: dict[str, Any]) -> None:
     for label, value in figures.items():
         print(f"{label:<18}{value}")
-
-
-train.__doc__ = f"{train.__doc__}\n{EPILOG}"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gantx import checkpoint, devices, imaging, sampling
-from gantx.checkpoint import replacing
+from gantx.atomic import replacing
 from gantx.config import RunConfig
 from gantx.errors import DivergedError, GantxError, MissingError, UsageError
 from gantx.training.display import Display
@@ -240,9 +240,12 @@ class Journal:
     def _flush_metrics(self) -> None:
         """Bring metrics.jsonl to the disk before the checkpoint that counts on it."""
         metrics = self.folder / "metrics.jsonl"
-        if metrics.is_file():
-            with metrics.open("r+b") as file:
-                os.fsync(file.fileno())
+        try:
+            if metrics.is_file():
+                with metrics.open("r+b") as file:
+                    os.fsync(file.fileno())
+        except OSError as problem:
+            raise MissingError(f"cannot write {metrics}: {problem.strerror or problem}") from problem
 
     def _append(self, name: str, text: str) -> None:
         try:

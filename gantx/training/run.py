@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from gantx import checkpoint, config, devices
-from gantx.checkpoint import Header, replacing
+from gantx.atomic import replacing
+from gantx.checkpoint import Header
 from gantx.config import RunConfig
 from gantx.data.batches import Batches
 from gantx.data.prepare import Prepared, prepare

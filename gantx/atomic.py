@@ -1,0 +1,40 @@
+"""Files that are whole or not there: written beside their name, flushed, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from gantx.errors import MissingError
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`; on success flush it and rename it, on failure remove it.
+
+    Raises:
+        MissingError: the disk is full or the folder cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.touch()
+        mode = beside.stat().st_mode
+        yield beside
+        beside.chmod(mode)  # safetensors hides its files from everybody else
+        with beside.open("r+b") as written:  # Windows flushes only what may be written
+            os.fsync(written.fileno())
+        beside.replace(path)
+        if os.name == "posix":  # the new name has to survive a power cut too
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except OSError as problem:
+        raise MissingError(f"cannot write {path}: {problem.strerror or problem}") from problem
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
