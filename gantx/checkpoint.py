@@ -195,6 +195,18 @@ def find(target: Path) -> Path:
     )
 
 
+def newest_run(folder: Path) -> Path:
+    """The run of the highest number in a folder of runs that has a checkpoint.
+
+    Raises:
+        MissingError: there is none.
+    """
+    runs = [path for path in folder.glob("*/") if latest_in(path / "checkpoints")]
+    if not runs:
+        raise MissingError(f"no run with a checkpoint in {folder.absolute()}: name a run, or train one first")
+    return max(runs, key=lambda run: (int(match[1]) if (match := re.match(r"(\d+)-", run.name)) else -1, run))
+
+
 def latest_in(folder: Path) -> Path | None:
     """The checkpoint with the most images in a folder, or None."""
     found = all_in(folder)

@@ -47,6 +47,7 @@ class DataConfig(Section):
 
     Attributes:
         source: folder, zip, archive, or a known name such as `cifar10` or `shapes`; set by `--data`.
+        split: the images to train on, or those the set holds back for testing.
         resolution: side of the square images in pixels.
         mirror: flip each image left-right with probability one half.
         on_bad_image: stop at an unreadable image, or skip it and list it.
@@ -56,6 +57,7 @@ class DataConfig(Section):
     """
 
     source: str | None = None
+    split: Literal["train", "test"] = "train"
     resolution: Annotated[int, Field(ge=4, le=2048)] = 32
     mirror: bool = False
     on_bad_image: Literal["error", "skip"] = "error"
@@ -184,6 +186,8 @@ class ObjectiveConfig(Section):
         n_critic: D steps per G step.
         super_resolution_weight: weight of the co-training term of a generator built with
             `super_resolution` (MSE between the painted and the original image).
+        gradient_leak: D's next step starts from the gradients that the last G step left in D, as the released
+            training code of TransGAN version 2 does by oversight; costs a little time.
     """
 
     loss: Literal["wgangp-eps", "wgangp", "hinge", "lsgan", "non-saturating", "relativistic"] = "wgangp-eps"
@@ -193,6 +197,7 @@ class ObjectiveConfig(Section):
     r2: ZeroCenteredPenaltyConfig | None = None
     n_critic: Positive = 5
     super_resolution_weight: Annotated[float, Field(gt=0)] = 50.0
+    gradient_leak: bool = False
 
     @model_validator(mode="after")
     def _bounded(self) -> ObjectiveConfig:
@@ -306,6 +311,8 @@ class TrainingConfig(Section):
         sample_kimg: how often a picture of fixed latents is painted.
         checkpoint_kimg: how often the state is saved.
         keep_checkpoints: how many of the latest checkpoints stay.
+        evaluate_every: how often the averaged generator is scored as `evaluation` says; null for never. The
+            best checkpoint by the first metric is kept in checkpoints/best.
         samples: images of the sample picture.
     """
 
@@ -322,6 +329,7 @@ class TrainingConfig(Section):
     sample_kimg: Annotated[float, Field(gt=0)] = 50.0
     checkpoint_kimg: Annotated[float, Field(gt=0)] = 50.0
     keep_checkpoints: Positive = 3
+    evaluate_every: Annotated[float, Field(gt=0)] | None = None
     samples: Annotated[int, Field(ge=1, le=4096)] = 64
 
 
@@ -330,15 +338,22 @@ class EvaluationConfig(Section):
 
     Attributes:
         protocol: named protocol of resizing, reference and quantisation.
-        metrics: what is computed.
-        num: generated images.
+        metrics: what is computed; the first one decides which checkpoint of a run is the best.
+        features: the network that sees the images: `inception`, the built-in `random`, or a .pt2 or .onnx
+            file.
+        num: generated images; null takes the protocol's number.
+        num_during_training: generated images of one evaluation by `training.evaluate_every`.
     """
 
     protocol: Literal[
         "clean-50k", "stylegan-50k-full", "transgan-test", "vitgan-release", "ganformer-50k"
     ] = "clean-50k"
-    metrics: tuple[Literal["fid", "kid", "is", "pr", "dc"], ...] = ("fid",)
-    num: Positive = 50_000
+    metrics: Annotated[tuple[Literal["fid", "kid", "is", "pr", "dc", "modes"], ...], Field(min_length=1)] = (
+        "fid",
+    )
+    features: str = "inception"
+    num: Annotated[int, Field(ge=2)] | None = None
+    num_during_training: Annotated[int, Field(ge=2)] = 5000
 
 
 class PaperConfig(Section):

@@ -65,6 +65,13 @@ def pick_threads(wanted: str | int) -> tuple[int, str]:
     return threads, f"threads: {threads} of {len(cores)} cores ({busy:.1f} busy with other work)"
 
 
+def use_threads(wanted: str | int) -> str:
+    """Give torch the CPU threads that `pick_threads` chooses; returns the sentence that says why."""
+    threads, note = pick_threads(wanted)
+    torch.set_num_threads(threads)
+    return note
+
+
 def device_name(device: torch.device) -> str:
     """What a person calls the device: the GPU's or the processor's name."""
     if device.type == "cuda":

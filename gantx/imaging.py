@@ -85,19 +85,21 @@ def save_images(
     seeds: Sequence[int],
     text: Mapping[str, str],
     shape: tuple[int, int] | None = None,
+    origin: str = "seed",
 ) -> None:
     """Save sampled images in the form the name asks for.
 
-    `.png` is a grid, `.zip` an archive of PNGs, `.npy` an array uint8 [N, H, W, 3], and a name without a
-    suffix a folder of PNGs. Single images are called `seed-000007.png`. Memory stays constant for folders
-    and zips.
+    `.png` is a grid, `.zip` an archive of PNGs, `.npy` an array [N, H, W, 3] of the type of the batches, and
+    a name without a suffix a folder of PNGs. Single images are called `seed-000007.png`. Memory stays
+    constant for folders and zips.
 
     Args:
         path: where to.
-        batches: uint8 [n, 3, H, W] in the order of `seeds`.
-        seeds: one per image.
-        text: where the images come from; the seed is added.
+        batches: uint8 [n, 3, H, W] in the order of `seeds`; any type for `.npy`.
+        seeds: one number per image.
+        text: where the images come from; the number is added.
         shape: (columns, rows) of a grid.
+        origin: what the numbers count.
 
     Raises:
         MissingError: the disk is full or the folder cannot be written.
@@ -107,18 +109,18 @@ def save_images(
         case ".png":
             columns, rows = shape or grid_shape(len(seeds))
             sheet = grid(torch.cat(list(batches)), columns, rows)
-            write_png(path, sheet, {**text, "gantx:seeds": _compact(seeds)})
+            write_png(path, sheet, {**text, f"gantx:{origin}s": _compact(seeds)})
         case ".npy":
             arrays = [batch.permute(0, 2, 3, 1).numpy() for batch in batches]
             with replacing(path) as beside, beside.open("wb") as file:
                 np.save(file, np.concatenate(arrays))
         case ".zip":
             with replacing(path) as beside, zipfile.ZipFile(beside, "w") as archive:
-                for name, data in _named_pngs(batches, seeds, text):
+                for name, data in _named_pngs(batches, seeds, text, origin):
                     # A fixed date: equal images make equal archives.
                     archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
         case "":
-            for name, data in _named_pngs(batches, seeds, text):
+            for name, data in _named_pngs(batches, seeds, text, origin):
                 with replacing(path / name) as beside:
                     beside.write_bytes(data)
         case _:
@@ -126,13 +128,13 @@ def save_images(
 
 
 def _named_pngs(
-    batches: Iterable[Tensor], seeds: Sequence[int], text: Mapping[str, str]
+    batches: Iterable[Tensor], seeds: Sequence[int], text: Mapping[str, str], origin: str
 ) -> Iterable[tuple[str, bytes]]:
     remaining = iter(seeds)
     for batch in batches:
         for image in batch:
             seed = next(remaining)
-            yield f"seed-{seed:06d}.png", encode_png(image, {**text, "gantx:seed": str(seed)})
+            yield f"{origin}-{seed:06d}.png", encode_png(image, {**text, f"gantx:{origin}": str(seed)})
 
 
 def _compact(seeds: Sequence[int]) -> str:

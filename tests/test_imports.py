@@ -19,7 +19,7 @@ ROOT = PACKAGE.parent
 
 # A module may import its own line and every line above it. A package stands for all its modules.
 ORDER = [
-    {"gantx.errors", "gantx.atomic", "gantx.draws", "gantx.devices"},
+    {"gantx.errors", "gantx.atomic", "gantx.locks", "gantx.draws", "gantx.devices"},
     {"gantx.config"},
     {"gantx.models"},
     {"gantx.data"},
@@ -32,7 +32,14 @@ ORDER = [
     {"gantx.cli"},
     {"gantx.__main__"},
 ]
-TORCH_FREE = ("gantx.errors", "gantx.atomic", "gantx.config", "gantx.cli")
+TORCH_FREE = (
+    "gantx.errors",
+    "gantx.atomic",
+    "gantx.config",
+    "gantx.evaluation.results",
+    "gantx.evaluation.reports",
+    "gantx.cli",
+)
 HEAVY = {"torch", "torchvision", "numpy", "PIL", "cleanfid", "safetensors"}
 FILES_AND_DATA = {"pathlib", "io", "os", "shutil", "tempfile", "zipfile", "safetensors", "PIL", "torchvision"}
 GENERIC_NAMES = {"util", "utils", "helper", "helpers", "common", "misc"}

@@ -58,6 +58,12 @@ def test_the_wheel_carries_presets_and_the_typing_mark(wheel):
     assert preset == (ROOT / "presets" / "transgan-tiny.yaml").read_bytes()
 
 
+def test_the_wheel_carries_the_weights_of_the_recogniser_of_shapes(wheel):
+    weights = "gantx/evaluation/shapes_recogniser.safetensors"
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read(weights) == (ROOT / weights).read_bytes()
+
+
 def test_the_wheel_carries_the_package_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()

@@ -46,7 +46,7 @@ def test_different_seeds_paint_different_images(generator):
 
 def test_pixels_are_clamped_and_rounded():
     values = torch.tensor([-9.0, -1.0, 0.0, 1 / 255, 1.0, 9.0])
-    assert sampling.to_uint8(values).tolist() == [0, 0, 128, 128, 255, 255]
+    assert sampling.quantise(values).tolist() == [0, 0, 128, 128, 255, 255]
 
 
 @pytest.mark.parametrize(

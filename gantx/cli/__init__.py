@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 import gantx
-from gantx.cli import info, presets, sample, train
+from gantx.cli import assets, evaluate, info, presets, sample, stats, train
 from gantx.errors import GantxError, Stopped
 
 
@@ -64,8 +64,11 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("sample")(sample.sample)
+app.command("eval")(evaluate.evaluate)
+app.command("stats", rich_help_panel="More")(stats.stats)
 app.command("info", rich_help_panel="More")(info.info)
 app.add_typer(presets.app, name="presets", rich_help_panel="More")
+app.add_typer(assets.app, name="assets", rich_help_panel="More")
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from gantx.cli.waiting import Waiting
 from gantx.errors import UsageError
 
 
@@ -103,44 +103,14 @@ def _follow(device: str, work: Callable[..., Path]) -> None:
     from gantx import devices
 
     place = devices.pick_device(device)
-    with _Preparing() as preparing:
-        folder = work(device=place, command=sys.argv, say=preparing.say, progress=preparing.show)
+    with Waiting() as waiting:
+        folder = work(
+            device=place,
+            command=sys.argv,
+            say=waiting.say,
+            progress=partial(waiting.show, "preparing images"),
+        )
     print(folder)
-
-
-class _Preparing:
-    """Shows the preparation of images: a bar in a terminal, lines elsewhere."""
-
-    def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
-        self._bar: Any = None
-
-    def __enter__(self) -> _Preparing:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._close()
-
-    def say(self, text: str) -> None:
-        self._close()
-        self._console.print(text, markup=False, soft_wrap=True)
-
-    def show(self, done: int, total: int) -> None:
-        if self._console.is_terminal and self._bar is None:
-            from rich.progress import Progress
-
-            self._bar = Progress(console=self._console, transient=True)
-            self._bar.add_task("preparing images", total=total)
-            self._bar.start()
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=done, total=total)
-            if done >= total:
-                self._close()
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
 
 
 def _show_plan(figures: dict[str, Any]) -> None:

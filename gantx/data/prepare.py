@@ -77,7 +77,8 @@ def prepare(data: DataConfig, *, say: Say, progress: Progress | None = None) -> 
     Args:
         data: which images, and how they are shaped.
         say: takes one line of log.
-        progress: called with (done, total) images from time to time while the set is made.
+        progress: called with (done, total) from time to time while the set is made: bytes while its archive
+            is downloaded, then images.
 
     Raises:
         UsageError: no source is set.
@@ -85,7 +86,7 @@ def prepare(data: DataConfig, *, say: Say, progress: Progress | None = None) -> 
         DataError: no image, an unreadable image (unless `data.on_bad_image` is "skip"), an image smaller
             than the resolution (unless `data.allow_upscale`), or an archive that is not the published one.
     """
-    source = open_source(data)
+    source = open_source(data, progress)
     for note in source.notes:
         say(f"data: {note}")
     fingerprint = _fingerprint(source, data)

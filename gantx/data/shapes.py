@@ -4,19 +4,22 @@
   saturated colours, at a random place, on a ground of a random dim colour, with anti-aliased edges.
 - With one shape, the 18 pairs of kind and colour are the classes (kind * 6 + colour): modes that can be
   counted, so that a missing one shows.
-- Image i depends on (seed, number of shapes, i, resolution) alone, and its factors not on the resolution:
-  the numbers come from a counter-based generator (Philox, Salmon et al. 2011) placed at i.
+- Image i depends on (seed, number of shapes, split, i, resolution) alone, and its factors not on the
+  resolution: the numbers come from a counter-based generator (Philox, Salmon et al. 2011) placed at i.
+- The two splits draw from streams of their own, so that no test image is a training image.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gantx.config import ShapesConfig
+
+Split: TypeAlias = Literal["train", "test"]
 
 KINDS = ("circle", "square", "triangle")
 COLOURS = ("red", "green", "blue", "yellow", "magenta", "cyan")
@@ -40,6 +43,8 @@ _REACH = np.array(
     ]
 )
 _PER_GROUND, _PER_SHAPE = 4, 8  # random numbers taken; multiples of the four that Philox makes at a time
+# In the names of streams and fingerprints. That of training stays empty, or prepared sets would be made anew.
+_SUFFIX: dict[Split, str] = {"train": "", "test": "/test"}
 
 
 class Factors(NamedTuple):
@@ -60,10 +65,11 @@ class Factors(NamedTuple):
     ground: NDArray[np.float32]
 
 
-def factors(shapes: ShapesConfig, start: int, stop: int) -> Factors:
-    """The factors of images start..stop-1; `shapes.count` plays no part."""
+def factors(shapes: ShapesConfig, start: int, stop: int, split: Split = "train") -> Factors:
+    """The factors of images start..stop-1 of a split; `shapes.count` plays no part."""
     wanted = _PER_GROUND + _PER_SHAPE * shapes.objects
-    key = hashlib.blake2b(f"shapes/{shapes.seed}/{shapes.objects}".encode(), digest_size=16).digest()
+    stream = f"shapes{_SUFFIX[split]}/{shapes.seed}/{shapes.objects}"
+    key = hashlib.blake2b(stream.encode(), digest_size=16).digest()
     generator = np.random.Philox(key=np.frombuffer(key, "<u8"), counter=start * wanted // 4)
     bits = generator.random_raw((stop - start) * wanted).reshape(stop - start, wanted)
     uniform = (bits >> np.uint64(11)) * 2.0**-53  # [N, wanted] in [0, 1)
@@ -112,20 +118,22 @@ class ShapesSource:
     Args:
         shapes: how many images, of how many shapes, from which seed.
         resolution: side of the images in pixels.
+        split: which of the two streams of images.
     """
 
     name = "shapes"
     location = "shapes"
     notes: tuple[str, ...] = ()
 
-    def __init__(self, shapes: ShapesConfig, resolution: int) -> None:
+    def __init__(self, shapes: ShapesConfig, resolution: int, split: Split = "train") -> None:
         self._shapes = shapes
+        self._split = split
         self._resolution = resolution
         self.class_names = CLASS_NAMES if shapes.objects == 1 else ()
         self.typical_bytes = 3 * resolution * resolution
         self._labels: NDArray[np.int64] | None = None
         if shapes.objects == 1:
-            drawn = factors(shapes, 0, shapes.count)
+            drawn = factors(shapes, 0, shapes.count, split)
             self._labels = (drawn.kind * len(COLOURS) + drawn.colour)[:, 0]
 
     def __len__(self) -> int:
@@ -133,7 +141,8 @@ class ShapesSource:
 
     def fingerprint(self) -> str:
         """Digest of the settings; the leading number changes whenever the painting does."""
-        text = f"1/shapes/{self._shapes.count}/{self._shapes.objects}/{self._shapes.seed}"
+        settings = f"{self._shapes.count}/{self._shapes.objects}/{self._shapes.seed}"
+        text = f"1/shapes/{settings}{_SUFFIX[self._split]}"
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def label(self, index: int) -> int | None:
@@ -151,7 +160,7 @@ class ShapesSource:
 
     def read_run(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Images start..stop-1, uint8 [stop - start, R, R, 3]."""
-        return paint(factors(self._shapes, start, stop), self._resolution)
+        return paint(factors(self._shapes, start, stop, self._split), self._resolution)
 
 
 # --- signed distances to the edge, negative inside, in units of the side ------------------------------------

@@ -19,7 +19,6 @@ import uuid
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -28,7 +27,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gantx.config import DataConfig, cache_folder
-from gantx.data.shapes import ShapesSource
+from gantx.data.downloads import Progress, Remote, digest_of, download
+from gantx.data.shapes import ShapesSource, Split
 from gantx.errors import DataError, MissingError, UsageError, closest
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
@@ -90,33 +90,40 @@ def known_names() -> tuple[str, ...]:
     return ("shapes", *_PUBLISHED)
 
 
-def open_source(data: DataConfig) -> Source:
-    """Open what `data.source` names.
+def open_source(data: DataConfig, progress: Progress | None = None) -> Source:
+    """Open the part `data.split` of what `data.source` names.
 
     A known name (`shapes`, `cifar10`, `cifar100`, `stl10`) wins over a file of the same name; `./shapes`
     means the file. Published sets are read when their first image is, not here.
 
+    Args:
+        data: which images.
+        progress: called with (done, total) bytes while a published archive is downloaded.
+
     Raises:
         UsageError: no source is set.
         MissingError: the path does not exist or cannot be read.
-        DataError: there is no image in it, or the archive is not the published one.
+        DataError: there is no image in it, no held-out folder for `data.split` "test", or the archive is not
+            the published one.
     """
-    wanted = data.source
+    wanted, split = data.source, data.split
     if not wanted:
         raise UsageError(
             "no data is named: give --data a folder of images, a zip, or one of " + ", ".join(known_names())
         )
     if wanted == "shapes":
-        return ShapesSource(data.shapes, data.resolution)
+        return ShapesSource(data.shapes, data.resolution, split)
     if wanted in _PUBLISHED:
         published = _PUBLISHED[wanted]
-        return PublishedSource(published, wanted, functools.partial(_unpacked_download, published))
+        return PublishedSource(
+            published, wanted, functools.partial(_unpacked_download, published, progress), split
+        )
     path = Path(wanted).expanduser()
     try:
         if path.is_dir():
-            return _open_folder(path)
+            return _open_folder(path, split)
         if path.is_file():
-            return _open_file(path)
+            return _open_file(path, split)
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     except OSError as problem:
         raise MissingError(
@@ -128,20 +135,20 @@ def open_source(data: DataConfig) -> Source:
     )
 
 
-def _open_folder(path: Path) -> Source:
+def _open_folder(path: Path, split: Split) -> Source:
     for published in _PUBLISHED.values():
         if path.name == published.folder:
-            return _published_at(published, path, lambda: path)
+            return PublishedSource(published, str(path), lambda: path, split)
         if (inside := path / published.folder).is_dir():
-            return _published_at(published, inside, lambda: inside)
-    return FolderSource(path)
+            return PublishedSource(published, str(inside), lambda: inside, split)
+    return FolderSource(path, split)
 
 
-def _open_file(path: Path) -> Source:
+def _open_file(path: Path, split: Split) -> Source:
     if path.name.lower().endswith((".tar.gz", ".tgz")):
-        return _open_archive(path)
+        return _open_archive(path, split)
     if zipfile.is_zipfile(path):
-        return ZipSource(path)
+        return ZipSource(path, split)
     if path.suffix.lower() == ".zip":
         raise DataError(f"{path} is not a zip file or is cut off: copy or download it again")
     raise DataError(
@@ -156,18 +163,19 @@ def _open_file(path: Path) -> Source:
 class FolderSource:
     """The images of a folder and all folders below it, in the order of their names.
 
-    Symbolic links are followed. Raises DataError when there is no image.
+    Symbolic links are followed. Raises DataError when there is no image, or none held out for "test".
 
     Args:
         path: an existing folder.
+        split: the images to train on, or those held out.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, split: Split = "train") -> None:
         self.name = _safe_name(path.resolve().name)
         self.location = str(path)
         self._root = path
         found, others = _walk(path)
-        listing = _arrange(found, others, self.location)
+        listing = _arrange(found, others, self.location, split)
         self.class_names, self.notes = listing.class_names, listing.notes
         self._names, self._labels = listing.names, listing.labels
         self._facts = [found[name] for name in self._names]
@@ -200,13 +208,15 @@ class ZipSource:
     """The images of a zip file, in the order of their names.
 
     Of entries that share a name, the last one counts, as it does when the zip is unpacked. Raises DataError
-    for a zip that is damaged, protected by a password, holds unsafe names, or holds no image.
+    for a zip that is damaged, protected by a password, holds unsafe names, holds no image, or none held out
+    for "test".
 
     Args:
         path: an existing zip file.
+        split: the images to train on, or those held out.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, split: Split = "train") -> None:
         self.name = _safe_name(path.stem)
         self.location = str(path)
         try:
@@ -231,7 +241,7 @@ class ZipSource:
                 raise DataError(f"{path} is protected by a password: unpack it and give the folder")
             repeated += name in entries
             entries[name] = entry
-        listing = _arrange(entries, others, self.location)
+        listing = _arrange(entries, others, self.location, split)
         self.class_names, self.notes = listing.class_names, listing.notes
         if repeated:
             self.notes += (
@@ -275,11 +285,12 @@ class _Listing:
     notes: tuple[str, ...]
 
 
-def _arrange(found: Iterable[str], others: int, location: str) -> _Listing:
-    """Choose the training part of the listed images, order it, and read labels off the folders.
+def _arrange(found: Iterable[str], others: int, location: str, split: Split) -> _Listing:
+    """Choose the part `split` of the listed images, order it, and read labels off the folders.
 
-    A folder that alone wraps everything is looked through. Beside a held-out folder, `train` is taken. Then,
-    when every image lies directly in one of several folders, the sorted folders are the classes.
+    A folder that alone wraps everything is looked through. Where `train` lies beside held-out folders, one
+    or the others are taken. Then, when every image lies directly in one of several folders, the sorted
+    folders are the classes.
     """
     names = sorted(found)
     if not names:
@@ -289,20 +300,28 @@ def _arrange(found: Iterable[str], others: int, location: str) -> _Listing:
     notes = []
     if others:
         notes.append(f"{_count(others, 'file')} in {location} ignored: not an image by suffix")
+    is_divided = False
     skip = 0  # parts of every name that only lead to the images
     while True:
         parts = [name.split("/")[skip:] for name in names]
         tops = {part[0] for part in parts if len(part) > 1}
-        train = [
-            name for name, part in zip(names, parts, strict=True) if part[0] == "train" and len(part) > 1
-        ]
-        if train and tops & _HELD_OUT:
-            held_out = " and ".join(sorted(f"{top}/" for top in tops & _HELD_OUT))
-            notes.append(f"{location} holds train/ and {held_out}: only train/ is used")
-            names = train
+        if "train" in tops and (held_out := tops & _HELD_OUT):
+            used = {"train"} if split == "train" else held_out
+            what = "only train/ is used" if split == "train" else "train/ is left out"
+            also = " and ".join(sorted(f"{top}/" for top in held_out))
+            notes.append(f"{location} holds train/ and {also}: {what}")
+            names = [
+                name for name, part in zip(names, parts, strict=True) if len(part) > 1 and part[0] in used
+            ]
+            is_divided = True
         elif len(tops) != 1 or any(len(part) == 1 for part in parts):
             break
         skip += 1
+    if split == "test" and not is_divided:
+        raise DataError(
+            f"{location} holds no test images: data.split=test takes test/, val/, valid/ and validation/ "
+            "beside train/, so arrange it like that, or name the folder of test images and the split train"
+        )
     if any(len(part) != 2 for part in parts):
         return _Listing(tuple(names), None, (), tuple(notes))
     classes = sorted(tops)
@@ -381,29 +400,33 @@ _PUBLISHED = {
 
 
 class PublishedSource:
-    """The training images of CIFAR-10, CIFAR-100 (fine labels) or STL-10 (train and unlabeled, no labels).
+    """The images of CIFAR-10, CIFAR-100 (fine labels) or STL-10 (no labels; unlabeled counts as training).
 
     Args:
         published: which set.
         location: where it comes from, for messages.
         unpacked: returns its unpacked folder; may download and unpack. Called when the first image, the
             number of images or a class name is needed, so that a cached set needs neither.
+        split: the published training or test images.
     """
 
     notes: tuple[str, ...] = ()
 
-    def __init__(self, published: _Published, location: str, unpacked: Callable[[], Path]) -> None:
+    def __init__(
+        self, published: _Published, location: str, unpacked: Callable[[], Path], split: Split
+    ) -> None:
         self.name = published.name
         self.location = location
         self._published = published
         self._unpacked = unpacked
+        self._split = split
 
     @functools.cached_property
     def _content(self) -> _Content:
         folder = self._unpacked()
         try:
             load = _load_stl if self._published.name == "stl10" else _load_cifar
-            return load(self._published, folder)
+            return load(self._published, folder, self._split)
         except OSError as problem:
             raise MissingError(f"cannot read {folder}: {problem.strerror or problem}") from problem
 
@@ -421,8 +444,8 @@ class PublishedSource:
         return sum(len(part) for part in self._content.parts)
 
     def fingerprint(self) -> str:
-        """Fixed for each set: the images are verified against published digests before they are used."""
-        return _digest([f"published/{self._published.name}/train"])
+        """Fixed for each split: the images are verified against published digests before they are used."""
+        return _digest([f"published/{self._published.name}/{self._split}"])
 
     def label(self, index: int) -> int | None:
         """The class as published, from 0; None for STL-10."""
@@ -430,8 +453,8 @@ class PublishedSource:
         return None if labels is None else labels[index]
 
     def identify(self, index: int) -> str:
-        """The set and the number of the image in it."""
-        return f"{self._published.title} image {index}"
+        """The set, the split and the number of the image in it."""
+        return f"{self._published.title} {self._split} image {index}"
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """Image `index`, uint8 [H, W, 3]."""
@@ -454,17 +477,19 @@ class _Content:
     class_names: tuple[str, ...]
 
 
-def _load_cifar(published: _Published, folder: Path) -> _Content:
+def _load_cifar(published: _Published, folder: Path, split: Split) -> _Content:
     kind = _torchvision(published)
     meta = (kind.meta["filename"], kind.meta["md5"])
     _verify(published, folder, [*map(tuple, kind.train_list), *map(tuple, kind.test_list), meta])
-    images = kind(root=str(folder.parent), train=True)  # checks every digest again before it unpickles
+    # Before it unpickles, torchvision checks every digest again.
+    images = kind(root=str(folder.parent), train=split == "train")
     return _Content((images.data,), [int(label) for label in images.targets], tuple(images.classes))
 
 
-def _load_stl(published: _Published, folder: Path) -> _Content:
-    digests = dict(_torchvision(published).train_list)
-    files = ("train_X.bin", "unlabeled_X.bin")
+def _load_stl(published: _Published, folder: Path, split: Split) -> _Content:
+    kind = _torchvision(published)
+    digests = dict([*kind.train_list, *kind.test_list])
+    files = ("train_X.bin", "unlabeled_X.bin") if split == "train" else ("test_X.bin",)
     _verify(published, folder, [(name, digests[name]) for name in files])
     # The files hold images of 96 x 96 as [N, 3, W, H]; mapped, because they take 2.9 GB.
     maps = [np.memmap(folder / name, np.uint8, mode="r").reshape(-1, 3, 96, 96) for name in files]
@@ -483,44 +508,34 @@ def _verify(published: _Published, folder: Path, digests: Iterable[tuple[str, st
             )
 
 
-def _published_at(published: _Published, location: Path, unpacked: Callable[[], Path]) -> PublishedSource:
-    return PublishedSource(published, str(location), unpacked)
-
-
-def _open_archive(path: Path) -> PublishedSource:
+def _open_archive(path: Path, split: Split) -> PublishedSource:
     """A .tar.gz is accepted only when its MD5 says that it is one of the published sets."""
-    digest = _md5(path)
+    digest = digest_of(path, "md5")
     for published in _PUBLISHED.values():
         if digest == _torchvision(published).tgz_md5:
-            return _published_at(published, path, functools.partial(_unpack, published, path, digest))
+            unpacked = functools.partial(_unpack, published, path, digest)
+            return PublishedSource(published, str(path), unpacked, split)
     raise DataError(
         f"{path} is not the published archive of CIFAR-10 (Python version), CIFAR-100 (Python version) or "
         f"STL-10 (its MD5 is {digest}): download it again, or unpack your own images and give the folder"
     )
 
 
-def _unpacked_download(published: _Published) -> Path:
+def _unpacked_download(published: _Published, progress: Progress | None) -> Path:
     """Download the archive unless it is there, and unpack it unless that was done before."""
-    kind = _torchvision(published)  # first: it explains a torchvision that cannot be imported
-    from torchvision.datasets.utils import download_url
-
+    kind = _torchvision(published)
     archive = cache_folder() / "downloads" / str(kind.filename)
     unpacked = _unpacked_folder(published, kind.tgz_md5)
     if unpacked.is_dir():
         return unpacked
-    if not archive.is_file() or _md5(archive) != kind.tgz_md5:
-        beside = archive.with_name(f".{archive.name}.{uuid.uuid4().hex}")
-        try:
-            beside.mkdir(parents=True)
-            download_url(kind.url, str(beside), kind.filename, kind.tgz_md5)
-            (beside / archive.name).replace(archive)
-        except (OSError, HTTPException, RuntimeError) as problem:  # RuntimeError: the digest differs
-            raise MissingError(
-                f"cannot download {published.title} from {kind.url} ({_cause(problem)}): "
-                "fetch that file in another way and give its path to --data"
-            ) from problem
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+    remote = Remote(
+        url=kind.url,
+        algorithm="md5",
+        digest=kind.tgz_md5,
+        title=published.title,
+        instead="fetch that file in another way and give its path to --data",
+    )
+    download(remote, archive, progress)
     return _unpack(published, archive, kind.tgz_md5)
 
 
@@ -566,11 +581,6 @@ def _torchvision(published: _Published) -> Any:
 # --- small things -----------------------------------------------------------------------------------------
 
 
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
 def _digest(lines: Iterable[str]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for line in lines:
@@ -580,11 +590,6 @@ def _digest(lines: Iterable[str]) -> str:
 
 def _safe_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:40].strip("-.") or "data"
-
-
-def _cause(problem: Exception) -> str:
-    """The reason inside urllib's wrapping."""
-    return " ".join(str(getattr(problem, "reason", problem)).split())
 
 
 def _count(number: int, noun: str) -> str:

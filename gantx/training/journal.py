@@ -7,18 +7,19 @@ import json
 import math
 import os
 import re
-import sys
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from gantx import checkpoint, devices, imaging, sampling
+from gantx import checkpoint, devices, imaging, locks, sampling
 from gantx.atomic import replacing
 from gantx.config import RunConfig
 from gantx.errors import DivergedError, GantxError, MissingError, UsageError
 from gantx.training.display import Display
+from gantx.training.monitor import Monitor
 from gantx.training.schedules import due
 from gantx.training.state import TrainingState
 
@@ -57,32 +58,15 @@ def claimed(folder: Path) -> Iterator[None]:
     except OSError as problem:
         raise MissingError(f"cannot write into {folder}: {problem.strerror or problem}") from problem
     with file:
-        try:
-            _lock(file)
-        except OSError as problem:
+        if not locks.take(file):
             file.seek(0)
             raise UsageError(
                 f"{folder} is being trained by process {file.read().strip() or '?'}: wait for it or stop it"
-            ) from problem
+            )
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(file: IO[str]) -> None:
-        file.seek(1 << 20)  # far behind the text, which stays readable
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        file.seek(0)
-
-else:
-    import fcntl
-
-    def _lock(file: IO[str]) -> None:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class Journal:
@@ -95,6 +79,7 @@ class Journal:
         data: name and digest of the images, for checkpoints.
         display: what the user sees.
         stop: returns an exception to raise once the state is saved, or None to go on.
+        monitor: scores the averaged generator, or None.
     """
 
     def __init__(
@@ -105,6 +90,7 @@ class Journal:
         data: Mapping[str, Any],
         display: Display,
         stop: Callable[[], GantxError | None],
+        monitor: Monitor | None = None,
     ) -> None:
         self.folder = folder
         self.config = config
@@ -112,10 +98,12 @@ class Journal:
         self.data = dict(data)
         self.display = display
         self.stop = stop
+        self.monitor = monitor
         self.checkpoints = folder / "checkpoints"
         self.last_picture: Path | None = None
         self._clock = time.monotonic()
         self._reported = (state.images, state.seconds)
+        self._scored = self._saved = -1  # images at the last evaluation, and at the last save
 
     def say(self, text: str) -> None:
         """Show a line and keep it in train.log."""
@@ -128,9 +116,10 @@ class Journal:
         self._append("train.log", f"{stamp} {text}\n")
 
     def start(self) -> None:
-        """Start the clocks; call right before the loop."""
-        self._clock = time.monotonic()
+        """Start the clocks, and make up for a score that a stop prevented; call right before the loop."""
         self.display.advance(self.state.images)
+        self.evaluate(self.state.images - self.config.training.batch)
+        self._clock = time.monotonic()
 
     def after_iteration(self, before: int, *, finished: bool) -> None:
         """Write whatever is due after an iteration that began at `before` images.
@@ -148,11 +137,55 @@ class Journal:
         self.display.advance(images)
         if finished or due(settings.sample_kimg, before, images):
             self.picture()
+        self.evaluate(before, finished=finished)
         reason = None if finished else self.stop()
         if finished or reason is not None or due(settings.checkpoint_kimg, before, images):
             self.save()
         if reason is not None:
             raise reason
+        self._clock = time.monotonic() if self._scored == images else self._clock  # scoring is no training
+
+    def evaluate(self, before: int, *, finished: bool = False) -> None:
+        """Score the averaged generator if that is due, and keep the checkpoint if it is the best so far.
+
+        A stop that is asked for meanwhile gives the score up; the resumed run makes up for it.
+
+        Args:
+            before: images seen before the last iteration.
+            finished: this is the end of the run.
+        """
+        every, images = self.config.training.evaluate_every, self.state.images
+        if self.monitor is None or every is None or self._scored == images or images == 0:
+            return
+        if not finished and not due(every, before, images):
+            return
+        self._refuse_divergence(self.state.statistics.means())
+        found = self.monitor.score(self.state.average, lambda: self.stop() is not None)
+        if found is None:
+            return
+        line = {"kimg": images / 1000, "images": images, "seconds": round(self.state.seconds, 2), **found}
+        self._append("metrics.jsonl", json.dumps(line) + "\n")
+        self._scored = images
+        best = self.monitor.improves(line)
+        values = ", ".join(f"{name} {value:.4g}" for name, value in found["scores"].items())
+        self.say(f"kimg {images / 1000:g}: {values}{' (best so far)' if best else ''}")
+        if best:
+            self.save()
+            self._keep_best()
+
+    def _keep_best(self) -> None:
+        """Put the latest checkpoint into checkpoints/best, in the place of the one before."""
+        latest = self.checkpoints / checkpoint.checkpoint_name(self.state.images)
+        folder = self.checkpoints / "best"
+        with replacing(folder / latest.name) as beside:
+            beside.unlink()
+            try:
+                os.link(latest, beside)  # the same file under a second name takes no space
+            except OSError:
+                shutil.copyfile(latest, beside)
+        for path in checkpoint.all_in(folder):
+            if path.name != latest.name:
+                path.unlink(missing_ok=True)
 
     def report(self) -> None:
         """Append a line of means since the last report to metrics.jsonl."""
@@ -190,7 +223,9 @@ class Journal:
         imaging.save_images(self.last_picture, images, seeds, text)
 
     def save(self) -> None:
-        """Write a checkpoint and drop the oldest beyond `keep_checkpoints`."""
+        """Write a checkpoint, once for a state, and drop the oldest beyond `keep_checkpoints`."""
+        if self._saved == self.state.images:
+            return
         self._refuse_divergence(self.state.statistics.means())
         self._flush_metrics()
         try:
@@ -198,6 +233,7 @@ class Journal:
         except DivergedError as problem:
             raise self._diverged(str(problem)) from None
         checkpoint.prune(self.checkpoints, self.config.training.keep_checkpoints)
+        self._saved = self.state.images
 
     def rewind(self) -> None:
         """Cut the folder back to the state: remove newer metrics and pictures, and unfinished files.
@@ -220,9 +256,14 @@ class Journal:
             kept = [line for line in text.splitlines() if _within(line, images)]
             with replacing(metrics) as beside:
                 beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            if kept:
-                last = json.loads(kept[-1])
-                self._reported = (last["images"], last["seconds"])
+            lines = [json.loads(line) for line in kept]
+            for line in lines:
+                if "scores" in line:
+                    self._scored = line["images"]
+                    if self.monitor is not None:
+                        self.monitor.improves(line)
+            if reports := [line for line in lines if "scores" not in line]:
+                self._reported = (reports[-1]["images"], reports[-1]["seconds"])
 
     def _refuse_divergence(self, means: Mapping[str, float]) -> None:
         bad = next((name for name, mean in means.items() if not math.isfinite(mean)), None)

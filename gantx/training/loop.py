@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from gantx.data.batches import Batches
 from gantx.draws import draw
 from gantx.training import ema, schedules
 from gantx.training.journal import Journal
+from gantx.training.recipes import in_order
 from gantx.training.stage import Stage, run_stage
 from gantx.training.state import TrainingState
 
@@ -30,37 +33,41 @@ def train(
     autocast = torch.autocast(
         state.device.type, dtype=torch.bfloat16, enabled=settings.precision == "bf16", cache_enabled=False
     )
+    fetched: dict[tuple[str, int, int], Tensor] = {}  # stages of one iteration share their images
+
+    def step(stage: Stage, inner: Stage | None) -> None:
+        """One optimiser step of a stage, and one of `inner` within it."""
+        reals = {}
+        for stream in stage.reals:
+            place = (stream, _position(stage, stream, state), stage.batch)
+            if place not in fetched:
+                fetched[place] = batches.at(*place)
+            reals[stream] = fetched[place]
+        run_stage(
+            stage,
+            reals,
+            draw(
+                stage.spec, seed=settings.seed, stream=stage.name, step=state.iteration, device=state.device
+            ),
+            micro_batch=settings.micro_batch,
+            autocast=autocast,
+            statistics=state.statistics,
+            meanwhile=partial(step, inner, None) if inner is not None else None,
+        )
+        if stage.moves is state.generator:
+            beta = schedules.ema_beta(config.ema, state.images, settings.batch)
+            ema.update(state.average, state.generator.network, beta)
+
     while state.images < total:
         before = state.images
-        rate = schedules.learning_rate_factor(config.optimizer, before, settings.kimg)
-        state.set_rates(rate)
+        state.set_rates(schedules.learning_rate_factor(config.optimizer, before, settings.kimg))
         state.set_attention_window(
             schedules.attention_window(settings.attention_window, before, settings.kimg)
         )
-        fetched: dict[tuple[str, int, int], Tensor] = {}  # stages of one iteration share their images
-        for stage in stages:
-            if state.iteration % stage.every:
-                continue
-            reals = {}
-            for stream in stage.reals:
-                place = (stream, _position(stage, stream, state), stage.batch)
-                if place not in fetched:
-                    fetched[place] = batches.at(*place)
-                reals[stream] = fetched[place]
-            draws = draw(
-                stage.spec, seed=settings.seed, stream=stage.name, step=state.iteration, device=state.device
-            )
-            run_stage(
-                stage,
-                reals,
-                draws,
-                micro_batch=settings.micro_batch,
-                autocast=autocast,
-                statistics=state.statistics,
-            )
-            if stage.moves is state.generator:
-                beta = schedules.ema_beta(config.ema, before, settings.batch)
-                ema.update(state.average, state.generator.network, beta)
+        due = [stage for stage in stages if state.iteration % stage.every == 0]
+        for stage, inner in in_order(due, settings.micro_batch):
+            step(stage, inner)
+        fetched.clear()
         state.iteration += 1
         for stage in stages:
             if state.iteration % stage.every == 0:

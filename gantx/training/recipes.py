@@ -35,6 +35,19 @@ def stages(config: RunConfig, generator: Player, discriminator: Player) -> list[
     ]
 
 
+def in_order(due: list[Stage], micro_batch: int | None) -> list[tuple[Stage, Stage | None]]:
+    """The order in which the stages of an iteration run, each with one that runs inside it.
+
+    A G step that leaks into D comes after the first micro-batch of the D step where D accumulates, and after
+    the whole of it otherwise, as in the released training code of TransGAN version 2.
+    """
+    inner = next((stage for stage in due if stage.spills), None)
+    first = due[0]
+    if inner is None or inner is first or micro_batch is None or micro_batch >= first.batch:
+        return [(stage, None) for stage in due]
+    return [(first, inner), *((stage, None) for stage in due[1:] if stage is not inner)]
+
+
 @dataclass(frozen=True)
 class Game:
     """The two players and what passes between them."""
@@ -199,5 +212,13 @@ def _generator_stage(game: Game) -> Stage:
         spec["on_real"] = game.critic_spec(batch)
     streams = (("real",) if paired else ()) + (("super_resolution",) if super_resolution else ())
     return Stage(
-        "generator", game.generator, (game.discriminator,), objective.n_critic, batch, streams, spec, loss
+        "generator",
+        game.generator,
+        (game.discriminator,),
+        objective.n_critic,
+        batch,
+        streams,
+        spec,
+        loss,
+        spills=objective.gradient_leak,
     )

@@ -18,7 +18,7 @@ import torch
 from gantx import checkpoint, config, devices
 from gantx.atomic import replacing
 from gantx.checkpoint import Header
-from gantx.config import RunConfig
+from gantx.config import EvaluationConfig, RunConfig
 from gantx.data.batches import Batches
 from gantx.data.prepare import Prepared, prepare
 from gantx.data.sources import known_names
@@ -26,12 +26,13 @@ from gantx.errors import CheckpointError, DataError, GantxError, MissingError, U
 from gantx.training.display import Display
 from gantx.training.journal import Journal, claimed, create_folder
 from gantx.training.loop import target_images, train
+from gantx.training.monitor import Monitor
 from gantx.training.recipes import stages
 from gantx.training.schedules import window_scale
 from gantx.training.signals import StopAfterIteration, StopWhilePreparing
 from gantx.training.state import TrainingState
 
-# What may differ when a run goes on: its length, how often it writes, and where its images lie.
+# What may differ when a run goes on: its length, what it writes and how often, and where its images lie.
 CHANGEABLE = {
     "data.source",
     "data.resident",
@@ -42,6 +43,8 @@ CHANGEABLE = {
     "training.report_kimg",
     "training.samples",
     "training.threads",
+    "training.evaluate_every",
+    *(f"evaluation.{field}" for field in EvaluationConfig.model_fields),
 }
 
 Say = Callable[[str], None]
@@ -89,7 +92,7 @@ def start(
     folder = out or create_folder(parent, f"{settings.name}-{prepared.name}")
     _write_text(folder / "config.yaml", settings.to_yaml())
     with claimed(folder):
-        return _run(settings, folder, None, prepared, device, command, notes.lines)
+        return _run(settings, folder, None, prepared, device, command, notes)
 
 
 def resume(
@@ -154,7 +157,7 @@ def resume(
                 "--data"
             )
         _write_text(folder / "config.yaml", settings.to_yaml())
-        return _run(settings, folder, header, prepared, device, command, notes.lines)
+        return _run(settings, folder, header, prepared, device, command, notes)
 
 
 def _run(
@@ -164,7 +167,7 @@ def _run(
     prepared: Prepared,
     device: torch.device,
     command: Sequence[str],
-    notes: list[str],
+    notes: _Notes,
 ) -> Path:
     training = settings.training
     assert isinstance(training.threads, int)
@@ -188,14 +191,15 @@ def _run(
             resident=settings.data.resident,
         )
         plan = stages(settings, state.generator, state.discriminator)
+        monitor = Monitor(settings, device, notes) if training.evaluate_every is not None else None
         _record(folder, settings, device, command)
         display = Display(target_images(settings))
         with StopAfterIteration(display.say, folder) as signals, contextlib.closing(display):
             data = {"name": prepared.name, "digest": prepared.digest, "images": len(prepared.images)}
-            journal = Journal(folder, settings, state, data, display, signals.reason)
+            journal = Journal(folder, settings, state, data, display, signals.reason, monitor)
             try:
                 journal.rewind()
-                for note in notes:
+                for note in notes.lines:
                     journal.log(note)
                 _announce(journal, settings, state, header)
                 with _frozen_garbage():

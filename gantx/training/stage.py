@@ -26,6 +26,11 @@ class Player:
     Args:
         network: the network; must be on its final device.
         settings: its optimiser.
+
+    Attributes:
+        gradient: of all parameters, in their order.
+        spilled: `gradient` holds what another player's stage left there; the next step starts from it.
+        accumulating: `gradient` holds the first part of a step that is not finished.
     """
 
     def __init__(self, network: nn.Module, settings: AdamConfig) -> None:
@@ -34,6 +39,7 @@ class Player:
         self.parameters = list(network.parameters())
         device = self.parameters[0].device
         self.gradient = torch.zeros(sum(p.numel() for p in self.parameters), device=device)
+        self.spilled = self.accumulating = False
         offset = 0
         for parameter in self.parameters:
             parameter.grad = self.gradient[offset : offset + parameter.numel()].view_as(parameter)
@@ -78,6 +84,7 @@ class Stage:
         spec: every random tensor its loss uses.
         loss: pure function of (real images by stream, draws) that returns a scalar to minimise and the
             0-d values worth reporting.
+        spills: leave the gradients of the players that stand still for their next step to start from.
     """
 
     name: str
@@ -88,6 +95,7 @@ class Stage:
     reals: tuple[str, ...]
     spec: Spec
     loss: Loss
+    spills: bool = False
 
 
 class Statistics:
@@ -123,6 +131,7 @@ def run_stage(
     micro_batch: int | None,
     autocast: contextlib.AbstractContextManager[None],
     statistics: Statistics,
+    meanwhile: Callable[[], None] | None = None,
 ) -> None:
     """Run one optimiser step of a stage.
 
@@ -133,13 +142,19 @@ def run_stage(
         micro_batch: samples computed at once; gradients accumulate over the rest. None means all.
         autocast: a reusable context in which the losses are computed.
         statistics: receives `<stage>/<value>` and `<stage>/gradient_norm`.
+        meanwhile: called after the first of several micro-batches.
     """
     player = stage.moves
     for other in stage.holds:
-        other.network.requires_grad_(False)
+        other.network.requires_grad_(stage.spills)
+        if stage.spills and not other.accumulating:
+            other.gradient.zero_()
+            other.spilled = True
     player.network.requires_grad_(True)
+    if not player.spilled:
+        player.gradient.zero_()
+    player.spilled = False
 
-    player.gradient.zero_()
     size = micro_batch or stage.batch
     share = size / stage.batch
     for start in range(0, stage.batch, size):
@@ -153,6 +168,11 @@ def run_stage(
         statistics.add(f"{stage.name}/loss", loss, share)
         for name, value in observed.items():
             statistics.add(f"{stage.name}/{name}", value, share)
+        if meanwhile is not None and start == 0:
+            player.accumulating = True
+            meanwhile()
+            player.accumulating = False
+            player.network.requires_grad_(True)
     statistics.add(f"{stage.name}/gradient_norm", player.step())
     if isinstance(player.network, KeepsState):
         with torch.no_grad():

@@ -83,6 +83,8 @@ class TrainingState:
                 for moment, value in moments.items():
                     found[f"optimizer.{name}.{keys[index]}.{moment}"] = value
         found |= {f"state.statistics.{name}": value for name, value in self.statistics.sums.items()}
+        if self.discriminator.spilled:
+            found["state.spilled"] = self.discriminator.gradient
         return found
 
     def progress(self) -> dict[str, Any]:
@@ -93,6 +95,7 @@ class TrainingState:
             "seconds": round(self.seconds, 3),
             "device": self.device.type,
             "observations": self.statistics.counts,
+            "spilled": self.discriminator.spilled,
         }
 
     def save(self, path: Path, data: dict[str, Any]) -> None:
@@ -112,9 +115,12 @@ class TrainingState:
         self.iteration = int(header.progress["iteration"])
         self.seconds = float(header.progress["seconds"])
         self.statistics.counts = dict(header.progress["observations"])
-        if self.statistics.counts:
+        self.discriminator.spilled = bool(header.progress.get("spilled", False))
+        if self.statistics.counts or self.discriminator.spilled:
             stored = checkpoint.read_part(header, "state", self.device)
             self.statistics.sums = {name: stored[f"statistics.{name}"] for name in self.statistics.counts}
+            if self.discriminator.spilled:
+                self.discriminator.gradient.copy_(stored["spilled"])
 
     def _restore_optimizers(self, header: Header) -> None:
         if "optimizer" not in header.digests:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from gantx import checkpoint, config
 from gantx.cli import app
+from gantx.sampling import open_generator
 from gantx.training.state import TrainingState
 
 
@@ -122,3 +123,61 @@ def test_info_shows_and_prints_json(run_folder):
     assert document["config"]["generator"]["family"] == "transgan"
     assert document["progress"]["images"] == 0
     assert set(document["digests"]) == {"generator", "generator_ema", "discriminator"}
+
+
+def test_latents_from_a_file_as_the_generator_gives_them(run_folder, tmp_path):
+    header = checkpoint.read_header(checkpoint.find(run_folder))
+    latents = torch.randn(5, header.config.generator.latent_dim)
+    np.save(tmp_path / "z.npy", latents.numpy())
+    save_file({"z": latents}, tmp_path / "z.safetensors")
+    arrays = []
+    for weights, name in (("ema", "z.npy"), ("ema", "z.safetensors"), ("raw", "z.npy")):
+        output = tmp_path / f"{len(arrays)}.npy"
+        result = run(
+            "sample", run_folder, "--latents", tmp_path / name, "--weights", weights, "--dtype", "float32",
+            "-o", output, "--device", "cpu",
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        arrays.append(np.load(output))
+    generator, _ = open_generator(run_folder, torch.device("cpu"))
+    with torch.no_grad():
+        expected = generator(latents).permute(0, 2, 3, 1)
+    assert arrays[0].dtype == np.float32
+    torch.testing.assert_close(torch.from_numpy(arrays[0]), expected)
+    assert np.array_equal(arrays[0], arrays[1])
+    raw, _ = open_generator(run_folder, torch.device("cpu"), "raw")
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(arrays[2]), raw(latents).permute(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize(
+    ("latents", "code", "complaint"),
+    [
+        (np.zeros((5, 3), np.float32), 4, "takes latents [N, "),
+        (np.full((1, 64), np.nan, np.float32), 4, "finite"),
+        (np.array([print], dtype=object), 4, "cannot read latents"),
+        (None, 3, "no latents at"),
+    ],
+)
+def test_latents_that_do_not_fit(run_folder, tmp_path, latents, code, complaint):
+    path = tmp_path / "z.npy"
+    if latents is not None:
+        dim = checkpoint.read_header(checkpoint.find(run_folder)).config.generator.latent_dim
+        latents = np.resize(latents, (1, dim)) if latents.shape == (1, 64) else latents
+        np.save(path, latents, allow_pickle=True)
+    result = run("sample", run_folder, "--latents", path, "-o", tmp_path / "x.npy", "--device", "cpu")
+    assert result.exit_code == code
+    assert complaint in result.stderr
+    assert not (tmp_path / "x.npy").exists()
+
+
+def test_latents_leave_no_room_for_seeds_and_floats_need_an_array(run_folder, tmp_path):
+    for arguments, complaint in (
+        (("--latents", "z.npy", "-n", "3"), "leave -n"),
+        (("--dtype", "float32", "-o", tmp_path / "x.png"), "only a .npy"),
+        (("--dtype", "half"), "uint8 or float32"),
+        (("--weights", "best"), "ema or raw"),
+    ):
+        result = run("sample", run_folder, *arguments)
+        assert result.exit_code == 2
+        assert complaint in result.stderr

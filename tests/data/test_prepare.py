@@ -491,6 +491,17 @@ def test_shapes_go_the_same_way(monkeypatch):
     assert made("shapes", 16, shapes=shapes).fingerprint == prepared.fingerprint
 
 
+def test_splits_are_sets_of_their_own(tmp_path):
+    save(tmp_path / "train", a=photo(seed=1))
+    save(tmp_path / "test", a=photo(seed=2), b=photo(seed=3))
+    for source, counts in ((tmp_path, (1, 2)), ("shapes", (20, 20))):
+        shapes = ShapesConfig(count=20)
+        train, test = (made(source, shapes=shapes, split=split) for split in ("train", "test"))
+        assert (len(train.images), len(test.images)) == counts
+        assert train.fingerprint != test.fingerprint
+        assert not (set(map(bytes, train.images)) & set(map(bytes, test.images)))
+
+
 def test_several_shapes_have_no_labels():
     prepared = made("shapes", 16, shapes=ShapesConfig(count=30, objects=2))
     assert prepared.labels is None

@@ -129,6 +129,24 @@ def test_fingerprint_follows_the_settings():
     assert len(prints) == 4
 
 
+def test_test_images_are_no_training_images():
+    shapes = ShapesConfig(count=500)
+    train, test = factors(shapes, 0, 500), factors(shapes, 0, 500, "test")
+    places = {tuple(place) for drawn in (train, test) for place in drawn.centre[:, 0].tolist()}
+    assert len(places) == 1000
+    held_out = ShapesSource(shapes, 16, "test")
+    assert len(held_out) == 500
+    assert held_out.label(7) == test.kind[7, 0] * 6 + test.colour[7, 0]
+    np.testing.assert_array_equal(held_out.read(7), paint(factors(shapes, 7, 8, "test"), 16)[0])
+
+
+def test_the_fingerprint_of_training_is_what_it_was():
+    """Another one would have every cached set made anew."""
+    train, test = (ShapesSource(ShapesConfig(), 32, split).fingerprint() for split in ("train", "test"))
+    assert train == "fe48b755406342d99e0831110a91a09b"
+    assert test != train
+
+
 def test_painting_is_quick():
     started = time.process_time()
     ShapesSource(ShapesConfig(), 32).read_run(0, 4096)

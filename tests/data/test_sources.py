@@ -99,6 +99,48 @@ def test_train_is_taken_beside_a_held_out_folder(tmp_path, held_out, kind):
     assert any("only train/ is used" in note and f"{held_out}/" in note for note in source.notes)
 
 
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_test_images_are_those_held_out(tmp_path, kind):
+    names = ["train/cat/1.png", "train/dog/2.png", "test/cat/3.png", "test/dog/4.png", "val/dog/5.png"]
+    if kind == "folder":
+        path = fill(tmp_path / "set", *(f"wrapped/{name}" for name in names))
+    else:
+        path = packed(tmp_path / "set.zip", [(name, png()) for name in names])
+    source = opened(path, split="test")
+    assert listed(source) == ["3.png", "4.png", "5.png"]
+    assert source.class_names == ("cat", "dog")
+    assert [source.label(index) for index in range(3)] == [0, 1, 1]
+    assert any("train/ and test/ and val/: train/ is left out" in note for note in source.notes)
+    assert source.fingerprint() != opened(path).fingerprint()
+
+
+@pytest.mark.parametrize(
+    "names", [("1.png",), ("cat/1.png", "dog/2.png"), ("train/1.png", "plane/1.png"), ("test/1.png",)]
+)
+def test_no_test_images(tmp_path, names):
+    fill(tmp_path / "set", *names)
+    packed(tmp_path / "set.zip", [(name, png()) for name in names])
+    for path in (tmp_path / "set", tmp_path / "set.zip"):
+        with pytest.raises(DataError, match=r"no test images.*the split train") as caught:
+            opened(path, split="test")
+        assert str(path) in str(caught.value)
+
+
+def test_fingerprints_of_training_are_what_they_were(tmp_path):
+    """Others would have every cached set made anew."""
+    names = ("train/cat/1.png", "train/dog/2.png", "test/cat/3.png")
+    entries = [(name, b"abc" + name.encode()) for name in names]
+    fingerprints = {
+        packed(tmp_path / "set.zip", entries): "f1996b4d55a30bd7d5f3bcaaba508386",
+        "cifar10": "66be4af484778147aa3285f92d7e09df",
+        "cifar100": "f2a97defd5a621d8c544003d0ae01ca5",
+        "stl10": "b0884aee7c8dbd39275927075efd9f78",
+    }
+    for source, fingerprint in fingerprints.items():
+        assert opened(source).fingerprint() == fingerprint
+        assert opened(source, split="test").fingerprint() != fingerprint
+
+
 def test_train_and_other_classes_are_classes(tmp_path):
     assert opened(fill(tmp_path, "train/1.png", "plane/1.png")).class_names == ("plane", "train")
 
@@ -325,6 +367,21 @@ def test_cifar_archive_and_folder_are_the_same_set(tmp_path, monkeypatch, kind, 
     assert [path.name for path in (cache_folder() / "unpacked").iterdir()] == [f"{name}-{kind.tgz_md5[:8]}"]
 
 
+@pytest.mark.parametrize("kind", [torchvision.datasets.CIFAR10, torchvision.datasets.CIFAR100])
+def test_cifar_test_images(tmp_path, monkeypatch, kind):
+    files = cifar_files(kind)
+    (tmp_path / "any-name.tar.gz").write_bytes(publish(monkeypatch, kind, files))
+    archive = opened(tmp_path / "any-name.tar.gz", split="test")
+    assert len(archive) == 3
+    folder = cache_folder() / "unpacked" / f"{archive.name}-{kind.tgz_md5[:8]}" / kind.base_folder
+    expected = pickle.loads(files[kind.test_list[0][0]])["data"].reshape(3, 3, 32, 32).transpose(0, 2, 3, 1)
+    for source in (archive, opened(folder, split="test"), opened(folder.parent, split="test")):
+        np.testing.assert_array_equal(source.read_run(0, 3), expected)
+        assert source.label(2) == 2
+        assert source.class_names == ("ape", "bee", "cow")
+        assert "test image 1" in source.identify(1)
+
+
 def test_no_pickle_of_cifar_is_opened_unless_its_digest_is_published(tmp_path, monkeypatch):
     kind = torchvision.datasets.CIFAR10
     files = cifar_files(kind)
@@ -362,7 +419,8 @@ def test_archive_of_another_digest_is_not_unpacked(tmp_path, monkeypatch):
 def stl_files():
     generator = np.random.default_rng(0)
     make = lambda count: generator.integers(0, 256, (count, 3, 96, 96), dtype=np.uint8).tobytes()  # noqa: E731
-    return {"train_X.bin": make(2), "train_y.bin": bytes([1, 2]), "unlabeled_X.bin": make(3)}
+    images = {"train_X.bin": make(2), "unlabeled_X.bin": make(3), "test_X.bin": make(4)}
+    return {**images, "train_y.bin": bytes([1, 2]), "test_y.bin": bytes(4)}
 
 
 def test_stl_is_train_and_unlabeled(tmp_path, monkeypatch):
@@ -378,6 +436,15 @@ def test_stl_is_train_and_unlabeled(tmp_path, monkeypatch):
     np.testing.assert_array_equal(run[0], train[1].transpose(2, 1, 0))  # stored column by column
     np.testing.assert_array_equal(run[2], unlabeled[1].transpose(2, 1, 0))
     np.testing.assert_array_equal(source.read(4), unlabeled[2].transpose(2, 1, 0))
+
+
+def test_stl_test_images(tmp_path, monkeypatch):
+    files = stl_files()
+    (tmp_path / "stl.tgz").write_bytes(publish(monkeypatch, torchvision.datasets.STL10, files))
+    source = opened(tmp_path / "stl.tgz", split="test")
+    assert (len(source), source.class_names, source.label(0)) == (4, (), None)
+    expected = np.frombuffer(files["test_X.bin"], np.uint8).reshape(4, 3, 96, 96).transpose(0, 3, 2, 1)
+    np.testing.assert_array_equal(source.read_run(0, 4), expected)
 
 
 def test_stl_of_another_digest(tmp_path, monkeypatch):
@@ -425,7 +492,9 @@ def test_download_is_kept_and_verified(tmp_path, monkeypatch, served):
         len(open_source(DataConfig(source="cifar10")))
     assert list((cache_folder() / "downloads").iterdir()) == []
     (tmp_path / kind.filename).write_bytes(archive)
-    assert len(open_source(DataConfig(source="cifar10"))) == 15
+    seen = []
+    assert len(open_source(DataConfig(source="cifar10"), lambda *numbers: seen.append(numbers))) == 15
+    assert seen[-1] == (len(archive), len(archive))
     (tmp_path / kind.filename).unlink()
     assert len(open_source(DataConfig(source="cifar10"))) == 15  # from what was unpacked
     shutil.rmtree(cache_folder() / "unpacked")
@@ -436,7 +505,7 @@ def test_download_error_is_one_plain_sentence(monkeypatch):
     def refuse(*args, **kwargs):
         raise urllib.error.URLError(OSError("Name or service\nnot known"))
 
-    monkeypatch.setattr("torchvision.datasets.utils.download_url", refuse)
+    monkeypatch.setattr("gantx.data.downloads.urlopen", refuse)
     with pytest.raises(MissingError) as caught:
         len(open_source(DataConfig(source="cifar10")))
     assert "\n" not in str(caught.value)

@@ -1,0 +1,141 @@
+"""`gantx assets`: the weights that evaluation needs: list, download and verify them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+from gantx.errors import CheckFailed, Interrupted, MissingError
+
+if TYPE_CHECKING:
+    from gantx.evaluation.assets import Asset, Status
+
+app = typer.Typer(help="List, download and verify the weights that evaluation needs.", no_args_is_help=True)
+
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME]...", help="Names from `gantx assets ls`; all by default."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@app.command("ls")
+def ls(as_json: AsJson = False) -> None:
+    """List the weights and where they are, or where they belong."""
+    from gantx.evaluation import assets
+
+    _show([assets.status(asset) for asset in assets.ASSETS.values()], as_json)
+
+
+@app.command("fetch")
+def fetch(names: Names = None) -> None:
+    """Download weights that are not in the cache yet; print where they are.
+
+    An interrupted download goes on where it stopped.
+
+    Examples:
+
+      gantx assets fetch inception
+    """
+    from gantx.evaluation import assets
+
+    for asset in _chosen(names):
+        with _bar(asset) as show:
+            try:
+                path = assets.fetch(asset, progress=show)
+            except KeyboardInterrupt:
+                raise Interrupted(
+                    f"interrupted: what has come of {asset.file} is kept, go on with: "
+                    f"gantx assets fetch {asset.name}"
+                ) from None
+        print(path)
+
+
+@app.command("verify")
+def verify(names: Names = None, as_json: AsJson = False) -> None:
+    """Read the weights on this machine through and compare their digests with the published ones.
+
+    Ends with 1 when a file is wrong, and with 3 when a named one, or every one, is missing.
+    """
+    from gantx.evaluation import assets
+
+    chosen = _chosen(names)
+    found = [status for asset in chosen for status in assets.verify(asset)]
+    _show(found, as_json)
+    wrong = [str(status.path) for status in found if status.state == "wrong"]
+    missing = [status.asset for status in found if status.state == "missing"]
+    if wrong:
+        raise CheckFailed(f"not as published: {', '.join(wrong)}: remove it or run `gantx assets fetch`")
+    if missing and (names or len(missing) == len(chosen)):
+        files = ", ".join(asset.file for asset in missing)
+        fetching = " ".join(asset.name for asset in missing)
+        raise MissingError(f"not on this machine: {files}: run `gantx assets fetch {fetching}`")
+
+
+def _chosen(names: Sequence[str] | None) -> list[Asset]:
+    from gantx.evaluation import assets
+
+    return [assets.named(name) for name in dict.fromkeys(names or assets.ASSETS)]
+
+
+def _show(found: list[Status], as_json: bool) -> None:
+    if as_json:
+        rows = [
+            {
+                "name": asset.name,
+                "file": asset.file,
+                "size": asset.size,
+                "sha256": asset.sha256,
+                "url": asset.url,
+                "purpose": asset.purpose,
+                "state": state,
+                "path": str(path),
+            }
+            for asset, state, path in found
+        ]
+        print(json.dumps({"schema": "gantx.assets/1", "assets": rows}))
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("asset", "file", "size", "state", "where"):
+        table.add_column(
+            heading,
+            justify="right" if heading == "size" else "left",
+            no_wrap=heading != "where",
+            overflow="fold",
+        )
+    for asset, state, path in found:
+        table.add_row(asset.name, asset.file, f"{asset.size / 1e6:.1f} MB", state, escape(str(path)))
+    # In a pipe a file is one line, so that grep finds it whole.
+    Console(highlight=False, width=None if sys.stdout.isatty() else 1000).print(table)
+
+
+@contextmanager
+def _bar(asset: Asset) -> Iterator[Callable[[int, int], None]]:
+    """Give what shows the bytes of a download: a bar on stderr while a person waits in a terminal."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(asset.file, total=asset.size)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

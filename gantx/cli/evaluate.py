@@ -1,0 +1,172 @@
+"""`gantx eval`: score a generator, or images, and let thresholds decide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gantx.cli.waiting import Waiting
+from gantx.errors import UsageError
+
+if TYPE_CHECKING:
+    from gantx.evaluation.results import Result
+
+
+def evaluate(
+    target: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A run, a checkpoint, or images (folder, .zip, .npy); by default the newest run in ./runs."
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="fid, kid, is, pr, dc or modes; may be repeated. The preset's by default."),
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="The real images; those of the run by default.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Their statistics instead: a file of `gantx stats`, or an .npz.")
+    ] = None,
+    num: Annotated[int | None, typer.Option(min=2, help="How many images are scored.")] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="clean-50k, stylegan-50k-full, transgan-test, vitgan-release or ganformer-50k."),
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(help="inception, random, or a network as .pt2 or .onnx.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="File of the Inception weights; see `gantx assets`.")
+    ] = None,
+    allow_unverified_weights: Annotated[
+        bool, typer.Option(help="Take weights of any digest; the result is marked.")
+    ] = False,
+    split: Annotated[
+        str | None, typer.Option(help="Part of the data that is the reference: train or test.")
+    ] = None,
+    pr_num: Annotated[
+        int | None, typer.Option(min=10, help="Images of each side in pr and dc, at most.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 0,
+    fail_above: Annotated[
+        list[str] | None, typer.Option(metavar="METRIC=VALUE", help="Exit 1 when a value is above: fid=20.")
+    ] = None,
+    fail_below: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC=VALUE", help="Exit 1 when a value is below: recall=0.3"),
+    ] = None,
+    baseline: Annotated[Path | None, typer.Option(help="An earlier --json result to compare with.")] = None,
+    max_regression: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC=CHANGE", help="Exit 1 when worse than the baseline by more: fid=5%."),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option(help="A threshold inside the 95 % interval leaves the gate undecided: exit 3.")
+    ] = False,
+    intervals: Annotated[bool, typer.Option(help="Compute 95 % intervals.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write that document here too.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--md", help="Write Markdown here.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads (all free cores).")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images painted at once (64).")] = None,
+    cache: Annotated[bool, typer.Option(help="Take reference statistics from the cache.")] = True,
+    engine: Annotated[
+        str, typer.Option(help="gantx, or cleanfid for clean-fid's own, slower path.")
+    ] = "gantx",
+) -> None:
+    """Score a generator, or images that are already there.
+
+    Exit code 0: all thresholds held. 1: one did not. 3: one could not be decided, or something is missing.
+
+    Examples:
+
+      gantx eval --metric fid
+
+      gantx eval runs/0001-transgan-s-cifar --metric fid --metric kid --num 50000 --json > eval.json
+
+      gantx eval ckpt.safetensors --data ./cifar --metric fid --fail-above fid=20 --junit out.xml
+
+      gantx eval ./folder-of-images --data ./cifar --metric fid
+    """
+    from gantx.evaluation import reports, results
+
+    gates = [results.parse_gate(text, "above") for text in fail_above or []]
+    gates += [results.parse_gate(text, "below") for text in fail_below or []]
+    regressions = [results.parse_regression(text) for text in max_regression or []]
+    if bool(regressions) != (baseline is not None):
+        raise UsageError("--baseline and --max-regression go together: give both or neither")
+    if strict and not intervals:
+        raise UsageError(
+            "--strict asks the 95 % intervals, which --no-intervals leaves out: drop one of them"
+        )
+    if engine not in ("gantx", "cleanfid"):
+        raise UsageError(f"no engine '{engine}': use gantx or cleanfid")
+    if split not in (None, "train", "test"):
+        raise UsageError(f"no split '{split}': use train or test")
+    earlier = results.read_result(baseline) if baseline else None
+
+    from gantx import devices, sampling
+    from gantx.evaluation import evaluate as evaluation
+
+    request = evaluation.Request(
+        metrics=tuple(metric or ()),
+        data=data,
+        reference=reference,
+        protocol=protocol,
+        num=num,
+        neighbours=pr_num,
+        split=split,
+        features=features,
+        weights=weights,
+        allow_unverified=allow_unverified_weights,
+        seed=seed,
+        batch=batch or sampling.BATCH,
+        device=devices.pick_device(device),
+        intervals=intervals,
+        use_cache=cache,
+        engine=engine,
+        baseline=earlier,
+    )
+    with Waiting() as waiting:
+        waiting.say(devices.use_threads(threads or "auto"))
+        result = evaluation.evaluate(target, request, say=waiting.say, progress=waiting.show)
+        result = result.judged(gates, regressions, earlier, strict=strict)
+
+    if output is not None:
+        reports.write_json(result, output)
+    if junit is not None:
+        reports.write_junit(result, junit, "gantx eval")
+    if markdown is not None:
+        reports.write_markdown(result, markdown)
+    if as_json:
+        print(reports.as_json(result), end="")
+    else:
+        _show(result)
+    reports.append_step_summary(reports.markdown(result))
+    raise typer.Exit(result.exit_code)
+
+
+def _show(result: Result) -> None:
+    """The table for people, then why gates failed, the protocol, and the warnings."""
+    from gantx.evaluation import reports
+
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False)
+    for column in reports.COLUMNS:
+        table.add_column(column, no_wrap=True, justify="right" if column in reports.RIGHT else "left")
+    for row in reports.summary_rows(result):
+        table.add_row(*map(escape, row))
+    console.print(table)
+    lines = [*reports.notes(result), reports.protocol_line(result)]
+    lines += [f"warning: {warning}" for warning in result.warnings]
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)

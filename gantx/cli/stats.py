@@ -1,0 +1,71 @@
+"""`gantx stats`: the reference statistics of a set of real images, as one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gantx.cli.waiting import Waiting
+from gantx.errors import UsageError
+
+
+def stats(
+    data: Annotated[str, typer.Argument(help="Folder, zip or archive of images, or a known data set.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file to write.")],
+    resolution: Annotated[
+        int, typer.Option(min=4, help="Side in pixels that the generator paints; images are cut and resized.")
+    ],
+    protocol: Annotated[str, typer.Option(help="The protocol that will be used.")] = "clean-50k",
+    features: Annotated[
+        str, typer.Option(help="inception, random, or a network as .pt2 or .onnx.")
+    ] = "inception",
+    weights: Annotated[Path | None, typer.Option(help="File of the Inception weights.")] = None,
+    allow_unverified_weights: Annotated[bool, typer.Option(help="Take weights of any digest.")] = False,
+    split: Annotated[str | None, typer.Option(help="train or test; the protocol's by default.")] = None,
+    mirrored: Annotated[
+        bool, typer.Option("--mirrored", help="The generator was trained with mirrored images.")
+    ] = False,
+    moments: Annotated[
+        bool, typer.Option("--moments", help="Keep mean and covariance alone: a small file, for FID only.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads (all free cores).")] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Write over an existing file.")] = False,
+) -> None:
+    """Measure real images once, to score generators against them anywhere.
+
+    Example:
+
+      gantx stats ./cifar --resolution 32 -o cifar.stats.safetensors
+    """
+    if output.suffix != ".safetensors":
+        raise UsageError(f"cannot write {output}: statistics are a .safetensors file")
+    if output.exists() and not force:
+        raise UsageError(f"{output} already exists: name another file, or add --force to replace it")
+
+    from gantx import devices
+    from gantx.config import DataConfig
+    from gantx.evaluation import evaluate, reference
+
+    request = evaluate.Request(
+        metrics=("fid",),
+        protocol=protocol,
+        features=features,
+        weights=weights,
+        allow_unverified=allow_unverified_weights,
+        split=split,
+        device=devices.pick_device(device),
+    )
+    with Waiting() as waiting:
+        waiting.say(devices.use_threads(threads or "auto"))
+        found = evaluate.statistics(
+            DataConfig(source=data, resolution=resolution),
+            request,
+            mirrored=mirrored,
+            say=waiting.say,
+            progress=waiting.show,
+        )
+        reference.write(output, found, with_features=not moments)
+    print(output)

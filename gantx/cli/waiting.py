@@ -1,0 +1,59 @@
+"""What is shown while work goes on: a bar in a terminal, lines elsewhere; all of it on stderr."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+
+_EVERY = 30.0  # seconds between lines where there is no terminal to draw a bar in
+
+
+class Waiting:
+    """Shows lines and the progress of one thing after another.
+
+    In a terminal the progress is a bar that vanishes; in a pipe or CI it is a line every half minute, so
+    that a log stays short and a watchdog sees life.
+    """
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._bar: Any = None
+        self._what = ""
+        self._spoken = time.monotonic()
+
+    def __enter__(self) -> Waiting:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._close()
+
+    def say(self, text: str) -> None:
+        """Show a line."""
+        self._close()
+        self._console.print(text, markup=False, soft_wrap=True)
+        self._spoken = time.monotonic()
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` images have been through `what`."""
+        if not self._console.is_terminal:
+            if done < total and time.monotonic() - self._spoken >= _EVERY:
+                self.say(f"{what}: {done:,} of {total:,}")
+            return
+        if self._bar is None or what != self._what:
+            from rich.progress import Progress
+
+            self._close()
+            self._what = what
+            self._bar = Progress(console=self._console, transient=True)
+            self._bar.add_task(what, total=total)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=done, total=total)
+        if done >= total:
+            self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,1 @@
+"""From images to numbers that can be trusted: features, metrics, protocols, records."""

@@ -1,0 +1,235 @@
+"""From what the user names to a result: which images, by which protocol, against what.
+
+A checkpoint knows its data and how its paper was measured; what the request leaves open comes from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from gantx import checkpoint, sampling
+from gantx.config import DataConfig, EvaluationConfig, RunConfig
+from gantx.errors import MissingError, UsageError, closest
+from gantx.evaluation import reference
+from gantx.evaluation.evaluator import (
+    METRICS,
+    Evaluator,
+    Progress,
+    Say,
+    Settings,
+    open_network,
+    prepare_reals,
+)
+from gantx.evaluation.images import open_images
+from gantx.evaluation.protocol import Protocol, named
+from gantx.evaluation.reference import Reference
+from gantx.evaluation.results import Result, compare
+from gantx.evaluation.subjects import Found, Painted, Subject, origin_of
+
+CPU_IMAGES = 5000  # of Inception on a CPU unless the user asks for more: 50,000 take an hour
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; None means: as the checkpoint says, else as the protocol does.
+
+    Attributes:
+        metrics: names out of `METRICS`; empty for the preset's.
+        data: the real images: a path or a known name.
+        reference: file of statistics instead.
+        protocol: name of a protocol.
+        num: images to score.
+        neighbours: images of each side in precision, recall, density and coverage, at most.
+        split: part of the data that is the reference.
+        features: `inception`, `random`, or a .pt2 or .onnx file.
+        weights: file of the Inception weights.
+        allow_unverified: take them even if their digest is not the published one.
+        seed: of the first image painted, or of the choice among images found.
+        batch: images painted or read at once.
+        device: where to compute.
+        intervals: compute 95 % intervals too.
+        use_cache: take reference statistics from the cache.
+        engine: `gantx` or `cleanfid`.
+        baseline: an earlier result; another protocol is refused before any image is painted.
+    """
+
+    metrics: tuple[str, ...] = ()
+    data: str | None = None
+    reference: Path | None = None
+    protocol: str | None = None
+    num: int | None = None
+    neighbours: int | None = None
+    split: str | None = None
+    features: str | None = None
+    weights: Path | None = None
+    allow_unverified: bool = False
+    seed: int = 0
+    batch: int = sampling.BATCH
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    intervals: bool = True
+    use_cache: bool = True
+    engine: str = "gantx"
+    baseline: Result | None = None
+
+
+def evaluate(target: Path | None, request: Request, *, say: Say, progress: Progress) -> Result:
+    """Score a run, a checkpoint, or images that are already there.
+
+    Args:
+        target: a run, a folder of checkpoints, a .safetensors file, a folder or zip of images, or a .npy of
+            them; None for the newest run in ./runs.
+        request: how.
+        say: receives lines of log.
+        progress: receives (what, done, total).
+
+    Raises:
+        UsageError, MissingError, DataError, CheckpointError: as their docstrings say; before any image is
+            painted wherever that can be known.
+    """
+    target = target or checkpoint.newest_run(Path("runs"))
+    if _holds_weights(target):
+        return _evaluate_checkpoint(target, request, say, progress)
+    return _evaluate_images(target, request, say, progress)
+
+
+def statistics(
+    data: DataConfig, request: Request, *, mirrored: bool, say: Say, progress: Progress
+) -> Reference:
+    """Measure the reference statistics of a set of real images, or take them from the cache.
+
+    Args:
+        data: the images and their resolution.
+        request: protocol, features and where to compute.
+        mirrored: for generators trained with mirrored images.
+        say: receives lines of log.
+        progress: receives (what, done, total).
+    """
+    settings = _settings(request, EvaluationConfig(), data, mirrored=mirrored)
+    network = open_network(settings)
+    assert settings.data is not None
+    prepared = prepare_reals(settings.data, say, progress)
+    stamp = reference.describe(
+        prepared, network, settings.protocol, split=settings.data.split, mirrored=mirrored
+    )
+    found, _ = reference.reference_for(
+        prepared,
+        network,
+        stamp,
+        device=request.device,
+        progress=lambda done, total: progress("measuring images", done, total),
+        use_cache=request.use_cache,
+    )
+    return found
+
+
+def settings_of_run(config: RunConfig, request: Request) -> Settings:
+    """How a run is evaluated: as its configuration says, where the request does not say otherwise."""
+    data = config.data.model_copy(update={"source": request.data or config.data.source})
+    settings = _settings(request, config.evaluation, data, mirrored=config.data.mirror)
+    return dataclasses.replace(settings, objects=_objects(data))
+
+
+def images_to_paint(config: EvaluationConfig, settings: Settings, num: int | None, say: Say) -> int:
+    """How many images are painted for a score: as asked for, else as the preset or the protocol says."""
+    if num is not None:
+        return num
+    usual = config.num or settings.protocol.num
+    slow = settings.device.type == "cpu" and settings.features == "inception"
+    if not slow or set(settings.metrics) == {"modes"} or usual <= CPU_IMAGES:
+        return usual
+    say(f"{CPU_IMAGES:,} images instead of {usual:,}, which would take long without a GPU (--num {usual})")
+    return CPU_IMAGES
+
+
+def _evaluate_checkpoint(target: Path, request: Request, say: Say, progress: Progress) -> Result:
+    path = checkpoint.find(target)
+    config = checkpoint.read_header(path).config
+    settings = settings_of_run(config, request)
+    evaluator = Evaluator(settings, say=say, progress=progress)
+    num = images_to_paint(config.evaluation, settings, request.num, say)
+    generator, header = sampling.open_generator(path, settings.device)
+    subject = Painted(
+        generator,
+        origin_of(header),
+        num=num,
+        seed=request.seed,
+        quantise=settings.protocol.quantise,
+        batch=request.batch,
+    )
+    say(f"scoring {num:,} images of {path}")
+    return _score(evaluator, subject, request.baseline)
+
+
+def _evaluate_images(target: Path, request: Request, say: Say, progress: Progress) -> Result:
+    images = open_images(target)
+    if images.height != images.width and request.reference is None:
+        raise UsageError(
+            f"the images in {target} are {images.width}×{images.height}, but --data is cut to squares: give "
+            "statistics of real images of this shape with --reference"
+        )
+    data = DataConfig(source=request.data, resolution=images.width)
+    settings = dataclasses.replace(
+        _settings(request, EvaluationConfig(), data, mirrored=False), objects=_objects(data)
+    )
+    subject = Found(images, num=request.num, seed=request.seed, batch=request.batch)
+    evaluator = Evaluator(settings, say=say, progress=progress)
+    say(f"scoring {len(subject):,} of {len(images):,} images in {target}")
+    return _score(evaluator, subject, request.baseline)
+
+
+def _score(evaluator: Evaluator, subject: Subject, baseline: Result | None) -> Result:
+    if baseline is not None:
+        compare(baseline.protocol, evaluator.stamp(subject))
+    return evaluator.evaluate(subject)
+
+
+def _settings(request: Request, config: EvaluationConfig, data: DataConfig, *, mirrored: bool) -> Settings:
+    metrics = request.metrics or _fitting(config.metrics, data)
+    for metric in metrics:
+        if metric not in METRICS:
+            raise UsageError(
+                f"no metric '{metric}'{closest(metric, METRICS)}: there are {', '.join(METRICS)}"
+            )
+    protocol: Protocol = named(request.protocol or config.protocol)
+    if request.neighbours is not None:
+        protocol = dataclasses.replace(protocol, neighbours=request.neighbours)
+    split = request.split or protocol.split
+    return Settings(
+        metrics=metrics,
+        protocol=protocol,
+        features=request.features or config.features,
+        weights=request.weights,
+        allow_unverified=request.allow_unverified,
+        reference=request.reference,
+        data=data.model_copy(update={"split": split}),
+        mirrored=mirrored,
+        device=request.device,
+        intervals=request.intervals,
+        use_cache=request.use_cache,
+        engine=request.engine,
+    )
+
+
+def _fitting(metrics: tuple[str, ...], data: DataConfig) -> tuple[str, ...]:
+    """A preset's metrics, without the one that only the built-in shapes have where the data are others."""
+    if _objects(data) == 1:
+        return metrics
+    return tuple(metric for metric in metrics if metric != "modes") or ("fid",)
+
+
+def _objects(data: DataConfig) -> int | None:
+    return data.shapes.objects if data.source == "shapes" else None
+
+
+def _holds_weights(target: Path) -> bool:
+    """Whether `target` is a run or checkpoint rather than images."""
+    if target.is_file():
+        return target.suffix == ".safetensors"
+    if not target.is_dir():
+        raise MissingError(f"there is no run, checkpoint or set of images at {target}")
+    run = (target / "config.yaml").is_file() or (target / "checkpoints").is_dir()
+    return run or any(target.glob("*.safetensors"))

@@ -1,0 +1,409 @@
+"""One evaluation from the first check to the result.
+
+Everything that may be missing is looked for before the first image is painted: weights, data, statistics.
+Then all images pass through the feature network once, and every metric is computed from what came out.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gantx import checkpoint
+from gantx.config import DataConfig
+from gantx.data.prepare import Prepared, prepare
+from gantx.errors import DataError, MissingError, UsageError
+from gantx.evaluation import intervals, metrics, reference
+from gantx.evaluation.features import FeatureNetwork, open_features
+from gantx.evaluation.modes import ModeCount
+from gantx.evaluation.oracle import open_cleanfid
+from gantx.evaluation.protocol import Protocol
+from gantx.evaluation.reference import Reference
+from gantx.evaluation.results import Result, Score
+from gantx.evaluation.subjects import Subject
+
+VERSION = 1  # of the definitions of this package; raised when a score would come out differently
+METRICS = ("fid", "kid", "is", "pr", "dc", "modes")
+AGAINST_REALS = frozenset({"fid", "kid", "pr", "dc"})
+FEW = 10_000  # images; with fewer, the bias of FID exceeds what papers argue about
+KID_SUBSETS, KID_SIZE = 100, 1000
+PR_K, DC_K = 3, 5
+_SEED = 0  # of the subsets of KID and of the images that enter the neighbour metrics
+
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]  # what is done, images so far, images in all
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to evaluate, apart from what.
+
+    Attributes:
+        metrics: names out of `METRICS`.
+        protocol: fixes everything that moves a score.
+        features: `inception`, `random`, or a .pt2 or .onnx file.
+        weights: file of the Inception weights; None looks in the usual places.
+        allow_unverified: take weights whose digest is not the published one; marks the result.
+        reference: file of statistics instead of `data`.
+        data: the real images; None only where `reference` is given or no metric asks for real images.
+        mirrored: whether the generator was trained with mirrored images.
+        objects: shapes in one image of the built-in data, for `modes`; None for other data.
+        device: where to compute.
+        intervals: compute 95 % intervals too.
+        use_cache: take reference statistics from the cache when they are there.
+        engine: `gantx`, or `cleanfid` for clean-fid's own feature path, which is slower.
+    """
+
+    metrics: tuple[str, ...]
+    protocol: Protocol
+    features: str = "inception"
+    weights: Path | None = None
+    allow_unverified: bool = False
+    reference: Path | None = None
+    data: DataConfig | None = None
+    mirrored: bool = False
+    objects: int | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    intervals: bool = True
+    use_cache: bool = True
+    engine: str = "gantx"
+
+
+class Evaluator:
+    """Scores images again and again by one protocol, against one reference.
+
+    Making one resolves everything that could be missing.
+
+    Args:
+        settings: how.
+        say: receives lines of log.
+        progress: receives (what, done, total).
+
+    Raises:
+        UsageError: metrics and features, or metrics and data, do not fit together.
+        MissingError: weights, data or statistics are not there.
+        DataError: data or statistics cannot be used.
+    """
+
+    def __init__(self, settings: Settings, *, say: Say, progress: Progress) -> None:
+        started = time.perf_counter()
+        self.settings = settings
+        self._progress = progress
+        self._network: FeatureNetwork | None = None
+        self._reference: Reference | None = None
+        self._recogniser_digest: str | None = None
+        if "modes" in settings.metrics and settings.objects != 1:
+            raise UsageError(
+                "the metric modes counts the 18 kinds of single shapes: it needs --data shapes with "
+                "data.shapes.objects=1"
+            )
+        if "modes" in settings.metrics:
+            self._recogniser_digest = ModeCount(settings.device).digest
+        if set(settings.metrics) - {"modes"}:
+            self._network = open_network(settings)
+            if "is" in settings.metrics and not self._network.gives_logits:
+                raise UsageError(
+                    f"the metric is needs class scores, which {self._network.name} does not give here: leave "
+                    "--features and --engine away"
+                )
+        if self._network is not None and AGAINST_REALS & set(settings.metrics):
+            self._reference = _resolve_reference(settings, self._network, say, progress)
+        self.seconds_to_resolve = time.perf_counter() - started
+
+    def evaluate(self, subject: Subject) -> Result:
+        """Score all images of `subject` in one pass.
+
+        Raises:
+            DataError: the images are not of one kind with the reference, or not finite.
+        """
+        started = time.perf_counter()
+        seen = self._measure(subject)
+        measured = time.perf_counter()
+        scores = self._scores(seen)
+        timing = {
+            "resolve_seconds": self.seconds_to_resolve,
+            "measure_seconds": measured - started,
+            "metrics_seconds": time.perf_counter() - measured,
+            "images_per_second": len(subject) / (measured - started),
+        }
+        return Result(
+            scores=tuple(scores),
+            protocol=self.stamp(subject),
+            checkpoint=subject.origin(),
+            warnings=(*subject.warnings, *self._warnings(len(subject))),
+            timing={name: float(f"{value:.4g}") for name, value in timing.items()},
+            versions=versions(),
+        )
+
+    def _measure(self, subject: Subject) -> _Seen:
+        settings, network, total = self.settings, self._network, len(subject)
+        device = settings.device
+        # On the device until the end, so that no batch waits for a copy.
+        features = torch.empty(total, network.dim, device=device) if network else None
+        logits = torch.empty(total, 1008, device=device) if network and "is" in settings.metrics else None
+        modes = ModeCount(device, settings.objects or 1) if "modes" in settings.metrics else None
+        done = 0
+        for images in subject.batches(device):
+            for part in images.split(network.batch if network else len(images)):
+                rows = slice(done, done + len(part))
+                if network is not None and features is not None:
+                    measured = network(part)
+                    features[rows] = measured.features
+                    if logits is not None and measured.logits is not None:
+                        logits[rows] = measured.logits
+                if modes is not None:
+                    modes.add(part)
+                done += len(part)
+                self._progress("measuring images", done, total)
+        assert done == total
+        features = features.cpu() if features is not None else None
+        if features is not None and not bool(features.isfinite().all()):
+            raise DataError("the feature network gives values that are not finite for these images")
+        return _Seen(features, logits.cpu() if logits is not None else None, modes)
+
+    def _scores(self, seen: _Seen) -> list[Score]:
+        wanted, scores = self.settings.metrics, list[Score]()
+        if "fid" in wanted:
+            scores.append(self._frechet(seen))
+        if "kid" in wanted or ("fid" in wanted and self._real is not None):
+            scores.append(self._kernel(seen))
+        if "is" in wanted:
+            scores.append(self._inception_score(seen))
+        if "pr" in wanted or "dc" in wanted:
+            scores += self._neighbours(seen)
+        if seen.modes is not None:
+            scores += _mode_scores(seen.modes)
+        return scores
+
+    @property
+    def _real(self) -> Tensor | None:
+        """Features of real images [n, D], or None where the reference holds moments alone."""
+        return self._reference.features if self._reference is not None else None
+
+    def _frechet(self, seen: _Seen) -> Score:
+        assert self._reference is not None
+        assert seen.features is not None
+        fake, ddof, known = seen.features, self.settings.protocol.ddof, self._reference
+        kept = known.features
+        if kept is not None and len(kept) == known.count and len(kept) <= fake.shape[1]:
+            real = metrics.Gaussian.of_features(kept, ddof)  # exact without the covariance, and quicker
+        else:
+            real = metrics.Gaussian.of_moments(known.mean, known.covariance_by(ddof))
+        value = real.distance(metrics.Gaussian.of_features(fake, ddof))
+        if not self.settings.intervals:
+            return self._score("fid", value)
+        found = intervals.frechet(known.mean, known.covariance_by(ddof), fake, ddof=ddof)
+        if found is None:
+            return self._score("fid", value)
+        details = {} if found.limit is None else {"limit": found.limit}
+        return self._score("fid", value, found.at_count, details)
+
+    def _kernel(self, seen: _Seen) -> Score:
+        assert self._real is not None
+        assert seen.features is not None
+        real, fake = self._real, seen.features
+        values = metrics.kernel_distances(real, fake, subsets=KID_SUBSETS, size=KID_SIZE, seed=_SEED)
+        interval = intervals.kernel(real, fake, values, seed=_SEED) if self.settings.intervals else None
+        details = {
+            "subsets": KID_SUBSETS,
+            "subset_size": min(KID_SIZE, len(real), len(fake)),
+            "n_ref": len(real),
+        }
+        return self._score("kid", float(values.mean()), interval, details)
+
+    def _inception_score(self, seen: _Seen) -> Score:
+        assert seen.logits is not None
+        splits = self.settings.protocol.is_splits
+        value, deviation = metrics.inception_score(seen.logits, splits)
+        interval = None
+        if self.settings.intervals:
+            interval = intervals.inception_score(seen.logits, splits=splits, seed=_SEED)
+        return self._score("is", value, interval, {"splits": splits, "std": deviation})
+
+    def _neighbours(self, seen: _Seen) -> list[Score]:
+        assert self._real is not None
+        assert seen.features is not None
+        limit = self.settings.protocol.neighbours
+        real, fake = _some(self._real, limit), _some(seen.features, limit)
+        found = metrics.neighbours(real=real, fake=fake, pr_k=PR_K, dc_k=DC_K)
+        counts = {"n_gen": len(fake), "n_ref": len(real)}
+        scores = []
+        for metric, name, values, k in (
+            ("pr", "precision", found.precise, PR_K),
+            ("pr", "recall", found.recalled, PR_K),
+            ("dc", "density", found.density, DC_K),
+            ("dc", "coverage", found.covered, DC_K),
+        ):
+            if metric in self.settings.metrics:
+                interval = None
+                if self.settings.intervals:
+                    shares = values.dtype == torch.bool
+                    interval = intervals.share(values) if shares else intervals.mean(values, seed=_SEED)
+                scores.append(self._score(name, float(values.double().mean()), interval, {"k": k, **counts}))
+        return scores
+
+    def _score(
+        self,
+        name: str,
+        value: float,
+        interval: intervals.Interval | None = None,
+        details: Mapping[str, float | int | str] | None = None,
+    ) -> Score:
+        assert self._network is not None
+        low, high = interval or (None, None)
+        note = "" if self._network.verified else "unverified weights"
+        return Score(title(name, self._network.name), value, low, high, note, details or {})
+
+    def stamp(self, subject: Subject) -> dict[str, Any]:
+        """The protocol of a result: everything that moves a score and is not the generator."""
+        settings, network = self.settings, self._network
+        return {
+            "name": settings.protocol.name,
+            "version": VERSION,
+            "engine": settings.engine,
+            "extractor": network.name if network else None,
+            "weights_sha256": network.digest if network else None,
+            "weights_verified": network.verified if network else None,
+            "resize": network.resize if network else None,
+            "feature_dim": network.dim if network else None,
+            **subject.stamp,
+            "n_ref": self._reference.count if self._reference else None,
+            "reference": self._reference.stamp if self._reference else None,
+            "covariance_ddof": settings.protocol.ddof,
+            "kid": {"subsets": KID_SUBSETS, "subset_size": KID_SIZE, "seed": _SEED},
+            "is_splits": settings.protocol.is_splits,
+            "recogniser_sha256": self._recogniser_digest,
+            "neighbours": {"images": settings.protocol.neighbours, "pr_k": PR_K, "dc_k": DC_K},
+        }
+
+    def _warnings(self, count: int) -> list[str]:
+        found = []
+        network, known = self._network, self._reference
+        if network is not None and not network.verified:
+            found.append("the weights are not the published ones: no score here is comparable with any other")
+        if known is not None and network is not None and "fid" in self.settings.metrics:
+            fewest = min(count, known.count or count)
+            if fewest <= network.dim:
+                found.append(
+                    f"{fewest:,} images do not span the {network.dim:,} features: the Fréchet distance is "
+                    "mostly bias, so go by KID, or take more images (--num)"
+                )
+            elif fewest < FEW:
+                found.append(
+                    f"{fewest:,} images inflate the Fréchet distance: compare it only with scores of as many "
+                    "images, and look at KID, which has no such bias"
+                )
+            if known.features is None:
+                found.append(
+                    "the reference holds moments alone, so there is no KID beside the Fréchet distance"
+                )
+        if "is" in self.settings.metrics and count < FEW // 2:
+            found.append(f"{count:,} images are too few for an Inception Score that others report at 50,000")
+        return found
+
+
+def title(metric: str, network: str) -> str:
+    """What a value is called: FID and KID only in the features of Inception, else after the network."""
+    if network == "inception":
+        return metric
+    base = {"fid": "fd", "kid": "kd"}.get(metric, metric)
+    return f"{base}_rand" if network == "random" else f"{base}[{network}]"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes scores; recorded beside the protocol, not part of its hash."""
+    return {**checkpoint.versions(), "numpy": np.__version__, "system": platform.platform()}
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one pass over the images leaves behind, on the CPU."""
+
+    features: Tensor | None  # [N, D]
+    logits: Tensor | None  # [N, 1008]
+    modes: ModeCount | None
+
+
+def open_network(settings: Settings) -> FeatureNetwork:
+    """The feature network `settings` asks for; MissingError where its weights are not there."""
+    open_ = open_cleanfid if settings.engine == "cleanfid" else open_features
+    return open_(
+        settings.features,
+        resize=settings.protocol.resize,
+        weights=settings.weights,
+        device=settings.device,
+        allow_unverified=settings.allow_unverified,
+    )
+
+
+def _resolve_reference(
+    settings: Settings, network: FeatureNetwork, say: Say, progress: Progress
+) -> Reference:
+    if settings.reference is not None:
+        known = reference.read(settings.reference)
+        reference.check(known, network, settings.reference)
+        if known.features is None and (lacking := {"kid", "pr", "dc"} & set(settings.metrics)):
+            raise UsageError(
+                f"{settings.reference} holds moments alone, which do not give {', '.join(sorted(lacking))}: "
+                "make it with gantx stats and without --moments"
+            )
+        return known
+    if settings.data is None or settings.data.source is None:
+        raise MissingError(
+            "nothing to compare with: name the real images with --data, or their statistics with --reference"
+        )
+    prepared = prepare_reals(settings.data, say, progress)
+    stamp = reference.describe(
+        prepared, network, settings.protocol, split=settings.data.split, mirrored=settings.mirrored
+    )
+    known, cached = reference.reference_for(
+        prepared,
+        network,
+        stamp,
+        device=settings.device,
+        progress=lambda done, total: progress("measuring real images", done, total),
+        use_cache=settings.use_cache,
+    )
+    say(f"reference: {known.count:,} images of {prepared.name}{' (from cache)' if cached else ''}")
+    return known
+
+
+def prepare_reals(data: DataConfig, say: Say, progress: Progress) -> Prepared:
+    """The real images; MissingError says how to name others."""
+    try:
+        return prepare(
+            data, say=say, progress=lambda done, total: progress("preparing real images", done, total)
+        )
+    except MissingError as problem:
+        raise MissingError(
+            f"{problem}; name the real images with --data, or their statistics with --reference"
+        ) from problem
+
+
+def _some(features: Tensor, limit: int) -> Tensor:
+    """At most `limit` rows, chosen at random: the order of a set may be that of its classes."""
+    if len(features) <= limit:
+        return features
+    chosen = np.sort(np.random.default_rng(_SEED).permutation(len(features))[:limit])
+    return features[torch.from_numpy(chosen)]
+
+
+def _mode_scores(modes: ModeCount) -> list[Score]:
+    found = modes.result()
+    return [
+        Score("modes", float(found.modes), note="of 18 kinds and colours"),
+        Score("confident", found.confident, note="share of images whose kind and colour can be told"),
+        Score(
+            "whole",
+            found.whole,
+            note=f"share that could pass for a real shape; of real ones {found.accuracy_on_real:.1%} do",
+        ),
+    ]

@@ -1,0 +1,181 @@
+"""Images to features: Inception, a network from a file, or a random one.
+
+All take images of grey levels 0..255 and give float32 features [B, D], computed in full float32. A score is
+named after its network: FID and KID exist in the features of Inception only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gantx.draws import Draw, Spec, draw
+from gantx.errors import MissingError, UsageError
+from gantx.evaluation import inception_weights
+from gantx.evaluation.assets import ASSETS, locate
+from gantx.evaluation.foreign import ForeignNetwork
+from gantx.evaluation.inception import FEATURES
+from gantx.evaluation.precision import full_precision
+from gantx.evaluation.resizing import resize as resized
+
+_ON_CPU, _ON_GPU = 8, 128  # images of one pass through a network the size of Inception; 8 was quickest
+
+
+class Measured(NamedTuple):
+    """What a network sees in images.
+
+    Attributes:
+        features: float32 [B, D] on the device.
+        logits: class scores [B, 1008] without bias, or None where the network has no classes.
+    """
+
+    features: Tensor
+    logits: Tensor | None
+
+
+class FeatureNetwork(Protocol):
+    """A network that scores are computed in.
+
+    Attributes:
+        name: `inception`, `random`, or the name of the file.
+        digest: SHA-256 of the weights.
+        verified: the digest is the published one, or there is none to compare with.
+        resize: rule by which it resizes images, `none` where it takes them as they are.
+        dim: number of features.
+        gives_logits: whether it has class scores.
+        batch: images of one pass.
+    """
+
+    name: str
+    digest: str
+    verified: bool
+    resize: str
+    dim: int
+    gives_logits: bool
+    batch: int
+
+    def __call__(self, images: Tensor) -> Measured:
+        """Images uint8 or float [B, 3, H, W], 0..255, on the device, to what it sees in them."""
+
+
+def open_features(
+    choice: str, *, resize: str, weights: Path | None, device: torch.device, allow_unverified: bool
+) -> FeatureNetwork:
+    """Open a feature network.
+
+    Args:
+        choice: `inception`, `random`, or a .pt2 or .onnx file.
+        resize: rule by which Inception resizes images.
+        weights: file of Inception's weights; None looks in the usual places.
+        device: where to compute.
+        allow_unverified: take weights whose digest is not the published one.
+
+    Raises:
+        UsageError: `choice` is none of these, or `weights` is given for another network than Inception.
+        MissingError: weights, file or package are not there.
+        DataError: the file does not hold such a network.
+    """
+    if choice == "inception":
+        carrier = inception_weights.CARRIERS[resize]
+        asset = ASSETS["inception" if carrier == "torchscript" else "inception-pytorch"]
+        located = locate(asset, weights, allow_unverified=allow_unverified)
+        return _Inception(located.path, located.digest, located.verified, resize, device)
+    if weights is not None:
+        raise UsageError(f"--weights are those of Inception, but the features are {choice}: leave one away")
+    if choice == "random":
+        return _Random(device)
+    path = Path(choice)
+    if path.suffix not in (".pt2", ".onnx"):
+        hint = ": export it with torch.export first" if path.suffix in (".pt", ".pth") else ""
+        raise UsageError(f"no features '{choice}'{hint}; use inception, random, or a .pt2 or .onnx file")
+    if not path.is_file():
+        raise MissingError(f"there is no feature network at {path}")
+    return _FromFile(path, device)
+
+
+class _Inception:
+    """The Inception of FID; see gantx.evaluation.inception."""
+
+    name = "inception"
+    dim = FEATURES
+    gives_logits = True
+
+    def __init__(self, path: Path, digest: str, verified: bool, resize: str, device: torch.device) -> None:
+        self.digest, self.verified, self.resize = digest, verified, resize
+        self.batch = _ON_GPU if device.type == "cuda" else _ON_CPU
+        network = inception_weights.load(path, resize, digest=digest)
+        self._network = network.to(device).to(memory_format=torch.channels_last)
+        self._device = device
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Measured:
+        with full_precision(self._device):
+            return Measured(*self._network(resized(images, self.resize)))
+
+
+class _Random:
+    """Three convolutions with fixed random weights: no file, seconds on a CPU, for rough comparisons only.
+
+    Images are averaged or repeated to 32×32 first. Features are means and deviations over the places of the
+    last two layers.
+    """
+
+    name = "random"
+    verified = True
+    resize = "none"
+    dim = 256
+    gives_logits = False
+    batch = 256
+
+    _WIDTHS = (3, 32, 64, 64)
+
+    def __init__(self, device: torch.device) -> None:
+        digest = hashlib.sha256()
+        self._filters = []
+        for layer, (inward, outward) in enumerate(itertools.pairwise(self._WIDTHS)):
+            spec: Spec = {"weight": Draw("uniform", (outward, inward, 3, 3), per="batch")}
+            drawn = draw(spec, seed=0, stream="random features", step=layer, device=torch.device("cpu"))
+            assert isinstance(drawn["weight"], Tensor)
+            # Of variance 2 / fan-in. Uniform, because every machine draws these to the bit.
+            weight = (2 * drawn["weight"] - 1) * math.sqrt(6 / (9 * inward))
+            digest.update(weight.numpy().tobytes())
+            self._filters.append(weight.to(device))
+        self.digest = digest.hexdigest()
+        self._device = device
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Measured:
+        with full_precision(self._device):
+            hidden = F.adaptive_avg_pool2d(images.float(), 32) / 127.5 - 1  # [B, 3, 32, 32]
+            found = []
+            for stride, weight in zip((1, 2, 2), self._filters, strict=True):
+                hidden = F.relu(F.conv2d(hidden, weight, stride=stride, padding=1))
+                found += [hidden.mean((2, 3)), hidden.std((2, 3))]
+            return Measured(torch.cat(found[2:], 1), None)
+
+
+class _FromFile:
+    """A network of the user's; see gantx.evaluation.foreign."""
+
+    verified = True
+    resize = "none"
+    gives_logits = False
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        self.name = path.stem
+        self._network = ForeignNetwork(path, device)
+        self.digest, self.dim = self._network.digest, self._network.dim
+        self.batch = self._network.batch or _ON_GPU
+        self._device = device
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Measured:
+        with full_precision(self._device):
+            return Measured(self._network(images.float()), None)

@@ -1,0 +1,226 @@
+"""What generated images are measured against: the features of real ones, and their first two moments.
+
+They are computed once for a set of pixels, a feature network and a protocol, and kept in the cache under a
+digest of exactly these; `gantx stats` writes the same file wherever the user wants it. Statistics of other
+tools (.npz with `mu` and `sigma`) can be read, but do not say what they were made of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gantx.atomic import replacing
+from gantx.config import cache_folder
+from gantx.data.prepare import Prepared
+from gantx.errors import DataError, MissingError, UsageError
+from gantx.evaluation.features import FeatureNetwork
+from gantx.evaluation.metrics import Moments
+from gantx.evaluation.protocol import Protocol
+
+FORMAT = "gantx.reference/1"
+KEPT = 50_000  # features stored at most; the moments are always those of all images
+_SEED = 0  # of the choice and the flips of reference images
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Statistics of real images in the features of one network.
+
+    Attributes:
+        count: images the moments are made of; None when the file does not say.
+        mean: float64 [D].
+        covariance: float64 [D, D], divided by N - 1; or as another tool made it.
+        features: float32 [n, D] of at most `KEPT` images, or None when only moments were kept.
+        stamp: what the statistics were made of; goes into the record of every score taken with them.
+    """
+
+    count: int | None
+    mean: Tensor
+    covariance: Tensor
+    features: Tensor | None
+    stamp: dict[str, Any]
+
+    def covariance_by(self, ddof: int) -> Tensor:
+        """The covariance divided by N - ddof."""
+        if ddof == 1 or self.count is None:
+            return self.covariance
+        return self.covariance * ((self.count - 1) / (self.count - ddof))
+
+
+def describe(
+    prepared: Prepared, network: FeatureNetwork, protocol: Protocol, *, split: str, mirrored: bool
+) -> dict[str, Any]:
+    """The stamp of the statistics of `prepared`; also what decides whether cached ones fit.
+
+    Args:
+        prepared: the real images.
+        network: that sees them.
+        protocol: by which they are chosen.
+        split: part of the data set they are.
+        mirrored: whether the generator was trained with mirrored images.
+    """
+    return {
+        "extractor": network.name,
+        "weights_sha256": network.digest,
+        "resize": network.resize,
+        "feature_dim": network.dim,
+        "pixels": prepared.digest,
+        "resolution": prepared.images.shape[-1],
+        "split": split,
+        "mirror": protocol.mirror and mirrored,
+        "n_ref": min(len(prepared.images), protocol.reference_num or len(prepared.images)),
+    }
+
+
+def reference_for(
+    prepared: Prepared,
+    network: FeatureNetwork,
+    stamp: dict[str, Any],
+    *,
+    device: torch.device,
+    progress: Progress,
+    use_cache: bool = True,
+) -> tuple[Reference, bool]:
+    """The statistics that `stamp` describes, from the cache or measured now and kept there.
+
+    Args:
+        prepared: the real images.
+        network: that sees them.
+        stamp: from `describe`.
+        device: where the network is.
+        progress: called with (done, total) images.
+        use_cache: read the cache; it is written either way.
+
+    Returns:
+        The statistics, and whether they came from the cache.
+    """
+    path = cache_folder() / "reference" / f"{_key(stamp)}.safetensors"
+    if use_cache and path.is_file():
+        try:
+            found = read(path)
+        except DataError:
+            found = None  # damaged: made again
+        if found is not None and found.stamp == stamp and found.features is not None:
+            return found, True
+    measured = measure(prepared, network, stamp, device=device, progress=progress)
+    write(path, measured)
+    return measured, False
+
+
+def measure(
+    prepared: Prepared,
+    network: FeatureNetwork,
+    stamp: dict[str, Any],
+    *,
+    device: torch.device,
+    progress: Progress,
+) -> Reference:
+    """Compute the statistics that `stamp` describes; see `reference_for`."""
+    total, count = len(prepared.images), int(stamp["n_ref"])
+    dice = np.random.default_rng(_SEED)
+    rows = np.sort(dice.permutation(total)[:count]) if count < total else np.arange(total)
+    flips = dice.random(count) < 0.5 if stamp["mirror"] else np.zeros(count, bool)
+    kept = np.sort(dice.permutation(count)[:KEPT]) if count > KEPT else np.arange(count)
+    moments = Moments(network.dim)
+    features = torch.empty(len(kept), network.dim)
+    filled = 0
+    for start in range(0, count, network.batch):
+        stop = min(start + network.batch, count)
+        pixels = torch.from_numpy(prepared.images[rows[start:stop]])
+        flipped = torch.from_numpy(flips[start:stop])
+        pixels = torch.where(flipped[:, None, None, None], pixels.flip(3), pixels)
+        found = network(pixels.to(device)).features.cpu()
+        moments.add(found)
+        first, last = np.searchsorted(kept, (start, stop))
+        features[filled : filled + last - first] = found[torch.from_numpy(kept[first:last] - start)]
+        filled += int(last - first)
+        progress(stop, count)
+    return Reference(count, moments.mean, moments.covariance(), features, stamp)
+
+
+def write(path: Path, reference: Reference, *, with_features: bool = True) -> None:
+    """Write statistics as safetensors, whole or not at all; MissingError when that is impossible."""
+    tensors = {"mean": reference.mean, "covariance": reference.covariance}
+    if with_features and reference.features is not None:
+        tensors["features"] = reference.features
+    metadata = {"format": FORMAT, "count": str(reference.count), "stamp": json.dumps(reference.stamp)}
+    with replacing(path) as beside:
+        try:
+            save_file(tensors, beside, metadata)
+        except SafetensorError as problem:  # how safetensors reports a full disk
+            raise OSError(str(problem)) from problem
+
+
+def read(path: Path) -> Reference:
+    """Read statistics from a file of `write`, or an .npz with `mu` and `sigma`.
+
+    Raises:
+        MissingError: there is no such file.
+        DataError: it is neither, or damaged.
+    """
+    if not path.is_file():
+        raise MissingError(f"no reference statistics at {path}: make them with gantx stats DATA -o {path}")
+    return _read_npz(path) if zipfile.is_zipfile(path) else _read_safetensors(path)
+
+
+def check(reference: Reference, network: FeatureNetwork, path: Path) -> None:
+    """Refuse statistics that were made with another network or resizing; UsageError names both."""
+    if reference.mean.shape != (network.dim,):
+        raise UsageError(
+            f"{path} holds statistics of {len(reference.mean)} features, but {network.name} has {network.dim}: "
+            "make new ones with gantx stats"
+        )
+    for field, ours in (("weights_sha256", network.digest), ("resize", network.resize)):
+        theirs = reference.stamp.get(field, ours)
+        if theirs != ours:
+            raise UsageError(
+                f"{path} was made with another {field.partition('_')[0]} ({theirs}, here {ours}): scores "
+                "would compare unlike things, so make new statistics with gantx stats"
+            )
+
+
+def _read_safetensors(path: Path) -> Reference:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            names = set(file.keys())
+            if metadata.get("format") != FORMAT or not {"mean", "covariance"} <= names:
+                raise DataError(f"{path} holds no reference statistics: make them with gantx stats")
+            tensors = {name: file.get_tensor(name).clone() for name in names}
+        stamp, count = json.loads(metadata["stamp"]), int(metadata["count"])
+    except (SafetensorError, OSError, KeyError, ValueError) as problem:
+        raise DataError(f"{path} is damaged ({problem}): make it again with gantx stats") from problem
+    return Reference(count, tensors["mean"], tensors["covariance"], tensors.get("features"), stamp)
+
+
+def _read_npz(path: Path) -> Reference:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            mean, covariance = (torch.from_numpy(file[key].astype(np.float64)) for key in ("mu", "sigma"))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as problem:
+        raise DataError(f"{path} is not an .npz with `mu` and `sigma`: {problem}") from problem
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        raise DataError(
+            f"{path}: mu {list(mean.shape)} and sigma {list(covariance.shape)} do not belong together"
+        )
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Reference(None, mean, covariance, None, {"file_sha256": digest, "n_ref": None})
+
+
+def _key(stamp: dict[str, Any]) -> str:
+    text = json.dumps({"format": FORMAT, "seed": _SEED, "kept": KEPT, **stamp}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,0 +1,81 @@
+"""Scores while a run trains: the same evaluation as `gantx eval`, on the averaged generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from gantx.config import RunConfig
+from gantx.evaluation.evaluate import Request, settings_of_run
+from gantx.evaluation.evaluator import Evaluator
+from gantx.evaluation.results import lower_is_better
+from gantx.evaluation.subjects import Painted
+
+
+class Monitor:
+    """Scores a generator by the run's own protocol, and knows which of the scores is the best.
+
+    Making one resolves weights and reference statistics, so that nothing is missing hours later.
+
+    Args:
+        config: of the run; its `evaluation` section says how.
+        device: where to compute.
+        say: receives lines of log.
+
+    Raises:
+        UsageError, MissingError, DataError: what `evaluation` asks for cannot be had.
+    """
+
+    def __init__(self, config: RunConfig, device: torch.device, say: Callable[[str], None]) -> None:
+        settings = settings_of_run(config, Request(device=device, intervals=False))
+        self._quantise = settings.protocol.quantise
+        self._num = config.evaluation.num_during_training
+        self._interrupted: Callable[[], bool] = bool
+        self._evaluator = Evaluator(settings, say=say, progress=self._on_progress)
+        self._best: tuple[str, float] | None = None  # protocol, value
+
+    def score(self, generator: torch.nn.Module, interrupted: Callable[[], bool]) -> dict[str, Any] | None:
+        """Score a generator.
+
+        Args:
+            generator: on the monitor's device.
+            interrupted: asked after each batch; once it says yes the evaluation is given up.
+
+        Returns:
+            `scores`, by name, and `protocol_hash`, for metrics.jsonl; None when given up.
+        """
+        self._interrupted = interrupted
+        subject = Painted(generator, {}, num=self._num, seed=0, quantise=self._quantise)
+        try:
+            result = self._evaluator.evaluate(subject)
+        except _GivenUp:
+            return None
+        scores = {
+            score.name: float(f"{score.value:.6g}") for score in result.scores if score.value is not None
+        }
+        return {"scores": scores, "protocol_hash": result.protocol_hash}
+
+    def improves(self, line: Mapping[str, Any]) -> bool:
+        """Take note of a line of scores; whether its first score is better than all noted before it.
+
+        Scores of different protocols are not compared: a changed protocol starts anew.
+        """
+        if not line["scores"]:
+            return False
+        name, value = next(iter(line["scores"].items()))
+        if self._best is not None and self._best[0] == line["protocol_hash"]:
+            best = self._best[1]
+            if not (value < best if lower_is_better(name) else value > best):
+                return False
+        self._best = line["protocol_hash"], value
+        return True
+
+    def _on_progress(self, what: str, done: int, total: int) -> None:
+        if self._interrupted():
+            raise _GivenUp
+
+
+class _GivenUp(Exception):
+    """The run is asked to stop while an evaluation goes on."""

@@ -1,0 +1,276 @@
+"""`gantx eval` and `gantx stats` as a user types them."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from golden_file import ROOT
+from random_inception import random_inception, write_torchscript
+from small_run import SMALL
+from typer.testing import CliRunner
+
+from gantx import checkpoint, config
+from gantx.cli import app
+from gantx.evaluation import assets
+from gantx.training.state import TrainingState
+
+FAST = ("--features", "random", "--device", "cpu", "--threads", "1")
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def run_folder(tmp_path, monkeypatch):
+    """A run of the small network on shapes, untrained, in ./runs of the current folder."""
+    monkeypatch.chdir(tmp_path)
+    settings = config.load(overrides=SMALL, settings={"data.source": "shapes"})
+    folder = tmp_path / "runs" / "0001-small-shapes"
+    TrainingState(settings, torch.device("cpu")).save(
+        folder / "checkpoints" / checkpoint.checkpoint_name(0), {"name": "shapes", "digest": "", "images": 37}
+    )
+    return folder
+
+
+def document(*arguments):
+    result = run("eval", *arguments, "--json", *FAST)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_the_newest_run_by_its_own_data(run_folder):
+    older = run_folder.with_name("0000-older")
+    (older / "checkpoints").mkdir(parents=True)
+    found = document("--metric", "fid", "--num", "16")
+    assert found["schema"] == "gantx.eval/1"
+    assert found["checkpoint"]["path"].startswith("runs/0001-small-shapes")
+    assert set(found["metrics"]) == {"fd_rand", "kd_rand"}
+    assert found["metrics"]["fd_rand"]["value"] > 0
+    assert found["protocol"]["reference"]["n_ref"] == 37
+    again = document("--metric", "fid", "--num", "16")
+    assert again["metrics"] == found["metrics"]
+    assert again["protocol_hash"] == found["protocol_hash"]
+
+
+def test_no_run_and_no_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("eval", "--metric", "fid", *FAST)
+    assert result.exit_code == 3
+    assert "no run with a checkpoint" in result.stderr
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    result = run("eval", tmp_path, "--metric", "fid", *FAST)
+    assert result.exit_code == 3
+    assert "--data" in result.stderr
+    assert "--reference" in result.stderr
+
+
+def test_without_weights_one_sentence_tells_how_to_get_them(run_folder):
+    result = run("eval", "--metric", "fid", "--device", "cpu")
+    assert result.exit_code == 3
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert "inception-2015-12-05.pt" in line
+    assert "gantx assets fetch inception" in line
+    assert "--weights" in line
+    assert "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4" in line
+    assert result.stdout == ""
+
+
+def test_gates_decide_the_exit_code(run_folder, tmp_path, monkeypatch):
+    summary = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    passed = run("eval", "--metric", "fid", "--num", "16", "--fail-above", "fd_rand=1e9", *FAST)
+    assert passed.exit_code == 0, passed.output
+    assert "passed" in passed.stdout
+    failed = run(
+        "eval", "--metric", "fid", "--num", "16", "--fail-above", "fd_rand=0", "--junit", "out.xml",
+        "--md", "out.md", "-o", "eval.json", *FAST,
+    )  # fmt: skip
+    assert failed.exit_code == 1
+    assert "is above 0" in failed.stdout
+    assert ElementTree.parse("out.xml").find(".//failure") is not None
+    assert "failed" in (tmp_path / "out.md").read_text()
+    assert json.loads((tmp_path / "eval.json").read_text())["status"] == "failed"
+    assert summary.read_text().count("## gantx eval") == 2
+    undecided = run("eval", "--metric", "fid", "--num", "16", "--fail-above", "fid=20", *FAST)
+    assert undecided.exit_code == 3
+    assert "inconclusive" in undecided.stdout
+
+
+def test_a_baseline_of_another_protocol_is_refused_before_anything_is_painted(run_folder, monkeypatch):
+    assert run("eval", "--metric", "fid", "--num", "16", "-o", "eval.json", *FAST).exit_code == 0
+    gate = ("--baseline", "eval.json", "--max-regression", "fd_rand=5%")
+    same = run("eval", "--metric", "fid", "--num", "16", *gate, *FAST)
+    assert same.exit_code == 0, same.output
+    monkeypatch.setattr("gantx.sampling.generate", None)
+    other = run("eval", "--metric", "fid", "--num", "24", *gate, *FAST)
+    assert other.exit_code == 2
+    assert "n_gen: 16 -> 24" in other.stderr
+    alone = run("eval", "--baseline", "eval.json", *FAST)
+    assert alone.exit_code == 2
+    assert "--max-regression" in alone.stderr
+
+
+def test_images_and_the_generator_that_painted_them_score_alike(run_folder, tmp_path):
+    for name in ("images.npy", "images.zip", "folder"):
+        assert run("sample", run_folder, "-n", "24", "-o", name, "--device", "cpu").exit_code == 0
+    painted = document(run_folder, "--metric", "fid", "--metric", "pr", "--num", "24")
+    for name in ("images.npy", "images.zip", "folder"):
+        found = document(
+            name, "--data", "shapes", "--reference", _stats(tmp_path), "--metric", "fid", "--metric", "pr"
+        )
+        for metric, record in painted["metrics"].items():
+            assert found["metrics"][metric]["value"] == pytest.approx(record["value"], rel=1e-5), metric
+
+
+def _stats(tmp_path):
+    """Statistics of the 37 shapes that the small run was trained on."""
+    folder = tmp_path / "reals"
+    if not folder.exists():
+        from gantx.data.prepare import prepare
+
+        folder.mkdir()
+        data = config.load(overrides=SMALL, settings={"data.source": "shapes"}).data
+        for index, image in enumerate(prepare(data, say=print).images):
+            Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{index:02d}.png")
+        result = run("stats", folder, "--resolution", "8", "-o", tmp_path / "s.safetensors", *FAST)
+        assert result.exit_code == 0, result.output
+    return tmp_path / "s.safetensors"
+
+
+def test_statistics_of_moments_give_fid_alone(run_folder, tmp_path):
+    whole = _stats(tmp_path)
+    small = tmp_path / "small.safetensors"
+    arguments = ("stats", tmp_path / "reals", "--resolution", "8", "--moments", "-o", small, *FAST)
+    assert run(*arguments).exit_code == 0
+    assert small.stat().st_size > 1000
+    assert run(*arguments).exit_code == 2  # there already
+    both = [
+        document(run_folder, "--reference", path, "--metric", "fid", "--num", "16") for path in (whole, small)
+    ]
+    values = [found["metrics"]["fd_rand"]["value"] for found in both]
+    assert values[0] == pytest.approx(values[1], rel=1e-6, abs=1e-6)
+    assert "kd_rand" not in both[1]["metrics"]
+    assert both[0]["protocol_hash"] == both[1]["protocol_hash"]
+    result = run("eval", run_folder, "--reference", small, "--metric", "kid", *FAST)
+    assert result.exit_code == 2
+    assert "moments alone" in result.stderr
+
+
+def test_statistics_of_other_tools_and_of_other_networks(run_folder, tmp_path):
+    found = document(run_folder, "--metric", "fid", "--num", "16")
+    dim = found["protocol"]["feature_dim"]
+    np.savez(tmp_path / "other.npz", mu=np.zeros(dim), sigma=np.eye(dim))
+    assert document(run_folder, "--reference", "other.npz", "--metric", "fid", "--num", "16")["metrics"][
+        "fd_rand"
+    ]
+    np.savez(tmp_path / "small.npz", mu=np.zeros(5), sigma=np.eye(5))
+    result = run("eval", run_folder, "--reference", "small.npz", "--metric", "fid", *FAST)
+    assert result.exit_code == 2
+    assert "5 features" in result.stderr
+
+
+def test_fewer_images_than_asked_for(tmp_path):
+    np.save(tmp_path / "few.npy", np.zeros((5, 8, 8, 3), np.uint8))
+    result = run("eval", tmp_path / "few.npy", "--data", "shapes", "--num", "6", *FAST)
+    assert result.exit_code == 4
+    assert "5 images, fewer than the 6" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--metric", "fdi"), "did you mean 'fid'"),
+        (("--metric", "is"), "class scores"),
+        (("--fail-above", "fid"), "fid=20"),
+        (("--engine", "fast"), "gantx or cleanfid"),
+        (("--split", "val"), "train or test"),
+        (("--protocol", "clean"), "did you mean 'clean-50k'"),
+    ],
+)
+def test_wrong_usage_is_explained(run_folder, arguments, complaint):
+    result = run("eval", *arguments, *FAST)
+    assert result.exit_code == 2
+    assert complaint in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_modes_need_shapes(run_folder):
+    found = document("--metric", "modes", "--num", "16")
+    assert set(found["metrics"]) == {"modes", "confident", "whole"}
+    assert found["protocol"]["extractor"] is None
+    np.save("images.npy", np.zeros((5, 32, 32, 3), np.uint8))
+    result = run("eval", "images.npy", "--metric", "modes", "--data", os.devnull, *FAST)
+    assert result.exit_code == 2
+    assert "shapes" in result.stderr
+
+
+def test_a_run_scored_in_the_cifar_network_beside_the_repository(tmp_path, monkeypatch):
+    shared = ROOT.parent / "shared"
+    if not (shared / "eval").is_dir():
+        pytest.skip("the CIFAR-10 feature network is not beside the repository")
+    monkeypatch.syspath_prepend(str(shared / "eval"))
+    import cifar_fd
+
+    monkeypatch.chdir(tmp_path)
+    settings = config.load("transgan-tiny")
+    target = tmp_path / "kimg-000000.000.safetensors"
+    TrainingState(settings, torch.device("cpu")).save(target, {"name": "shapes", "digest": "", "images": 0})
+    reals = cifar_fd.read_images(shared / "data" / "cifar10-test.zip", 300)
+    (tmp_path / "reals").mkdir()
+    for index, image in enumerate(reals):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "reals" / f"{index:03d}.png")
+    network = cifar_fd.load_network()
+    program = torch.export.export(
+        network, (torch.zeros(2, 3, 32, 32),), dynamic_shapes=({0: torch.export.Dim("batch")},)
+    )
+    torch.export.save(program, "cifar.pt2")
+
+    result = run(
+        "eval", target, "--data", "reals", "--features", "cifar.pt2", "--metric", "fid", "--num", "200", "--json",
+        "--device", "cpu", "--threads", "1",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert run("sample", target, "-n", "200", "-o", "painted.npy", "--device", "cpu").exit_code == 0
+    painted = cifar_fd.features(cifar_fd.read_images(tmp_path / "painted.npy"), network)
+    expected = cifar_fd.frechet(painted, cifar_fd.features(reals, network))
+    assert json.loads(result.stdout)["metrics"]["fd[cifar]"]["value"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_inception_from_a_file_verified_or_marked(run_folder, tmp_path, monkeypatch):
+    weights = tmp_path / "weights.pt"
+    write_torchscript(random_inception(), weights)
+    options = ("--metric", "fid", "--metric", "is", "--weights", weights, "--num", "12", "--json")
+    cpu = ("--device", "cpu", "--threads", "1", "--no-intervals")
+    refused = run("eval", *options, *cpu)
+    assert refused.exit_code == 4
+    assert "--allow-unverified-weights" in refused.stderr
+
+    marked = run("eval", *options, "--allow-unverified-weights", *cpu)
+    assert marked.exit_code == 0, marked.output
+    found = json.loads(marked.stdout)
+    assert set(found["metrics"]) == {"fid", "kid", "is"}
+    assert found["protocol"]["weights_verified"] is False
+    assert found["metrics"]["fid"]["note"] == "unverified weights"
+    assert any("not the published ones" in warning for warning in found["warnings"])
+
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    asset = dataclasses.replace(assets.ASSETS["inception"], sha256=digest, size=weights.stat().st_size)
+    monkeypatch.setitem(assets.ASSETS, "inception", asset)
+    verified = run("eval", *options, *cpu)
+    assert verified.exit_code == 0, verified.output
+    again = json.loads(verified.stdout)
+    assert again["metrics"]["fid"]["value"] == found["metrics"]["fid"]["value"]
+    assert again["protocol"]["weights_verified"] is True
+    assert again["protocol_hash"] != found["protocol_hash"]
+
+    oracle = run("eval", *options[:2], *options[4:], "--engine", "cleanfid", *cpu)
+    assert oracle.exit_code == 0, oracle.output
+    value = json.loads(oracle.stdout)["metrics"]["fid"]["value"]
+    assert value == pytest.approx(found["metrics"]["fid"]["value"], rel=1e-5)

@@ -1,0 +1,129 @@
+"""Reference statistics: measured once, found again, carried elsewhere, and never mixed up."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gantx.data.prepare import Prepared
+from gantx.errors import DataError, MissingError, UsageError
+from gantx.evaluation import reference
+from gantx.evaluation.features import open_features
+from gantx.evaluation.protocol import named
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def network():
+    return open_features("random", resize="clean", weights=None, device=CPU, allow_unverified=False)
+
+
+def reals(count=23, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, 3, 8, 8), np.uint8)
+    return Prepared(pixels, None, (), "fingerprint", f"digest-{seed}-{count}", "reals", ())
+
+
+def statistics(prepared, network, protocol="clean-50k", seen=None, **options):
+    stamp = reference.describe(prepared, network, named(protocol), split="train", mirrored=False)
+    return reference.reference_for(
+        prepared,
+        network,
+        {**stamp, **options},
+        device=CPU,
+        progress=lambda done, total: seen.append((done, total)) if seen is not None else None,
+    )
+
+
+def test_moments_and_features_are_those_of_the_images(network):
+    prepared, seen = reals(), []
+    found, cached = statistics(prepared, network, seen=seen)
+    features = network(torch.from_numpy(prepared.images)).features
+    assert not cached
+    torch.testing.assert_close(found.features, features)
+    torch.testing.assert_close(found.mean, features.double().mean(0), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.covariance, features.double().T.cov(), rtol=1e-5, atol=1e-6)
+    by_n = found.covariance_by(0)
+    torch.testing.assert_close(by_n, features.double().T.cov(correction=0), rtol=1e-5, atol=1e-6)
+    assert seen[-1] == (23, 23)
+
+
+def test_the_cache_is_used_for_the_same_pixels_network_and_protocol_only(network):
+    first, _ = statistics(reals(), network)
+    again, cached = statistics(reals(), network)
+    assert cached
+    assert torch.equal(again.features, first.features)
+    assert again.stamp == first.stamp
+    assert not statistics(reals(seed=1), network)[1]
+    assert not statistics(reals(), network, weights_sha256="other")[1]
+    assert not statistics(reals(), network, resize="legacy-pytorch")[1]
+
+
+def test_a_damaged_cache_is_made_again(network, monkeypatch, tmp_path):
+    monkeypatch.setenv("GANTX_CACHE", str(tmp_path))
+    whole, _ = statistics(reals(), network)
+    (path,) = (tmp_path / "reference").iterdir()
+    path.write_bytes(path.read_bytes()[:-50])
+    again, cached = statistics(reals(), network)
+    assert not cached
+    assert torch.equal(again.features, whole.features)
+
+
+def test_some_of_the_images_mirrored_at_random(network):
+    prepared = reals(200)
+    found, _ = statistics(prepared, network, n_ref=50, mirror=True)
+    straight = network(torch.from_numpy(prepared.images)).features
+    mirrored = network(torch.from_numpy(prepared.images[..., ::-1].copy())).features
+    assert found.count == len(found.features) == 50
+    closest = torch.cdist(found.features, torch.cat([straight, mirrored])).min(1)
+    assert closest.values.max() < 1e-3 * straight.norm(dim=1).mean()
+    flipped = closest.indices >= 200
+    assert 10 < flipped.sum() < 40
+    assert len(set((closest.indices % 200).tolist())) == 50
+    assert torch.equal(statistics(prepared, network, n_ref=50, mirror=True)[0].features, found.features)
+
+
+def test_few_features_of_many_images(network, monkeypatch):
+    monkeypatch.setattr(reference, "KEPT", 10)
+    found, _ = statistics(reals(), network)
+    assert found.count == 23
+    assert len(found.features) == 10
+    every = network(torch.from_numpy(reals().images)).features
+    torch.testing.assert_close(found.mean, every.double().mean(0), rtol=1e-6, atol=1e-6)
+
+
+def test_a_file_comes_back_and_fits_only_its_network(network, tmp_path):
+    found, _ = statistics(reals(), network)
+    path = tmp_path / "x.safetensors"
+    reference.write(path, found)
+    read = reference.read(path)
+    assert torch.equal(read.covariance, found.covariance)
+    assert (read.count, read.stamp) == (found.count, found.stamp)
+    reference.check(read, network, path)
+    read.stamp["resize"] = "legacy-pytorch"
+    with pytest.raises(UsageError, match="another resize"):
+        reference.check(read, network, path)
+
+
+def test_statistics_of_other_tools(network, tmp_path):
+    path = tmp_path / "other.npz"
+    np.savez(path, mu=np.zeros(5, np.float32), sigma=np.eye(5))
+    read = reference.read(path)
+    assert read.covariance.dtype == torch.float64
+    assert read.features is None
+    assert read.covariance_by(0) is read.covariance  # how many images there were is not known
+    with pytest.raises(UsageError, match="5 features"):
+        reference.check(read, network, path)
+
+
+def test_files_that_are_no_statistics(tmp_path):
+    with pytest.raises(MissingError, match="gantx stats"):
+        reference.read(tmp_path / "absent.safetensors")
+    save_file({"mean": torch.zeros(3)}, tmp_path / "a.safetensors")
+    np.savez(tmp_path / "b.npz", mu=np.zeros(5))
+    np.savez(tmp_path / "c.npz", mu=np.zeros(5), sigma=np.eye(4))
+    np.savez(tmp_path / "d.npz", mu=np.array([print], dtype=object), sigma=np.eye(4))
+    (tmp_path / "e.safetensors").write_bytes(b"nothing")
+    for name in ("a.safetensors", "b.npz", "c.npz", "d.npz", "e.safetensors"):
+        with pytest.raises(DataError, match=name):
+            reference.read(tmp_path / name)

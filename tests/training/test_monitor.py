@@ -1,0 +1,95 @@
+"""Scores while a run trains: written, made up for after a stop, and the best checkpoint kept."""
+
+import json
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_run import SMALL
+
+from gantx import checkpoint, config, sampling
+from gantx.errors import MissingError, Stopped
+from gantx.training import monitor, run
+
+CPU = torch.device("cpu")
+SCORED = [
+    "training.evaluate_every=0.05",
+    "evaluation.features=random",
+    "evaluation.metrics=[fid]",
+    "evaluation.num_during_training=16",
+]
+
+
+def start(folder, *overrides):
+    settings = config.load(overrides=[*SMALL, *overrides], settings={"data.source": "shapes"})
+    return run.start(settings, parent=folder, out=folder / "run", device=CPU, command=["gantx"], say=print)
+
+
+def lines(folder, key):
+    parsed = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in parsed if key in line]
+
+
+def test_scores_are_written_and_the_best_checkpoint_kept(tmp_path):
+    folder = start(tmp_path, *SCORED)
+    scored = lines(folder, "scores")
+    assert [line["images"] for line in scored] == [56, 104, 152, 200]
+    assert all(set(line["scores"]) == {"fd_rand", "kd_rand"} for line in scored)
+    best = min(scored, key=lambda line: line["scores"]["fd_rand"])
+    (kept,) = (folder / "checkpoints" / "best").iterdir()
+    assert kept.name == checkpoint.checkpoint_name(best["images"])
+    _, header = sampling.open_generator(folder / "checkpoints" / "best", CPU)
+    assert header.images == best["images"]
+
+
+def test_scoring_changes_nothing_else(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with_scores, without = start(tmp_path / "a", *SCORED), start(tmp_path / "b")
+    one, two = (load_file(checkpoint.latest_in(folder / "checkpoints")) for folder in (with_scores, without))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    losses = [
+        [line["generator/loss"] for line in lines(folder, "iteration")] for folder in (with_scores, without)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_stop_during_a_score_is_made_up_for(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    unbroken = start(tmp_path / "a", *SCORED)
+    measure = monitor.Monitor.score
+
+    def stopped(self, generator, interrupted):
+        signal.raise_signal(signal.SIGTERM)
+        return measure(self, generator, interrupted)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(monitor.Monitor, "score", stopped)
+        with pytest.raises(Stopped):
+            start(tmp_path / "b", *SCORED)
+    folder = tmp_path / "b" / "run"
+    assert lines(folder, "scores") == []
+    run.resume(folder, changes={}, overrides=[], device=CPU, command=["gantx"], say=print)
+    scores = [[line["scores"] for line in lines(one, "scores")] for one in (folder, unbroken)]
+    assert scores[0] == scores[1]
+
+
+def test_missing_weights_stop_a_run_before_its_first_step(tmp_path):
+    with pytest.raises(MissingError, match="inception"):
+        start(tmp_path, "training.evaluate_every=0.05")
+    assert not list(tmp_path.rglob("kimg-*"))
+
+
+@pytest.mark.parametrize(("name", "better", "worse"), [("fid", 3.0, 4.0), ("precision", 0.5, 0.4)])
+def test_what_is_better_depends_on_the_metric(name, better, worse):
+    judge = monitor.Monitor.__new__(monitor.Monitor)
+    judge._best = None
+    line = {"protocol_hash": "a"}
+    assert judge.improves({**line, "scores": {name: worse}})
+    assert judge.improves({**line, "scores": {name: better}})
+    assert not judge.improves({**line, "scores": {name: worse}})
+    assert not judge.improves({**line, "scores": {}})
+    assert judge.improves({"protocol_hash": "b", "scores": {name: worse}})
