@@ -14,22 +14,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from gantx.architectures import (
+    DISCRIMINATORS,
+    GENERATORS,
+    DiscriminatorConfig,
+    GeneratorConfig,
+    TransGANDiscriminatorConfig,
+    TransGANGeneratorConfig,
+)
 from gantx.atomic import replacing
 from gantx.errors import MissingError, UsageError, closest
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-
-
-class Section(BaseModel):
-    """A frozen group of settings that knows its keys and refuses others."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, coerce_numbers_to_str=True
-    )
-
+from gantx.sections import Fraction, Positive, Section
 
 # --- data -------------------------------------------------------------------------------------------------
 
@@ -64,96 +61,6 @@ class DataConfig(Section):
     allow_upscale: bool = False
     resident: Literal["auto", "device", "stream"] = "auto"
     shapes: ShapesConfig = ShapesConfig()
-
-
-# --- networks: one model per class in gantx.models, its fields the constructor's arguments -----------------
-
-
-class TransGANGeneratorConfig(Section):
-    """TransGAN version 1, generator (arXiv 2102.07074v1); see gantx.models.transgan.
-
-    Attributes:
-        latent_dim: size of z.
-        base_dim: channels C of the first stage; every later stage has a quarter of the one before.
-        base_size: side of the first token grid.
-        depths: blocks of each stage; every stage after the first doubles the grid.
-        heads: attention heads, one number for all stages or one per stage.
-        mlp_ratio: hidden width of the MLPs in units of the stage's channels.
-        rgb_patch: side of the pixel patch each final token paints (1 in the paper).
-        locality: shape of the attention window of locality-aware initialisation.
-        super_resolution: build the entry through which low-resolution images come in at stage 2.
-        init: weights as released, or Xavier with sine positions as the CPU-sized preset wants.
-    """
-
-    family: Literal["transgan"] = "transgan"
-    latent_dim: Positive = 1024
-    base_dim: Positive = 384
-    base_size: Positive = 8
-    depths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (5, 2, 2)
-    heads: Positive | tuple[Positive, ...] = 4
-    mlp_ratio: Positive = 4
-    rgb_patch: Positive = 1
-    locality: Literal["band", "neighbourhood", "none"] = "band"
-    super_resolution: bool = True
-    init: Literal["released", "compact"] = "released"
-
-    @property
-    def resolution(self) -> int:
-        """Side of the images this generator paints."""
-        return self.base_size * self.rgb_patch << (len(self.depths) - 1)
-
-    @model_validator(mode="after")
-    def _divisible(self) -> TransGANGeneratorConfig:
-        stages = len(self.depths)
-        if self.base_dim % 4 ** (stages - 1):
-            raise ValueError(
-                f"base_dim {self.base_dim} must be divisible by {4 ** (stages - 1)}, "
-                f"because each of the {stages - 1} upsamplings divides the channels by 4"
-            )
-        heads = self.heads if isinstance(self.heads, tuple) else (self.heads,) * stages
-        if len(heads) != stages:
-            raise ValueError(f"heads names {len(heads)} stages but depths names {stages}: give one per stage")
-        for stage, count in enumerate(heads):
-            if (dim := self.base_dim // 4**stage) % count:
-                raise ValueError(f"stage {stage + 1} has {dim} channels, which {count} heads cannot share")
-        if self.super_resolution and stages < 2:
-            raise ValueError("super_resolution needs a second stage for the low-resolution image to enter at")
-        return self
-
-
-class TransGANDiscriminatorConfig(Section):
-    """TransGAN version 1, discriminator: a ViT with a class token; see gantx.models.transgan.
-
-    Attributes:
-        resolution: side of the images it judges.
-        patch_size: side of the patches that become tokens.
-        dim: channels of the tokens.
-        depth: number of blocks.
-        heads: attention heads.
-        mlp_ratio: hidden width of the MLPs in units of `dim`.
-        init: weights as released, or Xavier with sine positions as the CPU-sized preset wants.
-    """
-
-    family: Literal["transgan"] = "transgan"
-    resolution: Positive = 32
-    patch_size: Positive = 4
-    dim: Positive = 384
-    depth: Positive = 7
-    heads: Positive = 4
-    mlp_ratio: Positive = 4
-    init: Literal["released", "compact"] = "released"
-
-    @model_validator(mode="after")
-    def _divisible(self) -> TransGANDiscriminatorConfig:
-        if self.resolution % self.patch_size:
-            raise ValueError(f"patch_size {self.patch_size} does not divide resolution {self.resolution}")
-        if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} cannot be shared by {self.heads} heads")
-        return self
-
-
-GeneratorConfig = TransGANGeneratorConfig
-DiscriminatorConfig = TransGANDiscriminatorConfig
 
 
 # --- objective --------------------------------------------------------------------------------------------
@@ -370,10 +277,10 @@ class RunConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "custom"
     summary: str = ""
     paper: PaperConfig | None = None
-    reported: dict[str, float | str] = {}
+    reported: dict[str, float | str] = Field(default_factory=dict)
     data: DataConfig = DataConfig()
-    generator: GeneratorConfig = GeneratorConfig()
-    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    generator: GeneratorConfig = TransGANGeneratorConfig()
+    discriminator: DiscriminatorConfig = TransGANDiscriminatorConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     augment: AugmentConfig = AugmentConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -392,7 +299,7 @@ class RunConfig(Section):
         if self.generator.resolution != side:
             raise ValueError(
                 f"generator: paints {self.generator.resolution} pixels a side but data.resolution is {side}; "
-                "change data.resolution, or the generator's base_size, depths or rgb_patch"
+                "set data.resolution to that, or choose the generator's sizes for the other"
             )
         if self.discriminator.resolution != side:
             raise ValueError(
@@ -408,7 +315,7 @@ class RunConfig(Section):
                 "training.generator_batch: the relativistic loss pairs every fake with a real image, "
                 "so it must equal training.batch"
             )
-        if self.training.attention_window and self.generator.locality == "none":
+        if self.training.attention_window and getattr(self.generator, "locality", "none") == "none":
             # One override, `generator.locality=none`, switches the whole trick off.
             return self.model_copy(
                 update={"training": self.training.model_copy(update={"attention_window": None})}
@@ -564,6 +471,8 @@ def _nest(key: str, value: Any) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    if top.get("family", base.get("family")) != base.get("family"):
+        return dict(top)  # another network: the settings of the one before mean nothing to it
     merged = dict(base)
     for key, value in top.items():
         below = merged.get(key)
@@ -587,6 +496,9 @@ def _explain(problem: ValidationError) -> str:
     where: list[str] = []
     section: type[BaseModel] = RunConfig
     for part in error["loc"]:
+        if len(where) == 1 and part in _FAMILIES.get(where[0], {}):
+            section = _FAMILIES[where[0]][str(part)]
+            continue
         if isinstance(part, int) or part in section.model_fields or error["type"] == "extra_forbidden":
             where.append(str(part))
         section = _section_of(section, str(part)) or section
@@ -595,6 +507,10 @@ def _explain(problem: ValidationError) -> str:
         return f"unknown key '{key}'{closest(where[-1], section.model_fields)}: " + (
             f"{'.'.join(where[:-1]) or 'the top level'} knows {', '.join(section.model_fields)}"
         )
+    if error["type"] == "union_tag_invalid":
+        families = _FAMILIES[where[0]]
+        found = error["ctx"]["tag"]
+        return f"{key}.family cannot be '{found}'{closest(found, families)}: use {', '.join(families)}"
     if error["type"] == "missing":
         return f"{key} is missing: it has no default"
     if error["type"] == "model_type":
@@ -610,6 +526,9 @@ def _explain(problem: ValidationError) -> str:
     if error["type"] == "value_error":
         return f"{key}: {reason}" if key else reason
     return f"{key} cannot be {error['input']!r}: {_lower(reason)}"
+
+
+_FAMILIES = {"generator": GENERATORS, "discriminator": DISCRIMINATORS}
 
 
 def _alternatives(problem: ValidationError) -> list[Any]:

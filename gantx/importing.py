@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from gantx import models
-from gantx.config import Section, TransGANDiscriminatorConfig, TransGANGeneratorConfig
+from gantx.architectures import TransGANDiscriminatorConfig, TransGANGeneratorConfig
 from gantx.errors import CheckpointError
+from gantx.sections import Section
 
 
 @dataclass(frozen=True)

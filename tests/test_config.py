@@ -547,3 +547,24 @@ def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     assert cache_folder() == Path.home() / ".cache" / "gantx"
     monkeypatch.setenv("GANTX_CACHE", "")
     assert cache_folder() == Path.home() / ".cache" / "gantx"
+
+
+def test_another_family_takes_nothing_from_the_one_before():
+    settings = load("transgan-s", overrides=["discriminator={family: vitgan, dim: 96}"])
+    assert settings.discriminator.family == "vitgan"
+    assert settings.discriminator.dim == 96
+    assert settings.discriminator.depth == 4  # ViTGAN's own default, not the 7 of the preset
+    assert settings.generator.family == "transgan"
+    again = validate(yaml.safe_load(settings.to_yaml()))
+    assert again == settings
+
+
+def test_families_and_their_keys_are_explained():
+    with pytest.raises(UsageError, match=r"generator\.family cannot be 'vitgam' \(did you mean 'vitgan'\?\)"):
+        load("transgan-s", overrides=["generator.family=vitgam"])
+    with pytest.raises(
+        UsageError, match=r"unknown key 'discriminator\.overlapp' \(did you mean 'overlap'\?\)"
+    ):
+        load("transgan-s", overrides=["discriminator={family: vitgan, overlapp: 1}"])
+    with pytest.raises(UsageError, match=r"discriminator: dim 50 cannot be shared by 6 heads"):
+        load("transgan-s", overrides=["discriminator={family: vitgan, dim: 50}"])

@@ -20,6 +20,8 @@ ROOT = PACKAGE.parent
 # A module may import its own line and every line above it. A package stands for all its modules.
 ORDER = [
     {"gantx.errors", "gantx.atomic", "gantx.locks", "gantx.draws", "gantx.devices"},
+    {"gantx.sections"},
+    {"gantx.architectures"},
     {"gantx.config"},
     {"gantx.models"},
     {"gantx.data"},
@@ -35,6 +37,8 @@ ORDER = [
 TORCH_FREE = (
     "gantx.errors",
     "gantx.atomic",
+    "gantx.sections",
+    "gantx.architectures",
     "gantx.config",
     "gantx.evaluation.results",
     "gantx.evaluation.reports",

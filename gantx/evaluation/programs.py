@@ -2,15 +2,16 @@
 
 torch.export.load trusts its file: it unpickles example inputs, old-style weights and opaque constants,
 evaluates symbolic sizes and guards as Python, imports modules that a tree of outputs names, links compiled
-libraries, and executes source text that it builds from the graph. So torch never sees the file itself. What a
-network of one input and one output needs (graph, plain weights, plain constants) is taken out, every text in it
-is checked against what its place may hold, and torch gets a new archive made of that. The rest stays unread.
+libraries, and executes source text that it builds from the graph. So torch never sees the file itself. What
+a network of one input and one output needs (graph, plain weights, plain constants) is taken out, every text
+in it is checked against what its place may hold, and torch gets a new archive made of that.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 import warnings
 import zipfile
@@ -35,7 +36,7 @@ _SAMPLES = "data/sample_inputs/model.pt"  # must be there; empty means none
 _NAME = re.compile(r"([A-Za-z_]\w*)?", re.A)
 _NAMES = frozenset({"name", "as_name"})
 # The arithmetic of sympy's classes and of symbols such as s77, with keywords such as positive=True.
-_EXPRESSION = re.compile(r"(?:'\w+'|[A-Z]\w*|[su]\d+|[a-z]\w*(?==\w)|\d+|[\s+\-*/%(),<>=&|~])*", re.A)
+_EXPRESSION = re.compile(r"(?:'\w++'|[A-Z]\w*+|[su]\d++|[a-z]\w*(?==\w)|\d++|[\s+\-*/%(),<>=&|~])*+", re.A)
 # Operations on tensors and sizes, without the two that open files.
 _OPERATION = re.compile(
     r"torch\.ops\.(?:aten|prims|torchvision)\.(?!save\b|from_file\b)\w+\.\w+"
@@ -83,6 +84,9 @@ def open_program(path: Path, device: torch.device) -> Program:
         DataError: the file is damaged, of another kind, or holds anything that such a program does not need
             and that could run code.
     """
+    said = _Said()
+    logger = logging.getLogger("torch.export")
+    logger.addFilter(said)
     try:
         clean = _rebuilt(path, device)
         with warnings.catch_warnings():
@@ -96,11 +100,30 @@ def open_program(path: Path, device: torch.device) -> Program:
     except DataError:
         raise
     except Exception as problem:  # a damaged archive makes zipfile and torch raise almost anything
-        first = " ".join(str(problem).split())[:200] or type(problem).__name__
+        cause = said.cause or problem
+        first = " ".join(str(cause).split())[:200] or type(cause).__name__
         raise DataError(
             f"{path} is not a torch.export program that this torch {torch.__version__} can open ({first}): "
             "write it with torch.export.save"
         ) from problem
+    finally:
+        logger.removeFilter(said)
+
+
+class _Said(logging.Filter):
+    """Keeps a logger quiet, and the error that torch logs before it raises another without content.
+
+    Attributes:
+        cause: that error, or None.
+    """
+
+    cause: BaseException | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Take the record out."""
+        if record.exc_info:
+            self.cause = record.exc_info[1]
+        return False
 
 
 def _rebuilt(path: Path, device: torch.device) -> io.BytesIO:

@@ -181,8 +181,8 @@ def check(reference: Reference, network: FeatureNetwork, path: Path) -> None:
     """Refuse statistics that were made with another network or resizing; UsageError names both."""
     if reference.mean.shape != (network.dim,):
         raise UsageError(
-            f"{path} holds statistics of {len(reference.mean)} features, but {network.name} has {network.dim}: "
-            "make new ones with gantx stats"
+            f"{path} holds statistics of {len(reference.mean)} features, but {network.name} has "
+            f"{network.dim}: make new ones with gantx stats"
         )
     for field, ours in (("weights_sha256", network.digest), ("resize", network.resize)):
         theirs = reference.stamp.get(field, ours)

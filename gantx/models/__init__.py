@@ -11,9 +11,19 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from gantx.config import Section, TransGANDiscriminatorConfig, TransGANGeneratorConfig
+from gantx.architectures import (
+    GANformerDiscriminatorConfig,
+    GANformerGeneratorConfig,
+    StyleGAN2DiscriminatorConfig,
+    StyleGAN2GeneratorConfig,
+    TransGANDiscriminatorConfig,
+    TransGANGeneratorConfig,
+    ViTGANDiscriminatorConfig,
+    ViTGANGeneratorConfig,
+)
 from gantx.draws import Draws, Spec
-from gantx.models import transgan
+from gantx.models import ganformer, stylegan2, transgan, vitgan
+from gantx.sections import Section
 
 
 class Generator(Protocol):
@@ -75,6 +85,12 @@ class RelaxesAttention(Protocol):
 _CLASSES: dict[type[Section], type[nn.Module]] = {
     TransGANGeneratorConfig: transgan.Generator,
     TransGANDiscriminatorConfig: transgan.Discriminator,
+    ViTGANGeneratorConfig: vitgan.Generator,
+    ViTGANDiscriminatorConfig: vitgan.Discriminator,
+    StyleGAN2GeneratorConfig: stylegan2.Generator,
+    StyleGAN2DiscriminatorConfig: stylegan2.Discriminator,
+    GANformerGeneratorConfig: ganformer.Generator,
+    GANformerDiscriminatorConfig: ganformer.Discriminator,
 }
 
 

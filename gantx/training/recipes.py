@@ -192,7 +192,7 @@ def _penalty_stage(game: Game, every: int, penalties: list[Penalty]) -> Stage:
 def _generator_stage(game: Game) -> Stage:
     config, objective, batch = game.config, game.config.objective, game.config.generator_batch
     paired = objective.loss == "relativistic"
-    super_resolution = config.generator.super_resolution
+    super_resolution: bool = getattr(config.generator, "super_resolution", False)
     network: Any = game.generator.network
 
     def loss(reals: Reals, q: Any) -> tuple[Tensor, dict[str, Tensor]]:

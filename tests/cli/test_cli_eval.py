@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from golden_file import ROOT
+from PIL import Image
 from random_inception import random_inception, write_torchscript
 from small_run import SMALL
 from typer.testing import CliRunner
@@ -233,8 +233,8 @@ def test_a_run_scored_in_the_cifar_network_beside_the_repository(tmp_path, monke
     torch.export.save(program, "cifar.pt2")
 
     result = run(
-        "eval", target, "--data", "reals", "--features", "cifar.pt2", "--metric", "fid", "--num", "200", "--json",
-        "--device", "cpu", "--threads", "1",
+        "eval", target, "--data", "reals", "--features", "cifar.pt2", "--metric", "fid", "--num", "200",
+        "--json", "--device", "cpu", "--threads", "1",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert run("sample", target, "-n", "200", "-o", "painted.npy", "--device", "cpu").exit_code == 0

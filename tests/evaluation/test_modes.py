@@ -167,7 +167,7 @@ def test_images_that_are_no_shapes_lower_the_shares():
 
 
 def test_a_ragged_shape_can_be_told_but_is_not_whole():
-    images, mode = shapes(400)
+    images, _ = shapes(400)
     ragged = images.clone()
     ragged[:, :, ::3] = ragged[:, :, :1, :1]  # every third row is ground
     count = ModeCount(CPU)

@@ -233,3 +233,9 @@ def test_damaged_and_foreign_files(archive, tmp_path):
     ):
         with pytest.raises(DataError, match=path.name):
             open_program(path, CPU)
+
+
+def test_the_reason_is_what_torch_only_logs(archive, tmp_path):
+    without = {name: content for name, content in archive.items() if "weight_0" not in name}
+    with pytest.raises(DataError, match=r"weight_0: file not found"):
+        opened(without, tmp_path)

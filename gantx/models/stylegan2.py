@@ -1,0 +1,799 @@
+"""StyleGAN2 (Karras et al., arXiv 1912.04958), as GANformer's released code builds it.
+
+Notable in it:
+- equalised learning rate: weights are stored with variance 1 and scaled to 1/sqrt(fan_in) where they are used
+- a mapping network turns z into one style w; every layer reads a copy of its own, so styles can be mixed
+- modulated convolution as input scaling, one shared convolution, output scaling: no weights per sample
+- resampling with the filter [1, 3, 3, 1] as products with band matrices, without a compiled extension
+- the released GANformer code adds a linear 3x3 convolution before the pixels: both linear maps are multiplied
+  together before they meet the features, which saves more than a third of the generator's work
+- other families may put something `between` a layer's convolution and its activation: GANformer is that
+- features travel as channels_last
+
+Sizes, order of operations and initialisation follow the released code.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gantx.draws import Draw, Draws, Spec
+
+Between = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""What happens between a layer's convolution and its activation, see `Synthesis`."""
+
+SLOPE = 0.2  # of the leaky ReLU for negative input
+GAIN = math.sqrt(2)  # keeps the variance that the leaky ReLU takes
+HALF = math.sqrt(0.5)  # keeps the variance of a sum of two branches
+
+# --- layers with an equalised learning rate ----------------------------------------------------------------
+
+
+class EqualLinear(nn.Module):
+    """Linear layer with an equalised learning rate (Karras et al. 2018, arXiv 1710.10196, section 4.1).
+
+    Args:
+        in_dim: input channels.
+        out_dim: output channels.
+        bias: what the bias starts at, or None for no bias.
+        rate: learning rate in units of the optimiser's; weight and bias are stored divided by it.
+        leaky: follow with a leaky ReLU of gain sqrt(2).
+        gain: an extra factor on the result.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        *,
+        bias: float | None = 0.0,
+        rate: float = 1.0,
+        leaky: bool = False,
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.leaky = leaky
+        self.bias_scale = rate * gain * (GAIN if leaky else 1.0)  # as good before the leaky ReLU as after
+        self.weight_scale = self.bias_scale / math.sqrt(in_dim)
+        self.weight = nn.Parameter(torch.randn(out_dim, in_dim) / rate)
+        self.bias = None if bias is None else nn.Parameter(torch.full((out_dim,), bias / rate))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_dim] to [..., out_dim]."""
+        rows, columns = x.reshape(-1, x.shape[-1]), self.weight.t()
+        if self.bias is None:
+            made = rows @ (columns * self.weight_scale)
+        else:
+            made = torch.addmm(self.bias, rows, columns, beta=self.bias_scale, alpha=self.weight_scale)
+        made = made.view(*x.shape[:-1], -1)
+        return F.leaky_relu(made, SLOPE, inplace=True) if self.leaky else made
+
+    def matrix(self) -> Tensor:
+        """The matrix [out_dim, in_dim] that inputs are multiplied with."""
+        return self.weight * self.weight_scale
+
+    def offset(self) -> Tensor:
+        """What is added then, [out_dim]."""
+        assert self.bias is not None
+        return self.bias * self.bias_scale
+
+
+class EqualConvolution(nn.Module):
+    """3x3 convolution with an equalised learning rate, bias and leaky ReLU of gain sqrt(2).
+
+    Args:
+        in_channels: input channels.
+        out_channels: output channels.
+        side: side S of the features that come in.
+        halve: low-pass filter and halve the side.
+        gain: an extra factor on the result.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, side: int, *, halve: bool = False, gain: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.gain = gain * GAIN
+        self.scale = self.gain / math.sqrt(in_channels * 3**2)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.blur = Resample(in_channels, side, before=2, after=2, twice=True) if halve else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in, S, S] to [B, out, S, S], or to half the side."""
+        weight, bias = self.weight * self.scale, self.bias * self.gain
+        if self.blur is None:
+            x = F.conv2d(x, weight, bias, padding=1)
+        else:
+            x = F.conv2d(self.blur(x), weight, bias, stride=2)
+        return F.leaky_relu(x, SLOPE, inplace=True)
+
+
+# --- resampling ---------------------------------------------------------------------------------------------
+
+SMALL = 65  # side up to which matrix products take little more time than a depthwise convolution
+
+
+class Resample(nn.Module):
+    """The low-pass filter [1, 3, 3, 1] / 8 along both axes, with zeros outside, while the side changes.
+
+    Rows and columns are multiplied with a band matrix. Large features go through a depthwise convolution,
+    which does less work then; but its second derivative loops over the channels.
+
+    Args:
+        channels: channels C of the features.
+        side: side S of the features that come in.
+        up: 2 puts a zero after every pixel and makes up for the lost brightness.
+        down: 2 keeps every second pixel.
+        before: zeros before the first pixel of a row and of a column.
+        after: zeros after the last.
+        gain: a factor on the result.
+        twice: will be differentiated twice, as by a gradient penalty: no convolution, however large.
+    """
+
+    matrix: Tensor
+    taps: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        side: int,
+        *,
+        up: int = 1,
+        down: int = 1,
+        before: int,
+        after: int,
+        gain: float = 1.0,
+        twice: bool = False,
+    ) -> None:
+        super().__init__()
+        self.up, self.down, self.before = up, down, before
+        row = torch.tensor([1.0, 3.0, 3.0, 1.0]) * (up * math.sqrt(gain) / 8)
+        self.by_matrix = twice or side <= SMALL
+        # Constants that follow from the arguments: not saved.
+        if self.by_matrix:
+            matrix = filter_matrix(row, side, up, down, before, after)
+            self.register_buffer("matrix", matrix, persistent=False)
+        else:
+            self.register_buffer("taps", row.outer(row).repeat(channels, 1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, S, S] to [B, C, S', S'], S' being (up·S + before + after - 4) / down + 1."""
+        if self.by_matrix:
+            x = x.permute(0, 2, 3, 1)  # [B, S, S, C]
+            x = (self.matrix @ x.flatten(2)).unflatten(2, x.shape[2:])  # [B, S', S, C]
+            return (self.matrix @ x).permute(0, 3, 1, 2)
+        if self.up == 2:
+            padding = 3 - self.before
+            return F.conv_transpose2d(x, self.taps, stride=2, padding=padding, groups=x.shape[1])
+        return F.conv2d(x, self.taps, stride=self.down, padding=self.before, groups=x.shape[1])
+
+
+def filter_matrix(row: Tensor, side: int, up: int, down: int, before: int, after: int) -> Tensor:
+    """What resampling multiplies every row and column with, [S', S]; arguments as in `Resample`.
+
+    Args:
+        row: the filter, [taps].
+        side: side S of what comes in.
+        up: 1 more than the zeros after each pixel.
+        down: every which pixel is kept.
+        before: zeros before the first pixel.
+        after: zeros after the last.
+    """
+    count = (up * side + before + after - len(row)) // down + 1
+    # The pixel that tap t of result i falls on, if it falls on one.
+    place = down * torch.arange(count)[:, None] + torch.arange(len(row)) - before  # [S', taps]
+    hits = place[:, :, None] == up * torch.arange(side)  # [S', taps, S]
+    return (hits * row[:, None]).sum(1)
+
+
+# --- modulated convolution ----------------------------------------------------------------------------------
+
+
+class ModulatedConvolution(nn.Module):
+    """3x3 convolution whose input channels are scaled by a style, its output normalised (section 2.2).
+
+    The kernel of each sample would be W·s / sqrt(sum of (W·s)²). Scaling the features before and after a
+    convolution with W itself is the same and needs no kernel per sample.
+
+    Args:
+        in_channels: input channels.
+        out_channels: output channels.
+        style_dim: size of w, or None for a plain convolution without normalisation.
+        side: side S of the features that come in.
+        double: double the side: transposed convolution of stride 2, then the low-pass filter.
+    """
+
+    plain_factor: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        style_dim: int | None,
+        side: int,
+        *,
+        double: bool = False,
+    ) -> None:
+        super().__init__()
+        self.scale = 1 / math.sqrt(in_channels * 3**2)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
+        self.to_style = None if style_dim is None else EqualLinear(style_dim, in_channels, bias=1.0)
+        if style_dim is None:
+            self.register_buffer("plain_factor", torch.tensor(self.scale), persistent=False)
+        self.blur = None
+        if double:  # the transposed convolution leaves zeros between pixels: a quarter of the brightness
+            self.blur = Resample(out_channels, 2 * side + 1, before=1, after=1, gain=4.0)
+
+    def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Convolve.
+
+        Args:
+            x: features [B, in, S, S].
+            w: styles [B, D].
+
+        Returns:
+            Features [B, out, S, S], or with twice the side, and a factor [B, out, 1, 1] or [] that they
+            still have to be multiplied with.
+        """
+        if self.to_style is None:
+            return self._convolve(x), self.plain_factor
+        style, normalizer = self.factors(w)
+        return self._convolve(x * style[:, :, None, None]), normalizer[:, :, None, None]
+
+    def factors(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """What input and output channels are multiplied with, [B, in] and [B, out], for styles w [B, D]."""
+        assert self.to_style is not None
+        style = self.to_style(w) * self.scale
+        energy = style.square() @ self.weight.square().sum((2, 3)).t()
+        return style, (energy + 1e-8).rsqrt()
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        if self.blur is None:
+            return F.conv2d(x, self.weight, padding=1)
+        blurred: Tensor = self.blur(F.conv_transpose2d(x, self.weight.transpose(0, 1), stride=2))
+        return blurred
+
+
+class StyledLayer(nn.Module):
+    """Modulated convolution, then something in between, then noise, bias and leaky ReLU.
+
+    Args:
+        in_channels: input channels.
+        out_channels: output channels.
+        side: side S of the features it makes.
+        style_dim: size of w, or None for convolutions without style.
+        noise: add noise of a learned strength, the same for all channels.
+        double: double the side.
+        gain: an extra factor on the result.
+    """
+
+    constant: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        side: int,
+        style_dim: int | None,
+        *,
+        noise: bool,
+        double: bool = False,
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.gain = GAIN * gain
+        self.convolution = ModulatedConvolution(
+            in_channels, out_channels, style_dim, side // 2 if double else side, double=double
+        )
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.strength = nn.Parameter(torch.zeros(())) if noise else None
+        if noise:
+            self.register_buffer("constant", torch.randn(side, side))
+
+    def forward(
+        self,
+        x: Tensor,
+        w: Tensor,
+        noise: Tensor | None,
+        between: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
+    ) -> Tensor:
+        """One layer.
+
+        Args:
+            x: features [B, in, H, W].
+            w: styles [B, D].
+            noise: [B, 1, S, S], or None for the stored constant.
+            between: as in `Synthesis`, the index left out.
+
+        Returns:
+            [B, out, S, S].
+        """
+        x, factor = self.convolution(x, w)
+        if between is not None:
+            x, factor = between(x, factor)
+        # Small tensors of full precision must not make large ones of half precision full again.
+        bias = (self.gain * self.bias[:, None, None]).to(x.dtype)
+        x = torch.addcmul(bias, x, factor.to(x.dtype), value=self.gain)
+        if self.strength is not None:
+            x = x.add_((self.constant if noise is None else noise) * (self.gain * self.strength))
+        return F.leaky_relu(x, SLOPE, inplace=True)
+
+
+class ToRGB(nn.Module):
+    """1x1 convolution to the three colours, modulated but not normalised, with bias.
+
+    Args:
+        channels: input channels.
+        style_dim: size of w, or None for a plain convolution.
+    """
+
+    def __init__(self, channels: int, style_dim: int | None) -> None:
+        super().__init__()
+        self.scale = 1 / math.sqrt(channels)
+        self.weight = nn.Parameter(torch.randn(3, channels))
+        self.bias = nn.Parameter(torch.zeros(3))
+        self.to_style = None if style_dim is None else EqualLinear(style_dim, channels, bias=1.0)
+
+    def forward(self, x: Tensor, ws: Tensor) -> Tensor:
+        """Features [B, C, H, W] and styles ws [B, 1, D] to colours [B, 3, H, W]."""
+        colours = torch.baddbmm(self.bias, to_cells(x), self.mixture(ws[:, 0]).transpose(1, 2))
+        return from_cells(colours, x.shape[2])
+
+    def mixture(self, w: Tensor) -> Tensor:
+        """What each channel adds to each colour, [B, 3, C], for styles w [B, D]."""
+        weight = self.weight * self.scale
+        if self.to_style is None:
+            return weight.expand(len(w), -1, -1)
+        style: Tensor = self.to_style(w)  # [B, C]
+        return weight * style[:, None]
+
+
+class FinalToRGB(nn.Module):
+    """A modulated 3x3 convolution without activation, and the step to the three colours, multiplied into one.
+
+    GANformer's PyTorch code has this convolution in front of every network's pixels. It costs as much as any
+    other at full resolution, while the product of the two linear maps has three output channels.
+
+    Args:
+        channels: input channels.
+        style_dim: size of w, or None for plain convolutions.
+        side: side of the features.
+    """
+
+    def __init__(self, channels: int, style_dim: int | None, side: int) -> None:
+        super().__init__()
+        self.convolution = ModulatedConvolution(channels, channels, style_dim, side)
+        self.to_rgb = ToRGB(channels, style_dim)
+
+    def forward(self, x: Tensor, ws: Tensor) -> Tensor:
+        """Features [B, C, H, W] and styles ws [B, 2, D] to colours [B, 3, H, W]."""
+        mixture = self.to_rgb.mixture(ws[:, 1])  # [B, 3, C]
+        kernel = self.convolution.weight.flatten(1)  # [C, C·9]
+        if self.convolution.to_style is None:
+            merged = (mixture * self.convolution.plain_factor) @ kernel
+        else:
+            style, normalizer = self.convolution.factors(ws[:, 0])
+            merged = (mixture * normalizer[:, None]) @ kernel * style.repeat_interleave(9, dim=1)[:, None]
+        # As `fold` adds every pixel's share to its neighbours, the kernel turns round.
+        taps = merged.unflatten(2, (-1, 9)).flip(3).transpose(2, 3).flatten(1, 2)  # [B, 3·9, C]
+        shares = to_cells(x) @ taps.transpose(1, 2)  # [B, H·W, 3·9]
+        colours = F.fold(shares.transpose(1, 2), x.shape[2:], kernel_size=3, padding=1)
+        return colours + self.to_rgb.bias[:, None, None]
+
+
+def pointwise(layer: nn.Module, x: Tensor) -> Tensor:
+    """Apply a layer for vectors to every pixel of channels_last features: [B, C, H, W] to [B, C', H, W]."""
+    made: Tensor = layer(x.permute(0, 2, 3, 1))
+    return made.permute(0, 3, 1, 2)
+
+
+def to_cells(x: Tensor) -> Tensor:
+    """Features [B, C, H, W] as [B, H·W, C]; a view of channels_last features."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def from_cells(cells: Tensor, height: int) -> Tensor:
+    """The inverse of `to_cells`: [B, H·W, C] as channels_last features [B, C, H, W]."""
+    rows: Tensor = cells.unflatten(1, (height, -1))
+    return rows.permute(0, 3, 1, 2)
+
+
+# --- generator ----------------------------------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    """The layers of one resolution: two, or one at 4x4.
+
+    Args:
+        in_channels: channels of the block before, or of the constant.
+        out_channels: channels C of this block.
+        side: side of its features.
+        first: index of its first layer among all layers.
+        style_dim: size of w, or None for convolutions without style.
+        noise: add noise in every layer.
+        residual: add a 1x1 convolution of the block's input to its output.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        side: int,
+        first: int,
+        style_dim: int | None,
+        *,
+        noise: bool,
+        residual: bool,
+    ) -> None:
+        super().__init__()
+        self.first = first
+        layer = functools.partial(StyledLayer, side=side, style_dim=style_dim, noise=noise)
+        self.layers = nn.ModuleList()
+        doubles = side > 4
+        if doubles:
+            self.layers.append(layer(in_channels, out_channels, double=True))
+        residual = residual and doubles
+        self.layers.append(
+            layer(out_channels if doubles else in_channels, out_channels, gain=HALF if residual else 1.0)
+        )
+        self.shortcut = EqualLinear(in_channels, out_channels, bias=None, gain=HALF) if residual else None
+        if residual:
+            self.upsample = Resample(out_channels, side // 2, up=2, before=2, after=1)
+
+    def forward(self, x: Tensor, ws: Tensor, noise: Draws | None, between: Between | None) -> Tensor:
+        """Features of the block before to [B, C, side, side]; arguments as in `Synthesis`."""
+        y = x
+        for index, layer in enumerate(self.layers, start=self.first):
+            drawn = None if noise is None else noise.get(f"layer{index}")
+            y = layer(y, ws[:, index], drawn, None if between is None else functools.partial(between, index))
+        if self.shortcut is not None:
+            y = y + self.upsample(pointwise(self.shortcut, x))
+        return y
+
+
+class Synthesis(nn.Module):
+    """Styles to images: a learned 4x4 constant, then blocks of ever finer features.
+
+    Args:
+        resolution: side R of the images, a power of two from 8.
+        style_dim: size of w.
+        channel_base: a layer of side r has channel_base/r channels, ...
+        channel_max: ... but no more than this.
+        architecture: `skip` adds up the colours of all blocks, `resnet` adds each block's input to its
+            output, `orig` does neither.
+        style: modulate the convolutions.
+        noise: add noise in every layer.
+        final_convolution: one more convolution, without activation, before the last colours.
+
+    Attributes:
+        styles: how many copies L of w it reads: one per layer, one for the final convolution, one for the
+            last colours. Colours of a block before share the style of the layer that follows them.
+        sides: the side of every layer's features.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        style_dim: int,
+        channel_base: int,
+        channel_max: int,
+        architecture: str,
+        style: bool,
+        noise: bool,
+        final_convolution: bool,
+    ) -> None:
+        super().__init__()
+        dim = style_dim if style else None
+        sides = [2**power for power in range(2, resolution.bit_length())]
+        channels = [channels_at(side, channel_base, channel_max) for side in sides]
+        self.sides = [4, *(side for side in sides[1:] for _ in range(2))]
+        self.styles = len(self.sides) + 1 + final_convolution
+        self.noise = noise
+        self.skip = architecture == "skip"
+        self.constant = nn.Parameter(torch.randn(channels[0], 4, 4))
+        self.blocks = nn.ModuleList(
+            Block(
+                channels[max(0, level - 1)],
+                channels[level],
+                side,
+                first=max(0, 2 * level - 1),
+                style_dim=dim,
+                noise=noise,
+                residual=architecture == "resnet",
+            )
+            for level, side in enumerate(sides)
+        )
+        early = channels[:-1] if self.skip else []
+        self.to_rgb = nn.ModuleList(ToRGB(count, dim) for count in early)
+        last = FinalToRGB(channels[-1], dim, resolution) if final_convolution else ToRGB(channels[-1], dim)
+        self.to_rgb.append(last)
+        doubling = sides[:-1] if self.skip else []
+        self.upsample = nn.ModuleList(Resample(3, side, up=2, before=2, after=1) for side in doubling)
+
+    def noise_spec(self, batch: int) -> Spec:
+        """One map per layer."""
+        if not self.noise:
+            return {}
+        return {
+            f"layer{index}": Draw("normal", (batch, 1, side, side)) for index, side in enumerate(self.sides)
+        }
+
+    def forward(self, ws: Tensor, noise: Draws | None = None, between: Between | None = None) -> Tensor:
+        """Paint.
+
+        Args:
+            ws: styles [B, L, D].
+            noise: maps by layer, as in `noise_spec`; without them, the stored constants.
+            between: called in every layer with its index, the convolved features [B, C, S, S] and a
+                factor that they still have to be multiplied with; returns two such tensors, whose product
+                goes on to noise, bias and activation.
+
+        Returns:
+            Images [B, 3, R, R].
+        """
+        x = self.constant.expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        image: Tensor | None = None
+        for level, block in enumerate(self.blocks):
+            x = block(x, ws, noise, between)
+            if self.skip:
+                colours = self.to_rgb[level](x, ws[:, 2 * level + 1 :])
+                image = colours if image is None else colours + self.upsample[level - 1](image)
+        if image is None:
+            image = self.to_rgb[0](x, ws[:, len(self.sides) :])
+        return image.float()
+
+
+def channels_at(side: int, base: int, most: int) -> int:
+    """Channels of features of this side."""
+    return min(base // side, most)
+
+
+class Mapping(nn.Module):
+    """z to w: normalised to root mean square 1, then linear layers with leaky ReLU.
+
+    Args:
+        dim: size D of z and w.
+        layers: number of linear layers.
+    """
+
+    def __init__(self, dim: int, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(EqualLinear(dim, dim, rate=0.01, leaky=True) for _ in range(layers)))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """[B, D] to [B, D]."""
+        w: Tensor = self.layers(unit_rms(z, -1))
+        return w
+
+
+def unit_rms(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """Divide by the root of the mean square along `dim`."""
+    return x * (x.square().mean(dim, keepdim=True) + 1e-8).rsqrt()
+
+
+class Generator(nn.Module):
+    """Latents to images by way of styles (StyleGAN2).
+
+    Args:
+        resolution: side R of the images, a power of two from 8.
+        latent_dim: size D of z and w.
+        mapping_layers: linear layers from z to w (8 in the paper, 9 in GANformer's PyTorch code).
+        channel_base: a layer of side r has channel_base/r channels, ...
+        channel_max: ... but no more than this.
+        architecture: `skip`, `resnet` or `orig`, see `Synthesis`.
+        noise: add noise in every layer.
+        final_convolution: one more convolution, without activation, before the last colours, as in
+            GANformer's PyTorch code.
+
+    Attributes:
+        latent_shape: (D,).
+        image_shape: (3, R, R).
+        w_avg: running average [D] of w, for truncation.
+    """
+
+    w_avg: Tensor
+
+    def __init__(
+        self,
+        resolution: int,
+        latent_dim: int,
+        mapping_layers: int,
+        channel_base: int,
+        channel_max: int,
+        architecture: str,
+        noise: bool,
+        final_convolution: bool,
+    ) -> None:
+        super().__init__()
+        self.latent_shape = (latent_dim,)
+        self.image_shape = (3, resolution, resolution)
+        self.mapping_network = Mapping(latent_dim, mapping_layers)
+        self.synthesis_network = Synthesis(
+            resolution,
+            latent_dim,
+            channel_base,
+            channel_max,
+            architecture,
+            style=True,
+            noise=noise,
+            final_convolution=final_convolution,
+        )
+        self.register_buffer("w_avg", torch.zeros(latent_dim))
+
+    def noise_spec(self, batch: int) -> Spec:
+        """One map of noise per layer; {} without noise."""
+        return self.synthesis_network.noise_spec(batch)
+
+    def mapping(self, z: Tensor, labels: Tensor | None = None, noise: Draws | None = None) -> Tensor:
+        """Latents [B, D] to styles ws [B, L, D], one per use; `labels` and `noise` are not used."""
+        w: Tensor = self.mapping_network(z)
+        return w[:, None].expand(-1, self.synthesis_network.styles, -1)
+
+    def synthesis(self, ws: Tensor, noise: Draws | None = None) -> Tensor:
+        """Styles ws [B, L, D] to images [B, 3, R, R]; without noise, with the stored constants."""
+        painted: Tensor = self.synthesis_network(ws, noise)
+        return painted
+
+    def forward(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
+        """Latents [B, D] to images [B, 3, R, R]; `labels` are not used."""
+        return self.synthesis(self.mapping(z), noise)
+
+    def update_state(self, ws: Tensor | None = None, **observed: Tensor) -> None:
+        """Move `w_avg` towards the mean of `ws` [..., D], styles of this step before any mixing."""
+        if ws is not None:
+            move_average(self.w_avg, ws)
+
+
+def move_average(w_avg: Tensor, ws: Tensor) -> None:
+    """Let `w_avg` [D] go 0.005 of its way to the mean of `ws` [..., D], in place."""
+    w_avg.lerp_(ws.detach().flatten(0, -2).mean(0).to(w_avg.dtype), 0.005)
+
+
+# --- discriminator ------------------------------------------------------------------------------------------
+
+
+class DownBlock(nn.Module):
+    """Residual block of the discriminator: two convolutions, the second halves the side.
+
+    Args:
+        in_channels: input channels.
+        out_channels: output channels.
+        side: side S of the features that come in.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, side: int) -> None:
+        super().__init__()
+        self.first = EqualConvolution(in_channels, in_channels, side)
+        self.second = EqualConvolution(in_channels, out_channels, side, halve=True, gain=HALF)
+        self.downsample = Resample(in_channels, side, down=2, before=1, after=1, twice=True)
+        self.shortcut = EqualLinear(in_channels, out_channels, bias=None, gain=HALF)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in, S, S] to [B, out, S/2, S/2]."""
+        summed: Tensor = self.second(self.first(x)) + pointwise(self.shortcut, self.downsample(x))
+        return summed
+
+
+class Epilogue(nn.Module):
+    """The end of the discriminator: 4x4 features to one vector.
+
+    Args:
+        channels: channels C of the features.
+        group_size: samples that are compared with each other.
+        deviations: channels that say how much a group differs.
+    """
+
+    def __init__(self, channels: int, group_size: int, deviations: int) -> None:
+        super().__init__()
+        self.group_size = group_size
+        self.deviations = deviations
+        self.convolution = EqualConvolution(channels + deviations, channels, 4)
+        self.linear = EqualLinear(channels * 4**2, channels, leaky=True)
+
+    def forward(self, x: Tensor, parts: int = 1) -> Tensor:
+        """Features [B, C, 4, 4] to [B, C]; `parts` as in `group_deviation`."""
+        differing = group_deviation(x, self.group_size, self.deviations, parts)  # [B, F]
+        x = torch.cat([x, differing[:, :, None, None].expand(-1, -1, *x.shape[2:])], dim=1)
+        vector: Tensor = self.linear(self.convolution(x).flatten(1))
+        return vector
+
+
+def group_deviation(x: Tensor, group_size: int, count: int, parts: int) -> Tensor:
+    """How much the samples of a group differ (minibatch standard deviation, arXiv 1710.10196, section 3).
+
+    In a batch of B samples, B/G apart make a group. A group is as large as `group_size` unless the batch is
+    smaller or not divisible by it.
+
+    Args:
+        x: features [B, C, ...].
+        group_size: most samples of a group.
+        count: number F of channel groups, each with a deviation of its own; divides C.
+        parts: the batch consists of this many batches that are to be kept apart, one after the other.
+
+    Returns:
+        Standard deviation over the group, averaged over the channel group and all that follows, [B, F].
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    batch = len(x) // parts
+    group = next(size for size in range(min(group_size, batch), 0, -1) if batch % size == 0)
+    grouped = x.reshape(parts, group, batch // group, count, -1)  # [parts, G, B/G, F, ...]
+    # Written out: the derivatives of torch.var are less exact.
+    variance = (grouped - grouped.mean(1, keepdim=True)).square().mean(1)  # [parts, B/G, F, ...]
+    deviation = (variance + 1e-8).sqrt().mean(3)  # [parts, B/G, F]
+    return deviation[:, None].expand(-1, group, -1, -1).flatten(0, 2)
+
+
+class Discriminator(nn.Module):
+    """Images to logits: residual blocks of convolutions (StyleGAN2).
+
+    Args:
+        resolution: side R of the images, a power of two from 8.
+        channel_base: features of side r have channel_base/r channels, ...
+        channel_max: ... but no more than this.
+        group_size: samples that are compared with each other at the end.
+        group_channels: channels that say how much the samples of a group differ.
+        classes: number of classes that labels tell apart, 0 for none.
+
+    Attributes:
+        group_size: as above; a network that has it takes `parts`.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        channel_base: int,
+        channel_max: int,
+        group_size: int,
+        group_channels: int,
+        classes: int,
+    ) -> None:
+        super().__init__()
+        self.group_size = group_size
+        self.classes = classes
+        sides = [2**power for power in range(resolution.bit_length() - 1, 1, -1)]  # R, ..., 8, 4
+        channels = [channels_at(side, channel_base, channel_max) for side in sides]
+        self.from_rgb = EqualLinear(3, channels[0], leaky=True)
+        self.blocks = nn.ModuleList(map(DownBlock, channels[:-1], channels[1:], sides))
+        self.epilogue = Epilogue(channels[-1], group_size, group_channels)
+        self.out = EqualLinear(channels[-1], max(classes, 1))
+
+    def noise_spec(self, batch: int) -> Spec:
+        """Nothing is random."""
+        return {}
+
+    def forward(
+        self, images: Tensor, noise: Draws | None = None, labels: Tensor | None = None, parts: int = 1
+    ) -> Tensor:
+        """Judge.
+
+        Args:
+            images: [B, 3, R, R].
+            noise: not used.
+            labels: one-hot [B, classes] when there are classes, otherwise not used.
+            parts: the batch consists of this many equal batches, one after the other, that must not be
+                compared with each other, such as real and generated images.
+
+        Returns:
+            Logits [B].
+        """
+        x = pointwise(self.from_rgb, images.contiguous(memory_format=torch.channels_last))
+        for block in self.blocks:
+            x = block(x)
+        return for_labels(self.out(self.epilogue(x, parts)), self.classes, labels)
+
+
+def for_labels(logits: Tensor, classes: int, labels: Tensor | None) -> Tensor:
+    """Pick each sample's logit: logits [B, max(classes, 1)] and one-hot labels [B, classes] to [B]."""
+    logits = logits.float()
+    if not classes:
+        return logits.squeeze(1)
+    if labels is None:
+        raise ValueError(f"this discriminator tells {classes} classes apart: it needs labels")
+    return (logits * labels).sum(1)
