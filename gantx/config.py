@@ -116,7 +116,13 @@ class ObjectiveConfig(Section):
 class AugmentConfig(Section):
     """DiffAugment: operations applied, in this order, to every image D sees; an empty list turns it off."""
 
-    policy: tuple[Literal["translation", "cutout", "color", "brightness", "saturation", "contrast"], ...] = ()
+    policy: tuple[
+        Literal[
+            "translation", "strong_translation", "cutout", "erase_ratio", "stl_erase_ratio", "filter", "hue",
+            "color", "brightness", "saturation", "contrast",
+        ],
+        ...,
+    ] = ()  # fmt: skip
 
     @model_validator(mode="after")
     def _each_once(self) -> AugmentConfig:

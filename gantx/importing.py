@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from gantx import models
-from gantx.architectures import TransGANDiscriminatorConfig, TransGANGeneratorConfig
+from gantx import architectures, models
 from gantx.errors import CheckpointError
 from gantx.sections import Section
 
@@ -57,7 +57,7 @@ def transgan_v1_generator(state: Mapping[str, Tensor], heads: int = 4) -> Import
     depths = tuple(_count(state, place) for place in places)
     section = _section(
         what,
-        TransGANGeneratorConfig,
+        architectures.TransGANGeneratorConfig,
         latent_dim=state["l1.weight"].shape[1],
         base_dim=dim,
         base_size=math.isqrt(tokens),
@@ -95,7 +95,7 @@ def transgan_v1_discriminator(state: Mapping[str, Tensor], heads: int = 4) -> Im
     depth = _count(state, "blocks")
     section = _section(
         what,
-        TransGANDiscriminatorConfig,
+        architectures.TransGANDiscriminatorConfig,
         resolution=math.isqrt(tokens - 1) * patch_size,
         patch_size=patch_size,
         dim=dim,
@@ -122,6 +122,199 @@ def _transgan_v1_block(official: str, ours: str) -> dict[str, str]:
     }
 
 
+def transgan_v2_generator(
+    state: Mapping[str, Tensor], heads: int = 4, normalize_latent: bool = False
+) -> Imported:
+    """Import a generator of TransGAN version 2: the CIFAR-10, LSUN church or CelebA-HQ class.
+
+    Args:
+        state: `gen_state_dict` or `avg_gen_state_dict`, with or without `module.` before the keys.
+        heads: attention heads, which the tensors do not tell; 4 in all released models.
+        normalize_latent: whether the network normalises z (`--latent_norm`); no released script does.
+
+    Raises:
+        CheckpointError: keys are missing, unknown or of the wrong shape.
+    """
+    what = "TransGAN v2 generator"
+    state = _without_prefix(state)
+    grids = _grids(state)
+    if any(key.startswith("blocks.block.") for key in state):
+        places = ["blocks.block", *(f"upsample_blocks.{stage}.block" for stage in range(len(grids) - 1))]
+    else:
+        places = [f"blocks_{stage + 1}.block" for stage in range(len(grids))]
+    last = f"{places[-1]}.0" if grids else "blocks.block.0"
+    _require(what, state, ("l1.weight", "pos_embed_1", f"{last}.mlp.fc1.weight"))
+    sides = [math.isqrt(positions.shape[1]) for positions in grids]
+    dims = [positions.shape[2] for positions in grids]
+    norm, noise = _norm(state), f"{last}.attn.noise_strength_1" in state
+    windows = [_window(state, place, side) for place, side in zip(places, sides, strict=True)]
+    latent_grid = "embed_pos" in state
+    # The class with a latent grid blurs on the way to its fifth and sixth stage.
+    shuffles = ["blur-shuffle" if latent_grid and stage > 3 else "shuffle" for stage in range(len(grids))]
+    section = _section(
+        what,
+        architectures.TransGAN2GeneratorConfig,
+        latent_dim=state["l1.weight"].shape[1],
+        normalize_latent=normalize_latent,
+        dim=dims[0],
+        base_size=sides[0],
+        depths=tuple(_count(state, place) for place in places),
+        upsampling=tuple(
+            "bicubic" if dims[stage] == dims[stage - 1] else shuffles[stage] for stage in range(1, len(dims))
+        ),
+        windows=tuple(windows) if any(windows) else None,
+        heads=heads,
+        mlp_ratio=_mlp_ratio(state, last),
+        norm=norm,
+        noise=noise,
+        latent_grid=latent_grid,
+    )
+
+    block_names = partial(
+        _transgan_v2_block, norm=norm, relative_positions=True, noise=noise, latent_grid=latent_grid
+    )
+    names = _both("l1", "to_tokens") | _both("deconv.0", "to_rgb")
+    if latent_grid:
+        names |= _both("embedding_transform", "to_latents") | {"embed_pos": "latent_positions"}
+    for stage, (place, window) in enumerate(zip(places, windows, strict=True)):
+        names[f"pos_embed_{stage + 1}"] = f"stages.{stage}.positions"
+        kind = "windowed_blocks" if window else "global_blocks"
+        for block in range(_count(state, place)):
+            names |= block_names(f"{place}.{block}", f"stages.{stage}.{kind}.{block}")
+    ignored = _transgan_v2_ignored(state)
+    return _imported(what, section, state, names, ignored, convolutions=("deconv.0.weight",))
+
+
+def transgan_v2_discriminator(state: Mapping[str, Tensor], heads: int = 4, window: int = 4) -> Imported:
+    """Import a discriminator of TransGAN version 2: the CIFAR-10, LSUN church or CelebA-HQ class.
+
+    Args:
+        state: `dis_state_dict`, with or without `module.` before the keys.
+        heads: attention heads, which the tensors do not tell; 4 in all released models.
+        window: side of the windows of the CelebA-HQ class, which has no relative positions to tell it
+            (`--d_window_size`).
+
+    Raises:
+        CheckpointError: keys are missing, unknown or of the wrong shape.
+    """
+    what = "TransGAN v2 discriminator"
+    state = _without_prefix(state)
+    _require(what, state, ("pos_embed_1", "fRGB_1.weight", "fRGB_2.weight", "last_block.0.mlp.fc1.weight"))
+    grids = _grids(state)
+    stages = range(1, 1 + len(grids))
+    _require(what, state, (f"fRGB_{stage}.weight" for stage in stages))
+    kernels = [state[f"fRGB_{stage}.weight"].shape[-1] for stage in stages]
+    added = [state[f"fRGB_{stage}.weight"].shape[0] for stage in stages]
+    sides = [math.isqrt(positions.shape[1]) for positions in grids]
+    norm, noise = _norm(state), "last_block.0.attn.noise_strength_1" in state
+    overlap = kernels[0] == kernels[1]
+    patch_size = kernels[0] // 2 if overlap else kernels[0]
+    whole = [_count(state, f"blocks_{stage}1") for stage in stages]  # after those of blocks_{stage}
+    depths = [_count(state, f"blocks_{stage}") + whole[stage - 1] for stage in stages]
+    relative_positions = any(key.endswith(_TABLE) for key in state)
+    if relative_positions:
+        windows = [_window(state, f"blocks_{stage}", sides[stage - 1]) for stage in stages]
+    else:
+        windows = [window if side > max(sides[-1], window) else None for side in sides]
+    section = _section(
+        what,
+        architectures.TransGAN2DiscriminatorConfig,
+        resolution=sides[0] * patch_size,
+        patch_size=patch_size,
+        overlap=overlap,
+        dim=sum(added),
+        shares=tuple(channels // math.gcd(*added) for channels in added),
+        depths=tuple(depths),
+        windows=tuple(windows) if any(windows) else None,
+        global_blocks=tuple(whole) if any(whole) else None,
+        heads=heads,
+        mlp_ratio=_mlp_ratio(state, "last_block.0"),
+        norm=norm,
+        relative_positions=relative_positions,
+        noise=noise,
+    )
+
+    block_names = partial(_transgan_v2_block, norm=norm, noise=noise)
+    names = {"cls_token": "class_token"} | _both("head", "head")
+    if norm == "layer":
+        names |= _both("norm.norm", "norm")
+    for stage, reach in zip(stages, windows, strict=True):
+        names[f"pos_embed_{stage}"] = f"stages.{stage - 1}.positions"
+        names |= _both(f"fRGB_{stage}", f"from_patches.{stage - 1}")
+        first, after = _count(state, f"blocks_{stage}"), whole[stage - 1]
+        official = [f"blocks_{stage}.{block}" for block in range(first)]
+        official += [f"blocks_{stage}1.{block}" for block in range(after)]
+        windowed = first if reach else 0
+        ours = [f"windowed_blocks.{block}" for block in range(windowed)]
+        ours += [f"global_blocks.{block}" for block in range(first + after - windowed)]
+        for theirs, name in zip(official, ours, strict=True):
+            names |= block_names(theirs, f"stages.{stage - 1}.{name}", relative_positions=relative_positions)
+    names |= block_names("last_block.0", "last_block", relative_positions=False)
+    return _imported(what, section, state, names, _transgan_v2_ignored(state), convolutions=())
+
+
+def _transgan_v2_block(
+    official: str, ours: str, *, norm: str, relative_positions: bool, noise: bool, latent_grid: bool = False
+) -> dict[str, str]:
+    names = {
+        f"{official}.attn.qkv.weight": f"{ours}.attention.qkv.weight",
+        **_both(f"{official}.attn.proj", f"{ours}.attention.out"),
+        **_both(f"{official}.mlp.fc1", f"{ours}.mlp.0"),
+        **_both(f"{official}.mlp.fc2", f"{ours}.mlp.2"),
+    }
+    if norm == "layer":
+        names |= _both(f"{official}.norm1.norm", f"{ours}.norm1")
+        names |= _both(f"{official}.norm2.norm", f"{ours}.norm2")
+    if relative_positions:
+        names[official + _TABLE] = f"{ours}.attention.relative_positions.table"
+    if noise:
+        names[f"{official}.attn.noise_strength_1"] = f"{ours}.attention.noise_strength"
+    if latent_grid:
+        names |= _both(f"{official}.cross_attention.proj", f"{ours}.cross_attention.out")
+        for part in ("q", "k", "v"):
+            names[f"{official}.cross_attention.{part}_transform.weight"] = (
+                f"{ours}.cross_attention.{part}.weight"
+            )
+    return names
+
+
+def _transgan_v2_ignored(state: Mapping[str, Tensor]) -> dict[str, str]:
+    reasons = {
+        ".relative_position_index": "numbers the pairs of tokens, which we compute",
+        ".cross_attention.noise_strength_1": "is never used by the released code",
+        "Hz_fbank": "belongs to the augmentation, which is not part of our network",
+    }
+    return {key: reason for key in state for end, reason in reasons.items() if key.endswith(end)}
+
+
+_TABLE = ".attn.relative_position_bias_table"
+
+
+def _window(state: Mapping[str, Tensor], place: str, side: int) -> int | None:
+    """Side of the windows of the blocks at `place` on a grid of `side`; None for the whole grid."""
+    if (table := state.get(f"{place}.0{_TABLE}")) is None:
+        return None
+    window = (math.isqrt(len(table)) + 1) // 2  # a table has (2W - 1)² rows
+    return None if window == side else window
+
+
+def _grids(state: Mapping[str, Tensor]) -> list[Tensor]:
+    """The positions of all stages, `pos_embed_1` and so on."""
+    grids: list[Tensor] = []
+    while (positions := state.get(f"pos_embed_{len(grids) + 1}")) is not None:
+        grids.append(positions)
+    return grids
+
+
+def _norm(state: Mapping[str, Tensor]) -> str:
+    return "layer" if any(".norm1.norm." in key for key in state) else "pixel"
+
+
+def _mlp_ratio(state: Mapping[str, Tensor], block: str) -> int:
+    hidden, dim = state[f"{block}.mlp.fc1.weight"].shape
+    return hidden // dim
+
+
 # --- for all families -------------------------------------------------------------------------------------
 
 
@@ -145,7 +338,7 @@ def _require(what: str, state: Mapping[str, Tensor], keys: Iterable[str]) -> Non
         raise CheckpointError(f"this is no {what}: it has no {_listed(missing)}")
 
 
-def _section(what: str, kind: type[Section], **fields: int | bool | tuple[int, ...]) -> Section:
+def _section(what: str, kind: type[Section], **fields: object) -> Section:
     try:
         return kind.model_validate(fields)
     except ValidationError as problem:

@@ -5,9 +5,15 @@ import pytest
 import torch
 from golden_file import ROOT, GoldenFile, find_golden
 
-from gantx import models
+from gantx import config, models
 from gantx.errors import CheckpointError
-from gantx.importing import transgan_v1_discriminator, transgan_v1_generator
+from gantx.importing import (
+    transgan_v1_discriminator,
+    transgan_v1_generator,
+    transgan_v2_discriminator,
+    transgan_v2_generator,
+)
+from gantx.models.transgan2 import Discriminator
 
 
 def official_generator():
@@ -31,6 +37,73 @@ def official_generator():
         for key, shape in block.items():
             state[f"{place}.{key}"] = torch.randn([dim * times if times > 0 else 1 for times in shape])
     return state
+
+
+def official_discriminator():
+    """A small official state dict of version 2: CelebA-HQ, whose blocks are the least alike."""
+    sizes = {
+        "resolution": 32, "patch_size": 2, "overlap": True, "dim": 16, "shares": (1, 1, 2), "heads": 2,
+        "depths": (1, 2, 1), "windows": (4, 4, None), "global_blocks": (0, 1, 0), "mlp_ratio": 2,
+        "norm": "layer", "relative_positions": False, "noise": False,
+    }  # fmt: skip
+    ours = Discriminator(**sizes).state_dict()
+    words = {
+        "class_token": "cls_token",
+        "stages.0.windowed_blocks": "blocks_1",
+        "stages.1.windowed_blocks": "blocks_2",
+        "stages.1.global_blocks": "blocks_21",
+        "stages.2.global_blocks": "blocks_3",
+        "last_block": "last_block.0",
+        ".attention.qkv": ".attn.qkv",
+        ".attention.out": ".attn.proj",
+        "norm1": "norm1.norm",
+        "norm2": "norm2.norm",
+        "mlp.0": "mlp.fc1",
+        "mlp.2": "mlp.fc2",
+        **{f"from_patches.{stage}": f"fRGB_{stage + 1}" for stage in range(3)},
+        **{f"stages.{stage}.positions": f"pos_embed_{stage + 1}" for stage in range(3)},
+    }
+    state = {"Hz_fbank": torch.zeros(4, 43)}
+    for key, tensor in ours.items():
+        for our, theirs in words.items():
+            key = key.replace(our, theirs)
+        state[key.replace("norm.", "norm.norm.", 1) if key.startswith("norm.") else key] = tensor
+    return state, ours, sizes
+
+
+def test_every_key_of_version_2_is_imported_or_ignored_for_a_reason():
+    state, ours, sizes = official_discriminator()
+    state = {f"module.{key}": tensor for key, tensor in state.items()}
+    imported = transgan_v2_discriminator(state, heads=2)
+    assert dict(imported.section) == {"family": "transgan2", **sizes}
+    assert set(imported.names) | set(imported.ignored) == {key.removeprefix("module.") for key in state}
+    assert set(imported.ignored) == {"Hz_fbank"}
+    assert imported.tensors.keys() == ours.keys()
+    assert all(torch.equal(imported.tensors[key], tensor) for key, tensor in ours.items())
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "fRGB_2.weight",
+        "pos_embed_1",
+        "blocks_21.0.norm1.norm.bias",
+        "last_block.0.mlp.fc2.weight",
+        "head.bias",
+    ],
+)
+def test_a_missing_key_of_version_2_is_named(missing):
+    state, _, _ = official_discriminator()
+    del state[missing]
+    with pytest.raises(CheckpointError, match=re.escape(missing)):
+        transgan_v2_discriminator(state, heads=2)
+
+
+def test_one_version_is_not_the_other():
+    with pytest.raises(CheckpointError, match="no TransGAN v2 generator: it has no blocks_2"):
+        transgan_v2_generator(official_generator())
+    with pytest.raises(CheckpointError, match="no TransGAN v1 discriminator"):
+        transgan_v1_discriminator(official_discriminator()[0])
 
 
 def test_every_key_is_imported_or_ignored_for_a_reason():
@@ -80,6 +153,15 @@ def test_a_generator_is_no_discriminator():
         transgan_v1_discriminator(official_generator())
 
 
+def full_size(name):
+    """The state dict of a released network, without its numbers."""
+    path = ROOT.parent / "shared" / "specs" / "keys" / f"{name}.json"
+    if not path.is_file():
+        pytest.skip(f"key list {name} is not here")
+    listed = json.loads(path.read_text(encoding="utf-8"))
+    return {key: torch.empty(entry["shape"], device="meta") for key, entry in listed.items()}
+
+
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
@@ -92,24 +174,48 @@ def test_a_generator_is_no_discriminator():
     ],
 )
 def test_the_key_lists_of_the_full_size_networks_are_understood(name, fields):
-    path = ROOT.parent / "shared" / "specs" / "keys" / f"{name}.json"
-    if not path.is_file():
-        pytest.skip(f"key list {name} is not here")
-    listed = json.loads(path.read_text(encoding="utf-8"))
-    state = {key: torch.empty(entry["shape"], device="meta") for key, entry in listed.items()}
     importer = transgan_v1_generator if name.endswith("_G") else transgan_v1_discriminator
+    state = full_size(name)
     imported = importer(state)
     assert fields.items() <= dict(imported.section).items()
     assert set(imported.names) | set(imported.ignored) == set(state)
 
 
-def test_an_official_checkpoint_paints_and_judges_as_the_official_code():
-    checkpoint = torch.load(find_golden("transgan/checkpoint_v1_tiny.pth"), weights_only=True)
-    with GoldenFile("transgan/checkpoint_v1_tiny") as golden, torch.no_grad():
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [
+        ("v2_cifar", "transgan2-cifar10"),
+        ("v2_stl", "transgan2-stl10"),
+        ("v2_church256", "transgan2-church256"),
+        ("v2_celebahq256", "transgan2-celebahq256"),
+    ],
+)
+def test_the_presets_of_version_2_are_the_released_networks(name, preset):
+    settings = config.load(preset)
+    for importer, kind, section in (
+        (transgan_v2_generator, "G", settings.generator),
+        (transgan_v2_discriminator, "D", settings.discriminator),
+    ):
+        state = full_size(f"{name}_{kind}")
+        imported = importer(state)
+        assert imported.section == section
+        assert set(imported.names) | set(imported.ignored) == set(state)
+
+
+@pytest.mark.parametrize(
+    ("name", "generator", "discriminator"),
+    [
+        ("checkpoint_v1_tiny", transgan_v1_generator, transgan_v1_discriminator),
+        ("checkpoint_v2_cifar_tiny", transgan_v2_generator, transgan_v2_discriminator),
+    ],
+)
+def test_an_official_checkpoint_paints_and_judges_as_the_official_code(name, generator, discriminator):
+    checkpoint = torch.load(find_golden(f"transgan/{name}.pth"), weights_only=True)
+    with GoldenFile(f"transgan/{name}") as golden, torch.no_grad():
         for key, importer, entry, given in (
-            ("gen", transgan_v1_generator, "gen_state_dict", golden["input.z"]),
-            ("avg_gen", transgan_v1_generator, "avg_gen_state_dict", golden["input.z"]),
-            ("dis", transgan_v1_discriminator, "dis_state_dict", golden["input.x"]),
+            ("gen", generator, "gen_state_dict", golden["input.z"]),
+            ("avg_gen", generator, "avg_gen_state_dict", golden["input.z"]),
+            ("dis", discriminator, "dis_state_dict", golden["input.x"]),
         ):
             imported = importer(checkpoint[entry])
             network = models.build(imported.section)

@@ -162,12 +162,12 @@ def test_the_documented_ablation_is_this_one():
         assert set(keys) in documented
 
 
-@pytest.mark.parametrize("name", PAPERS)
+@pytest.mark.parametrize("name", SCHEDULES)
 def test_without_locality_there_is_no_schedule_left(name):
     assert load(name, overrides=["generator.locality=none"]).training.attention_window is None
 
 
-@pytest.mark.parametrize("name", PAPERS)
+@pytest.mark.parametrize("name", SCHEDULES)
 def test_window_steps_are_the_released_epochs(name):
     images, epochs, windows = SCHEDULES[name]
     expected = tuple(
@@ -200,7 +200,9 @@ def test_batches_and_lengths(name, batch, generator_batch, kimg):
 
 
 def test_only_the_paper_recipes_co_train():
-    co_training = {name for name in preset_names() if load(name).generator.super_resolution}
+    co_training = {
+        name for name in preset_names() if getattr(load(name).generator, "super_resolution", False)
+    }
     assert co_training == {"transgan-s", "transgan-m", "transgan-l", "transgan-xl"}
 
 

@@ -12,6 +12,7 @@ from pydantic import Discriminator, Tag
 from gantx.architectures.ganformer import GANformerDiscriminatorConfig, GANformerGeneratorConfig
 from gantx.architectures.stylegan2 import StyleGAN2DiscriminatorConfig, StyleGAN2GeneratorConfig
 from gantx.architectures.transgan import TransGANDiscriminatorConfig, TransGANGeneratorConfig
+from gantx.architectures.transgan2 import TransGAN2DiscriminatorConfig, TransGAN2GeneratorConfig
 from gantx.architectures.vitgan import ViTGANDiscriminatorConfig, ViTGANGeneratorConfig
 from gantx.sections import Section
 
@@ -24,6 +25,8 @@ __all__ = [
     "GeneratorConfig",
     "StyleGAN2DiscriminatorConfig",
     "StyleGAN2GeneratorConfig",
+    "TransGAN2DiscriminatorConfig",
+    "TransGAN2GeneratorConfig",
     "TransGANDiscriminatorConfig",
     "TransGANGeneratorConfig",
     "ViTGANDiscriminatorConfig",
@@ -33,12 +36,14 @@ __all__ = [
 
 GENERATORS: dict[str, type[Section]] = {
     "transgan": TransGANGeneratorConfig,
+    "transgan2": TransGAN2GeneratorConfig,
     "vitgan": ViTGANGeneratorConfig,
     "stylegan2": StyleGAN2GeneratorConfig,
     "ganformer": GANformerGeneratorConfig,
 }
 DISCRIMINATORS: dict[str, type[Section]] = {
     "transgan": TransGANDiscriminatorConfig,
+    "transgan2": TransGAN2DiscriminatorConfig,
     "vitgan": ViTGANDiscriminatorConfig,
     "stylegan2": StyleGAN2DiscriminatorConfig,
     "ganformer": GANformerDiscriminatorConfig,
@@ -54,6 +59,7 @@ def _family(section: Any) -> str:
 
 GeneratorConfig: TypeAlias = Annotated[
     Annotated[TransGANGeneratorConfig, Tag("transgan")]
+    | Annotated[TransGAN2GeneratorConfig, Tag("transgan2")]
     | Annotated[ViTGANGeneratorConfig, Tag("vitgan")]
     | Annotated[StyleGAN2GeneratorConfig, Tag("stylegan2")]
     | Annotated[GANformerGeneratorConfig, Tag("ganformer")],
@@ -61,6 +67,7 @@ GeneratorConfig: TypeAlias = Annotated[
 ]
 DiscriminatorConfig: TypeAlias = Annotated[
     Annotated[TransGANDiscriminatorConfig, Tag("transgan")]
+    | Annotated[TransGAN2DiscriminatorConfig, Tag("transgan2")]
     | Annotated[ViTGANDiscriminatorConfig, Tag("vitgan")]
     | Annotated[StyleGAN2DiscriminatorConfig, Tag("stylegan2")]
     | Annotated[GANformerDiscriminatorConfig, Tag("ganformer")],

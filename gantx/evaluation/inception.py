@@ -14,6 +14,7 @@ Weights come from gantx.evaluation.inception_weights.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 FEATURES, CLASSES = 2048, 1008
@@ -25,6 +26,19 @@ class Convolution(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         return super().forward(x).relu_()
+
+
+class AverageConvolution(Convolution):
+    """Convolution of 1×1 over the averages of 3×3 neighbours, then ReLU; [B, C, H, W] -> [B, D, H, W].
+
+    The averages are taken after the convolution, of its fewer channels: the two commute, the bias included,
+    because neighbours beyond the border do not count.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        convolved = F.conv2d(x, self.weight, self.bias)
+        return F.avg_pool2d(convolved, 3, 1, 1, count_include_pad=False).relu_()
 
 
 class Branches(nn.Module):
@@ -50,8 +64,9 @@ def _valid(channels: int, out: int, kernel: int, stride: int = 1) -> Convolution
     return Convolution(channels, out, kernel, stride)
 
 
-def _average() -> nn.AvgPool2d:
-    return nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+def _average(channels: int, out: int) -> AverageConvolution:
+    """The pooling branch of a block."""
+    return AverageConvolution(channels, out, 1)
 
 
 def _stem() -> nn.Sequential:
@@ -72,7 +87,7 @@ def _block35(channels: int, pooled: int) -> Branches:
         _same(channels, 64, 1),
         nn.Sequential(_same(channels, 48, 1), _same(48, 64, 5)),
         nn.Sequential(_same(channels, 64, 1), _same(64, 96, 3), _same(96, 96, 3)),
-        nn.Sequential(_average(), _same(channels, pooled, 1)),
+        _average(channels, pooled),
     )
 
 
@@ -95,7 +110,7 @@ def _block17(channels: int, middle: int) -> Branches:
             _same(middle, middle, (7, 1)),
             _same(middle, 192, (1, 7)),
         ),
-        nn.Sequential(_average(), _same(channels, 192, 1)),
+        _average(channels, 192),
     )
 
 
@@ -112,7 +127,7 @@ def _reduce17(channels: int) -> Branches:
     )
 
 
-def _block8(channels: int, pool: nn.Module) -> Branches:
+def _block8(channels: int, pooling: nn.Module) -> Branches:
     def cross() -> Branches:
         return Branches(_same(384, 384, (1, 3)), _same(384, 384, (3, 1)))
 
@@ -120,7 +135,7 @@ def _block8(channels: int, pool: nn.Module) -> Branches:
         _same(channels, 320, 1),
         nn.Sequential(_same(channels, 384, 1), cross()),
         nn.Sequential(_same(channels, 448, 1), _same(448, 384, 3), cross()),
-        nn.Sequential(pool, _same(channels, 192, 1)),
+        pooling,
     )
 
 
@@ -146,8 +161,8 @@ class Inception(nn.Module):
             _block17(768, 160),
             _block17(768, 192),
             _reduce17(768),
-            _block8(1280, _average()),
-            _block8(2048, nn.MaxPool2d(3, 1, 1)),
+            _block8(1280, _average(1280, 192)),
+            _block8(2048, nn.Sequential(nn.MaxPool2d(3, 1, 1), _same(2048, 192, 1))),
         )
         self.output = nn.Linear(FEATURES, CLASSES)
 

@@ -16,13 +16,15 @@ from gantx.architectures import (
     GANformerGeneratorConfig,
     StyleGAN2DiscriminatorConfig,
     StyleGAN2GeneratorConfig,
+    TransGAN2DiscriminatorConfig,
+    TransGAN2GeneratorConfig,
     TransGANDiscriminatorConfig,
     TransGANGeneratorConfig,
     ViTGANDiscriminatorConfig,
     ViTGANGeneratorConfig,
 )
 from gantx.draws import Draws, Spec
-from gantx.models import ganformer, stylegan2, transgan, vitgan
+from gantx.models import ganformer, stylegan2, transgan, transgan2, vitgan
 from gantx.sections import Section
 
 
@@ -85,6 +87,8 @@ class RelaxesAttention(Protocol):
 _CLASSES: dict[type[Section], type[nn.Module]] = {
     TransGANGeneratorConfig: transgan.Generator,
     TransGANDiscriminatorConfig: transgan.Discriminator,
+    TransGAN2GeneratorConfig: transgan2.Generator,
+    TransGAN2DiscriminatorConfig: transgan2.Discriminator,
     ViTGANGeneratorConfig: vitgan.Generator,
     ViTGANDiscriminatorConfig: vitgan.Discriminator,
     StyleGAN2GeneratorConfig: stylegan2.Generator,

@@ -1,14 +1,17 @@
 """DiffAugment (Zhao et al. 2020, arXiv 2006.10738) as TransGAN applies it to every image D sees.
 
 Every operation is a pure function of images [B, 3, H, W] and of numbers drawn beforehand, differentiable
-twice, with the draws of `spec`. Definitions follow TransGAN's released code, where cutout hits a whole batch
-or spares it; nothing is clamped, so images may leave [-1, 1].
+twice, with the draws of `spec`. Definitions follow TransGAN's released code, version 2 of which adds erasing,
+hue and filtering; cutout and erasing hit a whole batch or spare it. Nothing is clamped, so images may leave
+[-1, 1].
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import cache, partial
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +20,13 @@ from torch import Tensor
 from gantx.draws import Draw, Draws, Spec
 
 TRANSLATION_RATIO = 0.2  # largest shift, as a share of the side
+STRONG_TRANSLATION_RATIO = 0.125  # the same for strong_translation, which is the weaker one
 CUTOUT_RATIO = 0.5  # side of the box, as a share of the side of the image
-CUTOUT_PROBABILITY = 0.3  # of a batch; the original DiffAugment always cuts
+CUTOUT_PROBABILITY = 0.3  # of a batch, to be cut or erased; the original DiffAugment always cuts
+HUE_PROBABILITY = 0.5  # of an image
+FILTER_PROBABILITY = 0.25  # of an image and a band
+SYM2 = (-0.12940952255092145, 0.22414386804185735, 0.836516303737469, 0.48296291314469025)  # low pass
+LOWEST_BAND, OTHER_BANDS = 10 / 13, 1 / 13  # shares of the lowest and of each other band in an average image
 
 
 def spec(policy: Sequence[str], batch: int, resolution: int) -> Spec:
@@ -93,24 +101,112 @@ def _shifted(side: int, shifts: Tensor, device: torch.device) -> Tensor:
 
 
 def cutout(images: Tensor, q: Any) -> Tensor:
-    """Black out one box per image, in three batches of ten."""
+    """Black out one box per image, half as wide as the image, in three batches of ten."""
+    height, width = (_rounded(CUTOUT_RATIO, side) for side in images.shape[2:])
+    return _black_out(images, q["coin"], (height, q["rows"]), (width, q["columns"]))
+
+
+def erase(images: Tensor, q: Any) -> Tensor:
+    """Black out one box per image, of a height and width drawn for the batch, in three batches of ten."""
+    spans = [(q["height"], q["rows"]), (q["width"], q["columns"])]
+    rows, columns = (
+        # As many places as cutout's centre has; only here the draw cannot know how many.
+        (size, (u * (side + 1 - size % 2)).long())
+        for side, (size, u) in zip(images.shape[2:], spans, strict=True)
+    )
+    return _black_out(images, q["coin"], rows, columns)
+
+
+_Span: TypeAlias = tuple[int | Tensor, Tensor]  # size of a box along one axis, and its centres [B]
+
+
+def _black_out(images: Tensor, coin: Tensor, rows: _Span, columns: _Span) -> Tensor:
+    """Set one box per image to zero, if the coin says so."""
     height, width = images.shape[2:]
-    rows = _covered(height, q["rows"], images.device)  # [B, H]
-    columns = _covered(width, q["columns"], images.device)  # [B, W]
-    box = rows[:, :, None] & columns[:, None, :] & (q["coin"] < CUTOUT_PROBABILITY)  # [B, H, W]
+    in_rows = _covered(height, *rows)  # [B, H]
+    in_columns = _covered(width, *columns)  # [B, W]
+    box = in_rows[:, :, None] & in_columns[:, None, :] & (coin < CUTOUT_PROBABILITY)  # [B, H, W]
     return images.masked_fill(box[:, None], 0.0)
 
 
-def _covered(side: int, centres: Tensor, device: torch.device) -> Tensor:
-    """Which pixels of a row the box covers, boolean [B, side].
+def _covered(side: int, size: int | Tensor, centres: Tensor) -> Tensor:
+    """Which pixels of a row a box of `size` pixels covers, boolean [B, side].
 
     As in the released code, a box that sticks out is clamped pixel by pixel: it covers the border's pixel
     even when it lies beyond.
     """
-    size = _rounded(CUTOUT_RATIO, side)
     first = centres[:, None] - size // 2
-    pixels = torch.arange(side, device=device)
+    pixels = torch.arange(side, device=centres.device)
     return (pixels >= first.clamp(0, side - 1)) & (pixels <= (first + size - 1).clamp(0, side - 1))
+
+
+def hue(images: Tensor, q: Any) -> Tensor:
+    """Turn the colours of every second image about the grey axis, by any angle in [−π, π).
+
+    Rodrigues' formula: v cos θ + (k x v) sin θ + k (k·v)(1 − cos θ), k the unit vector of grey.
+    """
+    angle = math.pi * (2 * q["u"] - 1) * (q["coin"] < HUE_PROBABILITY)  # [B]
+    cosine, sine = _per_image(angle.cos()), _per_image(angle.sin())
+    grey = images.mean(1, keepdim=True)  # [B, 1, H, W]: what k (k·v) holds in each channel
+    crossed = (images.roll(1, dims=1) - images.roll(-1, dims=1)) / math.sqrt(3)  # k x v
+    return images * cosine + crossed * sine + grey * (1 - cosine)
+
+
+def filter_bands(images: Tensor, q: Any) -> Tensor:
+    """Amplify or damp frequency bands (image-space filtering of Karras et al. 2020, arXiv 2006.06676).
+
+    In one image of four, for each of four bands, the band's amplitude is multiplied by 2^normal; afterwards
+    the image is scaled so that its expected power stays the same. Images reflect at their borders.
+    """
+    hit = q["coin"] < FILTER_PROBABILITY  # [B, 4]
+    gains = torch.where(hit, q["normal"].exp2(), 1.0)  # [B, 4]
+    surplus = gains.square() - 1
+    power = (1 + LOWEST_BAND * surplus[:, :1]) * (1 + OTHER_BANDS * surplus[:, 1:]).prod(1, keepdim=True)
+    gains = (gains * power.rsqrt()).to(images.dtype)
+    height, width = images.shape[2:]
+    with torch.autocast(images.device.type, enabled=False):  # sums of 43 products are no place for bf16
+        down, across = (
+            torch.einsum("bk,kij->bij", gains, band_operators(side, images.device).to(images.dtype))[:, None]
+            for side in (height, width)
+        )  # [B, 1, H, H], [B, 1, W, W]
+        filtered: Tensor = down @ images @ across.mT
+    return filtered
+
+
+@cache
+def band_operators(side: int, device: torch.device) -> Tensor:
+    """Matrices [4, side, side] that pass one band each of a row of pixels, reflected at both ends.
+
+    As matrices, because the backward pass of reflecting padding is not deterministic on CUDA.
+    """
+    bank = filter_bank()
+    reach = bank.shape[1] // 2
+    pixels = torch.arange(side, device="cpu")
+    sources = pixels[:, None] + torch.arange(-reach, reach + 1, device="cpu")  # [side, taps]
+    period = max(2 * (side - 1), 1)
+    sources = sources % period
+    sources = torch.minimum(sources, period - sources).expand(len(bank), -1, -1)
+    operators = torch.zeros(len(bank), side, side, dtype=bank.dtype, device="cpu")
+    operators.scatter_add_(2, sources, bank[:, None].expand(-1, side, -1))
+    return operators.float().to(device)
+
+
+def filter_bank() -> Tensor:
+    """Symmetric filters [4, 43] of octave bands from low to high, which sum up to the identity.
+
+    Each octave splits what the one before calls low by the low- and high-pass filters of the sym2 wavelet.
+    """
+    wavelet = torch.tensor(SYM2, dtype=torch.double, device="cpu")
+    signs = torch.tensor((1, -1, 1, -1), device="cpu")
+    low, high = (F.conv1d(h[None, None], h[None, None], padding=3) / 2 for h in (wavelet, wavelet * signs))
+    bank = torch.zeros(4, 1, dtype=torch.double, device="cpu")
+    bank[0] = 1
+    for band in (1, 2, 3):
+        stretched = F.pad(bank[:, :, None], (0, 1)).flatten(1)[:, :-1]  # a zero between any two taps
+        bank = F.conv1d(stretched[:, None], low, padding=6)[:, 0]
+        middle = bank.shape[1] // 2
+        bank[band, middle - 3 : middle + 4] += high[0, 0]
+    return bank
 
 
 def _per_image(values: Tensor) -> Tensor:
@@ -129,8 +225,8 @@ def _color_spec(batch: int, resolution: int) -> Spec:
     return {"u": Draw("uniform", (batch,))}
 
 
-def _translation_spec(batch: int, resolution: int) -> Spec:
-    largest = _rounded(TRANSLATION_RATIO, resolution)
+def _translation_spec(ratio: float, batch: int, resolution: int) -> Spec:
+    largest = _rounded(ratio, resolution)
     shift = Draw("integers", (batch,), low=-largest, high=largest + 1)
     return {"rows": shift, "columns": shift}
 
@@ -142,14 +238,43 @@ def _cutout_spec(batch: int, resolution: int) -> Spec:
     return {"coin": Draw("uniform", (), per="batch"), "rows": centre, "columns": centre}
 
 
+def _erase_spec(sizes: Callable[[int], tuple[int, int]], batch: int, resolution: int) -> Spec:
+    smallest, largest = sizes(resolution)
+    size = Draw("integers", (), per="batch", low=smallest, high=largest + 1)
+    centre = Draw("uniform", (batch,))  # in units of the places there are, which depend on the size
+    coin = Draw("uniform", (), per="batch")
+    return {"height": size, "width": size, "coin": coin, "rows": centre, "columns": centre}
+
+
+def _shares_of(side: int) -> tuple[int, int]:
+    return int(0.2 * side), int(0.7 * side)
+
+
+def _from_20(side: int) -> tuple[int, int]:
+    return 20, side // 2 + 20  # made for STL-10 at 48 pixels; on small images it may take all
+
+
+def _hue_spec(batch: int, resolution: int) -> Spec:
+    return {"u": Draw("uniform", (batch,)), "coin": Draw("uniform", (batch,))}
+
+
+def _filter_spec(batch: int, resolution: int) -> Spec:
+    return {"normal": Draw("normal", (batch, 4)), "coin": Draw("uniform", (batch, 4))}
+
+
 class _Operation(NamedTuple):
     spec: Callable[[int, int], Spec]
     apply: Callable[[Tensor, Any], Tensor]
 
 
 _OPERATIONS = {
-    "translation": _Operation(_translation_spec, translation),
+    "translation": _Operation(partial(_translation_spec, TRANSLATION_RATIO), translation),
+    "strong_translation": _Operation(partial(_translation_spec, STRONG_TRANSLATION_RATIO), translation),
     "cutout": _Operation(_cutout_spec, cutout),
+    "erase_ratio": _Operation(partial(_erase_spec, _shares_of), erase),
+    "stl_erase_ratio": _Operation(partial(_erase_spec, _from_20), erase),
+    "filter": _Operation(_filter_spec, filter_bands),
+    "hue": _Operation(_hue_spec, hue),
     "brightness": _Operation(_color_spec, brightness),
     "saturation": _Operation(_color_spec, saturation),
     "contrast": _Operation(_color_spec, contrast),

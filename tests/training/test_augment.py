@@ -5,9 +5,13 @@ from golden_file import GoldenFile
 from gantx import config
 from gantx.draws import draw, take
 from gantx.errors import UsageError
-from gantx.training.augment import augment, spec
+from gantx.training.augment import augment, band_operators, filter_bank, spec
 
-EVERYTHING = ("translation", "cutout", "color")
+CIFAR = ("translation", "cutout", "color")
+STL = ("translation", "stl_erase_ratio", "color")
+CHURCH = ("translation", "erase_ratio", "color")
+CELEBAHQ = ("filter", "translation", "erase_ratio", "color", "hue")
+EVERYTHING = (*CELEBAHQ, "strong_translation", "stl_erase_ratio", "cutout")
 
 
 def drawn(policy, batch=4, side=16, step=0):
@@ -17,13 +21,22 @@ def drawn(policy, batch=4, side=16, step=0):
 def recorded_draws(golden, policy):
     """The draws of an official run, in our names: both list them in the order of the policy."""
     recorded = [value.flatten() for _, value in sorted(golden.prefix("draw.").items())]
-    draws = {name: {} for name in spec(policy, 4, 32)}
-    for name, entries in spec(policy, 4, 32).items():
+    batch, _, _, side = golden["input.x"].shape
+    draws = {}
+    for name, entries in spec(policy, batch, side).items():
+        values = draws[name] = {}
+        if name == "filter":  # the official code draws for one band after the other
+            values["normal"], values["coin"] = torch.stack(recorded[:8], 1).unflatten(1, (4, 2)).unbind(2)
+            del recorded[:8]
+            continue
         for key, wanted in entries.items():
-            if not recorded:  # an official cutout that is not due draws no box
-                recorded = [torch.zeros(4)]
-            value = recorded.pop(0)
-            draws[name][key] = value.long() if wanted.kind == "integers" else value.reshape(wanted.shape)
+            # An official box that is not due is not drawn.
+            value = recorded.pop(0) if recorded else torch.zeros(batch)
+            if name.endswith("erase_ratio") and key in ("rows", "columns"):
+                size = values["height" if key == "rows" else "width"]
+                value = (value + 0.5) / (side + 1 - size % 2)
+            values[key] = value.long() if wanted.kind == "integers" else value
+            values[key] = values[key].reshape(wanted.shape)
     assert not recorded
     return draws
 
@@ -31,10 +44,19 @@ def recorded_draws(golden, policy):
 @pytest.mark.parametrize(
     ("name", "policy"),
     [
-        ("policy_cifar", EVERYTHING),
+        ("policy_cifar", CIFAR),
+        ("policy_stl", STL),
+        ("policy_church", CHURCH),
+        ("policy_celebahq", CELEBAHQ),
         ("cutout_on", ("cutout",)),
         ("cutout_off", ("cutout",)),
+        ("erase_ratio_on", ("erase_ratio",)),
+        ("erase_ratio_off", ("erase_ratio",)),
+        ("stl_erase_ratio_on", ("stl_erase_ratio",)),
+        ("filter", ("filter",)),
+        ("hue", ("hue",)),
         ("translation", ("translation",)),
+        ("strong_translation", ("strong_translation",)),
         ("brightness", ("brightness",)),
         ("saturation", ("saturation",)),
         ("contrast", ("contrast",)),
@@ -49,17 +71,28 @@ def test_agrees_with_the_official_code(name, policy):
         torch.testing.assert_close(changed, golden["output"], rtol=0, atol=1e-5)
         (gradient,) = torch.autograd.grad((changed * golden["grad.weight"]).sum(), images)
         torch.testing.assert_close(gradient, golden["grad.x"], rtol=0, atol=1e-5)
+        for official in golden.prefix("const.Hz_fbank").values():
+            torch.testing.assert_close(filter_bank().float(), official, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("side", "largest"), [(32, 6), (48, 10), (64, 13)])
 def test_the_ranges_of_the_draws(side, largest):
-    wanted = spec(EVERYTHING, 3, side)
+    wanted = spec(CIFAR, 3, side)
     assert list(wanted) == ["translation", "cutout", "brightness", "saturation", "contrast"]
     for axis in ("rows", "columns"):
         assert wanted["translation"][axis][1:] == ((3,), "sample", -largest, largest + 1)
         assert wanted["cutout"][axis][1:] == ((3,), "sample", 0, side + 1)
     assert wanted["cutout"]["coin"][:3] == ("uniform", (), "batch")
     assert spec(("cutout",), 3, 10)["cutout"]["rows"].high == 10  # a box of odd side has one place less
+
+
+def test_the_ranges_of_the_draws_of_version_2():
+    wanted = spec(("strong_translation", "erase_ratio", "stl_erase_ratio", "filter", "hue"), 3, 48)
+    assert wanted["strong_translation"]["rows"][1:] == ((3,), "sample", -6, 7)
+    assert wanted["erase_ratio"]["height"][1:] == ((), "batch", 9, 34)
+    assert wanted["stl_erase_ratio"]["width"][1:] == ((), "batch", 20, 45)
+    assert wanted["filter"]["normal"][:3] == ("normal", (3, 4), "sample")
+    assert wanted["hue"]["coin"][:3] == ("uniform", (3,), "sample")
 
 
 def test_no_policy_changes_nothing():
@@ -92,6 +125,57 @@ def test_a_box_beyond_the_border_is_clamped_pixel_by_pixel():
     assert cut[1].nonzero().tolist() == [[row, column] for row in (6, 7) for column in (2, 3, 4, 5)]
 
 
+@pytest.mark.parametrize(("size", "last"), [(3, 7), (4, 8)])
+def test_an_erased_box_has_its_size_and_centres_reach_both_borders(size, last):
+    images = torch.ones(3, 3, 8, 8)
+    q = {"coin": torch.tensor(0.0), "height": torch.tensor(size), "width": torch.tensor(1)}
+    q["rows"], q["columns"] = torch.tensor([0.0, 0.5, 1 - 2**-24]), torch.tensor([0.0, 0.5, 0.99])
+    erased = augment(images, {"erase_ratio": q}, ("erase_ratio",))[:, 0] == 0
+    assert [erased[image].any(1).nonzero().flatten().tolist() for image in range(3)] == [
+        [row for row in range(centre - size // 2, centre - size // 2 + size) if 0 <= row < 8]
+        for centre in (0, int((last + 1) / 2), last)
+    ]
+    assert [erased[image].any(0).nonzero().tolist() for image in range(3)] == [[[0]], [[4]], [[7]]]
+    q["coin"] = torch.tensor(0.31)
+    assert torch.equal(augment(images, {"erase_ratio": q}, ("erase_ratio",)), images)
+
+
+def test_hue_turns_red_into_green_and_leaves_grey():
+    images = torch.zeros(2, 3, 1, 2)
+    images[:, 0, :, 0] = 1  # a red pixel
+    images[:, :, :, 1] = 0.3  # a grey pixel
+    third = {"u": torch.full((2,), 0.5 + 1 / 3), "coin": torch.tensor([0.4, 0.6])}
+    turned, spared = augment(images, {"hue": third}, ("hue",))
+    green = torch.tensor([0.0, 1.0, 0.0])
+    torch.testing.assert_close(turned[:, 0, 0], green, rtol=0, atol=1e-6)
+    torch.testing.assert_close(turned[:, 0, 1], images[0, :, 0, 1])
+    torch.testing.assert_close(spared, images[1])
+
+
+def test_filtering_without_a_hit_changes_nothing_and_with_one_keeps_the_power_of_an_average_image():
+    images = torch.randn(2, 3, 8, 8)
+    q = {"normal": torch.full((2, 4), 2.0), "coin": torch.ones(2, 4)}
+    same = augment(images, {"filter": q}, ("filter",))
+    torch.testing.assert_close(same, images, rtol=0, atol=1e-5)
+    q["coin"][1, 2] = 0.2  # of the second image, the third band is amplified four times
+    first, second = augment(images, {"filter": q}, ("filter",))
+    torch.testing.assert_close(first, images[0], rtol=0, atol=1e-5)
+    bands = band_operators(8, torch.device("cpu"))
+    operator = torch.einsum("k,kij->ij", torch.tensor([1.0, 1, 4, 1]) * (13 / (12 + 16)) ** 0.5, bands)
+    torch.testing.assert_close(second, operator @ images[1] @ operator.T, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [1, 5, 22, 30])
+def test_bands_reflect_at_the_borders_and_sum_up_to_the_image(side):
+    bands = band_operators(side, torch.device("cpu"))
+    torch.testing.assert_close(bands.sum(0), torch.eye(side), rtol=0, atol=1e-6)
+    if side > 21:
+        row = torch.randn(1, 1, side)
+        padded = torch.nn.functional.pad(row, (21, 21), mode="reflect")
+        expected = torch.nn.functional.conv1d(padded, filter_bank().float()[:, None])[0]
+        torch.testing.assert_close(bands @ row[0, 0], expected, rtol=0, atol=1e-5)
+
+
 def test_cutout_hits_three_batches_of_ten():
     images = torch.ones(1, 3, 8, 8)
     hit = [
@@ -119,6 +203,7 @@ def test_bf16_autocast_costs_no_precision():
     assert torch.equal(changed, augment(images, draws, EVERYTHING))
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_compiles_whole_with_a_slope_inside():
     def slope(images, draws):
         return torch.func.grad(lambda x: augment(x, draws, EVERYTHING).square().sum())(images)

@@ -1,6 +1,7 @@
 """Recipes: the released training loop parameter by parameter, and what each objective is made of."""
 
 import contextlib
+import dataclasses
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from golden_file import GoldenFile
 from gantx import config, importing
 from gantx.draws import draw
 from gantx.training import ema, schedules
-from gantx.training.recipes import stages
+from gantx.training.recipes import in_order, stages
 from gantx.training.stage import Statistics, run_stage
 from gantx.training.state import TrainingState
 
@@ -29,7 +30,7 @@ TINY = [
 ]
 
 
-def run(stage, reals, draws, statistics=None, micro_batch=None):
+def run(stage, reals, draws, statistics=None, micro_batch=None, meanwhile=None):
     run_stage(
         stage,
         reals,
@@ -37,6 +38,7 @@ def run(stage, reals, draws, statistics=None, micro_batch=None):
         micro_batch=micro_batch,
         autocast=contextlib.nullcontext(),
         statistics=statistics or Statistics(),
+        meanwhile=meanwhile,
     )
 
 
@@ -115,6 +117,108 @@ def test_released_v1_training_loop_parameter_by_parameter():
             assert moved.max() > 1e-4 * (0.001 if name == "average" else 1)
             assert (gaps <= 2e-6).float().mean() >= 0.999, name
             assert gaps.max() <= 5e-5, name
+
+
+def silenced(draws):
+    """The draws with all noise zero, as in the files."""
+    return {
+        name: {key: torch.zeros_like(value) for key, value in values.items()}
+        if name == "noise"
+        else silenced(values)
+        if isinstance(values, dict)
+        else values
+        for name, values in draws.items()
+    }
+
+
+def recorded(stage, losses):
+    """The stage, writing down the loss of every micro-batch."""
+
+    def loss(reals, draws):
+        value, observed = stage.loss(reals, draws)
+        losses.append(value.item())
+        return value, observed
+
+    return dataclasses.replace(stage, loss=loss)
+
+
+@pytest.mark.parametrize(
+    ("name", "accumulated", "changes"),
+    [
+        ("leakfixed", 1, ["ema={kind: half-life, half_life_kimg: 500, ramp: 0.1}"]),
+        (
+            "official",
+            1,
+            ["ema={kind: half-life, half_life_kimg: 500, ramp: 0.1}", "objective.gradient_leak=true"],
+        ),
+        ("official_accum", 2, ["ema={kind: constant, beta: 0.995}", "objective.gradient_leak=true"]),
+    ],
+)
+def test_released_v2_training_loop_parameter_by_parameter(name, accumulated, changes):
+    settings = config.load(
+        "transgan2-cifar10",
+        overrides=[
+            *("data.resolution=8", "generator.latent_dim=8", "generator.dim=64", "generator.base_size=2"),
+            *("generator.depths=[1,1,1]", "discriminator.resolution=8", "discriminator.dim=32"),
+            *("discriminator.depths=[1,1]", "objective.n_critic=2", "augment.policy=[]"),
+            *(f"training.batch={4 * accumulated}", f"training.generator_batch={8 * accumulated}"),
+            *changes,
+        ],
+    )
+    state = TrainingState(settings, CPU)
+    read = {"G": importing.transgan_v2_generator, "D": importing.transgan_v2_discriminator}
+    with GoldenFile(f"transgan/trainloop_v2_{name}") as g:
+        generator, discriminator = read["G"](g.prefix("G0.")), read["D"](g.prefix("D0."))
+        state.generator.network.load_state_dict(generator.tensors)
+        state.average.load_state_dict(generator.tensors)
+        state.discriminator.network.load_state_dict(discriminator.tensors)
+        d_losses, g_losses = [], []
+        d_stage, g_stage = stages(settings, state.generator, state.discriminator)
+        d_stage, g_stage = recorded(d_stage, d_losses), recorded(g_stage, g_losses)
+        order = iter(range(100))  # in which latents were drawn
+        reals = iter(range(100))
+        for iteration in range(5 if accumulated == 1 else 4):
+            due = iteration % g_stage.every == 0
+            inside = due and accumulated > 1  # before the second micro-batch of D
+            first = [next(order)]
+            inner = [next(order) for _ in range(accumulated)] if inside else []
+            first += [next(order) for _ in range(accumulated - 1)]
+            inner = inner or ([next(order) for _ in range(accumulated)] if due else [])
+
+            def move_generator(inner=inner, iteration=iteration):
+                draws = silenced(drawn(g_stage))
+                draws["latent"]["z"] = torch.cat([g[f"z.{index}"] for index in inner])
+                run(g_stage, {}, draws, micro_batch=8)
+                beta = schedules.ema_beta(settings.ema, iteration * settings.training.batch, 4)
+                ema.update(state.average, state.generator.network, beta)
+
+            images = [next(reals) for _ in range(accumulated)]
+            draws = silenced(drawn(d_stage))
+            draws["latent"]["z"] = torch.cat([g[f"z.{index}"] for index in first])
+            alphas = [g[f"alpha.{index}"].view(4) for index in images]
+            draws["gradient_penalty"]["alpha"] = torch.cat(alphas)
+            real = torch.cat([g[f"real.{index}"] for index in images])
+            pairs = in_order([d_stage, g_stage] if due else [d_stage], 4)
+            assert (pairs[0][1] is not None) == inside
+            run(d_stage, {"real": real}, draws, micro_batch=4, meanwhile=move_generator if inside else None)
+            if due and not inside:
+                move_generator()
+        # The files hold the last micro-batch's loss, divided by their number.
+        for found, expected in ((d_losses, g["log.d_loss"]), (g_losses, g["log.g_loss"])):
+            last = torch.tensor(found[accumulated - 1 :: accumulated]) / accumulated
+            torch.testing.assert_close(last, expected, rtol=1e-4, atol=1e-5)
+        ends = {
+            "generator": (state.generator.network, generator, read["G"](g.prefix("G1."))),
+            "average": (state.average, generator, read["G"](g.prefix("EMA1."))),
+            "discriminator": (state.discriminator.network, discriminator, read["D"](g.prefix("D1."))),
+        }
+        for who, (network, start, end) in ends.items():
+            found = network.state_dict()
+            gaps = torch.cat([(found[key] - value).abs().flatten() for key, value in end.tensors.items()])
+            moved = max((start.tensors[key] - value).abs().max() for key, value in end.tensors.items())
+            assert moved > 1e-7, who
+            assert (gaps <= 2e-6).float().mean() >= 0.999, who
+            assert gaps.max() <= 5e-5, who
 
 
 def test_micro_batches_add_up_to_the_whole_gradient():

@@ -1,0 +1,614 @@
+"""TransGAN, version 2 (Jiang, Chang and Wang, NeurIPS 2021), of which checkpoints were published.
+
+Notable in it, beside what `gantx.models.transgan` says of version 1:
+- a learned bias for the relative position of two tokens is added to the logits of attention
+- grid self-attention: on large grids, tokens attend within square windows that do not overlap or move
+- a generator upsamples by pixel shuffle, or bicubically where the channels must not shrink
+- modified normalisation: tokens divided by their root mean square, without parameters
+- one random number per token and block, times a learned strength, enters some attentions
+- the discriminator reads patches of growing size, each from the full image, where the grid has shrunk to them
+- its class token appears only before the last block
+- the CelebA-HQ generator also looks, in every block, at a small grid of tokens made of the latent alone
+
+Three generators and three discriminators were released; here they are settings of one `Generator` and one
+`Discriminator`. Sizes and initialisation follow the released code. Noise is drawn by the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gantx.draws import Draw, Draws, Spec
+from gantx.models.transgan import pixel_shuffle
+
+# --- the grid of tokens -----------------------------------------------------------------------------------
+
+
+def to_windows(tokens: Tensor, side: int, window: int) -> Tensor:
+    """Reorder tokens [B, side², D] from raster order to window after window, each in raster order."""
+    across = side // window
+    cells: Tensor = tokens.unflatten(1, (across, window, across, window))  # [B, Y, y, X, x, D]
+    return cells.transpose(2, 3).flatten(1, 4)
+
+
+def from_windows(tokens: Tensor, side: int, window: int) -> Tensor:
+    """Reorder tokens [B, side², D] from window after window back to raster order."""
+    across = side // window
+    cells: Tensor = tokens.unflatten(1, (across, across, window, window))  # [B, Y, X, y, x, D]
+    return cells.transpose(2, 3).flatten(1, 4)
+
+
+def halve(tokens: Tensor, side: int) -> Tensor:
+    """Average squares of 2x2 tokens: [B, side², D] to [B, side²/4, D]."""
+    cells: Tensor = tokens.unflatten(1, (side // 2, 2, side // 2, 2))  # [B, y, dy, x, dx, D]
+    return cells.mean((2, 4)).flatten(1, 2)
+
+
+def doubling(side: int) -> Tensor:
+    """The matrix [2·side, side] that doubles a row of `side` values bicubically."""
+    return _bicubic(side, 2)
+
+
+def blurring(side: int) -> Tensor:
+    """The matrix [side, side] that scales a row up four times bicubically and averages fours again."""
+    return _bicubic(side, 4).view(side, 4, side).mean(1)
+
+
+def _bicubic(side: int, factor: int) -> Tensor:
+    """What bicubic scaling makes of each unit vector: the matrix [factor·side, side]."""
+    scaled = F.interpolate(torch.eye(side)[None, None], (factor * side, side), mode="bicubic")
+    return scaled[0, 0]
+
+
+class Resample(nn.Module):
+    """Apply a linear map to the rows and to the columns of a token grid.
+
+    A matrix product, because the backward pass of PyTorch's own bicubic scaling is not deterministic on CUDA.
+
+    Args:
+        matrix: [M, N], what happens to one row or column.
+    Shapes: tokens [B, N², D] in raster order -> [B, M², D].
+    """
+
+    matrix: Tensor
+
+    def __init__(self, matrix: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("matrix", matrix, persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Resample tokens [B, N², D] to [B, M², D]."""
+        before = self.matrix.shape[1]
+        rows = self.matrix @ tokens.unflatten(1, (before, before)).flatten(2)  # [B, M, N·D]
+        grid: Tensor = self.matrix @ rows.unflatten(2, (before, -1))  # [B, M, M, D]
+        return grid.flatten(1, 2)
+
+
+class PixelShuffle(nn.Module):
+    """Turn every token into 2x2 tokens with a quarter of the channels; `side` is that of the grid before."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, side², D] to [B, 4·side², D/4]."""
+        return pixel_shuffle(tokens, self.side, 2)
+
+
+def build_upsampling(kind: str, side: int) -> nn.Module:
+    """The step from one stage of the generator to the next; it doubles the side of the token grid.
+
+    Args:
+        kind: `bicubic` keeps the channels; `shuffle` divides them by four; `blur-shuffle` blurs before that.
+        side: side of the grid before.
+    """
+    match kind:
+        case "bicubic":
+            return Resample(doubling(side))
+        case "shuffle":
+            return PixelShuffle(side)
+        case "blur-shuffle":
+            return nn.Sequential(Resample(blurring(side)), PixelShuffle(side))
+    raise ValueError(f"unknown upsampling {kind}")
+
+
+# --- attention --------------------------------------------------------------------------------------------
+
+
+class PixelNorm(nn.Module):
+    """Divide each token by its root mean square (the paper's modified normalisation); no parameters.
+
+    Args:
+        dim: channels D of the tokens; not used, so that it can stand for `nn.LayerNorm`.
+    Shapes: [..., D] -> [..., D].
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Normalise tokens [..., D]; float32 whatever comes in."""
+        tokens = tokens.float()
+        return tokens * (tokens.square().mean(-1, keepdim=True) + 1e-8).rsqrt()
+
+
+_NORMS: dict[str, type[nn.Module]] = {"layer": nn.LayerNorm, "pixel": PixelNorm}
+
+
+class RelativePositions(nn.Module):
+    """A learned bias for every relative position of two tokens on a grid, one for each head.
+
+    Row (dy + W − 1)·(2W − 1) + dx + W − 1 of the table is for a query dy rows below and dx columns right of
+    its key. Products with a matrix of zeros and ones spread the table over all pairs: the gradient of a
+    look-up would sum entries that collide, in an order that changes from run to run on CUDA.
+
+    Args:
+        side: side W of the grid.
+        heads: attention heads h.
+    """
+
+    spread: Tensor
+
+    def __init__(self, side: int, heads: int) -> None:
+        super().__init__()
+        self.side = side
+        self.table = nn.Parameter(torch.zeros((2 * side - 1) ** 2, heads))
+        index = torch.arange(side)
+        apart = (index[:, None] - index + side - 1).flatten()  # of all pairs along one axis, [W²]
+        self.register_buffer("spread", F.one_hot(apart, 2 * side - 1).float(), persistent=False)
+
+    def forward(self) -> Tensor:
+        """The bias [h, W², W²] of all queries (rows) and keys (columns)."""
+        table = self.table.T.unflatten(1, (2 * self.side - 1, -1))  # [h, dy, dx]
+        pairs: Tensor = self.spread @ table @ self.spread.T  # [h, y·y', x·x']
+        pairs = pairs.view(-1, *4 * (self.side,)).transpose(2, 3)  # [h, y, x, y', x']
+        return pairs.flatten(3).flatten(1, 2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """Scaled dot-product attention: fused, except where writing it out is quicker.
+
+    On a CPU the fused kernel cannot differentiate a bias, and in bf16 its backward pass takes several times
+    as long as the operations it stands for while the logits stay small.
+
+    Args:
+        q: queries [B, h, M, d].
+        k: keys [B, h, N, d].
+        v: values [B, h, N, d].
+        bias: added to the scaled logits, [h, M, N]; None for nothing.
+
+    Returns:
+        [B, h, M, d].
+    """
+    small = q.dtype == torch.bfloat16 and k.shape[2] <= 256
+    if q.device.type == "cpu" and (small or (bias is not None and bias.requires_grad)):
+        logits = q * q.shape[3] ** -0.5 @ k.transpose(2, 3)  # [B, h, M, N]
+        if bias is not None:
+            logits = logits + bias
+        seen: Tensor = logits.softmax(3).to(v.dtype) @ v
+        return seen
+    mask = None if bias is None else bias[None].to(q.dtype)  # only four axes reach the fused kernels
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with relative positions and noise, within windows or over all tokens.
+
+    Args:
+        dim: channels D of the tokens.
+        heads: attention heads.
+        window: side W of the windows, whose tokens follow each other; None lets all tokens attend to all.
+        relative_positions: learn a bias for relative positions; needs `window`.
+        noise: learn the strength of one random number per token.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, window: int | None, relative_positions: bool, noise: bool
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.window = window
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.out = nn.Linear(dim, dim)
+        self.relative_positions = (
+            RelativePositions(window, heads) if window is not None and relative_positions else None
+        )
+        self.noise_strength = nn.Parameter(torch.zeros(())) if noise else None
+
+    def forward(self, tokens: Tensor, noise: Tensor | None = None, keep: int | None = None) -> Tensor:
+        """Let tokens look at each other.
+
+        Args:
+            tokens: normalised, [B, T, D]; in window order if they attend within windows.
+            noise: standard normal [B, T], in the order of the tokens; None for none.
+            keep: only the first `keep` tokens of each window look; None for all.
+
+        Returns:
+            What they saw, [B, T, D]; fewer tokens with `keep`.
+        """
+        if noise is not None and self.noise_strength is not None:
+            tokens = tokens + self.noise_strength * noise[:, :, None]
+        count = tokens.shape[1] if self.window is None else self.window**2  # N tokens a window
+        split = self.qkv(tokens).view(-1, count, 3, self.heads, tokens.shape[2] // self.heads)
+        q, k, v = split.permute(2, 0, 3, 1, 4)  # each [B·windows, h, N, D/h]
+        bias = None if self.relative_positions is None else self.relative_positions()
+        seen = attend(q[:, :, :keep], k, v, bias)  # [B·windows, h, keep or N, D/h]
+        mixed: Tensor = self.out(seen.transpose(1, 2).reshape(len(tokens), -1, tokens.shape[2]))
+        return mixed
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of tokens to the latent grid.
+
+    Args:
+        dim: channels D of the tokens.
+        latent_dim: channels E of the tokens of the latent grid.
+        heads: attention heads.
+    Shapes: tokens [B, T, D], latents [B, N, E] -> [B, T, D].
+    """
+
+    def __init__(self, dim: int, latent_dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(dim, dim, bias=False)
+        self.k = nn.Linear(latent_dim, dim, bias=False)
+        self.v = nn.Linear(latent_dim, dim, bias=False)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor, latents: Tensor) -> Tensor:
+        """What tokens [B, T, D] see in latents [B, N, E]."""
+        layers = ((self.q, tokens), (self.k, latents), (self.v, latents))
+        q, k, v = (layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer, x in layers)
+        mixed: Tensor = self.out(attend(q, k, v, None).transpose(1, 2).flatten(2))
+        return mixed
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: x + attention(norm(x)), then x + MLP(norm(x)).
+
+    With `latent_dim`, x + cross-attention(x) comes first, without a norm.
+
+    Args:
+        dim: channels D of the tokens.
+        heads: attention heads.
+        mlp_ratio: hidden width of the MLP in units of `dim`.
+        norm: `layer` or `pixel`.
+        window: side of the windows of attention, None for all tokens; see `Attention`.
+        relative_positions: learn a bias for relative positions.
+        noise: learn the strength of one random number per token.
+        latent_dim: channels of the latent grid to look at; None for none.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        mlp_ratio: int,
+        norm: str,
+        window: int | None,
+        relative_positions: bool,
+        noise: bool,
+        latent_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.cross_attention = None if latent_dim is None else CrossAttention(dim, latent_dim, heads)
+        self.norm1 = _NORMS[norm](dim)
+        self.attention = Attention(dim, heads, window, relative_positions, noise)
+        self.norm2 = _NORMS[norm](dim)
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, mlp_ratio * dim),
+            nn.GELU(),
+            nn.Linear(mlp_ratio * dim, dim),
+        )
+
+    def forward(
+        self,
+        tokens: Tensor,
+        noise: Tensor | None = None,
+        latents: Tensor | None = None,
+        keep: int | None = None,
+    ) -> Tensor:
+        """Tokens [B, T, D] to as many, or to the first `keep`; arguments as in `Attention`.
+
+        `latents` is the latent grid [B, N, E] of a block built for one.
+        """
+        if self.cross_attention is not None:
+            tokens = tokens + self.cross_attention(tokens, latents)
+        tokens = tokens[:, :keep] + self.attention(self.norm1(tokens), noise, keep)
+        tokens = tokens + self.mlp(self.norm2(tokens))
+        return tokens
+
+
+class Stage(nn.Module):
+    """The part of a network that works on one token grid: positions, blocks in windows, blocks without.
+
+    Args:
+        side: side of the grid.
+        dim: channels D of its tokens.
+        depth: number of blocks.
+        window: side of the square windows in which blocks attend; None or `side` for the whole grid.
+        global_blocks: how many blocks, the last ones, attend over the whole grid in spite of `window`.
+        build_block: makes a block from the channels and the side of the windows.
+    """
+
+    def __init__(
+        self,
+        side: int,
+        dim: int,
+        depth: int,
+        window: int | None,
+        global_blocks: int,
+        build_block: Callable[[int, int], Block],
+    ) -> None:
+        super().__init__()
+        self.side = side
+        self.window = side if window is None else window
+        windowed = 0 if self.window == side else depth - global_blocks
+        self.positions = nn.Parameter(torch.zeros(1, side**2, dim))
+        self.windowed_blocks = nn.ModuleList(build_block(dim, self.window) for _ in range(windowed))
+        self.global_blocks = nn.ModuleList(build_block(dim, side) for _ in range(depth - windowed))
+
+    def forward(self, tokens: Tensor, noise: Tensor | None = None, latents: Tensor | None = None) -> Tensor:
+        """Run the stage.
+
+        Args:
+            tokens: [B, side², D] in raster order.
+            noise: standard normal [B, depth, side²], for each block in its order of tokens; None for none.
+            latents: the latent grid [B, N, E], for a stage built for one.
+
+        Returns:
+            [B, side², D] in raster order.
+        """
+        of_block = iter(() if noise is None else noise.unbind(1))
+        tokens = tokens + self.positions
+        if self.windowed_blocks:
+            # Nothing but attention tells tokens apart by place: one reordering serves all blocks.
+            tokens = to_windows(tokens, self.side, self.window)
+            for block in self.windowed_blocks:
+                tokens = block(tokens, next(of_block, None), latents)
+            tokens = from_windows(tokens, self.side, self.window)
+        for block in self.global_blocks:
+            tokens = block(tokens, next(of_block, None), latents)
+        return tokens
+
+
+# --- networks ---------------------------------------------------------------------------------------------
+
+
+class Generator(nn.Module):
+    """Latents to images through stages of ever finer token grids (TransGAN v2).
+
+    Args:
+        latent_dim: size of z.
+        normalize_latent: scale each z to length √latent_dim.
+        dim: channels C of the first stage.
+        base_size: side of the first token grid; every later stage doubles it.
+        depths: blocks of each stage.
+        upsampling: the step into each stage after the first, see `build_upsampling`.
+        windows: side of the windows of attention, for each stage; None for the whole grid, in one stage or
+            in all.
+        heads: attention heads.
+        mlp_ratio: hidden width of the MLPs in units of the stage's channels.
+        norm: `layer`, or `pixel` for the modified normalisation.
+        noise: put noise into the attention of every block.
+        latent_grid: make a second grid of base_size² tokens from z, which every block looks at.
+
+    Attributes:
+        latent_shape: (latent_dim,).
+        image_shape: (3, R, R).
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        normalize_latent: bool,
+        dim: int,
+        base_size: int,
+        depths: tuple[int, ...],
+        upsampling: tuple[str, ...],
+        windows: tuple[int | None, ...] | None,
+        heads: int,
+        mlp_ratio: int,
+        norm: str,
+        noise: bool,
+        latent_grid: bool,
+    ) -> None:
+        super().__init__()
+        dims = [dim]
+        for kind in upsampling:
+            dims.append(dims[-1] if kind == "bicubic" else dims[-1] // 4)
+        sides = [base_size * 2**stage for stage in range(len(depths))]
+        self.normalize_latent = normalize_latent
+        self.base_tokens = base_size**2
+        self.latent_shape = (latent_dim,)
+        self.image_shape = (3, sides[-1], sides[-1])
+
+        self.to_tokens = nn.Linear(latent_dim, self.base_tokens * dim)
+        self.to_latents = nn.Linear(latent_dim, self.base_tokens * dim) if latent_grid else None
+        self.latent_positions = nn.Parameter(torch.zeros(1, self.base_tokens, dim)) if latent_grid else None
+        self.upsamplings = nn.ModuleList(
+            build_upsampling(kind, side) for kind, side in zip(upsampling, sides[:-1], strict=True)
+        )
+
+        def build_block(width: int, window: int) -> Block:
+            latents = dim if latent_grid else None
+            return Block(width, heads, mlp_ratio, norm, window, True, noise, latents)
+
+        windows = windows or (None,) * len(depths)
+        self.stages = nn.ModuleList(
+            Stage(side, width, depth, window, 0, build_block)
+            for side, width, depth, window in zip(sides, dims, depths, windows, strict=True)
+        )
+        self.to_rgb = nn.Linear(dims[-1], 3)
+        self._noise_shapes = {
+            f"stage{number}": (depth, side**2)
+            for number, (depth, side) in enumerate(zip(depths, sides, strict=True), 1)
+            if noise and depth
+        }
+
+        nn.init.xavier_uniform_(self.to_rgb.weight)  # other linear layers keep PyTorch's default
+        initialize_positions(self)
+
+    def noise_spec(self, batch: int) -> Spec:
+        """The noise of each stage that has blocks; nothing for a generator without noise."""
+        return {name: Draw("normal", (batch, *shape)) for name, shape in self._noise_shapes.items()}
+
+    def forward(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
+        """Paint images.
+
+        Args:
+            z: [B, latent_dim].
+            noise: drawn from `noise_spec`; None leaves the noise out.
+            labels: not used.
+
+        Returns:
+            Images [B, 3, R, R].
+        """
+        if self.normalize_latent:
+            z = F.normalize(z) * z.shape[1] ** 0.5
+        tokens = self.to_tokens(z).unflatten(1, (self.base_tokens, -1))  # [B, b², C]
+        latents = None
+        if self.to_latents is not None:
+            latents = self.to_latents(z).unflatten(1, (self.base_tokens, -1)) + self.latent_positions
+        for number, stage in enumerate(self.stages, 1):
+            if number > 1:
+                tokens = self.upsamplings[number - 2](tokens)
+            tokens = stage(tokens, noise_of(noise, f"stage{number}"), latents)
+        pixels: Tensor = self.to_rgb(tokens).float()  # [B, R², 3]
+        return pixels.transpose(1, 2).reshape(-1, *self.image_shape)
+
+
+class Discriminator(nn.Module):
+    """Images to logits: patches of growing size join a token grid that halves, a class token judges (v2).
+
+    Args:
+        resolution: side R of the images it judges.
+        patch_size: side of the patches of the first grid; every later stage doubles it.
+        overlap: the patches of the first grid are twice as large and overlap by half.
+        dim: channels of the last stage.
+        shares: what each stage's patches contribute to `dim`, in proportion.
+        depths: blocks of each stage, without the last one, which sees the class token.
+        windows: side of the windows of attention, for each stage; None for the whole grid, in one stage or
+            in all.
+        global_blocks: how many blocks of each stage, the last ones, attend over the whole grid in spite of
+            `windows`; None for none.
+        heads: attention heads.
+        mlp_ratio: hidden width of the MLPs in units of the stage's channels.
+        norm: `layer`, or `pixel` for the modified normalisation.
+        relative_positions: learn biases for relative positions, in all blocks but the last.
+        noise: put noise into the attention of every block.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        patch_size: int,
+        overlap: bool,
+        dim: int,
+        shares: tuple[int, ...],
+        depths: tuple[int, ...],
+        windows: tuple[int | None, ...] | None,
+        global_blocks: tuple[int, ...] | None,
+        heads: int,
+        mlp_ratio: int,
+        norm: str,
+        relative_positions: bool,
+        noise: bool,
+    ) -> None:
+        super().__init__()
+        added = [dim * share // sum(shares) for share in shares]
+        dims = list(accumulate(added))
+        strides = [patch_size * 2**stage for stage in range(len(shares))]
+        self.sides = [resolution // stride for stride in strides]
+        self.from_patches = nn.ModuleList(
+            nn.Conv2d(3, channels, kernel_size=stride, stride=stride)
+            for channels, stride in zip(added, strides, strict=True)
+        )
+        if overlap:
+            self.from_patches[0] = nn.Conv2d(
+                3, added[0], kernel_size=2 * patch_size, stride=patch_size, padding=patch_size // 2
+            )
+
+        def build_block(width: int, window: int | None) -> Block:
+            relative = relative_positions and window is not None
+            return Block(width, heads, mlp_ratio, norm, window, relative, noise)
+
+        windows = windows or (None,) * len(shares)
+        global_blocks = global_blocks or (0,) * len(shares)
+        self.stages = nn.ModuleList(
+            Stage(side, width, depth, window, whole, build_block)
+            for side, width, depth, window, whole in zip(
+                self.sides, dims, depths, windows, global_blocks, strict=True
+            )
+        )
+        self.class_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.last_block = build_block(dim, None)
+        self.norm = _NORMS[norm](dim)
+        self.head = nn.Linear(dim, 1)
+        self._noise_shapes: dict[str, tuple[int, ...]] = {}
+        if noise:
+            for number, (depth, side) in enumerate(zip(depths, self.sides, strict=True), 1):
+                self._noise_shapes[f"stage{number}"] = (depth, side**2)
+            self._noise_shapes["last"] = (1 + self.sides[-1] ** 2,)
+
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+        nn.init.normal_(self.class_token, std=0.02)
+        initialize_positions(self)
+
+    def noise_spec(self, batch: int) -> Spec:
+        """The noise of each stage and of the last block; nothing for a discriminator without noise."""
+        return {name: Draw("normal", (batch, *shape)) for name, shape in self._noise_shapes.items()}
+
+    def forward(self, images: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
+        """Judge images.
+
+        Args:
+            images: [B, 3, R, R].
+            noise: drawn from `noise_spec`; None leaves the noise out.
+            labels: not used.
+
+        Returns:
+            Logits [B].
+        """
+        first, *others = (embed(images).flatten(2).transpose(1, 2) for embed in self.from_patches)
+        tokens = self.stages[0](first.contiguous(), noise_of(noise, "stage1"))
+        for stage, patches in enumerate(others, 1):
+            tokens = torch.cat([halve(tokens, self.sides[stage - 1]), patches], dim=2)
+            tokens = self.stages[stage](tokens, noise_of(noise, f"stage{stage + 1}"))
+        class_token = self.class_token.expand(len(images), -1, -1)
+        tokens = torch.cat([class_token, tokens], dim=1)  # [B, 1 + N, D]
+        # Only the class token is read, so the last block updates no other.
+        judged = self.last_block(tokens, noise_of(noise, "last"), keep=1)[:, 0]  # [B, D]
+        logits: Tensor = self.head(self.norm(judged))  # [B, 1]
+        return logits.float().squeeze(1)
+
+
+def noise_of(noise: Draws | None, name: str) -> Tensor | None:
+    """The draw of that name, or None where none was made."""
+    found = None if noise is None else noise.get(name)
+    assert not isinstance(found, dict)
+    return found
+
+
+def initialize_positions(network: nn.Module) -> None:
+    """Draw all positions, absolute and relative, from a normal distribution of deviation 0.02, in place.
+
+    Only those of the latent grid start at zero, as in the released code.
+    """
+    for module in network.modules():
+        if isinstance(module, Stage):
+            nn.init.normal_(module.positions, std=0.02)
+        elif isinstance(module, RelativePositions):
+            nn.init.normal_(module.table, std=0.02)
