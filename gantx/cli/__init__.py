@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 import gantx
-from gantx.cli import assets, evaluate, info, presets, sample, stats, train
+from gantx.cli import assets, evaluate, import_checkpoint, info, presets, sample, stats, train
 from gantx.errors import GantxError, Stopped
 
 
@@ -66,6 +66,7 @@ app.command("train")(train.train)
 app.command("sample")(sample.sample)
 app.command("eval")(evaluate.evaluate)
 app.command("stats", rich_help_panel="More")(stats.stats)
+app.command("import", rich_help_panel="More")(import_checkpoint.import_checkpoint)
 app.command("info", rich_help_panel="More")(info.info)
 app.add_typer(presets.app, name="presets", rich_help_panel="More")
 app.add_typer(assets.app, name="assets", rich_help_panel="More")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,7 +38,7 @@ def info(
         "discriminator": header.config.discriminator.family,
         "resolution": f"{header.config.data.resolution} px",
         "progress": f"{header.images / 1000:g} of {header.config.training.kimg:g} kimg",
-        "data": f"{header.data.get('name')} ({header.data.get('images')} images)",
+        "data": _origin(header.data),
         "versions": ", ".join(f"{name} {version}" for name, version in header.versions.items()),
         "parts": ", ".join(header.digests),
         "digest": header.digests.get("generator_ema", "-"),
@@ -46,3 +46,10 @@ def info(
     for label, value in rows.items():
         print(f"{label:<14}{value}")
     print("\n" + header.config.to_yaml(), end="")
+
+
+def _origin(data: dict[str, Any]) -> str:
+    """The images it was trained on, or the official file it comes from."""
+    if (source := data.get("imported_from")) is not None:
+        return f"imported from {source.get('file')} (SHA-256 {str(source.get('sha256'))[:12]})"
+    return f"{data.get('name')} ({data.get('images')} images)"

@@ -5,7 +5,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gantx import models
 from gantx.architectures import TransGANDiscriminatorConfig, TransGANGeneratorConfig
-from gantx.importing import transgan_v1_discriminator, transgan_v1_generator
+from gantx.importing.transgan import transgan_v1_discriminator, transgan_v1_generator
 from gantx.models.transgan import (
     band_distance,
     neighbourhood_distance,

@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gantx import architectures, models
 from gantx.draws import draw, take
-from gantx.importing import transgan_v2_discriminator, transgan_v2_generator
+from gantx.importing.transgan import transgan_v2_discriminator, transgan_v2_generator
 from gantx.models.transgan2 import (
     Attention,
     Discriminator,

@@ -8,8 +8,9 @@ import pytest
 import torch
 from golden_file import GoldenFile
 
-from gantx import config, importing
+from gantx import config
 from gantx.draws import draw
+from gantx.importing import transgan
 from gantx.training import ema, schedules
 from gantx.training.recipes import in_order, stages
 from gantx.training.stage import Statistics, run_stage
@@ -59,11 +60,11 @@ def test_released_v1_training_loop_parameter_by_parameter():
     )
     state = TrainingState(settings, CPU)
     with GoldenFile("transgan/trainloop_v1_official") as g:
-        imported = importing.transgan_v1_generator(g.prefix("G0."))
+        imported = transgan.transgan_v1_generator(g.prefix("G0."))
         state.generator.network.load_state_dict(imported.tensors)
         state.average.load_state_dict(imported.tensors)
         state.discriminator.network.load_state_dict(
-            importing.transgan_v1_discriminator(g.prefix("D0.")).tensors
+            transgan.transgan_v1_discriminator(g.prefix("D0.")).tensors
         )
         d_stage, g_stage = stages(settings, state.generator, state.discriminator)
         latents = iter(range(8))
@@ -86,11 +87,11 @@ def test_released_v1_training_loop_parameter_by_parameter():
         torch.testing.assert_close(torch.tensor(d_losses), g["log.d_loss"], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(torch.tensor(g_losses), g["log.g_loss"], rtol=1e-4, atol=1e-5)
         ends = {
-            "generator": (state.generator.network, importing.transgan_v1_generator(g.prefix("G1."))),
-            "average": (state.average, importing.transgan_v1_generator(g.prefix("EMA1."))),
+            "generator": (state.generator.network, transgan.transgan_v1_generator(g.prefix("G1."))),
+            "average": (state.average, transgan.transgan_v1_generator(g.prefix("EMA1."))),
             "discriminator": (
                 state.discriminator.network,
-                importing.transgan_v1_discriminator(g.prefix("D1.")),
+                transgan.transgan_v1_discriminator(g.prefix("D1.")),
             ),
         }
         for name, (network, expected) in ends.items():
@@ -106,9 +107,9 @@ def test_released_v1_training_loop_parameter_by_parameter():
                     for value, start in zip(
                         expected.tensors.values(),
                         (
-                            importing.transgan_v1_discriminator(g.prefix("D0."))
+                            transgan.transgan_v1_discriminator(g.prefix("D0."))
                             if name == "discriminator"
-                            else importing.transgan_v1_generator(g.prefix("G0."))
+                            else transgan.transgan_v1_generator(g.prefix("G0."))
                         ).tensors.values(),
                         strict=True,
                     )
@@ -166,7 +167,7 @@ def test_released_v2_training_loop_parameter_by_parameter(name, accumulated, cha
         ],
     )
     state = TrainingState(settings, CPU)
-    read = {"G": importing.transgan_v2_generator, "D": importing.transgan_v2_discriminator}
+    read = {"G": transgan.transgan_v2_generator, "D": transgan.transgan_v2_discriminator}
     with GoldenFile(f"transgan/trainloop_v2_{name}") as g:
         generator, discriminator = read["G"](g.prefix("G0.")), read["D"](g.prefix("D0."))
         state.generator.network.load_state_dict(generator.tensors)

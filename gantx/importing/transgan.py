@@ -1,40 +1,19 @@
-"""Official key layouts mapped to ours.
+"""The released checkpoints of TransGAN, both versions.
 
-For each official network there is one function: it reads the sizes off the tensors, writes down which
-official key is which of ours, and leaves the rest to `_imported`, which accounts for every key.
+For each network there is one function: it reads the sizes off the tensors, writes down which official key
+is which of ours, and leaves the rest to `account`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 
-import torch
-from pydantic import ValidationError
 from torch import Tensor
 
-from gantx import architectures, models
-from gantx.errors import CheckpointError
-from gantx.sections import Section
-
-
-@dataclass(frozen=True)
-class Imported:
-    """An official network under our names.
-
-    Attributes:
-        section: the configuration that `models.build` turns into the network.
-        tensors: its state dict.
-        names: official key to our key, for everything in `tensors`.
-        ignored: official key to the reason why it was left out.
-    """
-
-    section: Section
-    tensors: dict[str, Tensor]
-    names: dict[str, str]
-    ignored: dict[str, str]
+from gantx import architectures
+from gantx.importing.layouts import Imported, account, both, count_blocks, require, section_of, without_prefix
 
 
 def transgan_v1_generator(state: Mapping[str, Tensor], heads: int = 4) -> Imported:
@@ -48,14 +27,14 @@ def transgan_v1_generator(state: Mapping[str, Tensor], heads: int = 4) -> Import
         CheckpointError: keys are missing, unknown or of the wrong shape.
     """
     what = "TransGAN v1 generator"
-    state = _without_prefix(state)
-    _require(what, state, ("l1.weight", "pos_embed_1", "blocks.0.mlp.fc1.weight"))
+    state = without_prefix(state)
+    require(what, state, ("l1.weight", "pos_embed_1", "blocks.0.mlp.fc1.weight"))
     tokens, dim = state["pos_embed_1"].shape[1:]
     places = ["blocks"]
-    while _count(state, upsampled := f"upsample_blocks.{len(places) - 1}"):
+    while count_blocks(state, upsampled := f"upsample_blocks.{len(places) - 1}"):
         places.append(upsampled)
-    depths = tuple(_count(state, place) for place in places)
-    section = _section(
+    depths = tuple(count_blocks(state, place) for place in places)
+    section = section_of(
         what,
         architectures.TransGANGeneratorConfig,
         latent_dim=state["l1.weight"].shape[1],
@@ -67,14 +46,14 @@ def transgan_v1_generator(state: Mapping[str, Tensor], heads: int = 4) -> Import
         super_resolution=False,
     )
 
-    names = _both("l1", "to_tokens") | _both("deconv.0", "to_rgb")
+    names = both("l1", "to_tokens") | both("deconv.0", "to_rgb")
     for stage, (place, depth) in enumerate(zip(places, depths, strict=True)):
         names[f"pos_embed_{stage + 1}"] = f"stages.{stage}.positions"
         for block in range(depth):
             names |= _transgan_v1_block(f"{place}.{block}", f"stages.{stage}.blocks.{block}")
     unused = "belongs to a normalisation that the released code builds but never calls"
     ignored = {key: unused for key in state if key.startswith("to_rgb.0.")}
-    return _imported(what, section, state, names, ignored, convolutions=("deconv.0.weight",))
+    return account(what, section, state, names, ignored, convolutions=("deconv.0.weight",))
 
 
 def transgan_v1_discriminator(state: Mapping[str, Tensor], heads: int = 4) -> Imported:
@@ -88,12 +67,12 @@ def transgan_v1_discriminator(state: Mapping[str, Tensor], heads: int = 4) -> Im
         CheckpointError: keys are missing, unknown or of the wrong shape.
     """
     what = "TransGAN v1 discriminator"
-    state = _without_prefix(state)
-    _require(what, state, ("pos_embed", "patch_embed.weight", "blocks.0.mlp.fc1.weight"))
+    state = without_prefix(state)
+    require(what, state, ("pos_embed", "patch_embed.weight", "blocks.0.mlp.fc1.weight"))
     tokens, dim = state["pos_embed"].shape[1:]
     patch_size = state["patch_embed.weight"].shape[-1]
-    depth = _count(state, "blocks")
-    section = _section(
+    depth = count_blocks(state, "blocks")
+    section = section_of(
         what,
         architectures.TransGANDiscriminatorConfig,
         resolution=math.isqrt(tokens - 1) * patch_size,
@@ -105,20 +84,20 @@ def transgan_v1_discriminator(state: Mapping[str, Tensor], heads: int = 4) -> Im
     )
 
     names = {"cls_token": "class_token", "pos_embed": "positions"}
-    names |= _both("patch_embed", "from_patches") | _both("norm", "norm") | _both("head", "head")
+    names |= both("patch_embed", "from_patches") | both("norm", "norm") | both("head", "head")
     for block in range(depth):
         names |= _transgan_v1_block(f"blocks.{block}", f"blocks.{block}")
-    return _imported(what, section, state, names, {}, convolutions=("patch_embed.weight",))
+    return account(what, section, state, names, {}, convolutions=("patch_embed.weight",))
 
 
 def _transgan_v1_block(official: str, ours: str) -> dict[str, str]:
     return {
-        **_both(f"{official}.norm1", f"{ours}.norm1"),
+        **both(f"{official}.norm1", f"{ours}.norm1"),
         f"{official}.attn.qkv.weight": f"{ours}.attention.qkv.weight",
-        **_both(f"{official}.attn.proj", f"{ours}.attention.out"),
-        **_both(f"{official}.norm2", f"{ours}.norm2"),
-        **_both(f"{official}.mlp.fc1", f"{ours}.mlp.0"),
-        **_both(f"{official}.mlp.fc2", f"{ours}.mlp.2"),
+        **both(f"{official}.attn.proj", f"{ours}.attention.out"),
+        **both(f"{official}.norm2", f"{ours}.norm2"),
+        **both(f"{official}.mlp.fc1", f"{ours}.mlp.0"),
+        **both(f"{official}.mlp.fc2", f"{ours}.mlp.2"),
     }
 
 
@@ -136,14 +115,14 @@ def transgan_v2_generator(
         CheckpointError: keys are missing, unknown or of the wrong shape.
     """
     what = "TransGAN v2 generator"
-    state = _without_prefix(state)
+    state = without_prefix(state)
     grids = _grids(state)
     if any(key.startswith("blocks.block.") for key in state):
         places = ["blocks.block", *(f"upsample_blocks.{stage}.block" for stage in range(len(grids) - 1))]
     else:
         places = [f"blocks_{stage + 1}.block" for stage in range(len(grids))]
     last = f"{places[-1]}.0" if grids else "blocks.block.0"
-    _require(what, state, ("l1.weight", "pos_embed_1", f"{last}.mlp.fc1.weight"))
+    require(what, state, ("l1.weight", "pos_embed_1", f"{last}.mlp.fc1.weight"))
     sides = [math.isqrt(positions.shape[1]) for positions in grids]
     dims = [positions.shape[2] for positions in grids]
     norm, noise = _norm(state), f"{last}.attn.noise_strength_1" in state
@@ -151,14 +130,14 @@ def transgan_v2_generator(
     latent_grid = "embed_pos" in state
     # The class with a latent grid blurs on the way to its fifth and sixth stage.
     shuffles = ["blur-shuffle" if latent_grid and stage > 3 else "shuffle" for stage in range(len(grids))]
-    section = _section(
+    section = section_of(
         what,
         architectures.TransGAN2GeneratorConfig,
         latent_dim=state["l1.weight"].shape[1],
         normalize_latent=normalize_latent,
         dim=dims[0],
         base_size=sides[0],
-        depths=tuple(_count(state, place) for place in places),
+        depths=tuple(count_blocks(state, place) for place in places),
         upsampling=tuple(
             "bicubic" if dims[stage] == dims[stage - 1] else shuffles[stage] for stage in range(1, len(dims))
         ),
@@ -173,16 +152,16 @@ def transgan_v2_generator(
     block_names = partial(
         _transgan_v2_block, norm=norm, relative_positions=True, noise=noise, latent_grid=latent_grid
     )
-    names = _both("l1", "to_tokens") | _both("deconv.0", "to_rgb")
+    names = both("l1", "to_tokens") | both("deconv.0", "to_rgb")
     if latent_grid:
-        names |= _both("embedding_transform", "to_latents") | {"embed_pos": "latent_positions"}
+        names |= both("embedding_transform", "to_latents") | {"embed_pos": "latent_positions"}
     for stage, (place, window) in enumerate(zip(places, windows, strict=True)):
         names[f"pos_embed_{stage + 1}"] = f"stages.{stage}.positions"
         kind = "windowed_blocks" if window else "global_blocks"
-        for block in range(_count(state, place)):
+        for block in range(count_blocks(state, place)):
             names |= block_names(f"{place}.{block}", f"stages.{stage}.{kind}.{block}")
     ignored = _transgan_v2_ignored(state)
-    return _imported(what, section, state, names, ignored, convolutions=("deconv.0.weight",))
+    return account(what, section, state, names, ignored, convolutions=("deconv.0.weight",))
 
 
 def transgan_v2_discriminator(state: Mapping[str, Tensor], heads: int = 4, window: int = 4) -> Imported:
@@ -198,25 +177,25 @@ def transgan_v2_discriminator(state: Mapping[str, Tensor], heads: int = 4, windo
         CheckpointError: keys are missing, unknown or of the wrong shape.
     """
     what = "TransGAN v2 discriminator"
-    state = _without_prefix(state)
-    _require(what, state, ("pos_embed_1", "fRGB_1.weight", "fRGB_2.weight", "last_block.0.mlp.fc1.weight"))
+    state = without_prefix(state)
+    require(what, state, ("pos_embed_1", "fRGB_1.weight", "fRGB_2.weight", "last_block.0.mlp.fc1.weight"))
     grids = _grids(state)
     stages = range(1, 1 + len(grids))
-    _require(what, state, (f"fRGB_{stage}.weight" for stage in stages))
+    require(what, state, (f"fRGB_{stage}.weight" for stage in stages))
     kernels = [state[f"fRGB_{stage}.weight"].shape[-1] for stage in stages]
     added = [state[f"fRGB_{stage}.weight"].shape[0] for stage in stages]
     sides = [math.isqrt(positions.shape[1]) for positions in grids]
     norm, noise = _norm(state), "last_block.0.attn.noise_strength_1" in state
     overlap = kernels[0] == kernels[1]
     patch_size = kernels[0] // 2 if overlap else kernels[0]
-    whole = [_count(state, f"blocks_{stage}1") for stage in stages]  # after those of blocks_{stage}
-    depths = [_count(state, f"blocks_{stage}") + whole[stage - 1] for stage in stages]
+    whole = [count_blocks(state, f"blocks_{stage}1") for stage in stages]  # after those of blocks_{stage}
+    depths = [count_blocks(state, f"blocks_{stage}") + whole[stage - 1] for stage in stages]
     relative_positions = any(key.endswith(_TABLE) for key in state)
     if relative_positions:
         windows = [_window(state, f"blocks_{stage}", sides[stage - 1]) for stage in stages]
     else:
         windows = [window if side > max(sides[-1], window) else None for side in sides]
-    section = _section(
+    section = section_of(
         what,
         architectures.TransGAN2DiscriminatorConfig,
         resolution=sides[0] * patch_size,
@@ -235,13 +214,13 @@ def transgan_v2_discriminator(state: Mapping[str, Tensor], heads: int = 4, windo
     )
 
     block_names = partial(_transgan_v2_block, norm=norm, noise=noise)
-    names = {"cls_token": "class_token"} | _both("head", "head")
+    names = {"cls_token": "class_token"} | both("head", "head")
     if norm == "layer":
-        names |= _both("norm.norm", "norm")
+        names |= both("norm.norm", "norm")
     for stage, reach in zip(stages, windows, strict=True):
         names[f"pos_embed_{stage}"] = f"stages.{stage - 1}.positions"
-        names |= _both(f"fRGB_{stage}", f"from_patches.{stage - 1}")
-        first, after = _count(state, f"blocks_{stage}"), whole[stage - 1]
+        names |= both(f"fRGB_{stage}", f"from_patches.{stage - 1}")
+        first, after = count_blocks(state, f"blocks_{stage}"), whole[stage - 1]
         official = [f"blocks_{stage}.{block}" for block in range(first)]
         official += [f"blocks_{stage}1.{block}" for block in range(after)]
         windowed = first if reach else 0
@@ -250,7 +229,7 @@ def transgan_v2_discriminator(state: Mapping[str, Tensor], heads: int = 4, windo
         for theirs, name in zip(official, ours, strict=True):
             names |= block_names(theirs, f"stages.{stage - 1}.{name}", relative_positions=relative_positions)
     names |= block_names("last_block.0", "last_block", relative_positions=False)
-    return _imported(what, section, state, names, _transgan_v2_ignored(state), convolutions=())
+    return account(what, section, state, names, _transgan_v2_ignored(state), convolutions=())
 
 
 def _transgan_v2_block(
@@ -258,19 +237,19 @@ def _transgan_v2_block(
 ) -> dict[str, str]:
     names = {
         f"{official}.attn.qkv.weight": f"{ours}.attention.qkv.weight",
-        **_both(f"{official}.attn.proj", f"{ours}.attention.out"),
-        **_both(f"{official}.mlp.fc1", f"{ours}.mlp.0"),
-        **_both(f"{official}.mlp.fc2", f"{ours}.mlp.2"),
+        **both(f"{official}.attn.proj", f"{ours}.attention.out"),
+        **both(f"{official}.mlp.fc1", f"{ours}.mlp.0"),
+        **both(f"{official}.mlp.fc2", f"{ours}.mlp.2"),
     }
     if norm == "layer":
-        names |= _both(f"{official}.norm1.norm", f"{ours}.norm1")
-        names |= _both(f"{official}.norm2.norm", f"{ours}.norm2")
+        names |= both(f"{official}.norm1.norm", f"{ours}.norm1")
+        names |= both(f"{official}.norm2.norm", f"{ours}.norm2")
     if relative_positions:
         names[official + _TABLE] = f"{ours}.attention.relative_positions.table"
     if noise:
         names[f"{official}.attn.noise_strength_1"] = f"{ours}.attention.noise_strength"
     if latent_grid:
-        names |= _both(f"{official}.cross_attention.proj", f"{ours}.cross_attention.out")
+        names |= both(f"{official}.cross_attention.proj", f"{ours}.cross_attention.out")
         for part in ("q", "k", "v"):
             names[f"{official}.cross_attention.{part}_transform.weight"] = (
                 f"{ours}.cross_attention.{part}.weight"
@@ -313,80 +292,3 @@ def _norm(state: Mapping[str, Tensor]) -> str:
 def _mlp_ratio(state: Mapping[str, Tensor], block: str) -> int:
     hidden, dim = state[f"{block}.mlp.fc1.weight"].shape
     return hidden // dim
-
-
-# --- for all families -------------------------------------------------------------------------------------
-
-
-def _both(official: str, ours: str) -> dict[str, str]:
-    return {f"{official}.{part}": f"{ours}.{part}" for part in ("weight", "bias")}
-
-
-def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the `module.` that parallel training puts before every key."""
-    return {key.removeprefix("module."): tensor for key, tensor in state.items()}
-
-
-def _count(state: Mapping[str, Tensor], place: str) -> int:
-    """How many blocks the keys `place.0.*`, `place.1.*`, ... name: one more than the highest number."""
-    numbers = [key[len(place) + 1 :].split(".")[0] for key in state if key.startswith(f"{place}.")]
-    return 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
-
-
-def _require(what: str, state: Mapping[str, Tensor], keys: Iterable[str]) -> None:
-    if missing := [key for key in keys if key not in state]:
-        raise CheckpointError(f"this is no {what}: it has no {_listed(missing)}")
-
-
-def _section(what: str, kind: type[Section], **fields: object) -> Section:
-    try:
-        return kind.model_validate(fields)
-    except ValidationError as problem:
-        reason = problem.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-        raise CheckpointError(f"the sizes of this {what} do not fit together: {reason}") from None
-
-
-def _imported(
-    what: str,
-    section: Section,
-    state: Mapping[str, Tensor],
-    names: dict[str, str],
-    ignored: dict[str, str],
-    convolutions: tuple[str, ...],
-) -> Imported:
-    """Account for every key: imported, ignored with a reason, or an error.
-
-    Args:
-        what: names the network in messages.
-        section: builds our network, whose shapes the tensors must have.
-        state: official tensors.
-        names: official key to our key, complete.
-        ignored: official key to the reason why it is left out.
-        convolutions: official weights [out, in, k, k] that are linear layers [out, in·k²] here.
-    """
-    missing = [key for key in names if key not in state]
-    unknown = [key for key in state if key not in names and key not in ignored]
-    wrong = [
-        f"{how} {_listed(keys)}" for how, keys in (("misses", missing), ("has unknown", unknown)) if keys
-    ]
-    if wrong:
-        raise CheckpointError(f"this is no {what} as released: it {' and '.join(wrong)}")
-
-    with torch.device("meta"):
-        expected = models.build(section).state_dict()
-    tensors: dict[str, Tensor] = {}
-    for official, ours in names.items():
-        tensor = state[official].detach()
-        tensor = tensor.flatten(1) if official in convolutions else tensor
-        if tensor.shape != expected[ours].shape:
-            raise CheckpointError(
-                f"{official} of this {what} holds {list(tensor.shape)} numbers where the other tensors "
-                f"ask for {list(expected[ours].shape)}: the file is damaged or of another model"
-            )
-        tensors[ours] = tensor.to(expected[ours].dtype)
-    return Imported(section, tensors, names, ignored)
-
-
-def _listed(keys: list[str], most: int = 8) -> str:
-    more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(keys[:most]) + more

@@ -7,7 +7,7 @@ from golden_file import ROOT, GoldenFile, find_golden
 
 from gantx import config, models
 from gantx.errors import CheckpointError
-from gantx.importing import (
+from gantx.importing.transgan import (
     transgan_v1_discriminator,
     transgan_v1_generator,
     transgan_v2_discriminator,

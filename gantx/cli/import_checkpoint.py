@@ -1,0 +1,90 @@
+"""`gantx import`: an official checkpoint becomes one of gantx."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gantx.errors import UsageError
+
+if TYPE_CHECKING:
+    from gantx.importing.files import Conversion
+
+
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(help="The official file, for example a .pth of TransGAN.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings that differ from the preset's."),
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="The recipe whose networks the file holds; see `gantx presets ls`.")
+    ] = "",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The .safetensors to write.")] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(help="Recorded inputs and outputs (.safetensors) that the networks must reproduce."),
+    ] = None,
+    keys: Annotated[bool, typer.Option("--keys", help="List every key and what became of it.")] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Write over an existing file.")] = False,
+) -> None:
+    """Convert an official checkpoint. No code of the file is run.
+
+    Examples:
+
+      gantx import cifar_checkpoint --preset transgan2-cifar10 -o cifar.safetensors
+
+      gantx import small.pth --preset transgan2-cifar10 generator.dim=64 --check outputs.safetensors
+    """
+    if not preset:
+        raise UsageError("no recipe: add --preset NAME, the setting the file was trained in")
+    if output is None and check is None and not keys:
+        raise UsageError("nothing to do: add -o FILE.safetensors, --check or --keys")
+    if output is not None and output.suffix != ".safetensors":
+        raise UsageError(f"cannot write {output}: a checkpoint is a .safetensors file")
+    if output is not None and output.exists() and not force:
+        raise UsageError(f"{output} already exists: name another file, or add --force to replace it")
+
+    from gantx import config
+    from gantx.importing import files
+
+    settings = config.load(preset, overrides=overrides or [])
+    conversion = files.convert(file, settings)
+    console = Console(stderr=True, highlight=False)
+    console.print(_coverage(conversion))
+    if keys:
+        for part, imported in conversion.parts.items():
+            for official, ours in imported.names.items():
+                print(f"{part}\t{official}\t{ours}")
+            for official, reason in imported.ignored.items():
+                print(f"{part}\t{official}\tignored: {reason}")
+    if check is not None:
+        differences = files.compare(conversion, check)
+        for difference in differences:
+            largest, scale = f"{difference.largest:.2e}", f"{difference.scale:.3g}"
+            print(f"{difference.name}: largest difference {largest}, values to {scale}")
+        files.require_close(differences, check)
+    if output is not None:
+        files.write(output, conversion, settings)
+        print(output)
+
+
+def _coverage(conversion: Conversion) -> Table:
+    """How many keys of each network were mapped, and how many ignored for which reason; none is missing."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("part", "keys", "mapped", "ignored", "missing", "why ignored"):
+        table.add_column(heading, no_wrap=heading != "why ignored")
+    for part, imported in conversion.parts.items():
+        reasons = Counter(imported.ignored.values())
+        why = "; ".join(f"{count} × {reason}" for reason, count in reasons.items())
+        mapped, ignored = len(imported.names), len(imported.ignored)
+        table.add_row(part, str(mapped + ignored), str(mapped), str(ignored), "0", escape(why))
+    for entry, reason in conversion.skipped.items():
+        table.add_row(escape(entry), "", "", "all", "", escape(reason))
+    return table
