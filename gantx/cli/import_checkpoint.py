@@ -85,6 +85,7 @@ def _coverage(conversion: Conversion) -> Table:
         why = "; ".join(f"{count} × {reason}" for reason, count in reasons.items())
         mapped, ignored = len(imported.names), len(imported.ignored)
         table.add_row(part, str(mapped + ignored), str(mapped), str(ignored), "0", escape(why))
-    for entry, reason in conversion.skipped.items():
-        table.add_row(escape(entry), "", "", "all", "", escape(reason))
+    if conversion.skipped:
+        why = "no weights of a network: " + ", ".join(conversion.skipped)
+        table.add_row("the rest", "", "", "all", "", escape(why))
     return table

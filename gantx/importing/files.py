@@ -54,12 +54,12 @@ class Conversion:
 
     Attributes:
         parts: our part of a checkpoint to its network.
-        skipped: entries of the file that are not imported, with the reason.
+        skipped: entries of the file that are no networks: optimiser states, notes of the training script.
         origin: where it comes from, for the header of the checkpoint.
     """
 
     parts: dict[str, Imported]
-    skipped: dict[str, str]
+    skipped: tuple[str, ...]
     origin: dict[str, Any]
 
 
@@ -92,7 +92,8 @@ def convert(path: Path, config: RunConfig) -> Conversion:
         UsageError: no official layout is known for the family.
     """
     stored = _read(path)
-    if not any(entry in stored for entry, _, _ in _ENTRIES):
+    used = {entry for entry, _, _ in _ENTRIES}
+    if not used & stored.keys():  # the weights of a generator and nothing else
         stored = {"gen_state_dict": stored, "avg_gen_state_dict": stored}
     parts = {}
     for entry, part, kind in _ENTRIES:
@@ -103,17 +104,12 @@ def convert(path: Path, config: RunConfig) -> Conversion:
             parts[part] = imported
     if "generator_ema" not in parts:
         raise CheckpointError(f"{path} holds no averaged generator: {', '.join(stored)}")
-    used = {entry for entry, _, _ in _ENTRIES}
     origin = {
         "file": path.name,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         **{name: value for name in ("epoch", "best_fid") if (value := _number(stored.get(name))) is not None},
     }
-    skipped = {
-        str(entry): "optimiser states and notes of the training script are not weights"
-        for entry in stored
-        if entry not in used and any(name in stored for name in used)
-    }
+    skipped = tuple(str(entry) for entry in stored if entry not in used)
     return Conversion(parts, skipped, origin)
 
 
