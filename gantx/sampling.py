@@ -149,13 +149,13 @@ def quantise(images: Tensor, rule: Rounding = "round") -> Tensor:
         images: float [B, 3, H, W].
         rule: `round` to the nearest level, halves upwards, as StyleGAN and most others do; `truncate`
             towards zero, as TransGAN's test script does, which darkens by half a level; `none` leaves
-            float values between the levels, and those outside 0..255 where they are.
+            float values between the levels.
 
     Returns:
         uint8 [B, 3, H, W], or float32 for `none`.
     """
     images = images.float()
     if rule == "none":
-        return (images + 1) * 127.5
+        return ((images + 1) * 127.5).clamp(0, 255)
     offset = 128 if rule == "round" else 127.5
     return (images * 127.5 + offset).clamp(0, 255).to(torch.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gantx.cli.waiting import Waiting
-from gantx.errors import UsageError
+from gantx.errors import MissingError, UsageError
 
 if TYPE_CHECKING:
     from gantx.evaluation.results import Result
@@ -104,6 +105,11 @@ def evaluate(
     regressions = [results.parse_regression(text) for text in max_regression or []]
     if bool(regressions) != (baseline is not None):
         raise UsageError("--baseline and --max-regression go together: give both or neither")
+    if data is not None and reference is not None:
+        raise UsageError("--data and --reference both say what to compare with: give one of them")
+    for path in (output, junit, markdown):
+        if path is not None and path.is_dir():
+            raise UsageError(f"{path} is a folder: name a file")
     if strict and not intervals:
         raise UsageError(
             "--strict asks the 95 % intervals, which --no-intervals leaves out: drop one of them"
@@ -141,17 +147,20 @@ def evaluate(
         result = evaluation.evaluate(target, request, say=waiting.say, progress=waiting.show)
         result = result.judged(gates, regressions, earlier, strict=strict)
 
+    if as_json:
+        print(reports.as_json(result), end="", flush=True)
+    else:
+        _show(result)
     if output is not None:
         reports.write_json(result, output)
     if junit is not None:
         reports.write_junit(result, junit, "gantx eval")
     if markdown is not None:
         reports.write_markdown(result, markdown)
-    if as_json:
-        print(reports.as_json(result), end="")
-    else:
-        _show(result)
-    reports.append_step_summary(reports.markdown(result))
+    try:
+        reports.append_step_summary(reports.markdown(result))
+    except MissingError as problem:  # must not hide the verdict
+        print(f"warning: {problem}", file=sys.stderr)
     raise typer.Exit(result.exit_code)
 
 
@@ -159,7 +168,8 @@ def _show(result: Result) -> None:
     """The table for people, then why gates failed, the protocol, and the warnings."""
     from gantx.evaluation import reports
 
-    console = Console(highlight=False)
+    # A pipe has no width: rows are not cut for it.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
     table = Table(box=None, pad_edge=False)
     for column in reports.COLUMNS:
         table.add_column(column, no_wrap=True, justify="right" if column in reports.RIGHT else "left")

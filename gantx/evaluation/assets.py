@@ -155,7 +155,8 @@ def locate(asset: Asset, given: Path | None = None, *, allow_unverified: bool = 
     looked = [f"{path}{' (another file is there)' if _is_file(path) else ''}" for path in (ours, *theirs)]
     raise MissingError(
         f"the weights {asset.file} (SHA-256 {asset.sha256}) are not on this machine, looked for at "
-        f"{' and '.join(looked)}: run `gantx assets fetch {asset.name}`, or name the file by --weights FILE"
+        f"{' and '.join(looked)}: run `gantx assets fetch {asset.name}`, "
+        "or give the file to gantx eval or stats by --weights FILE"
     )
 
 

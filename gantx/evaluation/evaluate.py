@@ -13,6 +13,8 @@ import torch
 
 from gantx import checkpoint, sampling
 from gantx.config import DataConfig, EvaluationConfig, RunConfig
+from gantx.data.prepare import prepare
+from gantx.data.sources import SUFFIXES
 from gantx.errors import MissingError, UsageError, closest
 from gantx.evaluation import reference
 from gantx.evaluation.evaluator import (
@@ -22,7 +24,6 @@ from gantx.evaluation.evaluator import (
     Say,
     Settings,
     open_network,
-    prepare_reals,
 )
 from gantx.evaluation.images import open_images
 from gantx.evaluation.protocol import Protocol, named
@@ -111,7 +112,9 @@ def statistics(
     settings = _settings(request, EvaluationConfig(), data, mirrored=mirrored)
     network = open_network(settings)
     assert settings.data is not None
-    prepared = prepare_reals(settings.data, say, progress)
+    prepared = prepare(
+        settings.data, say=say, progress=lambda done, total: progress("preparing images", done, total)
+    )
     stamp = reference.describe(
         prepared, network, settings.protocol, split=settings.data.split, mirrored=mirrored
     )
@@ -137,7 +140,9 @@ def images_to_paint(config: EvaluationConfig, settings: Settings, num: int | Non
     """How many images are painted for a score: as asked for, else as the preset or the protocol says."""
     if num is not None:
         return num
-    usual = config.num or settings.protocol.num
+    usual = settings.protocol.num
+    if config.num is not None and settings.protocol.name == config.protocol:
+        usual = config.num  # the preset's way of measuring; another protocol has its own number
     slow = settings.device.type == "cpu" and settings.features == "inception"
     if not slow or set(settings.metrics) == {"modes"} or usual <= CPU_IMAGES:
         return usual
@@ -188,7 +193,7 @@ def _score(evaluator: Evaluator, subject: Subject, baseline: Result | None) -> R
 
 
 def _settings(request: Request, config: EvaluationConfig, data: DataConfig, *, mirrored: bool) -> Settings:
-    metrics = request.metrics or _fitting(config.metrics, data)
+    metrics = request.metrics or _fitting(config.metrics, data, request)
     for metric in metrics:
         if metric not in METRICS:
             raise UsageError(
@@ -214,9 +219,10 @@ def _settings(request: Request, config: EvaluationConfig, data: DataConfig, *, m
     )
 
 
-def _fitting(metrics: tuple[str, ...], data: DataConfig) -> tuple[str, ...]:
-    """A preset's metrics, without the one that only the built-in shapes have where the data are others."""
-    if _objects(data) == 1:
+def _fitting(metrics: tuple[str, ...], data: DataConfig, request: Request) -> tuple[str, ...]:
+    """A preset's metrics, without `modes` for other data than shapes, or where features are asked for."""
+    features = request.features or request.reference or request.weights
+    if _objects(data) == 1 and not features:
         return metrics
     return tuple(metric for metric in metrics if metric != "modes") or ("fid",)
 
@@ -231,5 +237,9 @@ def _holds_weights(target: Path) -> bool:
         return target.suffix == ".safetensors"
     if not target.is_dir():
         raise MissingError(f"there is no run, checkpoint or set of images at {target}")
-    run = (target / "config.yaml").is_file() or (target / "checkpoints").is_dir()
-    return run or any(target.glob("*.safetensors"))
+    if (target / "config.yaml").is_file() or (target / "checkpoints").is_dir():
+        return True
+    if runs := sorted(path.parent.name for path in target.glob("*/checkpoints")):
+        raise UsageError(f"{target} holds runs ({', '.join(runs[:4])}): name the one you mean")
+    images = any(path.suffix.lower() in SUFFIXES for path in target.iterdir())
+    return not images and any(target.glob("*.safetensors"))

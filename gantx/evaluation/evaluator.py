@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantx import checkpoint
+from gantx import checkpoint, devices
 from gantx.config import DataConfig
 from gantx.data.prepare import Prepared, prepare
+from gantx.data.sources import known_names
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.evaluation import intervals, metrics, reference
 from gantx.evaluation.features import FeatureNetwork, open_features
+from gantx.evaluation.images import lossy_images
 from gantx.evaluation.modes import ModeCount
 from gantx.evaluation.oracle import open_cleanfid
 from gantx.evaluation.protocol import Protocol
 from gantx.evaluation.reference import Reference
-from gantx.evaluation.results import Result, Score
+from gantx.evaluation.results import SCORES_OF, Result, Score
 from gantx.evaluation.subjects import Subject
 
 VERSION = 1  # of the definitions of this package; raised when a score would come out differently
@@ -96,16 +99,17 @@ class Evaluator:
     def __init__(self, settings: Settings, *, say: Say, progress: Progress) -> None:
         started = time.perf_counter()
         self.settings = settings
-        self._progress = progress
+        self._say, self._progress = say, progress
         self._network: FeatureNetwork | None = None
         self._reference: Reference | None = None
         self._recogniser_digest: str | None = None
+        self._lossy = 0
         if "modes" in settings.metrics and settings.objects != 1:
             raise UsageError(
                 "the metric modes counts the 18 kinds of single shapes: it needs --data shapes with "
                 "data.shapes.objects=1"
             )
-        if "modes" in settings.metrics:
+        if settings.objects == 1:  # whatever is asked for, so that one metric more is no other protocol
             self._recogniser_digest = ModeCount(settings.device).digest
         if set(settings.metrics) - {"modes"}:
             self._network = open_network(settings)
@@ -116,7 +120,15 @@ class Evaluator:
                 )
         if self._network is not None and AGAINST_REALS & set(settings.metrics):
             self._reference = _resolve_reference(settings, self._network, say, progress)
+            if settings.reference is None and settings.data is not None:
+                self._lossy = lossy_images(settings.data)
         self.seconds_to_resolve = time.perf_counter() - started
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the scores that were asked for, those of the first metric first."""
+        network = self._network.name if self._network is not None else "inception"
+        return tuple(title(name, network) for metric in self.settings.metrics for name in SCORES_OF[metric])
 
     def evaluate(self, subject: Subject) -> Result:
         """Score all images of `subject` in one pass.
@@ -127,6 +139,8 @@ class Evaluator:
         started = time.perf_counter()
         seen = self._measure(subject)
         measured = time.perf_counter()
+        if self.settings.intervals and self._network is not None:
+            self._say("computing scores and their 95 % intervals")
         scores = self._scores(seen)
         timing = {
             "resolve_seconds": self.seconds_to_resolve,
@@ -140,15 +154,15 @@ class Evaluator:
             checkpoint=subject.origin(),
             warnings=(*subject.warnings, *self._warnings(len(subject))),
             timing={name: float(f"{value:.4g}") for name, value in timing.items()},
-            versions=versions(),
+            versions={**versions(), "device": devices.device_name(self.settings.device)},
         )
 
     def _measure(self, subject: Subject) -> _Seen:
         settings, network, total = self.settings, self._network, len(subject)
         device = settings.device
         # On the device until the end, so that no batch waits for a copy.
-        features = torch.empty(total, network.dim, device=device) if network else None
-        logits = torch.empty(total, 1008, device=device) if network and "is" in settings.metrics else None
+        features = _room(total, network.dim, device) if network else None
+        logits = _room(total, 1008, device) if network and "is" in settings.metrics else None
         modes = ModeCount(device, settings.objects or 1) if "modes" in settings.metrics else None
         done = 0
         for images in subject.batches(device):
@@ -203,7 +217,13 @@ class Evaluator:
         found = intervals.frechet(known.mean, known.covariance_by(ddof), fake, ddof=ddof)
         if found is None:
             return self._score("fid", value)
-        details = {} if found.limit is None else {"limit": found.limit}
+        details: dict[str, float | int | str] = {}
+        if found.limit is not None and found.at_limit is not None:
+            details = {
+                "limit": found.limit,
+                "limit_low": found.at_limit.low,
+                "limit_high": found.at_limit.high,
+            }
         return self._score("fid", value, found.at_count, details)
 
     def _kernel(self, seen: _Seen) -> Score:
@@ -260,7 +280,8 @@ class Evaluator:
         assert self._network is not None
         low, high = interval or (None, None)
         note = "" if self._network.verified else "unverified weights"
-        return Score(title(name, self._network.name), value, low, high, note, details or {})
+        described = {**(details or {}), **({"interval": intervals.METHODS[name]} if interval else {})}
+        return Score(title(name, self._network.name), value, low, high, note, described)
 
     def stamp(self, subject: Subject) -> dict[str, Any]:
         """The protocol of a result: everything that moves a score and is not the generator."""
@@ -305,7 +326,17 @@ class Evaluator:
                 found.append(
                     "the reference holds moments alone, so there is no KID beside the Fréchet distance"
                 )
-        if "is" in self.settings.metrics and count < FEW // 2:
+        if known is not None and "file_sha256" in known.stamp:
+            found.append(
+                f"{self.settings.reference} does not say how it was made: that it fits this protocol is for "
+                "you to know"
+            )
+        if self._lossy:
+            found.append(
+                f"{self._lossy:,} of the real images are JPEG or WebP: compression moves scores by whole "
+                "points unless the generator learned from the same files"
+            )
+        if "is" in self.settings.metrics and count < FEW:
             found.append(f"{count:,} images are too few for an Inception Score that others report at 50,000")
         return found
 
@@ -320,7 +351,8 @@ def title(metric: str, network: str) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what computes scores; recorded beside the protocol, not part of its hash."""
-    return {**checkpoint.versions(), "numpy": np.__version__, "system": platform.platform()}
+    packages = {name: metadata.version(name) for name in ("numpy", "pillow", "safetensors", "clean-fid")}
+    return {**checkpoint.versions(), **packages, "system": platform.platform()}
 
 
 @dataclass(frozen=True)
@@ -349,7 +381,11 @@ def _resolve_reference(
 ) -> Reference:
     if settings.reference is not None:
         known = reference.read(settings.reference)
-        reference.check(known, network, settings.reference)
+        mirror = settings.protocol.mirror and settings.mirrored
+        wanted: dict[str, Any] = {"mirror": mirror}
+        if settings.data is not None:
+            wanted |= {"resolution": settings.data.resolution, "split": settings.data.split}
+        reference.check(known, network, wanted, settings.reference)
         if known.features is None and (lacking := {"kid", "pr", "dc"} & set(settings.metrics)):
             raise UsageError(
                 f"{settings.reference} holds moments alone, which do not give {', '.join(sorted(lacking))}: "
@@ -360,7 +396,7 @@ def _resolve_reference(
         raise MissingError(
             "nothing to compare with: name the real images with --data, or their statistics with --reference"
         )
-    prepared = prepare_reals(settings.data, say, progress)
+    prepared = _prepare(settings.data, say, progress)
     stamp = reference.describe(
         prepared, network, settings.protocol, split=settings.data.split, mirrored=settings.mirrored
     )
@@ -376,15 +412,27 @@ def _resolve_reference(
     return known
 
 
-def prepare_reals(data: DataConfig, say: Say, progress: Progress) -> Prepared:
-    """The real images; MissingError says how to name others."""
+def _prepare(data: DataConfig, say: Say, progress: Progress) -> Prepared:
+    """The real images; a MissingError about their place says how to name others."""
     try:
         return prepare(
             data, say=say, progress=lambda done, total: progress("preparing real images", done, total)
         )
     except MissingError as problem:
+        if data.source in known_names() or data.source is None or Path(data.source).exists():
+            raise
         raise MissingError(
             f"{problem}; name the real images with --data, or their statistics with --reference"
+        ) from problem
+
+
+def _room(rows: int, columns: int, device: torch.device) -> Tensor:
+    """An empty [rows, columns] on `device`; MissingError when there is no memory for it."""
+    try:
+        return torch.empty(rows, columns, device=device)
+    except RuntimeError as problem:
+        raise MissingError(
+            f"{device} has too little memory for {columns:,} features of {rows:,} images: score fewer (--num)"
         ) from problem
 
 
@@ -396,14 +444,25 @@ def _some(features: Tensor, limit: int) -> Tensor:
     return features[torch.from_numpy(chosen)]
 
 
+def _share(value: float, count: int) -> intervals.Interval:
+    """The interval of a share of `count` images."""
+    return intervals.share(torch.arange(count) < round(value * count))
+
+
 def _mode_scores(modes: ModeCount) -> list[Score]:
     found = modes.result()
     return [
         Score("modes", float(found.modes), note="of 18 kinds and colours"),
-        Score("confident", found.confident, note="share of images whose kind and colour can be told"),
+        Score(
+            "confident",
+            found.confident,
+            *_share(found.confident, modes.images),
+            note="share of images whose kind and colour can be told",
+        ),
         Score(
             "whole",
             found.whole,
+            *_share(found.whole, modes.images),
             note=f"share that could pass for a real shape; of real ones {found.accuracy_on_real:.1%} do",
         ),
     ]

@@ -58,6 +58,12 @@ def open_images(path: Path) -> ImageSet:
     return _Files(open_source(DataConfig(source=str(path.absolute()))))
 
 
+def lossy_images(data: DataConfig) -> int:
+    """How many images of a data set are in a lossy format, by their names."""
+    source = open_source(data)
+    return sum(source.identify(index).lower().endswith(LOSSY) for index in range(len(source)))
+
+
 class _Array:
     """A .npy file, mapped."""
 
@@ -67,12 +73,14 @@ class _Array:
         try:
             pixels = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as problem:
-            raise DataError(f"{path} is not a readable .npy array: {problem}") from problem
+            raise DataError(f"{path} is not a readable .npy array of numbers") from problem
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or 3 not in (pixels.shape[1], pixels.shape[3]):
             raise DataError(
                 f"{path} holds {pixels.dtype} {list(pixels.shape)}, but images are uint8 [N, H, W, 3] or "
                 "[N, 3, H, W] with grey levels 0..255: save them so"
             )
+        if not len(pixels):
+            raise DataError(f"{path} holds no images")
         self._pixels: NDArray[np.uint8] = pixels if pixels.shape[1] == 3 else pixels.transpose(0, 3, 1, 2)
         self.height, self.width = self._pixels.shape[2:]
 

@@ -5,7 +5,7 @@ Notable in it:
 - unlike later Inception-v3s: average pools leave padding out of the count, and the last block has a maximum
   pool in its pooling branch
 - batch normalisation is folded into the convolutions, and the channels of a pixel lie side by side: on a CPU
-  1.8 times as quick as the published form (benchmarks/inception_throughput.py), and equal to it within 1e-4
+  1.7 times as quick as the published form (benchmarks/inception_throughput.py), and equal to it within 1e-4
   of the size of a feature
 
 Weights come from gantx.evaluation.inception_weights.

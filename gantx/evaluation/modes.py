@@ -137,6 +137,7 @@ class ModeCount:
 
     Attributes:
         digest: SHA-256 of the recogniser's weights.
+        images: counted so far.
 
     Args:
         device: where the images are.
@@ -157,7 +158,7 @@ class ModeCount:
         self.digest = self._recogniser.digest
         self._counts = torch.zeros(MODES, dtype=torch.int64, device=device)
         self._whole = torch.zeros((), dtype=torch.int64, device=device)
-        self._images = 0
+        self.images = 0
 
     def add(self, images: Tensor) -> None:
         """Count images, uint8 or float [B, 3, H, W], 0..255, any size, on the device."""
@@ -165,17 +166,17 @@ class ModeCount:
         among = probability / probability.sum(dim=1, keepdim=True).clamp(min=1e-30)
         self._counts += (among > THRESHOLD).sum(dim=0)
         self._whole += (probability > THRESHOLD).sum()
-        self._images += len(images)
+        self.images += len(images)
 
     def result(self) -> Recognised:
         """The counts so far; DataError when no images were added."""
-        if not self._images:
+        if not self.images:
             raise DataError("there are no images to count modes in: add some first")
         counts = self._counts.cpu()
         return Recognised(
-            confident=int(counts.sum()) / self._images,
-            whole=int(self._whole) / self._images,
-            modes=int((counts * SHARE >= self._images).sum()),
+            confident=int(counts.sum()) / self.images,
+            whole=int(self._whole) / self.images,
+            modes=int((counts * SHARE >= self.images).sum()),
             counts=counts,
             accuracy_on_real=self._recogniser.accuracy_on_real,
         )

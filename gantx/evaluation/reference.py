@@ -26,7 +26,7 @@ from gantx.config import cache_folder
 from gantx.data.prepare import Prepared
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.evaluation.features import FeatureNetwork
-from gantx.evaluation.metrics import Moments
+from gantx.evaluation.metrics import Gaussian, Moments
 from gantx.evaluation.protocol import Protocol
 
 FORMAT = "gantx.reference/1"
@@ -177,14 +177,21 @@ def read(path: Path) -> Reference:
     return _read_npz(path) if zipfile.is_zipfile(path) else _read_safetensors(path)
 
 
-def check(reference: Reference, network: FeatureNetwork, path: Path) -> None:
-    """Refuse statistics that were made with another network or resizing; UsageError names both."""
+def check(reference: Reference, network: FeatureNetwork, wanted: dict[str, Any], path: Path) -> None:
+    """Refuse statistics that were made in another way; UsageError names both.
+
+    Args:
+        reference: read from `path`.
+        network: that will see the generated images.
+        wanted: further fields of the stamp and their values; a file that does not say passes.
+        path: for messages.
+    """
     if reference.mean.shape != (network.dim,):
         raise UsageError(
             f"{path} holds statistics of {len(reference.mean)} features, but {network.name} has "
             f"{network.dim}: make new ones with gantx stats"
         )
-    for field, ours in (("weights_sha256", network.digest), ("resize", network.resize)):
+    for field, ours in {"weights_sha256": network.digest, "resize": network.resize, **wanted}.items():
         theirs = reference.stamp.get(field, ours)
         if theirs != ours:
             raise UsageError(
@@ -217,6 +224,7 @@ def _read_npz(path: Path) -> Reference:
         raise DataError(
             f"{path}: mu {list(mean.shape)} and sigma {list(covariance.shape)} do not belong together"
         )
+    Gaussian.of_moments(mean, covariance)  # DataError when they are none
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Reference(None, mean, covariance, None, {"file_sha256": digest, "n_ref": None})
 

@@ -15,6 +15,7 @@ from gantx import sampling
 from gantx.checkpoint import Header
 from gantx.errors import DataError
 from gantx.evaluation.images import ImageSet
+from gantx.evaluation.precision import full_precision
 from gantx.sampling import Rounding
 
 
@@ -82,7 +83,12 @@ class Painted:
     def batches(self, device: torch.device) -> Iterator[Tensor]:
         """Paint; DataError when the generator gives values that are not finite."""
         finite = torch.ones((), dtype=torch.bool, device=device)
-        for images in sampling.generate(self._generator, self._seeds, batch=self._batch, device=device):
+        painted = sampling.generate(self._generator, self._seeds, batch=self._batch, device=device)
+        while True:
+            with full_precision(device):  # around each batch: between them others compute as they like
+                images = next(painted, None)
+            if images is None:
+                break
             finite &= images.isfinite().all()
             yield sampling.quantise(images, self._quantise)
         if not bool(finite):  # read once: a question to the device for every batch would hold it up
@@ -108,6 +114,8 @@ class Found:
 
     def __init__(self, images: ImageSet, *, num: int | None, seed: int, batch: int = sampling.BATCH) -> None:
         count = len(images) if num is None else num
+        if count < 2:
+            raise DataError(f"{images.location} holds {len(images):,} image, and a score needs two at least")
         if count > len(images):
             raise DataError(
                 f"{images.location} holds {len(images):,} images, fewer than the {count:,} asked for"

@@ -160,7 +160,8 @@ class Journal:
         if not finished and not due(every, before, images):
             return
         self._refuse_divergence(self.state.statistics.means())
-        found = self.monitor.score(self.state.average, lambda: self.stop() is not None)
+        # A stop does not give up the last score: nothing would make up for it.
+        found = self.monitor.score(self.state.average, lambda: not finished and self.stop() is not None)
         if found is None:
             return
         line = {"kimg": images / 1000, "images": images, "seconds": round(self.state.seconds, 2), **found}

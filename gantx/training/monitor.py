@@ -23,17 +23,27 @@ class Monitor:
         config: of the run; its `evaluation` section says how.
         device: where to compute.
         say: receives lines of log.
+        progress: receives (done, total) while real images are measured.
 
     Raises:
         UsageError, MissingError, DataError: what `evaluation` asks for cannot be had.
     """
 
-    def __init__(self, config: RunConfig, device: torch.device, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        device: torch.device,
+        say: Callable[[str], None],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
         settings = settings_of_run(config, Request(device=device, intervals=False))
         self._quantise = settings.protocol.quantise
         self._num = config.evaluation.num_during_training
         self._interrupted: Callable[[], bool] = bool
+        self._show = progress
         self._evaluator = Evaluator(settings, say=say, progress=self._on_progress)
+        self._show = None  # the run has a display of its own
+        self._deciding = self._evaluator.names[0]
         self._best: tuple[str, float] | None = None  # protocol, value
 
     def score(self, generator: torch.nn.Module, interrupted: Callable[[], bool]) -> dict[str, Any] | None:
@@ -58,13 +68,13 @@ class Monitor:
         return {"scores": scores, "protocol_hash": result.protocol_hash}
 
     def improves(self, line: Mapping[str, Any]) -> bool:
-        """Take note of a line of scores; whether its first score is better than all noted before it.
+        """Take note of a line of scores; whether the first metric is better than all noted before it.
 
         Scores of different protocols are not compared: a changed protocol starts anew.
         """
-        if not line["scores"]:
+        name = self._deciding
+        if (value := line["scores"].get(name)) is None:
             return False
-        name, value = next(iter(line["scores"].items()))
         if self._best is not None and self._best[0] == line["protocol_hash"]:
             best = self._best[1]
             if not (value < best if lower_is_better(name) else value > best):
@@ -75,6 +85,8 @@ class Monitor:
     def _on_progress(self, what: str, done: int, total: int) -> None:
         if self._interrupted():
             raise _GivenUp
+        if self._show is not None:
+            self._show(done, total)
 
 
 class _GivenUp(Exception):

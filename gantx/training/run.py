@@ -89,10 +89,11 @@ def start(
     settings = _settle(settings, device, notes)
     with StopWhilePreparing():
         prepared = prepare(settings.data, say=notes, progress=progress)
+        monitor = _monitor(settings, device, notes, progress)
     folder = out or create_folder(parent, f"{settings.name}-{prepared.name}")
     _write_text(folder / "config.yaml", settings.to_yaml())
     with claimed(folder):
-        return _run(settings, folder, None, prepared, device, command, notes)
+        return _run(settings, folder, None, prepared, monitor, device, command, notes)
 
 
 def resume(
@@ -151,13 +152,14 @@ def resume(
             _note_changes(header, settings, device, notes)
         with StopWhilePreparing():
             prepared = prepare(settings.data, say=notes, progress=progress)
+            monitor = _monitor(settings, device, notes, progress)
         if header and header.data.get("digest") != prepared.digest:
             raise DataError(
                 f"{settings.data.source} does not hold the images {folder.name} began with: name them with "
                 "--data"
             )
         _write_text(folder / "config.yaml", settings.to_yaml())
-        return _run(settings, folder, header, prepared, device, command, notes)
+        return _run(settings, folder, header, prepared, monitor, device, command, notes)
 
 
 def _run(
@@ -165,6 +167,7 @@ def _run(
     folder: Path,
     header: Header | None,
     prepared: Prepared,
+    monitor: Monitor | None,
     device: torch.device,
     command: Sequence[str],
     notes: _Notes,
@@ -191,7 +194,6 @@ def _run(
             resident=settings.data.resident,
         )
         plan = stages(settings, state.generator, state.discriminator)
-        monitor = Monitor(settings, device, notes) if training.evaluate_every is not None else None
         _record(folder, settings, device, command)
         display = Display(target_images(settings))
         with StopAfterIteration(display.say, folder) as signals, contextlib.closing(display):
@@ -215,6 +217,13 @@ def _run(
                     raise MissingError(again) from problem
                 raise
     return folder
+
+
+def _monitor(
+    settings: RunConfig, device: torch.device, say: Say, progress: Progress | None
+) -> Monitor | None:
+    """What scores the run while it trains, if that is asked for: before anything is written."""
+    return Monitor(settings, device, say, progress) if settings.training.evaluate_every is not None else None
 
 
 class _Notes:

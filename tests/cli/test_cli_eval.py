@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from gantx import checkpoint, config
 from gantx.cli import app
 from gantx.evaluation import assets
+from gantx.evaluation.evaluate import Request, images_to_paint, settings_of_run
 from gantx.training.state import TrainingState
 
 FAST = ("--features", "random", "--device", "cpu", "--threads", "1")
@@ -64,7 +65,8 @@ def test_no_run_and_no_data(tmp_path, monkeypatch):
     result = run("eval", "--metric", "fid", *FAST)
     assert result.exit_code == 3
     assert "no run with a checkpoint" in result.stderr
-    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    for name in ("0.png", "1.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
     result = run("eval", tmp_path, "--metric", "fid", *FAST)
     assert result.exit_code == 3
     assert "--data" in result.stderr
@@ -122,9 +124,7 @@ def test_images_and_the_generator_that_painted_them_score_alike(run_folder, tmp_
         assert run("sample", run_folder, "-n", "24", "-o", name, "--device", "cpu").exit_code == 0
     painted = document(run_folder, "--metric", "fid", "--metric", "pr", "--num", "24")
     for name in ("images.npy", "images.zip", "folder"):
-        found = document(
-            name, "--data", "shapes", "--reference", _stats(tmp_path), "--metric", "fid", "--metric", "pr"
-        )
+        found = document(name, "--reference", _stats(tmp_path), "--metric", "fid", "--metric", "pr")
         for metric, record in painted["metrics"].items():
             assert found["metrics"][metric]["value"] == pytest.approx(record["value"], rel=1e-5), metric
 
@@ -191,6 +191,9 @@ def test_fewer_images_than_asked_for(tmp_path):
         (("--fail-above", "fid"), "fid=20"),
         (("--engine", "fast"), "gantx or cleanfid"),
         (("--split", "val"), "train or test"),
+        (("--data", "shapes", "--reference", "x.npz"), "give one of them"),
+        (("--strict", "--no-intervals"), "drop one of them"),
+        (("--junit", "."), "is a folder"),
         (("--protocol", "clean"), "did you mean 'clean-50k'"),
     ],
 )
@@ -274,3 +277,49 @@ def test_inception_from_a_file_verified_or_marked(run_folder, tmp_path, monkeypa
     assert oracle.exit_code == 0, oracle.output
     value = json.loads(oracle.stdout)["metrics"]["fid"]["value"]
     assert value == pytest.approx(found["metrics"]["fid"]["value"], rel=1e-5)
+
+
+def test_another_protocol_than_the_presets_has_its_own_number_of_images(tmp_path):
+    settings = config.load("transgan-s", settings={"data.source": "shapes"})
+    for protocol, num in ((None, 20_000), ("transgan-test", 20_000), ("vitgan-release", 10_000)):
+        request = Request(protocol=protocol, features="random")
+        taken = images_to_paint(settings.evaluation, settings_of_run(settings, request), None, print)
+        assert taken == num
+
+
+def test_a_folder_of_runs_is_no_set_of_images(run_folder):
+    Image.new("RGB", (8, 8)).save(run_folder / "grid.png")
+    result = run("eval", run_folder.parent, "--data", "shapes", *FAST)
+    assert result.exit_code == 2
+    assert "holds runs (0001-small-shapes)" in result.stderr
+
+
+def test_a_pipe_gets_whole_rows(run_folder):
+    result = run("eval", "--metric", "fid", "--num", "16", "--fail-above", "fd_rand=123456.789012", *FAST)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[0].split()[-1] == "verdict"
+    assert "at most 123456.789012" in result.stdout or "123456.789" in result.stdout
+
+
+def test_an_unwritable_summary_does_not_hide_a_failed_gate(run_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "absent" / "summary.md"))
+    result = run("eval", "--metric", "fid", "--num", "16", "--fail-above", "fd_rand=0", *FAST)
+    assert result.exit_code == 1
+    assert "warning: cannot append" in result.stderr
+
+
+def test_statistics_of_another_resolution_are_refused(run_folder, tmp_path):
+    _stats(tmp_path)
+    other = tmp_path / "other.safetensors"
+    assert run("stats", tmp_path / "reals", "--resolution", "4", "-o", other, *FAST).exit_code == 0
+    result = run("eval", "--metric", "fid", "--num", "16", "--reference", other, *FAST)
+    assert result.exit_code == 2
+    assert "another resolution (4, here 8)" in result.stderr
+
+
+def test_jpeg_reals_are_warned_about(run_folder, tmp_path):
+    (tmp_path / "lossy").mkdir()
+    for index in range(3):
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / "lossy" / f"{index}.jpg")
+    found = document("--data", tmp_path / "lossy", "--metric", "fid", "--num", "16")
+    assert any("3 of the real images are JPEG" in warning for warning in found["warnings"])

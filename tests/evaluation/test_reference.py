@@ -99,21 +99,27 @@ def test_a_file_comes_back_and_fits_only_its_network(network, tmp_path):
     read = reference.read(path)
     assert torch.equal(read.covariance, found.covariance)
     assert (read.count, read.stamp) == (found.count, found.stamp)
-    reference.check(read, network, path)
+    reference.check(read, network, {}, path)
+    for field, value in {"resolution": 16, "split": "test", "mirror": True}.items():
+        with pytest.raises(UsageError, match=f"another {field}"):
+            reference.check(read, network, {field: value}, path)
     read.stamp["resize"] = "legacy-pytorch"
     with pytest.raises(UsageError, match="another resize"):
-        reference.check(read, network, path)
+        reference.check(read, network, {}, path)
 
 
 def test_statistics_of_other_tools(network, tmp_path):
     path = tmp_path / "other.npz"
+    np.savez(path, mu=np.zeros(5), sigma=-np.eye(5))
+    with pytest.raises(DataError, match="none may be negative"):
+        reference.read(path)
     np.savez(path, mu=np.zeros(5, np.float32), sigma=np.eye(5))
     read = reference.read(path)
     assert read.covariance.dtype == torch.float64
     assert read.features is None
     assert read.covariance_by(0) is read.covariance  # how many images there were is not known
     with pytest.raises(UsageError, match="5 features"):
-        reference.check(read, network, path)
+        reference.check(read, network, {}, path)
 
 
 def test_files_that_are_no_statistics(tmp_path):

@@ -80,16 +80,37 @@ def test_a_stop_during_a_score_is_made_up_for(tmp_path, monkeypatch):
 def test_missing_weights_stop_a_run_before_its_first_step(tmp_path):
     with pytest.raises(MissingError, match="inception"):
         start(tmp_path, "training.evaluate_every=0.05")
-    assert not list(tmp_path.rglob("kimg-*"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("name", "better", "worse"), [("fid", 3.0, 4.0), ("precision", 0.5, 0.4)])
 def test_what_is_better_depends_on_the_metric(name, better, worse):
     judge = monitor.Monitor.__new__(monitor.Monitor)
-    judge._best = None
+    judge._best, judge._deciding = None, name
     line = {"protocol_hash": "a"}
     assert judge.improves({**line, "scores": {name: worse}})
     assert judge.improves({**line, "scores": {name: better}})
     assert not judge.improves({**line, "scores": {name: worse}})
     assert not judge.improves({**line, "scores": {}})
     assert judge.improves({"protocol_hash": "b", "scores": {name: worse}})
+
+
+def test_the_first_metric_decides_which_checkpoint_is_the_best(tmp_path):
+    folder = start(tmp_path, *SCORED, "evaluation.metrics=[kid,fid]")
+    best = min(lines(folder, "scores"), key=lambda line: line["scores"]["kd_rand"])
+    (kept,) = (folder / "checkpoints" / "best").iterdir()
+    assert kept.name == checkpoint.checkpoint_name(best["images"])
+
+
+def test_a_stop_does_not_lose_the_last_score(tmp_path, monkeypatch):
+    measure, calls = monitor.Monitor.score, []
+
+    def stopped(self, generator, interrupted):
+        calls.append(None)
+        if len(calls) == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return measure(self, generator, interrupted)
+
+    monkeypatch.setattr(monitor.Monitor, "score", stopped)
+    folder = start(tmp_path, *SCORED)
+    assert [line["images"] for line in lines(folder, "scores")] == [56, 104, 152, 200]
