@@ -65,6 +65,17 @@ class KeepsState(Protocol):
 
 
 @runtime_checkable
+class LooksAcrossBatch(Protocol):
+    """A discriminator that compares the images of a batch with each other, in groups.
+
+    It takes `parts=n` beside the images: the batch consists of n equal batches, one after the other, that
+    must not be compared with each other.
+    """
+
+    group_size: int
+
+
+@runtime_checkable
 class SuperResolves(Protocol):
     """Can also paint from a low-resolution image, for super-resolution co-training."""
 

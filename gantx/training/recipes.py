@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gantx.config import RunConfig
 from gantx.draws import Draw, Draws, Spec
+from gantx.models import LooksAcrossBatch
 from gantx.training.augment import augment
 from gantx.training.augment import spec as augment_spec
 from gantx.training.losses import discriminator_loss, generator_loss
@@ -79,13 +80,12 @@ class Game:
         return logits
 
     def compare(self, real: Tensor, fake: Tensor, q_real: Any, q_fake: Any) -> tuple[Tensor, Tensor]:
-        """Logits of real and generated images, each [B], from one D pass over both.
-
-        A discriminator that looks across its batch has to keep the two halves apart itself.
-        """
+        """Logits of real and generated images, each [B], from one D pass over both."""
         policy = self.config.augment.policy
         seen = torch.cat([augment(real, q_real["augment"], policy), augment(fake, q_fake["augment"], policy)])
-        logits: Tensor = self.discriminator.network(seen, _joined(q_real["noise"], q_fake["noise"]))
+        apart = {"parts": 2} if isinstance(self.discriminator.network, LooksAcrossBatch) else {}
+        noise = _joined(q_real["noise"], q_fake["noise"])
+        logits: Tensor = self.discriminator.network(seen, noise, **apart)
         on_real, on_fake = logits.chunk(2)
         return on_real, on_fake
 
