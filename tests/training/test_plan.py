@@ -17,8 +17,7 @@ RELEASED = {
     "transgan-celeba64": (132_927_219, 12_532_225, 12.99, 7.09),
 }
 
-
-# Parameters of version 2, G and D; the CelebA-HQ generator without 20 strengths that the released code never uses.
+# Parameters of version 2, G and D; CelebA-HQ's G without 20 strengths that the released code never uses.
 RELEASED_2 = {
     "transgan2-cifar10": (83_312_495, 10_210_400),
     "transgan2-stl10": (168_466_623, 10_341_536),
