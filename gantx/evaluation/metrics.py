@@ -15,9 +15,7 @@ matters. `real` is the reference set, `fake` the generated one.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,20 +24,10 @@ import torch
 from torch import Tensor
 
 from gantx.errors import DataError
+from gantx.evaluation.precision import full_precision
 
 _BLOCK = 2**23  # elements of a block of distances, kernel values or probabilities
 _SPARE = 4  # candidates beyond the k nearest: the fewer, the more rows must be searched again
-
-
-@contextlib.contextmanager
-def _full_precision() -> Iterator[None]:
-    """Products of float32 matrices in float32, which training may have relaxed for the whole process."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 # --- the Fréchet distance ---------------------------------------------------------------------------------
@@ -296,7 +284,7 @@ def kernel_distances(
     return torch.from_numpy(values)
 
 
-@_full_precision()
+@full_precision(torch.device("cpu"))  # training may have relaxed it
 def kernel_distance(real: Tensor, fake: Tensor) -> float:
     """The unbiased kernel distance of all images at once: KID without the chance of subsets.
 
@@ -413,7 +401,7 @@ class Neighbours(NamedTuple):
     covered: Tensor
 
 
-@_full_precision()
+@full_precision(torch.device("cpu"))  # the bounds of the distances count on it
 def neighbours(
     *,
     real: Tensor,

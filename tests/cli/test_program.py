@@ -49,7 +49,9 @@ def test_an_unknown_command_is_a_usage_error():
     assert "train" in result.output
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "info", "presets"])
+@pytest.mark.parametrize(
+    "command", ["train", "sample", "eval", "stats", "assets", "import", "info", "presets"]
+)
 def test_every_command_explains_itself(command):
     result = run(command, "--help")
     assert result.exit_code == 0
