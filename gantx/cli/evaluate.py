@@ -45,7 +45,7 @@ def evaluate(
         Path | None, typer.Option(help="File of the Inception weights; see `gantx assets`.")
     ] = None,
     allow_unverified_weights: Annotated[
-        bool, typer.Option(help="Take weights of any digest; the result is marked.")
+        bool, typer.Option("--allow-unverified-weights", help="Take weights of any digest; this is marked.")
     ] = False,
     split: Annotated[
         str | None, typer.Option(help="Part of the data that is the reference: train or test.")
@@ -67,7 +67,10 @@ def evaluate(
         typer.Option(metavar="METRIC=CHANGE", help="Exit 1 when worse than the baseline by more: fid=5%."),
     ] = None,
     strict: Annotated[
-        bool, typer.Option(help="A threshold inside the 95 % interval leaves the gate undecided: exit 3.")
+        bool,
+        typer.Option(
+            "--strict", help="A threshold inside the 95 % interval leaves the gate undecided: exit 3."
+        ),
     ] = False,
     intervals: Annotated[bool, typer.Option(help="Compute 95 % intervals.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,

@@ -22,7 +22,9 @@ def stats(
         str, typer.Option(help="inception, random, or a network as .pt2 or .onnx.")
     ] = "inception",
     weights: Annotated[Path | None, typer.Option(help="File of the Inception weights.")] = None,
-    allow_unverified_weights: Annotated[bool, typer.Option(help="Take weights of any digest.")] = False,
+    allow_unverified_weights: Annotated[
+        bool, typer.Option("--allow-unverified-weights", help="Take weights of any digest.")
+    ] = False,
     split: Annotated[str | None, typer.Option(help="train or test; the protocol's by default.")] = None,
     mirrored: Annotated[
         bool, typer.Option("--mirrored", help="The generator was trained with mirrored images.")
