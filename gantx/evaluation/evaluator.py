@@ -128,13 +128,18 @@ class Evaluator:
     def names(self) -> tuple[str, ...]:
         """Names of the scores that were asked for, those of the first metric first."""
         network = self._network.name if self._network is not None else "inception"
-        return tuple(title(name, network) for metric in self.settings.metrics for name in SCORES_OF[metric])
+        return tuple(
+            name if metric == "modes" else title(name, network)
+            for metric in self.settings.metrics
+            for name in SCORES_OF[metric]
+        )
 
     def evaluate(self, subject: Subject) -> Result:
         """Score all images of `subject` in one pass.
 
         Raises:
-            DataError: the images are not of one kind with the reference, or not finite.
+            DataError: the images, or what the network sees in them, are not finite.
+            MissingError: there is too little memory for so many images.
         """
         started = time.perf_counter()
         seen = self._measure(subject)

@@ -102,6 +102,12 @@ def test_the_first_metric_decides_which_checkpoint_is_the_best(tmp_path):
     assert kept.name == checkpoint.checkpoint_name(best["images"])
 
 
+def test_modes_decide_beside_a_network_too(tmp_path):
+    folder = start(tmp_path, *SCORED, "evaluation.metrics=[modes,fid]")
+    assert {"modes", "confident", "whole", "fd_rand"} < set(lines(folder, "scores")[0]["scores"])
+    assert list((folder / "checkpoints" / "best").iterdir())
+
+
 def test_a_stop_does_not_lose_the_last_score(tmp_path, monkeypatch):
     measure, calls = monitor.Monitor.score, []
 
