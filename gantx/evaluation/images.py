@@ -131,6 +131,11 @@ class _Files:
                 f"{lossy:,} of {len(source):,} images in {self.location} are JPEG or WebP: compression moves "
                 "scores by whole points, so save PNGs"
             )
+        if source.class_names:
+            warnings.append(
+                f"the images in {self.location} come folder by folder ({len(source.class_names)} of them), "
+                "and the Inception Score takes its splits in that order: mix them in one folder for it"
+            )
         if grey:
             warnings.append(f"{grey:,} images in {self.location} are grey: the value is repeated in RGB")
         self.warnings = tuple(warnings)

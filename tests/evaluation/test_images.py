@@ -70,6 +70,14 @@ def test_jpeg_and_grey_images_are_warned_about(tmp_path):
     assert (grey == 7).all()
 
 
+def test_images_sorted_by_class_are_warned_about(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        picture().save(tmp_path / name / "0.png")
+    images = open_images(tmp_path)
+    assert any("folder by folder (2 of them)" in text for text in images.warnings)
+
+
 def test_a_broken_image_is_named(tmp_path):
     picture().save(tmp_path / "0.png")
     whole = (tmp_path / "0.png").read_bytes()
