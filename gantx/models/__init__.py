@@ -86,6 +86,30 @@ class SuperResolves(Protocol):
 
 
 @runtime_checkable
+class StyleBased(Protocol):
+    """Maps latents to styles before it paints from them, one style per use.
+
+    Styles ws are [B, L, D], or [B, K, L, D] where K latents meet in one image; the L uses can be given styles
+    of different latents (style mixing). The buffer `w_avg` [D] is their running average, for truncation:
+    `update_state(ws=...)` moves it.
+    """
+
+    def mapping(self, z: Tensor, labels: Tensor | None = None, noise: Draws | None = None) -> Tensor:
+        """Latents [B, *latent_shape] to styles ws."""
+
+    def synthesis(self, ws: Tensor, noise: Draws | None = None) -> Tensor:
+        """Styles ws to images [B, 3, H, W]."""
+
+
+@runtime_checkable
+class ShowsAttention(Protocol):
+    """Can tell which part of an image looked where while it was painted."""
+
+    def attention(self, z: Tensor, noise: Draws | None = None, layers: str = "last") -> dict[str, Tensor]:
+        """Attention of the last layer that has it, or of `all`, by the name of the layer."""
+
+
+@runtime_checkable
 class RelaxesAttention(Protocol):
     """Has an attention window that the training loop widens.
 

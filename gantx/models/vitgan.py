@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantx.draws import Draw, Draws, Spec
+from gantx.models.stylegan2 import move_average
 
 # --- equalised layers and spectral normalisation ----------------------------------------------------------
 
@@ -862,7 +863,10 @@ class Generator(nn.Module):
     Attributes:
         latent_shape: (dim,).
         image_shape: (3, R, R).
+        w_avg: running average [D] of w, for truncation.
     """
+
+    w_avg: Tensor
 
     def __init__(
         self,
@@ -890,7 +894,7 @@ class Generator(nn.Module):
         self.output = output
         self.latent_shape = (dim,)
         self.image_shape = (3, resolution, resolution)
-        self.mapping = Mapping(dim, mapping_depth, mapping_lr)
+        self.mapping_network = Mapping(dim, mapping_depth, mapping_lr)
         self.positions = SineGrid(grid, dim) if positions == "sine" else TokenTable(grid**2, dim)
         self.blocks = nn.ModuleList(
             StyledBlock(dim, heads, mlp_ratio, residual, attention, activation, spectral_norm, norm_eps)
@@ -898,26 +902,46 @@ class Generator(nn.Module):
         )
         self.norm = SelfModulatedLayerNorm(dim, norm_eps)
         self.decoder = build_decoder(decoder, dim, decoder_dim, grid, patch_size, decoder_noise)
+        self.register_buffer("w_avg", torch.zeros(dim))
 
     def noise_spec(self, batch: int) -> Spec:
         """The decoder's noise; {} without."""
         return self.decoder.noise_spec(batch)
 
+    def mapping(self, z: Tensor, labels: Tensor | None = None, noise: Draws | None = None) -> Tensor:
+        """Latents [B, D] to styles ws [B, depth + 1, D], one per use; `labels` and `noise` are not used."""
+        w: Tensor = self.mapping_network(z)
+        return w[:, None].expand(-1, len(self.blocks) + 1, -1)
+
+    def synthesis(self, ws: Tensor, noise: Draws | None = None) -> Tensor:
+        """Styles to images; no noise means noise of zero.
+
+        Args:
+            ws: [B, depth + 1, D], one for each block and one for what follows them.
+            noise: of `noise_spec`, or None.
+
+        Returns:
+            [B, 3, R, R].
+        """
+        *each, last = ws.unbind(1)
+        tokens = self.positions()[None]  # [1, N, D]: the same for all images until a style comes in
+        for block, style in zip(self.blocks, each, strict=True):
+            tokens = block(tokens, style)  # [B, N, D]
+        images: Tensor = self.decoder(self.norm(tokens, last), last, noise)
+        return images.tanh() if self.output == "tanh" else images
+
     def forward(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
         """Latents [B, D] to images [B, 3, R, R]; no noise means noise of zero, `labels` are not used."""
         return self.synthesis(self.mapping(z), noise)
 
-    def synthesis(self, style: Tensor, noise: Draws | None = None) -> Tensor:
-        """Styles [B, D], what `mapping` makes of latents, to images [B, 3, R, R]."""
-        tokens = self.positions()[None]  # [1, N, D]: the same for all images until a style comes in
-        for block in self.blocks:
-            tokens = block(tokens, style)  # [B, N, D]
-        images: Tensor = self.decoder(self.norm(tokens, style), style, noise)
-        return images.tanh() if self.output == "tanh" else images
+    def update_state(self, ws: Tensor | None = None, **observed: Tensor) -> None:
+        """Let the vectors of `plain` and `improved` spectral normalisation follow the weights by one step.
 
-    def update_state(self, **observed: Tensor) -> None:
-        """Let the vectors of `plain` and `improved` spectral normalisation follow the weights."""
+        Also moves `w_avg` towards the mean of `ws` [..., D], styles of this step before any mixing.
+        """
         advance_spectral_norms(self)
+        if ws is not None:
+            move_average(self.w_avg, ws)
 
 
 class Discriminator(nn.Module):

@@ -115,7 +115,9 @@ RENAMED = [
     (r"^to_rgb\.", "decoder.to_rgb."),
     (r"decoder\.lff\.ffm\.conv", "decoder.coordinates"),
     (r"^lff\.ffm\.conv", "positions"),
-    (r"style\.(\d)", lambda match: f"mapping.layers.{int(match[1]) - 1}"),
+    (r"^style\.", "mapping_network.style."),
+    (r"^decoder\.style\.", "decoder.mapping.style."),
+    (r"style\.(\d)", lambda match: f"layers.{int(match[1]) - 1}"),
     (r"^layers\.", "blocks."),
     (r"layernorm", "norm"),
     (r"mlp_gamma", "gain"),
@@ -152,6 +154,8 @@ def load_official(module, state, norms=None):
             # Constants that the released code adds to a bias are where ours starts.
             added = 1 if name.endswith(("gain.bias", "modulation.bias")) else 0
             ours[name] = value.view_as(wanted[name]) + added
+    if "w_avg" in wanted:  # nothing of the kind is released
+        ours["w_avg"] = wanted["w_avg"]
     for official, sigma in (norms or {}).items():
         ours[f"{our_name(f'{official}.module')}.spectral.target"] = sigma.squeeze()
     module.load_state_dict(ours)
@@ -197,7 +201,7 @@ def test_generator_agrees_with_the_official_code(name, decoder, dtype):
         z = golden["in.z"].to(dtype).requires_grad_()
         for key, buffer in generator.named_buffers():
             buffer.requires_grad_(key.endswith("spectral.u"))
-        style = generator.mapping(z)
+        style = generator.mapping_network(z)
         check_output(style, golden["out.w"])
         tokens = generator.positions()[None]
         check_output(
@@ -252,7 +256,7 @@ def test_blocks_agree_with_the_official_code():
         load("ff", "ff", "mlp", mlp, {f"ff.{key}": value for key, value in golden.prefix("ff.mult.").items()})
         check_output(mlp(golden["ff.in.x"]), golden["ff.out.y"])
         mapping = vitgan.Mapping(dim, 3)
-        load("map", "style", "mapping", mapping)
+        load("map", "style", "mapping_network", mapping)
         check_output(mapping(golden["map.in.z"]), golden["map.out.w"])
         positions = vitgan.SineGrid(5, dim)
         load("lff", "lff", "positions", positions)
@@ -412,7 +416,7 @@ def test_patches_overlap_as_in_the_formulas():
 FORMULA = [
     (r"^embed", "from_patches"),
     (r"^cls", "class_token"),
-    (r"^map\.", "mapping.layers."),
+    (r"^map\.", "mapping_network.layers."),
     (r"^fourier\.", "decoder.coordinates."),
     (r"^inr\.0", "decoder.layers.0"),
     (r"^inr\.1", "decoder.to_rgb"),
@@ -456,6 +460,8 @@ def load_formula(network, state):
         if isinstance(layer, vitgan.EqualizedLinear) and layer.spectral and leaf == "weight":
             u, _, v = vitgan.top_singular(value)
             tensors |= {f"{owner}.spectral.u": u, f"{owner}.spectral.v": v}
+    if "w_avg" in network.state_dict():
+        tensors["w_avg"] = network.state_dict()["w_avg"]
     network.load_state_dict(tensors)
     return ratios
 
@@ -524,7 +530,7 @@ def test_generator_agrees_with_the_formulas():
         )
         ratios = load_formula(generator, golden.prefix("state."))
         z = golden["in.z"].requires_grad_()
-        style = generator.mapping(z)
+        style = generator.mapping_network(z)
         check_output(style, golden["out.w"], EXACT)
         tokens = generator.positions()[None]
         for place, block in enumerate(generator.blocks):
