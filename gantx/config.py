@@ -81,6 +81,36 @@ class ZeroCenteredPenaltyConfig(Section):
     every: Positive = 1
 
 
+class ConsistencyConfig(Section):
+    """Balanced consistency regularisation (bCR, arXiv 2002.04724): D judges an image alike however augmented.
+
+    Attributes:
+        real: weight of the squared difference at real images.
+        fake: weight of the squared difference at generated images.
+        compare: two independent augmentations of an image, or one with the image itself as in the paper.
+    """
+
+    real: Annotated[float, Field(ge=0)] = 10.0
+    fake: Annotated[float, Field(ge=0)] = 10.0
+    compare: Literal["augmented", "clean"] = "augmented"
+
+
+class PathLengthConfig(Section):
+    """Path length regularisation (StyleGAN2): equal steps in style change an image equally.
+
+    Attributes:
+        weight: of the squared deviation from the mean length.
+        decay: share of its way that the running mean goes to a step's mean length.
+        every: the penalty is a G step of its own at every iteration that this number divides.
+        shrink: its batch is that of G divided by this number.
+    """
+
+    weight: Annotated[float, Field(gt=0)] = 2.0
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.01
+    every: Positive = 4
+    shrink: Positive = 2
+
+
 class ObjectiveConfig(Section):
     """What the two networks minimise.
 
@@ -90,6 +120,14 @@ class ObjectiveConfig(Section):
         drift: weight of (mean D(real))² in `wgangp-eps`.
         r1: zero-centred penalty at real images, or null.
         r2: zero-centred penalty at generated images, or null.
+        consistency: bCR, or null; wants `augment.policy`.
+        path_length: penalty on a generator with styles, or null.
+        style_mixing: chance, in every pass of a generator with styles, that from a random layer on the styles
+            are those of other latents.
+        component_mixing: the same from a random latent on, for a generator that paints from several.
+        w_average: the average of styles moves once per G step, or after every pass of a generator with styles
+            as in the released code of GANformer.
+        first: which network moves first in an iteration.
         n_critic: D steps per G step.
         super_resolution_weight: weight of the co-training term of a generator built with
             `super_resolution` (MSE between the painted and the original image).
@@ -102,6 +140,12 @@ class ObjectiveConfig(Section):
     drift: Annotated[float, Field(ge=0)] = 1e-3
     r1: ZeroCenteredPenaltyConfig | None = None
     r2: ZeroCenteredPenaltyConfig | None = None
+    consistency: ConsistencyConfig | None = None
+    path_length: PathLengthConfig | None = None
+    style_mixing: Fraction = 0.0
+    component_mixing: Fraction = 0.0
+    w_average: Literal["generator_step", "every_pass"] = "generator_step"
+    first: Literal["discriminator", "generator"] = "discriminator"
     n_critic: Positive = 5
     super_resolution_weight: Annotated[float, Field(gt=0)] = 50.0
     gradient_leak: bool = False
@@ -114,15 +158,22 @@ class ObjectiveConfig(Section):
 
 
 class AugmentConfig(Section):
-    """DiffAugment: operations applied, in this order, to every image D sees; an empty list turns it off."""
+    """DiffAugment: operations applied, in this order, to every image D sees; an empty list turns it off.
+
+    Attributes:
+        policy: names of operations.
+        chances: chance of an operation to be applied to an image, by its name; an operation that is not named
+            is applied as it is defined, to most images or batches. With a chance, cutout decides by image.
+    """
 
     policy: tuple[
         Literal[
             "translation", "strong_translation", "cutout", "erase_ratio", "stl_erase_ratio", "filter", "hue",
-            "color", "brightness", "saturation", "contrast",
+            "color", "brightness", "saturation", "contrast", "flip",
         ],
         ...,
     ] = ()  # fmt: skip
+    chances: dict[str, Fraction] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _each_once(self) -> AugmentConfig:
@@ -131,6 +182,11 @@ class AugmentConfig(Section):
             raise ValueError(
                 f"policy applies {', '.join(twice)} twice ('color' is brightness, saturation and contrast): "
                 "name every operation once"
+            )
+        if stray := sorted(set(self.chances) - set(plain)):
+            raise ValueError(
+                f"chances names {', '.join(stray)}, but policy applies {', '.join(plain) or 'nothing'}"
+                "; 'color' is brightness, saturation and contrast"
             )
         return self
 
@@ -142,7 +198,18 @@ _COLOR = ("brightness", "saturation", "contrast")
 
 
 class AdamConfig(Section):
-    """Adam or AdamW with global gradient clipping (`clip_norm`: null for none)."""
+    """Adam or AdamW.
+
+    Attributes:
+        name: which.
+        lr: learning rate.
+        betas: decay of the two moments.
+        eps: added to the root of the second moment.
+        weight_decay: of AdamW.
+        clip_norm: limit on the norm of all gradients together; null for none.
+        lazy_every: rate and betas are meant for the iteration, in which a lazy penalty takes a step of its
+            own whenever this number divides; they are corrected for the extra steps. Null for no correction.
+    """
 
     name: Literal["adam", "adamw"] = "adam"
     lr: Annotated[float, Field(gt=0)] = 1e-4
@@ -150,6 +217,7 @@ class AdamConfig(Section):
     eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] | None = None
+    lazy_every: Positive | None = None
 
 
 class OptimizerConfig(Section):
@@ -179,12 +247,14 @@ class EMAConfig(Section):
         half_life_kimg: thousand images after which an old weight counts half, if G moves once per D step;
             with `n_critic` D steps it lasts that many times longer, as in the released code.
         ramp: bounds the half-life by this share of the images seen so far; null for no bound.
+        start_kimg: until so many thousand images the average is the network itself.
     """
 
     kind: Literal["constant", "half-life"] = "constant"
     beta: Fraction = 0.999
     half_life_kimg: Annotated[float, Field(gt=0)] = 500.0
     ramp: Annotated[float, Field(gt=0)] | None = None
+    start_kimg: Annotated[float, Field(ge=0)] = 0.0
 
 
 class AttentionWindowConfig(Section):
@@ -215,6 +285,12 @@ class TrainingConfig(Section):
         generator_batch: images of one G step; null means the same as `batch`.
         micro_batch: samples computed at once, gradients accumulating over the rest; null means all. What a
             loss takes from the whole batch (the drift of `wgangp-eps`) is then taken per micro-batch.
+        penalty_micro_batch: samples of a gradient penalty computed at once, where that takes more memory than
+            anything else; null means as many as `micro_batch`. G then paints what the penalty needs anew.
+        recompute: forget the activations of transformer blocks, to compute them again on the way back: less
+            memory for about a third more time. A gradient penalty keeps its activations.
+        diagnostics: observe, whenever metrics are reported, what ViTGAN's authors plot: the spectral norms of
+            D's weights, the slope of D at real images, and the entropy of D's attention.
         seed: seed of everything random.
         precision: fp32, bf16 autocast, or auto (bf16 on a GPU that has it, fp32 elsewhere).
         threads: CPU threads, or auto (from the cores this process may use and how busy they are).
@@ -233,6 +309,9 @@ class TrainingConfig(Section):
     batch: Positive = 64
     generator_batch: Positive | None = None
     micro_batch: Positive | None = None
+    penalty_micro_batch: Positive | None = None
+    recompute: bool = False
+    diagnostics: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: Literal["auto"] | Positive = "auto"
@@ -312,15 +391,44 @@ class RunConfig(Section):
                 f"discriminator: judges {self.discriminator.resolution} pixels a side but data.resolution "
                 f"is {side}; set discriminator.resolution={side}"
             )
-        micro = self.training.micro_batch
+        micro, penalty_micro = self.training.micro_batch, self.training.penalty_micro_batch
         for key, batch in (("batch", self.training.batch), ("generator_batch", self.generator_batch)):
             if micro is not None and batch % micro:
                 raise ValueError(f"training.{key}: {batch} is not divisible by training.micro_batch {micro}")
+        if penalty_micro is not None and self.training.batch % penalty_micro:
+            raise ValueError(
+                f"training.batch: {self.training.batch} is not divisible by training.penalty_micro_batch "
+                f"{penalty_micro}"
+            )
+        if (path_length := self.objective.path_length) is not None:
+            if self.generator_batch % path_length.shrink:
+                raise ValueError(
+                    f"objective.path_length.shrink: {path_length.shrink} does not divide the batch of G, "
+                    f"{self.generator_batch}"
+                )
+            few = self.generator_batch // path_length.shrink
+            size = penalty_micro or micro
+            if size is not None and few > size and few % size:
+                raise ValueError(
+                    f"objective.path_length: its batch of {few} images is not divisible by micro-batches of "
+                    f"{size}"
+                )
         if self.objective.loss == "relativistic" and self.generator_batch != self.training.batch:
             raise ValueError(
                 "training.generator_batch: the relativistic loss pairs every fake with a real image, "
                 "so it must equal training.batch"
             )
+        if self.objective.consistency is not None and not self.augment.policy:
+            raise ValueError(
+                "objective.consistency: compares augmented images, so augment.policy must not be empty"
+            )
+        if not self.generator.has_styles:
+            for key in ("path_length", "style_mixing", "component_mixing"):
+                if getattr(self.objective, key):
+                    raise ValueError(
+                        f"objective.{key}: generators of the family {self.generator.family} have no styles; "
+                        "leave it out"
+                    )
         if self.training.attention_window and getattr(self.generator, "locality", "none") == "none":
             # One override, `generator.locality=none`, switches the whole trick off.
             return self.model_copy(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -55,6 +55,7 @@ class GANformerGeneratorConfig(Section):
     """
 
     family: Literal["ganformer"] = "ganformer"
+    has_styles: ClassVar[bool] = True
     resolution: PowerOfTwo = 256
     components: Positive = 16
     latent_dim: Positive = 32

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -45,6 +45,7 @@ class StyleGAN2GeneratorConfig(Section):
     """
 
     family: Literal["stylegan2"] = "stylegan2"
+    has_styles: ClassVar[bool] = True
     resolution: PowerOfTwo = 32
     latent_dim: Positive = 512
     mapping_layers: Positive = 8

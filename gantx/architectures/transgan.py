@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,7 @@ class TransGANGeneratorConfig(Section):
     """
 
     family: Literal["transgan"] = "transgan"
+    has_styles: ClassVar[bool] = False
     latent_dim: Positive = 1024
     base_dim: Positive = 384
     base_size: Positive = 8

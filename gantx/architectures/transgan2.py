@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -33,6 +33,7 @@ class TransGAN2GeneratorConfig(Section):
     """
 
     family: Literal["transgan2"] = "transgan2"
+    has_styles: ClassVar[bool] = False
     latent_dim: Positive = 256
     normalize_latent: bool = False
     dim: Positive = 1024

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -37,6 +37,7 @@ class ViTGANGeneratorConfig(Section):
     """
 
     family: Literal["vitgan"] = "vitgan"
+    has_styles: ClassVar[bool] = True
     resolution: Positive = 32
     patch_size: Positive = 4
     dim: Positive = 384

@@ -26,7 +26,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantx.draws import Draw, Draws, Spec
-from gantx.models.stylegan2 import move_average
 
 # --- equalised layers and spectral normalisation ----------------------------------------------------------
 
@@ -863,7 +862,7 @@ class Generator(nn.Module):
     Attributes:
         latent_shape: (dim,).
         image_shape: (3, R, R).
-        w_avg: running average [D] of w, for truncation.
+        w_avg: running average [D] of w, for truncation; moved by training.
     """
 
     w_avg: Tensor
@@ -934,14 +933,9 @@ class Generator(nn.Module):
         """Latents [B, D] to images [B, 3, R, R]; no noise means noise of zero, `labels` are not used."""
         return self.synthesis(self.mapping(z), noise)
 
-    def update_state(self, ws: Tensor | None = None, **observed: Tensor) -> None:
-        """Let the vectors of `plain` and `improved` spectral normalisation follow the weights by one step.
-
-        Also moves `w_avg` towards the mean of `ws` [..., D], styles of this step before any mixing.
-        """
+    def update_state(self) -> None:
+        """Let the vectors of `plain` and `improved` spectral normalisation follow the weights by one step."""
         advance_spectral_norms(self)
-        if ws is not None:
-            move_average(self.w_avg, ws)
 
 
 class Discriminator(nn.Module):
@@ -1022,6 +1016,6 @@ class Discriminator(nn.Module):
             tokens = block(tokens)
         return maps
 
-    def update_state(self, **observed: Tensor) -> None:
+    def update_state(self) -> None:
         """Let the vectors of spectral normalisation follow the weights by one power step."""
         advance_spectral_norms(self)

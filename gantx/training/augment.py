@@ -1,15 +1,15 @@
-"""DiffAugment (Zhao et al. 2020, arXiv 2006.10738) as TransGAN applies it to every image D sees.
+"""DiffAugment (Zhao et al. 2020, arXiv 2006.10738) as TransGAN and ViTGAN apply it to every image D sees.
 
 Every operation is a pure function of images [B, 3, H, W] and of numbers drawn beforehand, differentiable
 twice, with the draws of `spec`. Definitions follow TransGAN's released code, version 2 of which adds erasing,
-hue and filtering; cutout and erasing hit a whole batch or spare it. Nothing is clamped, so images may leave
-[-1, 1].
+hue and filtering; cutout and erasing hit a whole batch or spare it. ViTGAN's adds flips, and gives every
+operation a chance by which it hits or spares an image. Nothing is clamped, so images may leave [-1, 1].
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -24,38 +24,56 @@ STRONG_TRANSLATION_RATIO = 0.125  # the same for strong_translation, which is th
 CUTOUT_RATIO = 0.5  # side of the box, as a share of the side of the image
 CUTOUT_PROBABILITY = 0.3  # of a batch, to be cut or erased; the original DiffAugment always cuts
 HUE_PROBABILITY = 0.5  # of an image
+FLIP_PROBABILITY = 0.5  # of an image
 FILTER_PROBABILITY = 0.25  # of an image and a band
 SYM2 = (-0.12940952255092145, 0.22414386804185735, 0.836516303737469, 0.48296291314469025)  # low pass
 LOWEST_BAND, OTHER_BANDS = 10 / 13, 1 / 13  # shares of the lowest and of each other band in an average image
 
 
-def spec(policy: Sequence[str], batch: int, resolution: int) -> Spec:
+Chances: TypeAlias = Mapping[str, float]
+ALWAYS: Chances = {}  # every operation is applied as it is defined
+
+
+def spec(policy: Sequence[str], batch: int, resolution: int, chances: Chances = ALWAYS) -> Spec:
     """What `augment` needs drawn.
 
     Args:
         policy: names of operations, as in `AugmentConfig.policy`.
         batch: number of images.
         resolution: side of the images in pixels.
+        chances: as in `AugmentConfig.chances`.
 
     Returns:
         One entry per operation, under its name.
     """
-    return {name: _OPERATIONS[name].spec(batch, resolution) for name in _expand(policy)}
+    wanted: Spec = {}
+    for name in _expand(policy):
+        gate: Spec = {"gate": Draw("uniform", (batch,))} if name in chances else {}
+        wanted[name] = {**_OPERATIONS[name].spec(batch, resolution), **gate}
+    return wanted
 
 
-def augment(images: Tensor, draws: Draws, policy: Sequence[str]) -> Tensor:
+def augment(images: Tensor, draws: Draws, policy: Sequence[str], chances: Chances = ALWAYS) -> Tensor:
     """Apply the operations of `policy` in its order.
 
     Args:
         images: [B, 3, H, W], nominally in [-1, 1].
-        draws: drawn from `spec` for the same policy.
+        draws: drawn from `spec` for the same policy and chances.
         policy: names of operations; none leave the images as they are.
+        chances: of an operation to be applied to an image, by its name; decides in place of the coin that
+            some operations throw.
 
     Returns:
         [B, 3, H, W], of the same type as `images`.
     """
     for name in _expand(policy):
-        images = _OPERATIONS[name].apply(images, draws[name])
+        q: Any = draws[name]
+        if name in chances:
+            certain = {"coin": torch.zeros_like(q["coin"])} if "coin" in q else {}
+            hit = _per_image(q["gate"] < chances[name])
+            images = torch.where(hit, _OPERATIONS[name].apply(images, {**q, **certain}), images)
+        else:
+            images = _OPERATIONS[name].apply(images, q)
     return images
 
 
@@ -138,6 +156,11 @@ def _covered(side: int, size: int | Tensor, centres: Tensor) -> Tensor:
     first = centres[:, None] - size // 2
     pixels = torch.arange(side, device=centres.device)
     return (pixels >= first.clamp(0, side - 1)) & (pixels <= (first + size - 1).clamp(0, side - 1))
+
+
+def flip(images: Tensor, q: Any) -> Tensor:
+    """Mirror every second image left to right."""
+    return torch.where(_per_image(q["coin"] < FLIP_PROBABILITY), images.flip(3), images)
 
 
 def hue(images: Tensor, q: Any) -> Tensor:
@@ -258,6 +281,10 @@ def _hue_spec(batch: int, resolution: int) -> Spec:
     return {"u": Draw("uniform", (batch,)), "coin": Draw("uniform", (batch,))}
 
 
+def _flip_spec(batch: int, resolution: int) -> Spec:
+    return {"coin": Draw("uniform", (batch,))}
+
+
 def _filter_spec(batch: int, resolution: int) -> Spec:
     return {"normal": Draw("normal", (batch, 4)), "coin": Draw("uniform", (batch, 4))}
 
@@ -275,6 +302,7 @@ _OPERATIONS = {
     "stl_erase_ratio": _Operation(partial(_erase_spec, _from_20), erase),
     "filter": _Operation(_filter_spec, filter_bands),
     "hue": _Operation(_hue_spec, hue),
+    "flip": _Operation(_flip_spec, flip),
     "brightness": _Operation(_color_spec, brightness),
     "saturation": _Operation(_color_spec, saturation),
     "contrast": _Operation(_color_spec, contrast),

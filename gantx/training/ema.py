@@ -1,4 +1,4 @@
-"""The running average of the generator, the network that is sampled and scored."""
+"""Running averages: of the generator, the network that is sampled and scored, and of its styles."""
 
 from __future__ import annotations
 
@@ -22,3 +22,9 @@ def update(average: nn.Module, network: nn.Module, beta: float) -> None:
     current = dict(network.named_buffers())
     for name, buffer in average.named_buffers():
         buffer.copy_(current[name])
+
+
+@torch.no_grad()
+def follow_styles(w_avg: Tensor, styles: Tensor) -> None:
+    """Let `w_avg` [D] go 0.005 of its way to `styles` [D], the mean of a step's, in place (StyleGAN2)."""
+    w_avg.lerp_(styles.to(w_avg.dtype), 0.005)

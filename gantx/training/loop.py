@@ -49,14 +49,10 @@ def train(
             draw(
                 stage.spec, seed=settings.seed, stream=stage.name, step=state.iteration, device=state.device
             ),
-            micro_batch=settings.micro_batch,
             autocast=autocast,
             statistics=state.statistics,
             meanwhile=partial(step, inner, None) if inner is not None else None,
         )
-        if stage.moves is state.generator:
-            beta = schedules.ema_beta(config.ema, state.images, settings.batch)
-            ema.update(state.average, state.generator.network, beta)
 
     while state.images < total:
         before = state.images
@@ -65,8 +61,11 @@ def train(
             schedules.attention_window(settings.attention_window, before, settings.kimg)
         )
         due = [stage for stage in stages if state.iteration % stage.every == 0]
-        for stage, inner in in_order(due, settings.micro_batch):
+        for stage, inner in in_order(due):
             step(stage, inner)
+        if any(stage.moves is state.generator for stage in due):
+            beta = schedules.ema_beta(config.ema, before, settings.batch)
+            ema.update(state.average, state.generator.network, beta)
         fetched.clear()
         state.iteration += 1
         for stage in stages:

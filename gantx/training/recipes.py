@@ -1,7 +1,8 @@
 """From a configuration to the ordered list of stages of an iteration.
 
-An iteration is one D step, its lazy penalties when they are due, and one G step when `n_critic` is reached,
-in this order: the first iteration already trains G, as TransGAN's code does.
+An iteration is one D step, its lazy penalties when they are due, and one G step when `n_critic` is reached
+with path length regularisation when that is due: in this order, so that the first iteration already trains G
+as TransGAN's code does, or G before D as in the code of GANformer.
 """
 
 from __future__ import annotations
@@ -16,27 +17,53 @@ from torch import Tensor
 
 from gantx.config import RunConfig
 from gantx.draws import Draw, Draws, Spec
-from gantx.models import LooksAcrossBatch
+from gantx.models import LooksAcrossBatch, StyleBased
+from gantx.models.layers.recomputation import recomputing
 from gantx.training.augment import augment
 from gantx.training.augment import spec as augment_spec
+from gantx.training.ema import follow_styles
 from gantx.training.losses import discriminator_loss, generator_loss
-from gantx.training.regularizers import gradient_penalty, zero_centered_penalty
-from gantx.training.stage import Player, Reals, Stage
+from gantx.training.regularizers import (
+    gradient_penalty,
+    inconsistency,
+    path_length_penalty,
+    path_lengths,
+    zero_centered_penalty,
+)
+from gantx.training.stage import Outcome, Pass, Player, Reals, Stage
+from gantx.training.style_mixing import mix
 
 
-def stages(config: RunConfig, generator: Player, discriminator: Player) -> list[Stage]:
-    """The stages of one iteration, in order."""
-    game = Game(config, generator, discriminator)
+def stages(
+    config: RunConfig, generator: Player, discriminator: Player, path_length: Tensor | None = None
+) -> list[Stage]:
+    """The stages of one iteration, in order.
+
+    Args:
+        config: the run.
+        generator: G with its optimiser.
+        discriminator: D with its optimiser.
+        path_length: running mean of path lengths (0-d, on their device), moved by the stage that penalises
+            them; None starts a new one.
+    """
+    if path_length is None:
+        path_length = torch.zeros((), device=generator.gradient.device)
+    game = Game(config, generator, discriminator, path_length)
     penalties = _penalties(game)
     lazy = sorted({penalty.every for penalty in penalties if penalty.every > 1})
-    return [
+    of_discriminator = [
         _discriminator_stage(game, [penalty for penalty in penalties if penalty.every == 1]),
         *(_penalty_stage(game, every, [p for p in penalties if p.every == every]) for every in lazy),
-        _generator_stage(game),
     ]
+    of_generator = [_generator_stage(game)]
+    if config.objective.path_length is not None:
+        of_generator.append(_path_length_stage(game))
+    if config.objective.first == "generator":
+        return of_generator + of_discriminator
+    return of_discriminator + of_generator
 
 
-def in_order(due: list[Stage], micro_batch: int | None) -> list[tuple[Stage, Stage | None]]:
+def in_order(due: list[Stage]) -> list[tuple[Stage, Stage | None]]:
     """The order in which the stages of an iteration run, each with one that runs inside it.
 
     A G step that leaks into D comes after the first micro-batch of the D step where D accumulates, and after
@@ -44,7 +71,7 @@ def in_order(due: list[Stage], micro_batch: int | None) -> list[tuple[Stage, Sta
     """
     inner = next((stage for stage in due if stage.spills), None)
     first = due[0]
-    if inner is None or inner is first or micro_batch is None or micro_batch >= first.batch:
+    if inner is None or inner is first or first.passes[0].samples == first.batch:
         return [(stage, None) for stage in due]
     return [(first, inner), *((stage, None) for stage in due[1:] if stage is not inner)]
 
@@ -56,49 +83,92 @@ class Game:
     config: RunConfig
     generator: Player
     discriminator: Player
+    path_length: Tensor
 
     def latent_spec(self, batch: int) -> Spec:
         """The draws of one G pass."""
         network: Any = self.generator.network
-        return {"z": Draw("normal", (batch, *network.latent_shape)), "noise": network.noise_spec(batch)}
+        z = Draw("normal", (batch, *network.latent_shape))
+        spec: Spec = {"z": z, "noise": network.noise_spec(batch)}
+        if self.config.objective.style_mixing or self.config.objective.component_mixing:
+            coin = Draw("uniform", (), per="batch")
+            spec["mixing"] = {"z": z, "layer": coin, "component": coin}
+        return spec
 
-    def paint(self, q: Any) -> Tensor:
-        """One G pass with the draws of `latent_spec`: images [B, 3, H, W]."""
-        images: Tensor = self.generator.network(q["z"], q["noise"])
-        return images
+    def style(self, q: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Styles with the draws of `latent_spec`, mixed, and what is kept of those before mixing."""
+        network: Any = self.generator.network
+        ws: Tensor = network.mapping(q["z"], noise=q["noise"])
+        kept = {"styles": ws.detach().flatten(0, -2).mean(0)}
+        if "mixing" in q:
+            other: Tensor = network.mapping(q["mixing"]["z"], noise=q["noise"])
+            objective, mixing = self.config.objective, q["mixing"]
+            if objective.style_mixing:
+                ws = mix(ws, other, mixing["layer"], objective.style_mixing, axis=-2)
+            if objective.component_mixing and ws.ndim == 4:
+                ws = mix(ws, other, mixing["component"], objective.component_mixing, axis=1)
+        return ws, kept
+
+    def paint(self, q: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """One G pass with the draws of `latent_spec`: images [B, 3, H, W], and what is kept of it."""
+        network: Any = self.generator.network
+        if not isinstance(network, StyleBased):
+            return network(q["z"], q["noise"]), {}
+        ws, kept = self.style(q)
+        return network.synthesis(ws, q["noise"]), kept
 
     def critic_spec(self, batch: int) -> Spec:
         """The draws of one D pass, augmentation included."""
         network: Any = self.discriminator.network
-        policy, side = self.config.augment.policy, self.config.data.resolution
-        return {"augment": augment_spec(policy, batch, side), "noise": network.noise_spec(batch)}
+        side, settings = self.config.data.resolution, self.config.augment
+        return {
+            "augment": augment_spec(settings.policy, batch, side, settings.chances),
+            "noise": network.noise_spec(batch),
+        }
+
+    def augment(self, images: Tensor, q: Any) -> Tensor:
+        """What D sees of images, with the draws of `critic_spec`; without `augment` as they are."""
+        settings = self.config.augment
+        return augment(images, q["augment"], settings.policy, settings.chances) if "augment" in q else images
 
     def critic(self, images: Tensor, q: Any) -> Tensor:
         """One D pass with the draws of `critic_spec`: logits [B]."""
-        seen = augment(images, q["augment"], self.config.augment.policy)
-        logits: Tensor = self.discriminator.network(seen, q["noise"])
+        logits: Tensor = self.discriminator.network(self.augment(images, q), q["noise"])
         return logits
 
-    def compare(self, real: Tensor, fake: Tensor, q_real: Any, q_fake: Any) -> tuple[Tensor, Tensor]:
-        """Logits of real and generated images, each [B], from one D pass over both."""
-        policy = self.config.augment.policy
-        seen = torch.cat([augment(real, q_real["augment"], policy), augment(fake, q_fake["augment"], policy)])
-        apart = {"parts": 2} if isinstance(self.discriminator.network, LooksAcrossBatch) else {}
-        noise = _joined(q_real["noise"], q_fake["noise"])
+    def compare(self, *views: tuple[Tensor, Any]) -> tuple[Tensor, ...]:
+        """Logits [B] of several batches, each with draws of `critic_spec`, from one D pass over all."""
+        seen = torch.cat([self.augment(images, q) for images, q in views])
+        apart = {"parts": len(views)} if isinstance(self.discriminator.network, LooksAcrossBatch) else {}
+        noise = _joined([q["noise"] for _, q in views])
         logits: Tensor = self.discriminator.network(seen, noise, **apart)
-        on_real, on_fake = logits.chunk(2)
-        return on_real, on_fake
+        return logits.chunk(len(views))
+
+    def recomputing(self) -> Any:
+        """The context of passes that may forget their activations, outside gradient penalties."""
+        return recomputing(self.config.training.recompute)
+
+    def keep(self, kept: dict[str, Tensor]) -> None:
+        """Move the average of G's styles."""
+        network: Any = self.generator.network
+        if "styles" in kept:
+            follow_styles(network.w_avg, kept["styles"])
+
+    def average_every_pass(self) -> dict[str, Any]:
+        """For stages that paint without moving G: arguments of `Stage` that let them move its average."""
+        every_pass = self.config.objective.w_average == "every_pass"
+        return {"keep": self.keep, "keep_every_pass": True} if every_pass else {}
 
 
-def _joined(first: Draws, second: Draws) -> Draws:
-    """Concatenate two draws of one spec along the batch."""
+def _joined(each: list[Draws]) -> Draws:
+    """Concatenate draws of one spec along the batch."""
     joined: Draws = {}
-    for name, value in first.items():
-        other = second[name]
-        if isinstance(value, Tensor) and isinstance(other, Tensor):
-            joined[name] = torch.cat([value, other])
-        elif isinstance(value, dict) and isinstance(other, dict):
-            joined[name] = _joined(value, other)
+    for name, value in each[0].items():
+        values = [draws[name] for draws in each]
+        if isinstance(value, dict):
+            joined[name] = _joined([draws for draws in values if isinstance(draws, dict)])
+        else:
+            joined[name] = torch.cat([draws for draws in values if isinstance(draws, Tensor)])
     return joined
 
 
@@ -143,49 +213,101 @@ def _penalties(game: Game) -> list[Penalty]:
 
 
 def _discriminator_stage(game: Game, penalties: list[Penalty]) -> Stage:
-    objective, batch = game.config.objective, game.config.training.batch
+    objective, training = game.config.objective, game.config.training
+    batch, size = training.batch, training.micro_batch or training.batch
+    consistency = objective.consistency
+    # Penalties share the images of the loss, unless they are computed on fewer samples at once.
+    penalty_size = size if training.penalty_micro_batch is None else training.penalty_micro_batch
+    shared = penalties if penalty_size == size else []
 
-    def loss(reals: Reals, q: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(reals: Reals, q: Any) -> Outcome:
         real = reals["real"]
         with torch.no_grad():
-            fake = game.paint(q["latent"])
-        on_real, on_fake = game.compare(real, fake, q["on_real"], q["on_fake"])
+            fake, kept = game.paint(q["latent"])
+        views = [(real, q["on_real"]), (fake, q["on_fake"])]
+        if consistency is not None:
+            views += [(real, q["on_real_again"]), (fake, q["on_fake_again"])]
+        with game.recomputing():
+            on_real, on_fake, *again = game.compare(*views)
         total = discriminator_loss(objective.loss, on_real, on_fake, objective.drift)
         observed = {"on_real": on_real.mean(), "on_fake": on_fake.mean()}
-        for penalty in penalties:
+        if consistency is not None:
+            apart = [inconsistency(*pair) for pair in zip((on_real, on_fake), again, strict=True)]
+            observed["inconsistency_real"], observed["inconsistency_fake"] = apart
+            total = total + consistency.real * apart[0] + consistency.fake * apart[1]
+        for penalty in shared:
             observed[penalty.name] = penalty.value(real, fake, q[penalty.name])
             total = total + penalty.weight * observed[penalty.name]
-        return total, observed
+        return Outcome(total, observed, kept)
 
+    again_spec: Spec = {}
+    if consistency is not None:
+        again = game.critic_spec(batch)
+        if consistency.compare == "clean":
+            del again["augment"]
+        again_spec = {"on_real_again": again, "on_fake_again": again}
     spec: Spec = {
         "latent": game.latent_spec(batch),
         "on_real": game.critic_spec(batch),
         "on_fake": game.critic_spec(batch),
+        **again_spec,
         **{penalty.name: penalty.spec(batch) for penalty in penalties},
     }
-    return Stage("discriminator", game.discriminator, (game.generator,), 1, batch, ("real",), spec, loss)
+    passes = [Pass(loss, size)]
+    if penalties and not shared:
+        passes.append(Pass(_penalty_loss(game, penalties), penalty_size))
+    return Stage(
+        "discriminator",
+        game.discriminator,
+        (game.generator,),
+        1,
+        batch,
+        ("real",),
+        spec,
+        tuple(passes),
+        **game.average_every_pass(),
+    )
+
+
+def _penalty_loss(game: Game, penalties: list[Penalty]) -> Callable[[Reals, Any], Outcome]:
+    """The weighted sum of penalties, at images of their own."""
+    fakes = any(penalty.needs_fakes for penalty in penalties)
+
+    def loss(reals: Reals, q: Any) -> Outcome:
+        real = fake = reals["real"]
+        if fakes:
+            with torch.no_grad():
+                fake, _ = game.paint(q["latent"])
+        observed = {penalty.name: penalty.value(real, fake, q[penalty.name]) for penalty in penalties}
+        weighted = [penalty.weight * observed[penalty.name] for penalty in penalties]
+        return Outcome(torch.stack(weighted).sum(), observed)
+
+    return loss
 
 
 def _penalty_stage(game: Game, every: int, penalties: list[Penalty]) -> Stage:
     """Lazy regularisation (StyleGAN2, appendix B): a D step of its own, its loss scaled by its interval."""
-    batch = game.config.training.batch
-    fakes = any(penalty.needs_fakes for penalty in penalties)
+    training = game.config.training
+    batch = training.batch
+    plain = _penalty_loss(game, penalties)
 
-    def loss(reals: Reals, q: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        real = fake = reals["real"]
-        if fakes:
-            with torch.no_grad():
-                fake = game.paint(q["latent"])
-        observed = {penalty.name: penalty.value(real, fake, q[penalty.name]) for penalty in penalties}
-        weighted = [penalty.weight * observed[penalty.name] for penalty in penalties]
-        return every * torch.stack(weighted).sum(), observed
+    def loss(reals: Reals, q: Any) -> Outcome:
+        outcome = plain(reals, q)
+        return outcome._replace(loss=every * outcome.loss)
 
     spec: Spec = {penalty.name: penalty.spec(batch) for penalty in penalties}
-    if fakes:
+    if any(penalty.needs_fakes for penalty in penalties):
         spec["latent"] = game.latent_spec(batch)
     name = "penalty" if len(penalties) != 1 else penalties[0].name
     return Stage(
-        f"{name}_every_{every}", game.discriminator, (game.generator,), every, batch, ("real",), spec, loss
+        f"{name}_every_{every}",
+        game.discriminator,
+        (game.generator,),
+        every,
+        batch,
+        ("real",),
+        spec,
+        (Pass(loss, training.penalty_micro_batch or training.micro_batch or batch),),
     )
 
 
@@ -195,17 +317,20 @@ def _generator_stage(game: Game) -> Stage:
     super_resolution: bool = getattr(config.generator, "super_resolution", False)
     network: Any = game.generator.network
 
-    def loss(reals: Reals, q: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        on_fake = game.critic(game.paint(q["latent"]), q["on_fake"])
-        on_real = game.critic(reals["real"], q["on_real"]) if paired else None
+    def loss(reals: Reals, q: Any) -> Outcome:
+        with game.recomputing():
+            fake, kept = game.paint(q["latent"])
+            on_fake = game.critic(fake, q["on_fake"])
+            on_real = game.critic(reals["real"], q["on_real"]) if paired else None
         total = generator_loss(objective.loss, on_fake, on_real)
         observed = {"on_fake": on_fake.mean()}
         if super_resolution:
             high = reals["super_resolution"]
             low = F.adaptive_avg_pool2d(high, network.low_resolution)
-            observed["super_resolution"] = F.mse_loss(network.upscale(low), high)
+            with game.recomputing():
+                observed["super_resolution"] = F.mse_loss(network.upscale(low), high)
             total = total + objective.super_resolution_weight * observed["super_resolution"]
-        return total, observed
+        return Outcome(total, observed, kept)
 
     spec: Spec = {"latent": game.latent_spec(batch), "on_fake": game.critic_spec(batch)}
     if paired:
@@ -219,6 +344,42 @@ def _generator_stage(game: Game) -> Stage:
         batch,
         streams,
         spec,
-        loss,
+        (Pass(loss, config.training.micro_batch or batch),),
         spills=objective.gradient_leak,
+        **{"keep": game.keep, **game.average_every_pass()},
+    )
+
+
+def _path_length_stage(game: Game) -> Stage:
+    """Path length regularisation: a lazy G step of its own, its loss scaled by its interval."""
+    training, settings = game.config.training, game.config.objective.path_length
+    assert settings is not None
+    every, batch = settings.every, game.config.generator_batch // settings.shrink
+    network: Any = game.generator.network
+
+    def loss(reals: Reals, q: Any) -> Outcome:
+        ws, _ = game.style(q["latent"])
+        lengths = path_lengths(lambda s: network.synthesis(s, q["latent"]["noise"]), ws, q["direction"])
+        penalty, mean = path_length_penalty(lengths, game.path_length, settings.decay)
+        observed = {"path_length": lengths.mean(), "path_length_penalty": penalty}
+        return Outcome(every * settings.weight * penalty, observed, {"path_length": mean.detach()})
+
+    def keep(kept: dict[str, Tensor]) -> None:
+        game.path_length.copy_(kept["path_length"])
+
+    spec: Spec = {
+        "latent": game.latent_spec(batch),
+        "direction": Draw("normal", (batch, *network.image_shape)),
+    }
+    size = min(batch, training.penalty_micro_batch or training.micro_batch or batch)
+    return Stage(
+        f"path_length_every_{every}",
+        game.generator,
+        (game.discriminator,),
+        every,
+        batch,
+        (),
+        spec,
+        (Pass(loss, size),),
+        keep=keep,
     )

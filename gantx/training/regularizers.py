@@ -1,4 +1,4 @@
-"""Penalties on the slope of D, as pure functions.
+"""Penalties, as pure functions: on the slope of D, on its inconsistency, on the slope of G.
 
 `critic` maps images [B, 3, H, W] to logits [B]; it includes the augmentation, so a slope is taken with
 respect to the images before augmentation. The slope is a `torch.func.grad` of a closure, which the compiler
@@ -7,6 +7,7 @@ can differentiate once more.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Critic = Callable[[Tensor], Tensor]
+Synthesis = Callable[[Tensor], Tensor]
 
 
 def slope(critic: Critic, images: Tensor) -> Tensor:
@@ -42,3 +44,41 @@ def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, alpha: Tensor, 
 def zero_centered_penalty(critic: Critic, images: Tensor) -> Tensor:
     """R1 at real images or R2 at fakes (Mescheder et al. 2018, eq. 9), unweighted: mean of ‖slope‖² / 2."""
     return slope(critic, images).square().sum((1, 2, 3)).mean() / 2
+
+
+def inconsistency(on_view: Tensor, on_other: Tensor) -> Tensor:
+    """Mean squared difference of the logits [B] of two views of the same images (bCR, arXiv 2002.04724)."""
+    return (on_view - on_other).square().mean()
+
+
+def path_lengths(synthesis: Synthesis, ws: Tensor, direction: Tensor) -> Tensor:
+    """How far an image moves, in the root mean square over styles, when a style moves by one (StyleGAN2).
+
+    Args:
+        synthesis: styles to images.
+        ws: styles [B, L, D] or [B, K, L, D].
+        direction: standard normal, of the shape of the images [B, 3, H, W]: an estimate of all directions.
+
+    Returns:
+        [B], differentiable.
+    """
+    unit = direction / math.sqrt(direction.shape[2] * direction.shape[3])
+    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+        gradient: Tensor = torch.func.grad(lambda s: (synthesis(s) * unit).sum())(ws)
+    # The tiny constant keeps the derivative of the root finite where a slope is exactly zero.
+    return (gradient.square().sum(-1).flatten(1).mean(1) + 1e-12).sqrt()
+
+
+def path_length_penalty(lengths: Tensor, mean: Tensor, decay: float) -> tuple[Tensor, Tensor]:
+    """Squared deviation of path lengths from their running mean, unweighted (StyleGAN2, eq. 4).
+
+    Args:
+        lengths: [B], of `path_lengths`.
+        mean: the running mean before this step, 0-d.
+        decay: share of its way that it goes to the mean of `lengths`.
+
+    Returns:
+        The penalty (0-d), and the running mean after this step (0-d).
+    """
+    moved = mean.lerp(lengths.mean(), decay)
+    return (lengths - moved).square().mean(), moved

@@ -193,7 +193,7 @@ def _run(
             device=device,
             resident=settings.data.resident,
         )
-        plan = stages(settings, state.generator, state.discriminator)
+        plan = stages(settings, state.generator, state.discriminator, state.path_length)
         _record(folder, settings, device, command)
         display = Display(target_images(settings))
         with StopAfterIteration(display.say, folder) as signals, contextlib.closing(display):

@@ -52,6 +52,8 @@ def ema_beta(ema: EMAConfig, images: int, batch: int) -> float:
 
     Source: TransGAN v2's training code (half-life with a ramp, as in StyleGAN2); a constant in v1's.
     """
+    if images < ema.start_kimg * 1000:
+        return 0.0
     if ema.kind == "constant":
         return ema.beta
     half_life = ema.half_life_kimg * 1000

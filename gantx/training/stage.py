@@ -1,10 +1,11 @@
-"""One stage of training: whose parameters move, how often, on which images and draws, by which loss."""
+"""One stage of training: whose parameters move, how often, on which images and draws, by which losses."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,35 @@ from gantx.draws import Draws, Spec, take
 from gantx.models import KeepsState
 
 Reals = dict[str, Tensor]
-Loss = Callable[[Reals, Draws], tuple[Tensor, dict[str, Tensor]]]
+
+
+class Outcome(NamedTuple):
+    """What a loss gives.
+
+    Attributes:
+        loss: the scalar to minimise.
+        observed: 0-d values worth reporting.
+        kept: values, without graph, from which `Stage.keep` moves what is kept from step to step.
+    """
+
+    loss: Tensor
+    observed: dict[str, Tensor]
+    kept: dict[str, Tensor] = {}  # noqa: RUF012 - never written to
+
+
+Loss = Callable[[Reals, Draws], Outcome]
+
+
+class Pass(NamedTuple):
+    """A loss, and how many samples it is computed on at once.
+
+    Attributes:
+        loss: pure function of (real images by stream, draws); a mean over the samples.
+        samples: gradients accumulate over the rest of the stage's batch.
+    """
+
+    loss: Loss
+    samples: int
 
 
 class Player:
@@ -28,6 +57,7 @@ class Player:
         settings: its optimiser.
 
     Attributes:
+        lr: learning rate before the schedule.
         gradient: of all parameters, in their order.
         spilled: `gradient` holds what another player's stage left there; the next step starts from it.
         accumulating: `gradient` holds the first part of a step that is not finished.
@@ -45,10 +75,14 @@ class Player:
             parameter.grad = self.gradient[offset : offset + parameter.numel()].view_as(parameter)
             offset += parameter.numel()
         kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
+        # Lazy steps come on top of the others (StyleGAN2, appendix B): k/(k + 1) of the rate and of the
+        # decay in each step keep both the same by the iteration.
+        ratio = 1.0 if settings.lazy_every is None else settings.lazy_every / (settings.lazy_every + 1)
+        self.lr = settings.lr * ratio
         self.optimizer = kind(
             self.parameters,
-            lr=settings.lr,
-            betas=settings.betas,
+            lr=self.lr,
+            betas=(settings.betas[0] ** ratio, settings.betas[1] ** ratio),
             eps=settings.eps,
             weight_decay=settings.weight_decay,
             fused=device.type in ("cpu", "cuda"),
@@ -57,7 +91,7 @@ class Player:
     def set_rate(self, factor: float) -> None:
         """Scale the configured learning rate by the schedule's `factor`."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * factor
+            group["lr"] = self.lr * factor
 
     @torch.no_grad()
     def step(self) -> Tensor:
@@ -81,10 +115,11 @@ class Stage:
         batch: samples of one step.
         reals: the streams of real images it reads. `real` is what D sees in this iteration; any other
             stream advances with the stage's own steps.
-        spec: every random tensor its loss uses.
-        loss: pure function of (real images by stream, draws) that returns a scalar to minimise and the
-            0-d values worth reporting.
+        spec: every random tensor its losses use.
+        passes: what is minimised, the sum of these; each has gradients of its own to accumulate.
         spills: leave the gradients of the players that stand still for their next step to start from.
+        keep: moves what is kept from step to step beside networks and optimisers, from `Outcome.kept`.
+        keep_every_pass: call `keep` after every loss that is computed, not once per step with the means.
     """
 
     name: str
@@ -94,8 +129,10 @@ class Stage:
     batch: int
     reals: tuple[str, ...]
     spec: Spec
-    loss: Loss
+    passes: tuple[Pass, ...]
     spills: bool = False
+    keep: Callable[[dict[str, Tensor]], None] = field(default=lambda kept: None)
+    keep_every_pass: bool = False
 
 
 class Statistics:
@@ -128,7 +165,6 @@ def run_stage(
     reals: Reals,
     draws: Draws,
     *,
-    micro_batch: int | None,
     autocast: contextlib.AbstractContextManager[None],
     statistics: Statistics,
     meanwhile: Callable[[], None] | None = None,
@@ -139,7 +175,6 @@ def run_stage(
         stage: what to do.
         reals: real images [batch, 3, H, W] by stream.
         draws: the stage's spec, drawn for the whole batch.
-        micro_batch: samples computed at once; gradients accumulate over the rest. None means all.
         autocast: a reusable context in which the losses are computed.
         statistics: receives `<stage>/<value>` and `<stage>/gradient_norm`.
         meanwhile: called after the first of several micro-batches.
@@ -155,25 +190,36 @@ def run_stage(
         player.gradient.zero_()
     player.spilled = False
 
-    size = micro_batch or stage.batch
-    share = size / stage.batch
-    for start in range(0, stage.batch, size):
-        rows = slice(start, start + size)
-        whole = size == stage.batch
-        part_reals = reals if whole else {name: images[rows] for name, images in reals.items()}
-        part_draws = draws if whole else take(draws, stage.spec, rows)
-        with autocast:
-            loss, observed = stage.loss(part_reals, part_draws)
-        (loss * share).backward()
-        statistics.add(f"{stage.name}/loss", loss, share)
-        for name, value in observed.items():
-            statistics.add(f"{stage.name}/{name}", value, share)
-        if meanwhile is not None and start == 0:
-            player.accumulating = True
-            meanwhile()
-            player.accumulating = False
-            player.network.requires_grad_(True)
+    total: Tensor | None = None
+    kept: dict[str, Tensor] = {}
+    for loss, samples in stage.passes:
+        share = samples / stage.batch
+        for start in range(0, stage.batch, samples):
+            rows, whole = slice(start, start + samples), samples == stage.batch
+            part_reals = reals if whole else {name: images[rows] for name, images in reals.items()}
+            part_draws = draws if whole else take(draws, stage.spec, rows)
+            with autocast:
+                outcome = loss(part_reals, part_draws)
+            (outcome.loss * share).backward()
+            weighted = outcome.loss.detach() * share
+            total = weighted if total is None else total + weighted
+            for name, value in outcome.observed.items():
+                statistics.add(f"{stage.name}/{name}", value, share)
+            if stage.keep_every_pass:
+                stage.keep(outcome.kept)
+            else:
+                for name, value in outcome.kept.items():
+                    kept[name] = kept[name] + share * value if name in kept else share * value
+            if meanwhile is not None:
+                player.accumulating = True
+                meanwhile()
+                player.accumulating, meanwhile = False, None
+                player.network.requires_grad_(True)
+    assert total is not None
+    statistics.add(f"{stage.name}/loss", total)
     statistics.add(f"{stage.name}/gradient_norm", player.step())
-    if isinstance(player.network, KeepsState):
-        with torch.no_grad():
-            player.network.update_state(**observed)
+    with torch.no_grad():
+        if isinstance(player.network, KeepsState):
+            player.network.update_state()
+        if not stage.keep_every_pass:
+            stage.keep(kept)

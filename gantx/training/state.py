@@ -25,6 +25,7 @@ class TrainingState:
         discriminator: D with its optimiser.
         average: the running average of G.
         statistics: observations since the last report.
+        path_length: running mean of the generator's path lengths, 0-d; zero without their penalty.
         iteration: iterations done.
         images: real images D has seen.
         seconds: time spent training, resumed parts included.
@@ -42,6 +43,7 @@ class TrainingState:
         self.generator = Player(generator.to(device), config.optimizer.generator)
         self.discriminator = Player(discriminator.to(device), config.optimizer.discriminator)
         self.statistics = Statistics()
+        self.path_length = torch.zeros((), device=device)
         self.iteration = 0
         self.seconds = 0.0
 
@@ -83,6 +85,8 @@ class TrainingState:
                 for moment, value in moments.items():
                     found[f"optimizer.{name}.{keys[index]}.{moment}"] = value
         found |= {f"state.statistics.{name}": value for name, value in self.statistics.sums.items()}
+        if self.config.objective.path_length is not None:
+            found["state.path_length"] = self.path_length
         if self.discriminator.spilled:
             found["state.spilled"] = self.discriminator.gradient
         return found
@@ -116,11 +120,12 @@ class TrainingState:
         self.seconds = float(header.progress["seconds"])
         self.statistics.counts = dict(header.progress["observations"])
         self.discriminator.spilled = bool(header.progress.get("spilled", False))
-        if self.statistics.counts or self.discriminator.spilled:
-            stored = checkpoint.read_part(header, "state", self.device)
-            self.statistics.sums = {name: stored[f"statistics.{name}"] for name in self.statistics.counts}
-            if self.discriminator.spilled:
-                self.discriminator.gradient.copy_(stored["spilled"])
+        stored = checkpoint.read_part(header, "state", self.device) if "state" in header.digests else {}
+        self.statistics.sums = {name: stored[f"statistics.{name}"] for name in self.statistics.counts}
+        if self.config.objective.path_length is not None:
+            self.path_length.copy_(stored["path_length"])
+        if self.discriminator.spilled:
+            self.discriminator.gradient.copy_(stored["spilled"])
 
     def _restore_optimizers(self, header: Header) -> None:
         if "optimizer" not in header.digests:

@@ -748,7 +748,7 @@ def trained(network, steps, inputs):
         optimizer.zero_grad()
         network(inputs).square().mean().neg().backward()
         optimizer.step()
-        network.update_state(on_real=torch.zeros(()))
+        network.update_state()
     return network
 
 

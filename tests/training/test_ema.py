@@ -1,9 +1,12 @@
 """The running average."""
 
+import pytest
 import torch
+from golden_file import GoldenFile
 from torch import nn
 
-from gantx.training import ema
+from gantx.config import EMAConfig, OptimizerConfig
+from gantx.training import ema, schedules
 
 
 def test_average_starts_equal_and_moves_by_its_weight():
@@ -29,3 +32,40 @@ def test_weight_zero_copies_and_weight_one_keeps():
     torch.testing.assert_close(average.weight, before)
     ema.update(average, network, 0.0)
     torch.testing.assert_close(average.weight, network.weight)
+
+
+def test_average_warm_up_and_half_life_agree_with_the_official_code_of_vitgan():
+    with GoldenFile("vitgan/ema_warmup") as golden:
+
+        def network(prefix):
+            made = nn.Module()
+            made.a = nn.Linear(5, 4)
+            made.register_buffer("buf", torch.zeros(3))
+            made.load_state_dict(golden.prefix(prefix))
+            return made
+
+        average = network("init.dst.")
+        network("init.src.")  # moves to `step0` before the first update
+        for step, beta in enumerate(golden.config["decays"]):
+            ema.update(average, network(f"step{step}.src."), beta)
+            for name, expected in golden.prefix(f"step{step}.dst.").items():
+                torch.testing.assert_close(average.state_dict()[name], expected, rtol=2e-5, atol=2e-5)
+
+        for (batch, half_life), expected in zip(
+            golden["halflife.batch_kimg"].tolist(), golden["halflife.decay"].tolist(), strict=True
+        ):
+            settings = EMAConfig(kind="half-life", half_life_kimg=half_life)
+            assert schedules.ema_beta(settings, 10**9, int(batch)) == pytest.approx(expected, rel=2e-5)
+
+        # The official counter of steps starts at 1 and one is added: its first step is our third.
+        batch, steps = 64, golden.config["warmup"]
+        settings = OptimizerConfig(warmup_kimg=steps * batch / 1000)
+        for step, expected in zip(golden["warmup.steps"].tolist(), golden["warmup.lr"].tolist(), strict=True):
+            factor = schedules.learning_rate_factor(settings, int(step + 1) * batch, 1e6)
+            assert golden.config["lr"] * factor == pytest.approx(expected, rel=1e-6)
+
+
+def test_average_of_styles_goes_a_small_part_of_its_way():
+    w_avg = torch.tensor([1.0, 0.0])
+    ema.follow_styles(w_avg, torch.tensor([3.0, -2.0]))
+    torch.testing.assert_close(w_avg, torch.tensor([1.01, -0.01]))

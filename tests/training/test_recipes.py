@@ -31,12 +31,11 @@ TINY = [
 ]
 
 
-def run(stage, reals, draws, statistics=None, micro_batch=None, meanwhile=None):
+def run(stage, reals, draws, statistics=None, meanwhile=None):
     run_stage(
         stage,
         reals,
         draws,
-        micro_batch=micro_batch,
         autocast=contextlib.nullcontext(),
         statistics=statistics or Statistics(),
         meanwhile=meanwhile,
@@ -135,12 +134,14 @@ def silenced(draws):
 def recorded(stage, losses):
     """The stage, writing down the loss of every micro-batch."""
 
-    def loss(reals, draws):
-        value, observed = stage.loss(reals, draws)
-        losses.append(value.item())
-        return value, observed
+    (only,) = stage.passes
 
-    return dataclasses.replace(stage, loss=loss)
+    def loss(reals, draws):
+        outcome = only.loss(reals, draws)
+        losses.append(outcome.loss.item())
+        return outcome
+
+    return dataclasses.replace(stage, passes=(only._replace(loss=loss),))
 
 
 @pytest.mark.parametrize(
@@ -163,6 +164,7 @@ def test_released_v2_training_loop_parameter_by_parameter(name, accumulated, cha
             *("generator.depths=[1,1,1]", "discriminator.resolution=8", "discriminator.dim=32"),
             *("discriminator.depths=[1,1]", "objective.n_critic=2", "augment.policy=[]"),
             *(f"training.batch={4 * accumulated}", f"training.generator_batch={8 * accumulated}"),
+            "training.micro_batch=4",
             *changes,
         ],
     )
@@ -175,6 +177,8 @@ def test_released_v2_training_loop_parameter_by_parameter(name, accumulated, cha
         state.discriminator.network.load_state_dict(discriminator.tensors)
         d_losses, g_losses = [], []
         d_stage, g_stage = stages(settings, state.generator, state.discriminator)
+        (only,) = g_stage.passes  # the released micro-batch of G is twice that of D
+        g_stage = dataclasses.replace(g_stage, passes=(only._replace(samples=8),))
         d_stage, g_stage = recorded(d_stage, d_losses), recorded(g_stage, g_losses)
         order = iter(range(100))  # in which latents were drawn
         reals = iter(range(100))
@@ -189,7 +193,7 @@ def test_released_v2_training_loop_parameter_by_parameter(name, accumulated, cha
             def move_generator(inner=inner, iteration=iteration):
                 draws = silenced(drawn(g_stage))
                 draws["latent"]["z"] = torch.cat([g[f"z.{index}"] for index in inner])
-                run(g_stage, {}, draws, micro_batch=8)
+                run(g_stage, {}, draws)
                 beta = schedules.ema_beta(settings.ema, iteration * settings.training.batch, 4)
                 ema.update(state.average, state.generator.network, beta)
 
@@ -199,9 +203,9 @@ def test_released_v2_training_loop_parameter_by_parameter(name, accumulated, cha
             alphas = [g[f"alpha.{index}"].view(4) for index in images]
             draws["gradient_penalty"]["alpha"] = torch.cat(alphas)
             real = torch.cat([g[f"real.{index}"] for index in images])
-            pairs = in_order([d_stage, g_stage] if due else [d_stage], 4)
+            pairs = in_order([d_stage, g_stage] if due else [d_stage])
             assert (pairs[0][1] is not None) == inside
-            run(d_stage, {"real": real}, draws, micro_batch=4, meanwhile=move_generator if inside else None)
+            run(d_stage, {"real": real}, draws, meanwhile=move_generator if inside else None)
             if due and not inside:
                 move_generator()
         # The files hold the last micro-batch's loss, divided by their number.
@@ -222,21 +226,27 @@ def test_released_v2_training_loop_parameter_by_parameter(name, accumulated, cha
             assert gaps.max() <= 5e-5, who
 
 
-def test_micro_batches_add_up_to_the_whole_gradient():
+@pytest.mark.parametrize("penalty_micro_batch", [None, 1])
+def test_micro_batches_add_up_to_the_whole_gradient(penalty_micro_batch):
     settings = config.load(
         overrides=[*TINY, "augment.policy=[translation,cutout,color]", "objective.loss=hinge"]
     )
+    sizes = {"micro_batch": 2, "penalty_micro_batch": penalty_micro_batch}
+    parted = settings.model_copy(update={"training": settings.training.model_copy(update=sizes)})
     state = TrainingState(settings, CPU)
     reals = {
         "real": torch.rand(4, 3, 8, 8) * 2 - 1,
         "super_resolution": torch.rand(8, 3, 8, 8) * 2 - 1,
     }
-    for stage in stages(settings, state.generator, state.discriminator):
-        gradients = []
-        for micro in (None, 2):
+    pairs = [stages(each, state.generator, state.discriminator) for each in (settings, parted)]
+    for whole, in_parts in zip(*pairs, strict=True):
+        gradients, losses = [], []
+        for stage in (whole, in_parts):
             wanted = {name: reals[name] for name in stage.reals}
             held = [p.detach().clone() for p in stage.moves.parameters]
-            run(stage, wanted, drawn(stage), micro_batch=micro)
+            statistics = Statistics()
+            run(stage, wanted, drawn(stage), statistics)
+            losses.append(statistics.means()[f"{stage.name}/loss"])
             gradients.append(stage.moves.gradient.clone())
             with torch.no_grad():
                 for parameter, old in zip(stage.moves.parameters, held, strict=True):
@@ -244,6 +254,7 @@ def test_micro_batches_add_up_to_the_whole_gradient():
         torch.testing.assert_close(
             gradients[0], gradients[1], rtol=1e-4, atol=1e-5 * float(gradients[0].abs().max())
         )
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
         assert gradients[0].abs().max() > 0
 
 
@@ -325,6 +336,6 @@ def test_lazy_penalties_of_one_interval_share_a_stage_scaled_by_it():
     state = TrainingState(settings, CPU)
     penalty = stages(settings, state.generator, state.discriminator)[1]
     assert penalty.every == 8
-    loss, observed = penalty.loss({"real": torch.rand(4, 3, 8, 8)}, drawn(penalty))
-    expected = 8 * (0.5 * observed["r1"] + 0.25 * observed["r2"])
-    torch.testing.assert_close(loss, expected)
+    outcome = penalty.passes[0].loss({"real": torch.rand(4, 3, 8, 8)}, drawn(penalty))
+    expected = 8 * (0.5 * outcome.observed["r1"] + 0.25 * outcome.observed["r2"])
+    torch.testing.assert_close(outcome.loss, expected)
