@@ -14,18 +14,25 @@ from rich.table import Table
 from gantx.errors import UsageError
 
 if TYPE_CHECKING:
-    from gantx.importing.files import Conversion
+    from gantx.importing.layouts import Conversion
 
 
 def import_checkpoint(
-    file: Annotated[Path, typer.Argument(help="The official file, for example a .pth of TransGAN.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="The official file: a .pth of TransGAN, a network-snapshot-*.pkl of GANformer; "
+            "of ViTGAN a .pt, or the folder of its .pt files."
+        ),
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Settings that differ from the preset's."),
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="The recipe whose networks the file holds; see `gantx presets ls`.")
-    ] = "",
+        str | None, typer.Option(help="The recipe whose networks the file holds; see `gantx presets ls`.")
+    ] = None,
+    config: Annotated[list[Path] | None, typer.Option(help="YAML file of settings; may be repeated.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The .safetensors to write.")] = None,
     check: Annotated[
         Path | None,
@@ -40,10 +47,14 @@ def import_checkpoint(
 
       gantx import cifar_checkpoint --preset transgan2-cifar10 -o cifar.safetensors
 
+      gantx import network-snapshot-010000.pkl --config mine.yaml -o mine.safetensors
+
       gantx import small.pth --preset transgan2-cifar10 generator.dim=64 --check outputs.safetensors
     """
-    if not preset:
-        raise UsageError("no recipe: add --preset NAME, the setting the file was trained in")
+    if preset is None and not config:
+        raise UsageError(
+            "no recipe: add --preset NAME, the setting the file was trained in, or --config FILE"
+        )
     if output is None and check is None and not keys:
         raise UsageError("nothing to do: add -o FILE.safetensors, --check or --keys")
     if output is not None and output.suffix != ".safetensors":
@@ -51,19 +62,24 @@ def import_checkpoint(
     if output is not None and output.exists() and not force:
         raise UsageError(f"{output} already exists: name another file, or add --force to replace it")
 
-    from gantx import config
+    from gantx import config as configuration
     from gantx.importing import files
 
-    settings = config.load(preset, overrides=overrides or [])
+    settings = configuration.load(preset, config or [], overrides or [])
     conversion = files.convert(file, settings)
     console = Console(stderr=True, highlight=False)
     console.print(_coverage(conversion))
+    for part, imported in conversion.parts.items():
+        for reason, count in Counter(imported.computed.values()).items():
+            console.print(f"{part}: {count} × {escape(reason)}", soft_wrap=True)
     if keys:
         for part, imported in conversion.parts.items():
             for official, ours in imported.names.items():
                 print(f"{part}\t{official}\t{ours}")
             for official, reason in imported.ignored.items():
                 print(f"{part}\t{official}\tignored: {reason}")
+            for ours, reason in imported.computed.items():
+                print(f"{part}\t-\t{ours}: {reason}")
     if check is not None:
         differences = files.compare(conversion, check)
         for difference in differences:

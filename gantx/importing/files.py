@@ -1,14 +1,10 @@
-"""Files of official training runs: read without running code from them, converted, and checked.
-
-A file of torch.save is a pickle. It is read by torch's own restricted unpickler, which admits tensors and
-plain containers and refuses everything else before anything is called.
-"""
+"""Official files become checkpoints: read and renamed by the adapter of their family, checked, written."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import pickle
+import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,50 +13,29 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from gantx import checkpoint, models
-from gantx.architectures import (
-    TransGAN2DiscriminatorConfig,
-    TransGAN2GeneratorConfig,
-    TransGANDiscriminatorConfig,
-    TransGANGeneratorConfig,
-)
 from gantx.config import RunConfig
-from gantx.errors import CheckFailed, CheckpointError, DataError, MissingError, UsageError
-from gantx.importing.layouts import Imported
-from gantx.importing.transgan import (
-    transgan_v1_discriminator,
-    transgan_v1_generator,
-    transgan_v2_discriminator,
-    transgan_v2_generator,
-)
+from gantx.errors import CheckFailed, CheckpointError, DataError, MissingError
+from gantx.importing.ganformer import read_ganformer
+from gantx.importing.layouts import Conversion, Imported
+from gantx.importing.transgan import read_transgan
+from gantx.importing.vitgan import read_vitgan
 from gantx.sections import Section
 
-# Official entry of the file, our part of a checkpoint, our section of the configuration.
-_ENTRIES = (
-    ("gen_state_dict", "generator", "generator"),
-    ("avg_gen_state_dict", "generator_ema", "generator"),
-    ("dis_state_dict", "discriminator", "discriminator"),
-)
+ADAPTERS: dict[str, Callable[[Path, RunConfig], Conversion]] = {
+    "transgan": read_transgan,
+    "transgan2": read_transgan,
+    "ganformer": read_ganformer,
+    "stylegan2": read_ganformer,  # as GANformer's code trains it for comparison
+    "vitgan": read_vitgan,
+}
+"""Family of the generator to what reads the files of its official code."""
+
 # What the tensors of a network cannot tell, or what only training looks at.
 _UNTOLD = frozenset({"locality", "init"})
 TOLERANCE = 1e-4  # of the largest value of an output
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """An official file under our names.
-
-    Attributes:
-        parts: our part of a checkpoint to its network.
-        skipped: entries of the file that are no networks: optimiser states, notes of the training script.
-        origin: where it comes from, for the header of the checkpoint.
-    """
-
-    parts: dict[str, Imported]
-    skipped: tuple[str, ...]
-    origin: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -82,48 +57,35 @@ def convert(path: Path, config: RunConfig) -> Conversion:
     """Read an official checkpoint and map it to the networks that `config` describes.
 
     Args:
-        path: a file of the official training script, or of a bare generator.
-        config: the preset, with overrides where the file is of another size.
+        path: a file of the official training script, or a folder where a family keeps several.
+        config: the preset, with overrides where the file is of other settings.
 
     Raises:
         MissingError: there is no such file.
         CheckpointError: it cannot be read without running code, its keys are not those of the networks, or
-            it is of another size than `config` says; the message then lists the overrides that fit.
-        UsageError: no official layout is known for the family.
+            it is of other settings than `config` says; the message then lists the overrides that fit.
     """
-    stored = _read(path)
-    used = {entry for entry, _, _ in _ENTRIES}
-    if not used & stored.keys():  # the weights of a generator and nothing else
-        stored = {"gen_state_dict": stored, "avg_gen_state_dict": stored}
-    parts = {}
-    for entry, part, kind in _ENTRIES:
-        if entry in stored:
-            section: Section = getattr(config, kind)
-            imported = _reader(section)(_tensors(stored[entry], entry, path), section)
-            _require_same(section, imported.section, kind, path)
-            parts[part] = imported
-    if "generator_ema" not in parts:
-        raise CheckpointError(f"{path} holds no averaged generator: {', '.join(stored)}")
-    origin = {
-        "file": path.name,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        **{name: value for name in ("epoch", "best_fid") if (value := _number(stored.get(name))) is not None},
-    }
-    skipped = tuple(str(entry) for entry in stored if entry not in used)
-    return Conversion(parts, skipped, origin)
+    conversion = ADAPTERS[config.generator.family](path, config)
+    if "generator_ema" not in conversion.parts:
+        held = ", ".join((*conversion.called.values(), *conversion.skipped)) or "nothing that is known"
+        raise CheckpointError(f"{path} holds no averaged generator: {held}")
+    _require_same(conversion.parts, config, path)
+    return conversion
 
 
 def compare(conversion: Conversion, path: Path, *, device: torch.device | str = "cpu") -> list[Difference]:
-    """Run the imported networks on recorded inputs.
+    """Run the imported networks on recorded inputs, without noise, and compare what they give.
 
     Args:
         conversion: from `convert`.
-        path: a .safetensors file of `input.z`, `input.x`, and `output.gen`, `output.avg_gen`, `output.dis`.
+        path: a .safetensors file of latents `input.z`, images `input.x`, and what the official networks made
+            of them: `output.<network>`, by the official name (`avg_gen`, `Gs`, `gen_ema`, ...). Images are in
+            the range of the official code.
         device: where to run them.
 
     Raises:
         MissingError: there is no such file.
-        DataError: it holds none of the outputs.
+        DataError: it holds none of the outputs, or of another size.
     """
     if not path.is_file():
         raise MissingError(f"there are no recorded outputs at {path}")
@@ -131,24 +93,28 @@ def compare(conversion: Conversion, path: Path, *, device: torch.device | str = 
         recorded = load_file(path)
     except SafetensorError as problem:
         raise DataError(f"{path} is not a readable safetensors file: {problem}") from problem
+    scale, shift = conversion.pixels
+    with torch.device("meta"):
+        painter: Any = models.build(conversion.parts["generator_ema"].section)
     found = []
-    for name, part, source in (
-        ("output.gen", "generator", "input.z"),
-        ("output.avg_gen", "generator_ema", "input.z"),
-        ("output.dis", "discriminator", "input.x"),
-    ):
-        if name in recorded and source in recorded and part in conversion.parts:
-            network = _built(conversion.parts[part]).to(device)
-            with torch.no_grad():
-                output = network(recorded[source].to(device)).cpu()
-            expected = recorded[name].reshape(output.shape)
-            found.append(
-                Difference(name, float((output - expected).abs().max()), float(expected.abs().max()))
-            )
+    for part, called in conversion.called.items():
+        judges = part == "discriminator"
+        name, source = f"output.{called}", "input.x" if judges else "input.z"
+        if name not in recorded or source not in recorded:
+            continue
+        network = _built(conversion.parts[part]).to(device)
+        shape = painter.image_shape if judges else painter.latent_shape
+        given = _shaped(recorded, source, shape, path).to(device)
+        with torch.no_grad():
+            made = network((given - shift) / scale) if judges else network(given) * scale + shift
+        expected = _shaped(recorded, name, made.shape[1:], path)
+        if len(expected) != len(made):
+            raise DataError(f"{path} holds {len(made)} samples in {source} but {len(expected)} in {name}")
+        largest = float((made.cpu() - expected).abs().max())
+        found.append(Difference(name, largest, float(expected.abs().max())))
     if not found:
-        raise DataError(
-            f"{path} holds no input.z or input.x with an output.gen, output.avg_gen or output.dis"
-        )
+        names = ", ".join(f"output.{called}" for called in conversion.called.values())
+        raise DataError(f"{path} holds no input.z or input.x with one of {names}")
     return found
 
 
@@ -158,8 +124,8 @@ def require_close(differences: Sequence[Difference], path: Path) -> None:
         if not difference.largest <= TOLERANCE * max(difference.scale, 1e-6):
             raise CheckFailed(
                 f"{difference.name} differs from {path} by {difference.largest:.3g} where values reach "
-                f"{difference.scale:.3g}: a setting that the tensors do not tell (heads, normalize_latent, "
-                "windows) is not that of the file; nothing was written"
+                f"{difference.scale:.3g}: a setting that the file does not tell (such as heads, "
+                "normalize_latent, windows or patch_size) is not that of its training; nothing was written"
             )
 
 
@@ -179,74 +145,50 @@ def write(path: Path, conversion: Conversion, config: RunConfig) -> None:
     )
 
 
-Reader = Callable[[Mapping[str, Tensor], Any], Imported]
+def _require_same(parts: Mapping[str, Imported], config: RunConfig, path: Path) -> None:
+    """CheckpointError with the overrides that fit when the file has other settings than the configuration."""
+    overrides: list[str] = []
+    for part, imported in parts.items():
+        kind = part.removesuffix("_ema")
+        overrides += _overrides(kind, getattr(config, kind), imported.section)
+    painter: Any = parts["generator_ema"].section
+    if painter.resolution != config.data.resolution:
+        sided = ("data",) if "discriminator" in parts else ("data", "discriminator")
+        overrides += [f"{section}.resolution={painter.resolution}" for section in sided]
+    if overrides:
+        fitting = " ".join(shlex.quote(override) for override in dict.fromkeys(overrides))
+        raise CheckpointError(f"{path} is of other settings than this configuration: add {fitting}")
 
 
-def _reader(section: Section) -> Reader:
-    readers: dict[type[Section], Reader] = {
-        TransGANGeneratorConfig: lambda state, s: transgan_v1_generator(state, _one(s.heads)),
-        TransGANDiscriminatorConfig: lambda state, s: transgan_v1_discriminator(state, s.heads),
-        TransGAN2GeneratorConfig: lambda state, s: transgan_v2_generator(state, s.heads, s.normalize_latent),
-        TransGAN2DiscriminatorConfig: lambda state, s: transgan_v2_discriminator(
-            state, s.heads, next((window for window in s.windows or () if window), 4)
-        ),
-    }
-    if type(section) not in readers:
-        raise UsageError(
-            f"no official layout is known for {type(section).__name__.removesuffix('Config')}: import knows "
-            "TransGAN, versions 1 and 2"
-        )
-    return readers[type(section)]
-
-
-def _one(heads: int | tuple[int, ...]) -> int:
-    return heads if isinstance(heads, int) else heads[0]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise MissingError(f"there is no checkpoint at {path}")
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as problem:
-        first = str(problem).strip().splitlines()[0]
-        raise CheckpointError(
-            f"{path} holds more than tensors and plain containers, and could run code, so it is not opened "
-            f"({first})"
-        ) from problem
-    except Exception as problem:  # a damaged file makes torch raise almost anything
-        first = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-        raise CheckpointError(f"{path} is not a readable file of torch.save ({first})") from problem
-    if not isinstance(stored, Mapping):
-        raise CheckpointError(f"{path} holds a {type(stored).__name__} where a checkpoint is a dictionary")
-    return dict(stored)
-
-
-def _tensors(state: Any, entry: str, path: Path) -> dict[str, Tensor]:
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{entry} of {path} is not a dictionary of tensors")
-    return {str(name): tensor for name, tensor in state.items()}
-
-
-def _require_same(wanted: Section, found: Section, kind: str, path: Path) -> None:
-    """CheckpointError with the overrides that fit when the file is of another size than the configuration."""
+def _overrides(kind: str, wanted: Section, found: Section) -> list[str]:
+    """What turns the section `wanted` into `found`, as it is typed."""
+    if type(wanted) is not type(found):
+        others = found.model_dump(mode="json", exclude_defaults=True)
+        return [f"{kind}={_as_yaml({**found.model_dump(include={'family'}), **others})}"]
     ours, theirs = wanted.model_dump(mode="json"), found.model_dump(mode="json")
-    different = [
-        f"{kind}.{name}={json.dumps(theirs[name], separators=(',', ':'))}"
+    return [
+        f"{kind}.{name}={_as_yaml(theirs[name])}"
         for name in ours
         if name not in _UNTOLD and ours[name] != theirs[name]
     ]
-    if different:
-        raise CheckpointError(f"{path} is of another size than this configuration: add {' '.join(different)}")
 
 
-def _built(imported: Imported) -> nn.Module:
+def _as_yaml(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def _shaped(recorded: Mapping[str, Tensor], name: str, shape: Sequence[int], path: Path) -> Tensor:
+    """A recorded tensor as [B, *shape]; DataError when it is of another size."""
+    tensor = recorded[name]
+    if not tensor.numel() or tensor.numel() % math.prod(shape):
+        raise DataError(
+            f"{name} of {path} holds {list(tensor.shape)} numbers where this network has [B, "
+            f"{', '.join(map(str, shape))}]"
+        )
+    return tensor.reshape(-1, *shape)
+
+
+def _built(imported: Imported) -> Any:
     network = models.build(imported.section)
     network.load_state_dict(imported.tensors)
     return network.eval().requires_grad_(False)
-
-
-def _number(value: Any) -> float | int | None:
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from gantx import models
 from gantx.errors import CheckpointError
+from gantx.models.stylegan2 import channels_at
 from gantx.sections import Section
 
 
@@ -23,12 +26,33 @@ class Imported:
         tensors: its state dict.
         names: official key to our key, for everything in `tensors`.
         ignored: official key to the reason why it was left out.
+        computed: our key to what was put there, for tensors that the file does not hold.
     """
 
     section: Section
     tensors: dict[str, Tensor]
     names: dict[str, str]
     ignored: dict[str, str]
+    computed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Official files under our names.
+
+    Attributes:
+        parts: our part of a checkpoint to its network.
+        called: our part to what the official code calls it, such as `Gs`.
+        skipped: entries or files that are no networks: optimiser states, notes of the training script.
+        origin: where it comes from, for the header of the checkpoint.
+        pixels: scale and shift that turn pixels in [-1, 1] into those of the official code.
+    """
+
+    parts: dict[str, Imported]
+    called: dict[str, str]
+    skipped: tuple[str, ...]
+    origin: dict[str, Any]
+    pixels: tuple[float, float] = (1.0, 0.0)
 
 
 def both(official: str, ours: str) -> dict[str, str]:
@@ -53,7 +77,10 @@ def require(what: str, state: Mapping[str, Tensor], keys: Iterable[str]) -> None
         raise CheckpointError(f"this is no {what}: it has no {_listed(missing)}")
 
 
-def section_of(what: str, kind: type[Section], **fields: object) -> Section:
+SomeSection = TypeVar("SomeSection", bound=Section)
+
+
+def section_of(what: str, kind: type[SomeSection], **fields: object) -> SomeSection:
     """The section with these fields; CheckpointError when they do not fit together."""
     try:
         return kind.model_validate(fields)
@@ -62,13 +89,49 @@ def section_of(what: str, kind: type[Section], **fields: object) -> Section:
         raise CheckpointError(f"the sizes of this {what} do not fit together: {reason}") from None
 
 
+def numbered(state: Mapping[str, Tensor], pattern: str) -> int:
+    """The highest number that the group of `pattern` finds at the start of a key; -1 when there is none."""
+    found = (re.match(pattern, key) for key in state)
+    return max((int(match[1]) for match in found if match), default=-1)
+
+
+def explained(
+    state: Mapping[str, Tensor], names: Mapping[str, str], reasons: Mapping[str, str]
+) -> dict[str, str]:
+    """Keys without a place in our network that have none for a reason, with it.
+
+    Args:
+        state: official tensors.
+        names: official key to our key.
+        reasons: pattern of whole keys to the reason.
+    """
+    left = [key for key in state if key not in names]
+    return {key: why for key in left for pattern, why in reasons.items() if re.fullmatch(pattern, key)}
+
+
+def channel_sizes(widths: Mapping[int, int], wanted: Section) -> dict[str, int]:
+    """`channel_base` and `channel_max` of a StyleGAN2 network, which its tensors do not tell apart.
+
+    Args:
+        widths: side of features to their channels.
+        wanted: a section whose values are taken if they give these channels.
+    """
+    base, most = getattr(wanted, "channel_base", 0), getattr(wanted, "channel_max", 0)
+    if any(channels_at(side, base, most) != channels for side, channels in widths.items()):
+        finest = max(widths)
+        base, most = finest * widths[finest], max(widths.values())
+    return {"channel_base": base, "channel_max": most}
+
+
 def account(
     what: str,
     section: Section,
     state: Mapping[str, Tensor],
     names: dict[str, str],
     ignored: dict[str, str],
-    convolutions: tuple[str, ...],
+    *,
+    reshaped: Collection[str] = (),
+    changes: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
 ) -> Imported:
     """Account for every key: imported, ignored with a reason, or an error.
 
@@ -78,7 +141,12 @@ def account(
         state: official tensors.
         names: official key to our key, complete.
         ignored: official key to the reason why it is left out.
-        convolutions: official weights [out, in, k, k] that are linear layers [out, in·k²] here.
+        reshaped: official tensors that have other axes than ours for the same numbers, such as the weights of
+            convolutions that are linear layers here.
+        changes: official key to what makes our numbers of theirs, where they differ.
+
+    Raises:
+        CheckpointError: keys are missing, unknown or of the wrong shape.
     """
     missing = [key for key in names if key not in state]
     unknown = [key for key in state if key not in names and key not in ignored]
@@ -92,14 +160,16 @@ def account(
         expected = models.build(section).state_dict()
     tensors: dict[str, Tensor] = {}
     for official, ours in names.items():
-        tensor = state[official].detach()
-        tensor = tensor.flatten(1) if official in convolutions else tensor
-        if tensor.shape != expected[ours].shape:
+        tensor, shape = state[official].detach(), expected[ours].shape
+        if official in reshaped and tensor.numel() == shape.numel():
+            tensor = tensor.reshape(shape)
+        if tensor.shape != shape:
             raise CheckpointError(
                 f"{official} of this {what} holds {list(tensor.shape)} numbers where the other tensors "
-                f"ask for {list(expected[ours].shape)}: the file is damaged or of another model"
+                f"ask for {list(shape)}: the file is damaged or of another model"
             )
-        tensors[ours] = tensor.to(expected[ours].dtype)
+        tensor = tensor.to(expected[ours].dtype)
+        tensors[ours] = changes[official](tensor) if changes and official in changes else tensor
     return Imported(section, tensors, names, ignored)
 
 

@@ -1,7 +1,8 @@
 """The released checkpoints of TransGAN, both versions.
 
-For each network there is one function: it reads the sizes off the tensors, writes down which official key
-is which of ours, and leaves the rest to `account`.
+A file holds all networks, or the weights of a generator alone. For each network there is one function: it
+reads the sizes off the tensors, writes down which official key is which of ours, and leaves the rest to
+`account`.
 """
 
 from __future__ import annotations
@@ -9,11 +10,81 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from gantx import architectures
-from gantx.importing.layouts import Imported, account, both, count_blocks, require, section_of, without_prefix
+from gantx.config import RunConfig
+from gantx.importing.layouts import (
+    Conversion,
+    Imported,
+    account,
+    both,
+    count_blocks,
+    require,
+    section_of,
+    without_prefix,
+)
+from gantx.importing.reading import origin_of, read_torch, tensors_of
+
+PARTS = {"gen": "generator", "avg_gen": "generator_ema", "dis": "discriminator"}  # of `<name>_state_dict`
+
+
+def read_transgan(path: Path, config: RunConfig) -> Conversion:
+    """Read a file of the official training script, or of a bare generator, of either version.
+
+    Args:
+        path: the file.
+        config: says the version, by the generator's family, and what tensors do not tell.
+
+    Raises:
+        MissingError: there is no such file.
+        CheckpointError: it cannot be read without running code, or holds other networks.
+    """
+    stored = read_torch(path)
+    if not any(f"{name}_state_dict" in stored for name in PARTS):
+        stored = {"gen_state_dict": stored, "avg_gen_state_dict": stored}
+    readers = {"generator": _generator, "discriminator": _discriminator}
+    found = [name for name in PARTS if f"{name}_state_dict" in stored]
+    parts = {}
+    for name in found:
+        entry = f"{name}_state_dict"
+        read = readers[PARTS[name].removesuffix("_ema")]
+        parts[PARTS[name]] = read(tensors_of(stored[entry], entry, path), config)
+    notes = {
+        name: value for name in ("epoch", "best_fid") if (value := _number(stored.get(name))) is not None
+    }
+    return Conversion(
+        parts,
+        called={PARTS[name]: name for name in found},
+        skipped=tuple(str(entry) for entry in stored if str(entry).removesuffix("_state_dict") not in found),
+        origin=origin_of(path, [path], **notes),
+    )
+
+
+def _generator(state: Mapping[str, Tensor], config: RunConfig) -> Imported:
+    wanted = config.generator
+    if isinstance(wanted, architectures.TransGAN2GeneratorConfig):
+        return transgan_v2_generator(state, wanted.heads, wanted.normalize_latent)
+    heads = getattr(wanted, "heads", 4)
+    return transgan_v1_generator(state, heads if isinstance(heads, int) else heads[0])
+
+
+def _discriminator(state: Mapping[str, Tensor], config: RunConfig) -> Imported:
+    wanted = config.discriminator
+    heads = getattr(wanted, "heads", 4)
+    if config.generator.family != "transgan2":
+        return transgan_v1_discriminator(state, heads)
+    windows = getattr(wanted, "windows", None) or ()
+    return transgan_v2_discriminator(state, heads, next((window for window in windows if window), 4))
+
+
+def _number(value: Any) -> float | int | None:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def transgan_v1_generator(state: Mapping[str, Tensor], heads: int = 4) -> Imported:
@@ -53,7 +124,7 @@ def transgan_v1_generator(state: Mapping[str, Tensor], heads: int = 4) -> Import
             names |= _transgan_v1_block(f"{place}.{block}", f"stages.{stage}.blocks.{block}")
     unused = "belongs to a normalisation that the released code builds but never calls"
     ignored = {key: unused for key in state if key.startswith("to_rgb.0.")}
-    return account(what, section, state, names, ignored, convolutions=("deconv.0.weight",))
+    return account(what, section, state, names, ignored, reshaped=("deconv.0.weight",))
 
 
 def transgan_v1_discriminator(state: Mapping[str, Tensor], heads: int = 4) -> Imported:
@@ -87,7 +158,7 @@ def transgan_v1_discriminator(state: Mapping[str, Tensor], heads: int = 4) -> Im
     names |= both("patch_embed", "from_patches") | both("norm", "norm") | both("head", "head")
     for block in range(depth):
         names |= _transgan_v1_block(f"blocks.{block}", f"blocks.{block}")
-    return account(what, section, state, names, {}, convolutions=("patch_embed.weight",))
+    return account(what, section, state, names, {}, reshaped=("patch_embed.weight",))
 
 
 def _transgan_v1_block(official: str, ours: str) -> dict[str, str]:
@@ -161,7 +232,7 @@ def transgan_v2_generator(
         for block in range(count_blocks(state, place)):
             names |= block_names(f"{place}.{block}", f"stages.{stage}.{kind}.{block}")
     ignored = _transgan_v2_ignored(state)
-    return account(what, section, state, names, ignored, convolutions=("deconv.0.weight",))
+    return account(what, section, state, names, ignored, reshaped=("deconv.0.weight",))
 
 
 def transgan_v2_discriminator(state: Mapping[str, Tensor], heads: int = 4, window: int = 4) -> Imported:
@@ -229,7 +300,7 @@ def transgan_v2_discriminator(state: Mapping[str, Tensor], heads: int = 4, windo
         for theirs, name in zip(official, ours, strict=True):
             names |= block_names(theirs, f"stages.{stage - 1}.{name}", relative_positions=relative_positions)
     names |= block_names("last_block.0", "last_block", relative_positions=False)
-    return account(what, section, state, names, _transgan_v2_ignored(state), convolutions=())
+    return account(what, section, state, names, _transgan_v2_ignored(state))
 
 
 def _transgan_v2_block(

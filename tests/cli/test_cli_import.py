@@ -1,7 +1,9 @@
 """`gantx import` as a user types it."""
 
+import pickle
+
 import torch
-from golden_file import find_golden
+from golden_file import GoldenFile, find_golden
 from typer.testing import CliRunner
 
 from gantx.cli import app
@@ -49,6 +51,56 @@ def test_a_failed_check_writes_nothing(tmp_path):
     assert result.exit_code == 1
     assert "nothing was written" in result.stderr
     assert not output.exists()
+
+
+GANFORMER = """
+data: {resolution: 16}
+generator: {family: ganformer, resolution: 16, components: 4, latent_dim: 8, attention: kmeans,
+            channel_base: 128, channel_max: 8}
+discriminator: {family: stylegan2, resolution: 16, channel_base: 128, channel_max: 8}
+"""
+
+
+def test_import_a_snapshot_of_ganformer(tmp_path):
+    (tmp_path / "small.yaml").write_text(GANFORMER)
+    file = find_golden("gansformer/snapshot_duplex_16.pkl")
+    output = tmp_path / "c.safetensors"
+    command = ("import", file, "--config", tmp_path / "small.yaml")
+    result = run(*command, "-o", output, "--keys")
+    assert result.exit_code == 0, result.output
+    assert "discriminator\tb16.fromrgb.weight\tfrom_rgb.weight\n" in result.stdout
+    assert "generator_ema" in result.stderr
+    assert run("sample", output, "-n", "2", "-o", tmp_path / "grid.png", "--device", "cpu").exit_code == 0
+
+    other = run(*command, "generator.components=3", "-o", tmp_path / "other.safetensors")
+    assert other.exit_code == 4
+    assert "add generator.components=4" in other.stderr
+    assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_import_a_generator_of_vitgan_says_what_it_estimates(tmp_path):
+    torch.save(GoldenFile("vitgan/g_inr").prefix("state."), tmp_path / "gen_ema.pt")
+    overrides = (
+        "data.resolution=32", "generator={family: vitgan, residual: released, attention: released,"
+        " activation: silu, spectral_norm: released, norm_eps: 0.001, decoder_noise: true, dim: 48, depth: 2,"
+        " decoder_dim: 64}",
+    )  # fmt: skip
+    output = tmp_path / "c.safetensors"
+    command = ("import", tmp_path / "gen_ema.pt", "--preset", "transgan-s", *overrides)
+    result = run(*command, "-o", output, "--keys")
+    assert result.exit_code == 0, result.output
+    assert "generator_ema: 8 × spectral norm at the start, estimated" in result.stderr
+    assert "generator_ema\t-\tw_avg: mean of" in result.stdout
+    assert run("sample", output, "-n", "2", "-o", tmp_path / "grid.png", "--device", "cpu").exit_code == 0
+
+
+def test_a_pickle_that_names_foreign_functions_is_refused(tmp_path):
+    (tmp_path / "small.yaml").write_text(GANFORMER)
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(print))
+    result = run("import", tmp_path / "evil.pkl", "--config", tmp_path / "small.yaml", "--keys")
+    assert result.exit_code == 4
+    assert "builtins.print" in result.stderr
+    assert "it is not opened" in " ".join(result.stderr.split())
 
 
 def test_wrong_usage(tmp_path):

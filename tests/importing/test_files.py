@@ -6,7 +6,8 @@ from golden_file import find_golden
 from safetensors.torch import load_file, save_file
 
 from gantx import checkpoint, config, sampling
-from gantx.errors import CheckFailed, CheckpointError, DataError, MissingError, UsageError
+from gantx.architectures import GENERATORS
+from gantx.errors import CheckFailed, CheckpointError, DataError, MissingError
 from gantx.importing import files
 
 CPU = torch.device("cpu")
@@ -115,9 +116,12 @@ def test_files_of_other_kinds(tmp_path):
             files.convert(tmp_path / name, settings)
     with pytest.raises(MissingError):
         files.convert(tmp_path / "absent.pth", settings)
-    vitgan = config.load("transgan-s", overrides=["generator={family: vitgan}"])
-    with pytest.raises(UsageError, match="ViTGANGenerator"):
-        files.convert(tmp_path / "other.pth", vitgan)
+    with pytest.raises(MissingError, match="is a folder"):
+        files.convert(tmp_path, settings)
+
+
+def test_every_family_of_generators_is_known():
+    assert files.ADAPTERS.keys() == GENERATORS.keys()
 
 
 def test_recorded_outputs_of_other_kinds(tmp_path):
@@ -130,6 +134,11 @@ def test_recorded_outputs_of_other_kinds(tmp_path):
             files.compare(conversion, tmp_path / name)
     with pytest.raises(MissingError):
         files.compare(conversion, tmp_path / "absent.safetensors")
+    for shape in ((2, 5), (0, 8), (4, 8)):
+        sized = {"input.z": torch.zeros(shape), "output.gen": torch.zeros(2, 3, 8, 8)}
+        save_file(sized, tmp_path / "size.safetensors")
+        with pytest.raises(DataError, match=r"input\.z"):
+            files.compare(conversion, tmp_path / "size.safetensors")
 
 
 def test_the_checkpoint_says_where_it_is_from(tmp_path):

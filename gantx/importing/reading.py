@@ -1,0 +1,211 @@
+"""Foreign files read without running code from them.
+
+Both kinds are pickles, which can call anything by name. Files of torch.save go through torch's own restricted
+unpickler. Snapshots of GANformer carry the source text of their networks and name functions of their own
+project: of these, what makes a tensor is done, and everything else becomes an object that does nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gantx.errors import CheckpointError, MissingError
+
+
+def read_torch(path: Path) -> dict[str, Any]:
+    """What torch.save wrote: a dictionary of tensors, plain containers and numbers.
+
+    Raises:
+        MissingError: there is no such file.
+        CheckpointError: it holds anything else, or is damaged.
+    """
+    _require_file(path)
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as problem:
+        raise CheckpointError(
+            f"{path} holds more than tensors and plain containers, and could run code, so it is not opened "
+            f"({_first_line(problem)})"
+        ) from problem
+    except Exception as problem:  # a damaged file makes torch raise almost anything
+        raise CheckpointError(f"{path} is not a readable file of torch.save ({_first_line(problem)})") from (
+            problem
+        )
+    if not isinstance(stored, Mapping):
+        raise CheckpointError(f"{path} holds a {type(stored).__name__} where a checkpoint is a dictionary")
+    return dict(stored)
+
+
+def tensors_of(state: Any, entry: str, path: Path) -> dict[str, Tensor]:
+    """A state dict by the text of its keys; CheckpointError when it holds anything but tensors."""
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{entry} of {path} is not a dictionary of tensors")
+    return {str(name): tensor for name, tensor in state.items()}
+
+
+def origin_of(path: Path, files: Iterable[Path], **notes: Any) -> dict[str, Any]:
+    """Where a checkpoint comes from, for its header: name and SHA-256, and what else the file says.
+
+    Args:
+        path: what the user named, a file or a folder.
+        files: all that was read; the digest is that of their contents, one after the other.
+        notes: such as the epoch.
+    """
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return {"file": path.resolve().name, "sha256": digest.hexdigest(), **notes}
+
+
+# --- snapshots of GANformer ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PickledNetwork:
+    """A network of a snapshot.
+
+    Attributes:
+        tensors: its state dict.
+        arguments: what it was built with.
+    """
+
+    tensors: dict[str, Tensor]
+    arguments: Mapping[str, Any]
+
+
+def read_snapshot(path: Path) -> dict[str, Any]:
+    """What a `network-snapshot-*.pkl` of GANformer's PyTorch code holds, by name.
+
+    Networks (`G`, `D`, `Gs`) come as `PickledNetwork`, everything else as it is.
+
+    Raises:
+        MissingError: there is no such file.
+        CheckpointError: it is no such snapshot, is damaged, or names anything that a snapshot has no need of.
+    """
+    _require_file(path)
+    try:
+        with path.open("rb") as file:
+            stored = _SnapshotUnpickler(file).load()
+        if not isinstance(stored, dict):
+            raise CheckpointError(f"{path} holds a {type(stored).__name__} where a snapshot is a dictionary")
+        return {str(name): _network(value) for name, value in stored.items()}
+    except _Refused as problem:
+        raise CheckpointError(f"{path} {problem}, so it is not opened") from None
+    except CheckpointError:
+        raise
+    except Exception as problem:  # a damaged pickle can raise almost anything
+        raise CheckpointError(f"{path} is not a readable snapshot ({_first_line(problem)})") from problem
+
+
+class _Refused(pickle.UnpicklingError):
+    """The file names something that is not needed to read tensors."""
+
+
+class _Inert:
+    """Stands for an object that is not needed: takes any arguments and any state, and forgets them."""
+
+    def __new__(cls, *arguments: Any, **options: Any) -> _Inert:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        """Forget it."""
+
+
+class _PlainDict(dict[str, Any]):
+    """Stands for a dictionary whose entries can also be had as attributes."""
+
+
+@dataclass(frozen=True)
+class _Module:
+    """A pickled module of the official code: its attributes, without its source text."""
+
+    attributes: dict[str, Any]
+
+
+def _module(described: Any) -> _Module:
+    return _Module(described["state"])
+
+
+def _storage(content: Any) -> Any:
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *unused: Any) -> Tensor:
+    """A view of a storage; RuntimeError when it reaches beyond it, where torch's own would enlarge it."""
+    if not isinstance(storage, torch.TypedStorage):
+        raise pickle.UnpicklingError("a tensor without numbers")
+    return torch.empty(0, dtype=storage.dtype).set_(storage).as_strided(size, stride, offset)
+
+
+def _parameter(tensor: Any, *unused: Any) -> Any:
+    return tensor
+
+
+_STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("torch.storage", "_load_from_bytes"): _storage,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch_utils.persistence", "_reconstruct_persistent_obj"): _module,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("dnnlib.util", "EasyDict"): _PlainDict,
+    ("numpy.core.multiarray", "scalar"): _Inert,
+    ("numpy._core.multiarray", "scalar"): _Inert,
+    ("numpy", "dtype"): _Inert,
+    ("torch.nn.modules.dropout", "Dropout"): _Inert,
+}
+
+
+class _SnapshotUnpickler(pickle.Unpickler):
+    """Knows the names that snapshots use, and refuses every other before anything of it is done."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What stands for `module.name` here."""
+        if module.startswith("dnnlib.tflib"):
+            raise _Refused(
+                "is a snapshot of the TensorFlow code, which carries source text that would be run: convert "
+                "it to PyTorch with the official project's converter first"
+            )
+        if (module, name) not in _STAND_INS:
+            raise _Refused(f"names {module}.{name}, which no snapshot of GANformer does and could run code")
+        return _STAND_INS[module, name]
+
+
+def _network(value: Any) -> Any:
+    if not isinstance(value, _Module):
+        return value
+    arguments = value.attributes.get("_init_kwargs")
+    return PickledNetwork(dict(_walk(value, "")), arguments if isinstance(arguments, Mapping) else {})
+
+
+def _walk(module: _Module, prefix: str) -> Iterable[tuple[str, Tensor]]:
+    """Parameters and saved buffers of a module and of those inside it, by the keys of a state dict."""
+    held = module.attributes
+    for name, tensor in (held["_parameters"] | held["_buffers"]).items():
+        if isinstance(tensor, Tensor) and name not in held.get("_non_persistent_buffers_set", ()):
+            yield prefix + name, tensor
+    for name, child in held["_modules"].items():
+        if isinstance(child, _Module):
+            yield from _walk(child, f"{prefix}{name}.")
+
+
+def _require_file(path: Path) -> None:
+    if path.is_dir():
+        raise MissingError(f"{path} is a folder: name the checkpoint in it")
+    if not path.is_file():
+        raise MissingError(f"there is no checkpoint at {path}")
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
