@@ -1,5 +1,9 @@
 """Devices, precision and threads."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -74,3 +78,26 @@ def test_busy_cores_are_measured():
 
 def test_memory_is_positive():
     assert devices.memory_gb(CPU) > 0.05
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_freed_memory_is_kept_and_used_again():
+    code = """
+import resource, torch
+from gantx import devices
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def touch():
+    before = faults()
+    for _ in range(20):
+        torch.ones(1 << 24)
+    return faults() - before
+touch()
+mapped = touch()
+devices.keep_freed_memory()
+touch()
+print(mapped, touch())
+"""
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    mapped, kept = map(int, printed.split())
+    assert kept < mapped / 4

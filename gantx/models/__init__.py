@@ -60,7 +60,7 @@ class Discriminator(Protocol):
 class KeepsState(Protocol):
     """Keeps something beside its parameters that moves once per optimiser step."""
 
-    def update_state(self, **observed: Tensor) -> None:
+    def update_state(self) -> None:
         """Move the state; called under no_grad."""
 
 
@@ -90,8 +90,8 @@ class StyleBased(Protocol):
     """Maps latents to styles before it paints from them, one style per use.
 
     Styles ws are [B, L, D], or [B, K, L, D] where K latents meet in one image; the L uses can be given styles
-    of different latents (style mixing). The buffer `w_avg` [D] is their running average, for truncation:
-    `update_state(ws=...)` moves it.
+    of different latents (style mixing). The buffer `w_avg` [D] is their running average, for truncation;
+    training moves it.
     """
 
     def mapping(self, z: Tensor, labels: Tensor | None = None, noise: Draws | None = None) -> Tensor:
@@ -103,10 +103,42 @@ class StyleBased(Protocol):
 
 @runtime_checkable
 class ShowsAttention(Protocol):
-    """Can tell which part of an image looked where while it was painted."""
+    """The cells of its image look at latents, and it can tell at which.
+
+    Maps are [B, h, m, S, S]: what the cell in row y and column x of the layer's own S x S grid pays to each
+    of m latents, in each of h heads; without gates, the m shares sum to one. Layers are called
+    `<S>x<S>.<which layer of that side>`, from coarse to fine.
+    """
+
+    def observe(
+        self, ws: Tensor, noise: Draws | None = None, layers: str = "last"
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Images of styles ws, and the maps of the same pass: of the `last` layer, or of `all`."""
 
     def attention(self, z: Tensor, noise: Draws | None = None, layers: str = "last") -> dict[str, Tensor]:
-        """Attention of the last layer that has it, or of `all`, by the name of the layer."""
+        """The maps of latents z."""
+
+
+@runtime_checkable
+class ShowsSelfAttention(Protocol):
+    """The cells of its image look at each other, and it can tell where one of them looks.
+
+    Maps are [B, h, S, S]: what the cell at the query pays to each cell of the layer's own S x S grid, in each
+    of h heads; they sum to one over the grid. Layers are called as in `ShowsAttention`. Only this one row of
+    the attention is ever computed.
+    """
+
+    def follow(
+        self, given: Tensor, query: tuple[float, float], noise: Draws | None = None, layers: str = "last"
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Images, and the maps of the same pass: of the `last` layer, or of `all`.
+
+        Args:
+            given: styles ws of a network that is `StyleBased`, latents z of any other.
+            query: a place of the image, (y, x) in [0, 1) from the top left corner.
+            noise: of `noise_spec`, or None.
+            layers: `last` or `all`.
+        """
 
 
 @runtime_checkable

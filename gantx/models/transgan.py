@@ -21,6 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantx.draws import Draws, Spec
+from gantx.models.layers.gaze import follow
+from gantx.models.layers.linear import Linear
+from gantx.models.layers.recomputation import run_block
 
 # --- blocks -----------------------------------------------------------------------------------------------
 
@@ -36,8 +39,8 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.out = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim, bias=False)
+        self.out = Linear(dim, dim)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, keep: int | None = None) -> Tensor:
         """Let tokens look at each other.
@@ -50,11 +53,23 @@ class Attention(nn.Module):
         Returns:
             What they saw, [B, keep or N, D].
         """
-        split = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))  # [B, N, 3, h, D/h]
-        q, k, v = split.permute(2, 0, 3, 1, 4)  # each [B, h, N, D/h]
+        q, k, v = self._project(tokens)
         seen = attend(q[:, :, :keep], k, v, mask)  # [B, h, keep, D/h]
         mixed: Tensor = self.out(seen.transpose(1, 2).flatten(2))
         return mixed
+
+    def row(self, place: int, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Where the token at `place` looks, [B, h, N], summing to one; other arguments as in `forward`."""
+        q, k, _ = self._project(tokens)
+        logits: Tensor = (k @ (q[:, :, place] * q.shape[3] ** -0.5)[..., None]).squeeze(3)  # [B, h, N]
+        if mask is not None:
+            logits = logits.masked_fill(~mask[place], -math.inf)
+        return logits.softmax(2)
+
+    def _project(self, tokens: Tensor) -> Tensor:
+        """Queries, keys and values of tokens [B, N, D]: [3, B, h, N, D/h]."""
+        split: Tensor = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))  # [B, N, 3, h, D/h]
+        return split.permute(2, 0, 3, 1, 4)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -96,9 +111,9 @@ class Block(nn.Module):
         self.attention = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(
-            nn.Linear(dim, mlp_ratio * dim),
+            Linear(dim, mlp_ratio * dim),
             nn.GELU(),
-            nn.Linear(mlp_ratio * dim, dim),
+            Linear(mlp_ratio * dim, dim),
         )
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, keep: int | None = None) -> Tensor:
@@ -129,8 +144,8 @@ class Stage(nn.Module):
         tokens = tokens + self.positions
         *blocks, last = self.blocks
         for block in blocks:
-            tokens = block(tokens)
-        tokens = last(tokens, mask)
+            tokens = run_block(block, tokens)
+        tokens = run_block(last, tokens, mask)
         return tokens
 
 
@@ -228,7 +243,7 @@ class Generator(nn.Module):
         self.latent_shape = (latent_dim,)
         self.image_shape = (3, resolution, resolution)
 
-        self.to_tokens = nn.Linear(latent_dim, base_size**2 * base_dim)
+        self.to_tokens = Linear(latent_dim, base_size**2 * base_dim)
         self.stages = nn.ModuleList(
             Stage(side, dim, depth, count, mlp_ratio)
             for side, dim, depth, count in zip(self.sides, dims, depths, heads, strict=True)
@@ -276,6 +291,24 @@ class Generator(nn.Module):
         if self.from_rgb is None:
             raise ValueError("this generator cannot upscale: build it with super_resolution=True")
         return self._paint(self.from_rgb(low.flatten(2).transpose(1, 2)), first=1)
+
+    def follow(
+        self, given: Tensor, query: tuple[float, float], noise: Draws | None = None, layers: str = "last"
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Paint, and tell where one place of the image looked.
+
+        Args:
+            given: latents z [B, latent_dim].
+            query: the place, (y, x) in [0, 1) from the top left corner.
+            noise: not used.
+            layers: `last` for the last block, `all` for every block, from coarse to fine.
+
+        Returns:
+            Images [B, 3, R, R]; for every layer, attention [B, h, S, S] on its own grid of S x S tokens,
+            under `<S>x<S>.<which layer of that side>`.
+        """
+        attentions = [module for module in self.modules() if isinstance(module, Attention)]
+        return follow(lambda: self(given), attentions, query, layers)
 
     def _paint(self, tokens: Tensor, first: int) -> Tensor:
         """Run tokens [B, side², C] that enter at stage `first` through all later stages to the pixels."""
@@ -354,7 +387,7 @@ class Discriminator(nn.Module):
         tokens = torch.cat([class_token, tokens], dim=1) + self.positions  # [B, 1 + N, D]
         *blocks, last = self.blocks
         for block in blocks:
-            tokens = block(tokens)
+            tokens = run_block(block, tokens)
         # Only the class token is read, so the last block updates no other.
         judged = last(tokens, keep=1)[:, 0]  # [B, D]
         logits: Tensor = self.head(self.norm(judged))  # [B, 1]

@@ -16,6 +16,7 @@ Three generators and three discriminators were released; here they are settings 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import accumulate
 
@@ -24,6 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantx.draws import Draw, Draws, Spec
+from gantx.models.layers.gaze import follow
+from gantx.models.layers.linear import Linear
+from gantx.models.layers.recomputation import run_block
 from gantx.models.transgan import pixel_shuffle
 
 # --- the grid of tokens -----------------------------------------------------------------------------------
@@ -214,8 +218,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.window = window
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.out = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim, bias=False)
+        self.out = Linear(dim, dim)
         self.relative_positions = (
             RelativePositions(window, heads) if window is not None and relative_positions else None
         )
@@ -232,15 +236,43 @@ class Attention(nn.Module):
         Returns:
             What they saw, [B, T, D]; fewer tokens with `keep`.
         """
-        if noise is not None and self.noise_strength is not None:
-            tokens = tokens + self.noise_strength * noise[:, :, None]
-        count = tokens.shape[1] if self.window is None else self.window**2  # N tokens a window
-        split = self.qkv(tokens).view(-1, count, 3, self.heads, tokens.shape[2] // self.heads)
-        q, k, v = split.permute(2, 0, 3, 1, 4)  # each [B·windows, h, N, D/h]
+        q, k, v = self._project(tokens, noise)
         bias = None if self.relative_positions is None else self.relative_positions()
         seen = attend(q[:, :, :keep], k, v, bias)  # [B·windows, h, keep or N, D/h]
         mixed: Tensor = self.out(seen.transpose(1, 2).reshape(len(tokens), -1, tokens.shape[2]))
         return mixed
+
+    def row(self, place: int, tokens: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Where one token of a square grid looks; nowhere beyond its window.
+
+        Args:
+            place: of the token in raster order, whatever the order of `tokens`.
+            tokens: as in `forward`.
+            noise: as in `forward`.
+
+        Returns:
+            [B, h, T] in raster order, summing to one.
+        """
+        side = math.isqrt(tokens.shape[1])
+        window = side if self.window is None else self.window
+        (row, y), (column, x) = (divmod(part, window) for part in divmod(place, side))
+        number, inside = row * (side // window) + column, y * window + x
+        q, k, _ = (each.unflatten(0, (len(tokens), -1))[:, number] for each in self._project(tokens, noise))
+        logits: Tensor = (k @ (q[:, :, inside] * q.shape[3] ** -0.5)[..., None]).squeeze(3)  # [B, h, N]
+        if self.relative_positions is not None:
+            logits = logits + self.relative_positions()[:, inside]
+        looks = logits.new_zeros(*logits.shape[:2], side, side)
+        in_window = looks[:, :, row * window :, column * window :][:, :, :window, :window]
+        in_window.copy_(logits.softmax(2).unflatten(2, (window, window)))
+        return looks.flatten(2)
+
+    def _project(self, tokens: Tensor, noise: Tensor | None) -> Tensor:
+        """Queries, keys and values [3, B·windows, h, N, D/h] of tokens [B, T, D] with noise [B, T]."""
+        if noise is not None and self.noise_strength is not None:
+            tokens = tokens + self.noise_strength * noise[:, :, None]
+        count = tokens.shape[1] if self.window is None else self.window**2  # N tokens a window
+        split: Tensor = self.qkv(tokens).view(-1, count, 3, self.heads, tokens.shape[2] // self.heads)
+        return split.permute(2, 0, 3, 1, 4)
 
 
 class CrossAttention(nn.Module):
@@ -256,10 +288,10 @@ class CrossAttention(nn.Module):
     def __init__(self, dim: int, latent_dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q = nn.Linear(dim, dim, bias=False)
-        self.k = nn.Linear(latent_dim, dim, bias=False)
-        self.v = nn.Linear(latent_dim, dim, bias=False)
-        self.out = nn.Linear(dim, dim)
+        self.q = Linear(dim, dim, bias=False)
+        self.k = Linear(latent_dim, dim, bias=False)
+        self.v = Linear(latent_dim, dim, bias=False)
+        self.out = Linear(dim, dim)
 
     def forward(self, tokens: Tensor, latents: Tensor) -> Tensor:
         """What tokens [B, T, D] see in latents [B, N, E]."""
@@ -302,9 +334,9 @@ class Block(nn.Module):
         self.attention = Attention(dim, heads, window, relative_positions, noise)
         self.norm2 = _NORMS[norm](dim)
         self.mlp = nn.Sequential(
-            nn.Linear(dim, mlp_ratio * dim),
+            Linear(dim, mlp_ratio * dim),
             nn.GELU(),
-            nn.Linear(mlp_ratio * dim, dim),
+            Linear(mlp_ratio * dim, dim),
         )
 
     def forward(
@@ -371,10 +403,10 @@ class Stage(nn.Module):
             # Nothing but attention tells tokens apart by place: one reordering serves all blocks.
             tokens = to_windows(tokens, self.side, self.window)
             for block in self.windowed_blocks:
-                tokens = block(tokens, next(of_block, None), latents)
+                tokens = run_block(block, tokens, next(of_block, None), latents)
             tokens = from_windows(tokens, self.side, self.window)
         for block in self.global_blocks:
-            tokens = block(tokens, next(of_block, None), latents)
+            tokens = run_block(block, tokens, next(of_block, None), latents)
         return tokens
 
 
@@ -429,8 +461,8 @@ class Generator(nn.Module):
         self.latent_shape = (latent_dim,)
         self.image_shape = (3, sides[-1], sides[-1])
 
-        self.to_tokens = nn.Linear(latent_dim, self.base_tokens * dim)
-        self.to_latents = nn.Linear(latent_dim, self.base_tokens * dim) if latent_grid else None
+        self.to_tokens = Linear(latent_dim, self.base_tokens * dim)
+        self.to_latents = Linear(latent_dim, self.base_tokens * dim) if latent_grid else None
         self.latent_positions = nn.Parameter(torch.zeros(1, self.base_tokens, dim)) if latent_grid else None
         self.upsamplings = nn.ModuleList(
             build_upsampling(kind, side) for kind, side in zip(upsampling, sides[:-1], strict=True)
@@ -482,6 +514,24 @@ class Generator(nn.Module):
             tokens = stage(tokens, noise_of(noise, f"stage{number}"), latents)
         pixels: Tensor = self.to_rgb(tokens).float()  # [B, R², 3]
         return pixels.transpose(1, 2).reshape(-1, *self.image_shape)
+
+    def follow(
+        self, given: Tensor, query: tuple[float, float], noise: Draws | None = None, layers: str = "last"
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Paint, and tell where one place of the image looked; looks at the latent grid are left out.
+
+        Args:
+            given: latents z [B, latent_dim].
+            query: the place, (y, x) in [0, 1) from the top left corner.
+            noise: as in `forward`.
+            layers: `last` for the last block, `all` for every block, from coarse to fine.
+
+        Returns:
+            Images [B, 3, R, R]; for every layer, attention [B, h, S, S] on its own grid of S x S tokens,
+            under `<S>x<S>.<which layer of that side>`; zero beyond the window of the query.
+        """
+        attentions = [module for module in self.modules() if isinstance(module, Attention)]
+        return follow(lambda: self(given, noise), attentions, query, layers)
 
 
 class Discriminator(nn.Module):

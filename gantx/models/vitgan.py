@@ -26,6 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantx.draws import Draw, Draws, Spec
+from gantx.models.layers.gaze import follow
+from gantx.models.layers.recomputation import run_block
 
 # --- equalised layers and spectral normalisation ----------------------------------------------------------
 
@@ -356,6 +358,11 @@ class Attention(nn.Module):
         """Who looks at whom: tokens [B, N, D] to [B, h, N, N], rows summing to one."""
         return attention_logits(self.similarity, *self._queries_and_keys(tokens, None)).softmax(3)
 
+    def row(self, place: int, tokens: Tensor) -> Tensor:
+        """Where the token at `place` looks: tokens [B, N, D] to [B, h, N], summing to one."""
+        q, k = self._queries_and_keys(tokens, None)
+        return attention_logits(self.similarity, q[:, :, place, None], k).softmax(3).squeeze(2)
+
     def _queries_and_keys(self, tokens: Tensor, keep: int | None) -> tuple[Tensor, Tensor]:
         """Queries [B, h, keep or N, d] and keys [B, h, N, d]."""
         if self.key is None:
@@ -393,6 +400,19 @@ class ReleasedAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens [B, N, D] to what they saw of each other, [B, N, D]."""
+        q, k, v = self._project(tokens)
+        seen = attend(q, k, v, v.shape[3] ** -0.5)  # [B, h, N, d]
+        mixed: Tensor = self.out(seen.transpose(1, 2).flatten(2))
+        return mixed
+
+    def row(self, place: int, tokens: Tensor) -> Tensor:
+        """Where the token at `place` looks: tokens [B, N, D] to [B, h, N], summing to one."""
+        q, k, v = self._project(tokens)
+        logits: Tensor = (k @ (q[:, :, place] * v.shape[3] ** -0.5)[..., None]).squeeze(3)  # [B, h, N]
+        return logits.softmax(2)
+
+    def _project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys whose product, over √d, is the logits, and values [B, h, N, d]."""
         split = self.qkv(tokens).unflatten(2, (3, self.heads, -1))  # [B, N, 3, h, d]
         q, k, v = split.permute(2, 0, 3, 1, 4)  # each [B, h, N, d]
         d = q.shape[3]
@@ -401,9 +421,7 @@ class ReleasedAttention(nn.Module):
             q, k = with_key_bias(-2 * q * self.temperature.to(q.dtype), k, bias)
         else:
             q = q * self.temperature.to(q.dtype)
-        seen = attend(q, k, v, d**-0.5)  # [B, h, N, d]
-        mixed: Tensor = self.out(seen.transpose(1, 2).flatten(2))
-        return mixed
+        return q, k, v
 
 
 def build_attention(kind: str, dim: int, heads: int, spectral: str) -> nn.Module:
@@ -925,13 +943,31 @@ class Generator(nn.Module):
         *each, last = ws.unbind(1)
         tokens = self.positions()[None]  # [1, N, D]: the same for all images until a style comes in
         for block, style in zip(self.blocks, each, strict=True):
-            tokens = block(tokens, style)  # [B, N, D]
+            tokens = run_block(block, tokens, style)  # [B, N, D]
         images: Tensor = self.decoder(self.norm(tokens, last), last, noise)
         return images.tanh() if self.output == "tanh" else images
 
     def forward(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
         """Latents [B, D] to images [B, 3, R, R]; no noise means noise of zero, `labels` are not used."""
         return self.synthesis(self.mapping(z), noise)
+
+    def follow(
+        self, given: Tensor, query: tuple[float, float], noise: Draws | None = None, layers: str = "last"
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Paint, and tell where one place of the image looked.
+
+        Args:
+            given: styles ws [B, depth + 1, D].
+            query: the place, (y, x) in [0, 1) from the top left corner.
+            noise: as in `synthesis`.
+            layers: `last` for the last block, `all` for every block.
+
+        Returns:
+            Images [B, 3, R, R]; for every layer, attention [B, h, S, S] on the grid of S x S tokens, under
+            `<S>x<S>.<which block>`.
+        """
+        attentions = [block.get_submodule("attention") for block in self.blocks]
+        return follow(lambda: self.synthesis(given, noise), attentions, query, layers)
 
     def update_state(self) -> None:
         """Let the vectors of `plain` and `improved` spectral normalisation follow the weights by one step."""
@@ -993,7 +1029,7 @@ class Discriminator(nn.Module):
         tokens = self.tokens(images)
         *blocks, last = self.blocks
         for block in blocks:
-            tokens = block(tokens)
+            tokens = run_block(block, tokens)
         # Only the class token is read, so the last block updates no other.
         judged = last(tokens, keep=1)[:, 0]  # [B, D]
         logits: Tensor = self.head(self.norm(judged))  # [B, 1]

@@ -1,0 +1,51 @@
+"""Where one place of an image looks while the image is painted.
+
+Self-attention of N tokens is N·N numbers; the row of one token is N, and all that a picture can show. It is
+computed by hooks that stay for one pass: an ordinary pass keeps nothing and pays nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def follow(
+    paint: Callable[[], Tensor], attentions: Sequence[nn.Module], query: tuple[float, float], layers: str
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Paint, and tell where one place of the image looked.
+
+    Args:
+        paint: one pass of a network, to images [B, 3, R, R].
+        attentions: its self-attention layers in the order of the pass. Each is called with tokens [B, S², D]
+            and what else decides who looks where, and has a method `row(place, ...)` of the same arguments
+            that gives the attention [B, h, S²] of the token at that place of the grid, in raster order.
+        query: the place, (y, x) in [0, 1) from the top left corner.
+        layers: `last` or `all`.
+
+    Returns:
+        What `paint` gave; attention [B, h, S, S] under `<S>x<S>.<which layer of that side>`.
+    """
+    passed: Counter[int] = Counter()
+    maps: dict[str, Tensor] = {}
+
+    def watch(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+        side = math.isqrt(arguments[0].shape[1])
+        name = f"{side}x{side}.{passed[side]}"
+        passed[side] += 1
+        if layers == "all" or layer is attentions[-1]:
+            seeing: Any = layer
+            y, x = (int(part * side) for part in query)
+            maps[name] = seeing.row(y * side + x, *arguments[:2]).unflatten(2, (side, side))
+
+    handles = [layer.register_forward_pre_hook(watch) for layer in attentions]
+    try:
+        images = paint()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return images, maps
