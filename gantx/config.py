@@ -46,6 +46,8 @@ class DataConfig(Section):
         source: folder, zip, archive, or a known name such as `cifar10` or `shapes`; set by `--data`.
         split: the images to train on, or those the set holds back for testing.
         resolution: side of the square images in pixels.
+        ratio: height / width of the images; below 1 they lie in the middle of black squares, and what leaves
+            is cropped back to them.
         mirror: flip each image left-right with probability one half.
         on_bad_image: stop at an unreadable image, or skip it and list it.
         allow_upscale: accept images smaller than `resolution`.
@@ -56,6 +58,7 @@ class DataConfig(Section):
     source: str | None = None
     split: Literal["train", "test"] = "train"
     resolution: Annotated[int, Field(ge=4, le=2048)] = 32
+    ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
     mirror: bool = False
     on_bad_image: Literal["error", "skip"] = "error"
     allow_upscale: bool = False

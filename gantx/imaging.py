@@ -43,7 +43,18 @@ def grid_shape(count: int, wanted: str | None = None) -> tuple[int, int]:
     return columns, rows
 
 
-def grid(images: Tensor, columns: int, rows: int, gap: int = 2) -> Tensor:
+GAP = 2  # white pixels between the images of a grid
+
+
+def grid_of(sheet: Sequence[int], image: Sequence[int]) -> tuple[int, int]:
+    """(columns, rows) of a grid by its size (H, W) and that of its images; (0, 0) when it is none."""
+    (rows, row_rest), (columns, column_rest) = (
+        divmod(whole + GAP, part + GAP) for whole, part in zip(sheet, image, strict=True)
+    )
+    return (0, 0) if row_rest or column_rest else (columns, rows)
+
+
+def grid(images: Tensor, columns: int, rows: int, gap: int = GAP) -> Tensor:
     """Lay images out in a grid on white.
 
     Args:

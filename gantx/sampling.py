@@ -7,9 +7,11 @@ Another device or another number of threads may still round the last bit of a pi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 
 from gantx import checkpoint, models
 from gantx.checkpoint import Header
+from gantx.data.framing import rectangle
 from gantx.draws import Draw, Spec, for_seeds
 from gantx.errors import DataError, MissingError, UsageError
 
@@ -26,6 +29,19 @@ BATCH = 64  # images painted at once unless the user says otherwise
 
 
 Weights = Literal["ema", "raw"]
+Item = TypeVar("Item")
+
+
+class Truncation(NamedTuple):
+    """How far styles are drawn towards their average (StyleGAN, section B): less variety, fewer failures.
+
+    Attributes:
+        psi: 1 leaves styles alone, 0 makes all of them the average; beyond, and below, they are extrapolated.
+        cutoff: only the first so many layers, or None for all.
+    """
+
+    psi: float
+    cutoff: int | None = None
 
 
 def open_generator(target: Path, device: torch.device, weights: Weights = "ema") -> tuple[nn.Module, Header]:
@@ -60,7 +76,67 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def paint(generator: Any, seeds: Sequence[int], *, batch: int, device: torch.device) -> Iterator[Tensor]:
+def parse_truncation(psi: float | None, cutoff: int | None = None) -> Truncation | None:
+    """Truncation as a user asks for it; None for none. UsageError when it makes no sense."""
+    if psi is None:
+        if cutoff is not None:
+            raise UsageError("a cutoff says which layers are truncated: give the truncation too")
+        return None
+    if not math.isfinite(psi):
+        raise UsageError(f"truncation {psi}: give a number, 1 for none, 0.7 for fewer failures")
+    return Truncation(psi, cutoff)
+
+
+def require_styles(generator: Any, what: str) -> None:
+    """UsageError unless the network maps latents to styles; `what` is the subject of the sentence."""
+    if not isinstance(generator, models.StyleBased):
+        raise UsageError(
+            f"{what} needs a network with styles (vitgan, ganformer, stylegan2): this one paints from its "
+            "latents directly"
+        )
+
+
+def style_shape(generator: Any) -> tuple[int, ...]:
+    """Shape of the styles ws of one image: (L, D), or (K, L, D) where K latents meet in an image."""
+    latent = torch.zeros(1, *generator.latent_shape, device=next(generator.parameters()).device)
+    with torch.no_grad():
+        return tuple(generator.mapping(latent).shape[1:])
+
+
+def truncate(network: Any, ws: Tensor, psi: float | Tensor, cutoff: int | None = None) -> Tensor:
+    """Draw styles towards their average: w_avg + psi·(ws − w_avg).
+
+    Args:
+        network: where `w_avg` [D] is.
+        ws: styles [B, L, D] or [B, K, L, D].
+        psi: one number, or one per image [B]. Exactly 1 returns the same bits, exactly 0 the average.
+        cutoff: only layers 0..cutoff-1; None for all L.
+
+    Returns:
+        Styles of the shape of `ws`.
+
+    Raises:
+        UsageError: the network has no such layers.
+    """
+    layers = ws.shape[-2]
+    if cutoff is not None and not 1 <= cutoff <= layers:
+        raise UsageError(f"a truncation of {cutoff} layers: give 1 to {layers}, what this network has")
+    weight = psi.to(ws).view(-1, *[1] * (ws.ndim - 1)) if isinstance(psi, Tensor) else psi
+    drawn = torch.lerp(network.w_avg.expand_as(ws), ws, weight)
+    if cutoff is None or cutoff == layers:
+        return drawn
+    return torch.cat([drawn[..., :cutoff, :], ws[..., cutoff:, :]], dim=-2)
+
+
+def paint(
+    generator: Any,
+    seeds: Sequence[int],
+    *,
+    batch: int,
+    device: torch.device,
+    truncation: Truncation | None = None,
+    ratio: float = 1.0,
+) -> Iterator[Tensor]:
     """Paint one image per seed.
 
     Args:
@@ -68,47 +144,132 @@ def paint(generator: Any, seeds: Sequence[int], *, batch: int, device: torch.dev
         seeds: one per image.
         batch: images computed at once, rounded up to whole tiles.
         device: where the generator is.
+        truncation: draw styles towards their average.
+        ratio: height / width to which images are cropped; see `crop`.
 
     Yields:
         uint8 [n, 3, H, W] on the CPU, in the order of the seeds.
+
+    Raises:
+        UsageError: truncation of a network without styles.
     """
-    for images in generate(generator, seeds, batch=batch, device=device):
+    for images in generate(generator, seeds, batch=batch, device=device, truncation=truncation, ratio=ratio):
         yield quantise(images).cpu()
 
 
 @torch.no_grad()
-def generate(generator: Any, seeds: Sequence[int], *, batch: int, device: torch.device) -> Iterator[Tensor]:
+def generate(
+    generator: Any,
+    seeds: Sequence[int],
+    *,
+    batch: int,
+    device: torch.device,
+    truncation: Truncation | None = None,
+    ratio: float = 1.0,
+) -> Iterator[Tensor]:
     """As `paint`, but yields what the generator gives: float [n, 3, H, W], nominally [-1, 1], on `device`."""
-    spec: Spec = {"z": Draw("normal", (1, *generator.latent_shape)), "noise": generator.noise_spec(1)}
-    tile = max(8, 4 * torch.get_num_threads())  # every thread gets at least four rows
-    size = -(-batch // tile) * tile
-    for start in range(0, len(seeds), size):
-        chunk = list(seeds[start : start + size])
-        filled = chunk + chunk[-1:] * (-len(chunk) % tile)
-        q: Any = for_seeds(spec, filled, device)
-        yield generator(q["z"], q["noise"])[: len(chunk)]
+    for filled, count in in_tiles(seeds, batch):
+        q: Any = for_seeds(spec_of_one(generator), filled, device)
+        yield crop(render(generator, q["z"], q["noise"], truncation)[:count], ratio)
 
 
 @torch.no_grad()
-def from_latents(generator: Any, latents: Tensor, *, batch: int, device: torch.device) -> Iterator[Tensor]:
+def from_latents(
+    generator: Any,
+    latents: Tensor,
+    *,
+    batch: int,
+    device: torch.device,
+    truncation: Truncation | None = None,
+    ratio: float = 1.0,
+) -> Iterator[Tensor]:
     """Images of given latents: float [n, 3, H, W], nominally [-1, 1], on `device`; noise at its stored value.
 
     Args:
         generator: a network of `gantx.models`, on `device`.
-        latents: [N, *latent_shape], taken as they are.
-        batch: images computed at once.
+        latents: [N, *latent_shape], or styles [N, *style_shape], taken as they are.
+        batch: images computed at once, rounded up to whole tiles.
         device: where the generator is.
+        truncation: draw styles towards their average.
+        ratio: height / width to which images are cropped; see `crop`.
     """
-    for chunk in latents.split(batch):
-        yield generator(chunk.to(device))
+    styles = tuple(latents.shape[1:]) != tuple(generator.latent_shape)
+    for filled, count in in_tiles(range(len(latents)), batch):
+        chunk = latents[filled].to(device)
+        if styles:
+            ws = chunk if truncation is None else truncate(generator, chunk, *truncation)
+            yield crop(generator.synthesis(ws)[:count], ratio)
+        else:
+            yield crop(render(generator, chunk, None, truncation)[:count], ratio)
 
 
-def read_latents(path: Path, shape: tuple[int, ...]) -> Tensor:
+def crop(images: Tensor, ratio: float) -> Tensor:
+    """The part of painted squares that holds the image, where that is not square itself; copies nothing.
+
+    Args:
+        images: [..., H, W].
+        ratio: height / width of the image, `data.ratio` of the run.
+
+    Returns:
+        A view of the largest rectangle of this ratio in the middle; see `gantx.data.framing`.
+    """
+    rows, columns = rectangle(images.shape[-2], images.shape[-1], ratio)
+    return images[..., rows, columns]
+
+
+def cropped_shape(generator: Any, ratio: float) -> tuple[int, int, int]:
+    """(3, H, W) of a generator's images once they are cropped."""
+    channels, height, width = generator.image_shape
+    rows, columns = rectangle(height, width, ratio)
+    return channels, rows.stop - rows.start, columns.stop - columns.start
+
+
+def render(generator: Any, z: Tensor, noise: Any, truncation: Truncation | None) -> Tensor:
+    """Latents [B, *latent_shape] to float images [B, 3, H, W], by way of truncated styles if asked for."""
+    if truncation is None:
+        images: Tensor = generator(z, noise)
+        return images
+    require_styles(generator, "truncation")
+    ws = truncate(generator, generator.mapping(z, noise=noise), *truncation)
+    images = generator.synthesis(ws, noise)
+    return images
+
+
+def spec_of_one(generator: Any) -> Spec:
+    """Everything that is random in one image: its latent `z`, and the generator's `noise`."""
+    return {"z": Draw("normal", (1, *generator.latent_shape)), "noise": generator.noise_spec(1)}
+
+
+def in_tiles(items: Iterable[Item], batch: int) -> Iterator[tuple[list[Item], int]]:
+    """Cut a sequence of any length into batches of whole tiles, the last one filled up with its last item.
+
+    Args:
+        items: one per image.
+        batch: images computed at once, rounded up to whole tiles.
+
+    Yields:
+        The items of a batch, and how many of them are no filling.
+    """
+    tile = max(8, 4 * torch.get_num_threads())  # every thread gets at least four rows
+    remaining = iter(items)
+    while chunk := list(itertools.islice(remaining, -(-batch // tile) * tile)):
+        yield chunk + chunk[-1:] * (-len(chunk) % tile), len(chunk)
+
+
+def latents_for(generator: Any, path: Path) -> Tensor:
+    """Read latents, or styles where the generator has them: what `from_latents` takes; see `read_latents`."""
+    shapes = [tuple(generator.latent_shape)]
+    if isinstance(generator, models.StyleBased):
+        shapes.append(style_shape(generator))
+    return read_latents(path, *shapes)
+
+
+def read_latents(path: Path, *shapes: tuple[int, ...]) -> Tensor:
     """Read latents from a .npy array or the one tensor of a .safetensors file.
 
     Args:
         path: the file.
-        shape: of one latent.
+        shapes: of one latent; any of these.
 
     Returns:
         float32 [N, *shape], finite.
@@ -129,11 +290,9 @@ def read_latents(path: Path, shape: tuple[int, ...]) -> Tensor:
             f"cannot read latents from {path} ({problem}): give a .npy array, or a .safetensors file of one "
             "tensor"
         ) from problem
-    if latents.ndim != 1 + len(shape) or tuple(latents.shape[1:]) != shape or not len(latents):
-        raise DataError(
-            f"{path} holds {list(latents.shape)}, but this generator takes latents "
-            f"[N, {', '.join(map(str, shape))}]"
-        )
+    if tuple(latents.shape[1:]) not in shapes or not latents.ndim or not len(latents):
+        known = " or styles ".join(f"[N, {', '.join(map(str, shape))}]" for shape in shapes)
+        raise DataError(f"{path} holds {list(latents.shape)}, but this generator takes latents {known}")
     if not latents.is_floating_point() or not bool(latents.isfinite().all()):
         raise DataError(f"{path} holds values that are no finite floating-point numbers")
     return latents.float()

@@ -1,10 +1,13 @@
 """Sampling: a seed means an image, whatever else is asked for."""
 
+import numpy as np
 import pytest
 import torch
+from styled_networks import SECTIONS, styled
 
 from gantx import config, models, sampling
-from gantx.errors import UsageError
+from gantx.errors import DataError, UsageError
+from gantx.sampling import Truncation
 
 CPU = torch.device("cpu")
 
@@ -60,3 +63,82 @@ def test_seed_lists(text, seeds):
 def test_wrong_seed_lists_are_explained(text):
     with pytest.raises(UsageError, match="seeds"):
         sampling.parse_seeds(text)
+
+
+def test_no_truncation_or_a_number():
+    assert sampling.parse_truncation(None) is None
+    assert sampling.parse_truncation(0.7) == Truncation(0.7, None)
+    with pytest.raises(UsageError, match="give the truncation too"):
+        sampling.parse_truncation(None, 3)
+    with pytest.raises(UsageError, match="give a number"):
+        sampling.parse_truncation(float("nan"))
+
+
+def generate(generator, seeds, batch=20, truncation=None):
+    images = sampling.generate(generator, seeds, batch=batch, device=CPU, truncation=truncation)
+    return torch.cat(list(images))
+
+
+@pytest.mark.parametrize("truncation", [None, Truncation(0.7), Truncation(0.5, 2)])
+@pytest.mark.parametrize("family", SECTIONS)
+def test_with_styles_too_a_seed_means_an_image_to_the_last_bit(family, truncation):
+    generator = styled(family)
+    together = generate(generator, range(20), truncation=truncation)
+    assert len({image.numpy().tobytes() for image in together}) == 20
+    for batch, seeds in ((1, range(20)), (64, [17, 3]), (3, [19])):
+        assert torch.equal(generate(generator, seeds, batch, truncation), together[list(seeds)])
+
+
+@pytest.mark.parametrize("family", SECTIONS)
+def test_truncation_draws_styles_to_their_average(family):
+    generator = styled(family)
+    ws = generator.mapping(torch.randn(5, *generator.latent_shape))
+    average = generator.w_avg.expand_as(ws)
+    assert torch.equal(sampling.truncate(generator, ws, 1.0), ws)
+    assert torch.equal(sampling.truncate(generator, ws, 0.0), average)
+    for psi in (-0.5, 0.3, 0.7, 1.5):
+        expected = average + psi * (ws - average)
+        torch.testing.assert_close(sampling.truncate(generator, ws, psi), expected)
+    part = sampling.truncate(generator, ws, 0.3, cutoff=1)
+    torch.testing.assert_close(part[..., :1, :], (average + 0.3 * (ws - average))[..., :1, :])
+    assert torch.equal(part[..., 1:, :], ws[..., 1:, :])
+    each = sampling.truncate(generator, ws, torch.tensor([0.0, 1.0, 0.3, 0.3, 1.0]))
+    assert torch.equal(each[[0, 1, 4]], torch.stack([average[0], ws[1], ws[4]]))
+    torch.testing.assert_close(each[2:4], (average + 0.3 * (ws - average))[2:4])
+
+
+def test_truncation_of_nothing_changes_no_bit_and_of_everything_leaves_one_image():
+    generator = styled("ganformer")
+    assert torch.equal(
+        generate(generator, range(3), truncation=Truncation(1.0)), generate(generator, range(3))
+    )
+    still = sampling.truncate(generator, generator.mapping(torch.randn(2, *generator.latent_shape)), 0.0)
+    images = generator.synthesis(still)
+    torch.testing.assert_close(images[0], images[1], rtol=0, atol=1e-4)
+
+
+def test_truncation_wants_styles_and_layers_that_are_there(generator):
+    with pytest.raises(UsageError, match="needs a network with styles"):
+        generate(generator, [0], truncation=Truncation(0.7))
+    with pytest.raises(UsageError, match="give 1 to 6, what this network has"):
+        generate(styled("stylegan2"), [0], truncation=Truncation(0.7, 7))
+
+
+@pytest.mark.parametrize("family", SECTIONS)
+def test_styles_are_painted_like_the_latents_they_come_from(family, tmp_path):
+    generator = styled(family)
+    z = torch.randn(3, *generator.latent_shape)
+    np.save(tmp_path / "z.npy", z.numpy())
+    np.save(tmp_path / "ws.npy", generator.mapping(z).numpy())
+    for truncation in (None, Truncation(0.6)):
+        painted = [
+            torch.cat(list(sampling.from_latents(
+                generator, sampling.latents_for(generator, tmp_path / name), batch=2, device=CPU,
+                truncation=truncation,
+            )))
+            for name in ("z.npy", "ws.npy")
+        ]  # fmt: skip
+        torch.testing.assert_close(*painted)
+    np.save(tmp_path / "wrong.npy", z.numpy()[..., :-1])
+    with pytest.raises(DataError, match="or styles"):
+        sampling.latents_for(generator, tmp_path / "wrong.npy")

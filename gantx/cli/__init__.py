@@ -14,7 +14,21 @@ import typer
 from typer.core import TyperGroup
 
 import gantx
-from gantx.cli import assets, evaluate, import_checkpoint, info, presets, sample, stats, train
+from gantx.cli import (
+    assets,
+    attend,
+    evaluate,
+    export,
+    import_checkpoint,
+    info,
+    interpolate,
+    mix,
+    presets,
+    project,
+    sample,
+    stats,
+    train,
+)
 from gantx.errors import GantxError, Stopped
 
 
@@ -65,8 +79,13 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("sample")(sample.sample)
 app.command("eval")(evaluate.evaluate)
+app.command("interpolate")(interpolate.interpolate)
+app.command("export")(export.export)
 app.command("stats", rich_help_panel="More")(stats.stats)
 app.command("import", rich_help_panel="More")(import_checkpoint.import_checkpoint)
+app.command("attend", rich_help_panel="More")(attend.attend)
+app.command("mix", rich_help_panel="More")(mix.mix)
+app.command("project", rich_help_panel="More")(project.project)
 app.command("info", rich_help_panel="More")(info.info)
 app.add_typer(presets.app, name="presets", rich_help_panel="More")
 app.add_typer(assets.app, name="assets", rich_help_panel="More")

@@ -17,6 +17,7 @@ def info(
 ) -> None:
     """Show a checkpoint's configuration, progress and origin, without loading its weights."""
     from gantx import checkpoint as checkpoints
+    from gantx.data.framing import height_of
 
     header = checkpoints.read_header(checkpoints.find(checkpoint))
     if as_json:
@@ -31,12 +32,14 @@ def info(
         }
         print(json.dumps(document))
         return
+    side = header.config.data.resolution
+    height = height_of(side, header.config.data.ratio)
     rows = {
         "file": str(header.path),
         "preset": header.config.name,
         "generator": header.config.generator.family,
         "discriminator": header.config.discriminator.family,
-        "resolution": f"{header.config.data.resolution} px",
+        "resolution": f"{side} px" + (f", {height} px high" if height != side else ""),
         "progress": f"{header.images / 1000:g} of {header.config.training.kimg:g} kimg",
         "data": _origin(header.data),
         "versions": ", ".join(f"{name} {version}" for name, version in header.versions.items()),

@@ -1,30 +1,48 @@
-"""`gantx sample`: paint images from a checkpoint."""
+"""`gantx sample`: paint images from a checkpoint, or those of a picture once more."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
-from gantx.errors import UsageError
+import gantx
+from gantx.cli.waiting import Waiting
+from gantx.errors import CheckFailed, UsageError
 
 
 def sample(
     checkpoint: Annotated[
-        Path, typer.Argument(help="A run, a folder of checkpoints, or a .safetensors file.")
-    ],
+        Path | None,
+        typer.Argument(
+            help="A run, a folder of checkpoints, or a .safetensors file; --from finds it in ./runs itself."
+        ),
+    ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Grid .png, archive .zip, array .npy, or a folder of PNGs.")
-    ] = Path("grid.png"),
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Grid .png, archive .zip, array .npy, or a folder of PNGs (grid.png)."
+        ),
+    ] = None,
     number: Annotated[int | None, typer.Option("-n", min=1, help="How many images (64).")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first image; the others follow.")] = 0,
     seeds: Annotated[str | None, typer.Option(help="Seeds instead of -n and --seed: 0-63 or 1,5,9.")] = None,
     latents: Annotated[
-        Path | None, typer.Option(help="Latents instead of seeds: [N, ...] as .npy or .safetensors.")
+        Path | None,
+        typer.Option(help="Latents or styles instead of seeds, [N, ...], .npy or .safetensors."),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Paint this picture, or a folder or .zip of them, again and compare."),
+    ] = None,
+    truncation: Annotated[
+        float | None,
+        typer.Option(help="Draw styles to their average: 1 for not at all, 0.7 for fewer failures."),
+    ] = None,
+    cutoff: Annotated[
+        int | None, typer.Option("--truncation-cutoff", min=1, help="Truncate only the first so many layers.")
     ] = None,
     weights: Annotated[
         str, typer.Option(help="ema for the running average, raw for what is trained.")
@@ -49,6 +67,10 @@ def sample(
       gantx sample ckpt.safetensors --seeds 0-999 -o faces.zip
 
       gantx sample ckpt.safetensors --latents z.npy -o images.npy --dtype float32
+
+      gantx sample ganformer.safetensors --truncation 0.7 -o grid.png
+
+      gantx sample --from grid.png
     """
     if seeds is not None and (number is not None or seed):
         raise UsageError("--seeds names every image: leave -n and --seed away")
@@ -56,6 +78,17 @@ def sample(
         raise UsageError("--latents holds every latent: leave -n, --seed and --seeds away")
     if weights not in ("ema", "raw"):
         raise UsageError(f"no weights '{weights}': use ema or raw")
+    if source is not None:
+        told = (number, seed or None, seeds, latents, truncation, cutoff, grid, output)
+        if any(option is not None for option in told):
+            raise UsageError(
+                "--from reads from the picture what to paint, and only compares: name nothing else"
+            )
+        _compare(source, checkpoint, batch, device)
+        return
+    if checkpoint is None:
+        raise UsageError("name a run or a checkpoint to paint from")
+    output = output or Path("grid.png")
     if dtype not in ("uint8", "float32"):
         raise UsageError(f"no type '{dtype}': use uint8 or float32")
     if dtype == "float32" and output.suffix.lower() != ".npy":
@@ -65,44 +98,63 @@ def sample(
     if output.exists() and not force and (output.is_file() or any(output.iterdir())):
         raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
 
-    from gantx import devices, imaging, sampling
+    from gantx import imaging, sampling
 
-    place = devices.pick_device(device)
-    generator: Any
-    generator, header = sampling.open_generator(checkpoint, place, "ema" if weights == "ema" else "raw")
-    images: Iterator[Any]
-    size = batch or sampling.BATCH
+    model = gantx.load(checkpoint, weights=cast(Any, weights), device=device)
+    what: Any
     if latents is not None:
-        given = sampling.read_latents(latents, generator.latent_shape)
-        chosen: Sequence[int] = range(len(given))
-        images = sampling.from_latents(generator, given, batch=size, device=place)
+        what = sampling.latents_for(model.network, latents)
+        numbers: Sequence[int] = range(len(what))
+    elif seeds is not None:
+        what = numbers = sampling.parse_seeds(seeds)
     else:
-        chosen = sampling.parse_seeds(seeds) if seeds is not None else range(seed, seed + (number or 64))
-        if grid is not None and seeds is None and number is None:
-            columns, rows = imaging.grid_shape(0, grid)
-            chosen = range(seed, seed + columns * rows)
-        images = sampling.generate(generator, chosen, batch=size, device=place)
-    shape = imaging.grid_shape(len(chosen), grid) if output.suffix.lower() == ".png" else None
+        columns, rows = imaging.grid_shape(0, grid) if grid is not None else (8, 8)
+        what = numbers = range(seed, seed + (number or columns * rows))
+    shape = imaging.grid_shape(len(numbers), grid) if output.suffix.lower() == ".png" else None
+    images: Iterator[Any] = model.paint(what, truncation=truncation, cutoff=cutoff, batch=batch)
     if dtype == "uint8":
-        images = (sampling.quantise(batch) for batch in images)
-    text = {
-        "Software": "gantx",
-        "gantx:preset": header.config.name,
-        "gantx:images": str(header.images),
-        "gantx:digest": header.digests["generator_ema" if weights == "ema" else "generator"],
-    }
+        images = (sampling.quantise(part) for part in images)
     origin = "seed" if latents is None else "latent"
-    imaging.save_images(
-        output, _shown((batch.cpu() for batch in images), len(chosen)), chosen, text, shape, origin
-    )
+    text = model.provenance(truncation, cutoff)
+    imaging.save_images(output, _shown(images, len(numbers)), numbers, text, shape, origin)
     print(output)
 
 
+def _compare(source: Path, target: Path | None, batch: int | None, device: str) -> None:
+    """Paint pictures again; one line for each, CheckFailed when one differs."""
+    from gantx import provenance, sampling
+
+    pictures = provenance.read_pictures(source)
+    file, weights = provenance.painter_of(pictures, target, Path("runs"))
+    model = gantx.load(file, weights=weights, device=device)
+    different = 0
+    for found in provenance.repaint(
+        model.network,
+        pictures,
+        batch=batch or sampling.BATCH,
+        device=model.device,
+        ratio=model.config.data.ratio,
+    ):
+        if found.largest:
+            different += found.largest > 1
+            print(
+                f"{found.name}: {100 * found.differing:.2g}% of the values differ, by {found.largest} at most"
+            )
+        else:
+            print(f"{found.name}: the same to the last bit")
+    print(f"painted again by {file} ({weights})")
+    if different:
+        raise CheckFailed(
+            f"{different} of {len(pictures)} pictures differ from what these weights paint by more than the "
+            "rounding of one grey level"
+        )
+
+
 def _shown(batches: Iterator[Any], total: int) -> Iterator[Any]:
-    """Pass batches on, with a bar on stderr while a person waits in a terminal."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("painting", total=total)
+    """Pass batches on to the CPU, showing how far the painting is."""
+    done = 0
+    with Waiting() as waiting:
         for batch in batches:
-            yield batch
-            bar.advance(task, len(batch))
+            yield batch.cpu()
+            done += len(batch)
+            waiting.show("painting", done, total)

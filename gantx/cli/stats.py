@@ -17,6 +17,9 @@ def stats(
     resolution: Annotated[
         int, typer.Option(min=4, help="Side in pixels that the generator paints; images are cut and resized.")
     ],
+    ratio: Annotated[
+        float, typer.Option(min=0, max=1, help="Height / width of the images; data.ratio of the generator.")
+    ] = 1.0,
     protocol: Annotated[str, typer.Option(help="The protocol that will be used.")] = "clean-50k",
     features: Annotated[
         str, typer.Option(help="inception, random, or a network as .pt2 or .onnx.")
@@ -44,6 +47,8 @@ def stats(
     """
     if output.suffix != ".safetensors":
         raise UsageError(f"cannot write {output}: statistics are a .safetensors file")
+    if not ratio > 0:
+        raise UsageError(f"ratio {ratio:g}: give height / width, above 0 and up to 1")
     if output.exists() and not force:
         raise UsageError(f"{output} already exists: name another file, or add --force to replace it")
 
@@ -63,7 +68,7 @@ def stats(
     with Waiting() as waiting:
         waiting.say(devices.use_threads(threads or "auto"))
         found = evaluate.statistics(
-            DataConfig(source=data, resolution=resolution),
+            DataConfig(source=data, resolution=resolution, ratio=ratio),
             request,
             mirrored=mirrored,
             say=waiting.say,

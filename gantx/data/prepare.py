@@ -3,10 +3,11 @@
 What happens to an image, in this order; docs/data.md says the same to users:
 
 1. It is turned as its EXIF orientation says. Of an animation the first frame counts.
-2. The largest centred square is cut out.
+2. The largest centred rectangle of `data.ratio` is cut out: a square unless that is below 1.
 3. It becomes 8-bit RGB (`to_rgb`). Colour profiles are ignored.
 4. It is resized with Lanczos, which is antialiased in Pillow and keeps the most detail of its filters.
    An image smaller than the resolution is refused unless `data.allow_upscale` is set.
+5. Where the ratio is below 1, it is laid in the middle of a black square (gantx.data.framing).
 
 The cache of a set is a folder `prepared/<fingerprint>` with `images.npy` (uint8 [N, 3, R, R]), `labels.npy`
 if it has labels, `meta.json`, and `skipped.txt` if images were left out. It is written under another name
@@ -36,6 +37,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gantx.config import DataConfig, cache_folder
+from gantx.data.framing import height_of, rectangle, rows_of
 from gantx.data.sources import FORMATS, ReadsRuns, Source, open_source
 from gantx.errors import DataError, GantxError, MissingError
 
@@ -96,7 +98,7 @@ def prepare(data: DataConfig, *, say: Say, progress: Progress | None = None) -> 
     if prepared is None:
         if folder.exists():
             say(f"data: the cache in {folder} is damaged or of another version, so it is made again")
-        say(f"data: preparing {source.location} at {data.resolution}×{data.resolution}")
+        say(f"data: preparing {source.location} at {_size(data)}")
         started = time.perf_counter()
         _build(source, data, folder, say, progress)
         prepared = _load_patiently(folder, data.resolution, source.name)
@@ -109,9 +111,19 @@ def prepare(data: DataConfig, *, say: Say, progress: Progress | None = None) -> 
     classes = f", {len(prepared.class_names):,} classes" if prepared.labels is not None else ""
     say(
         f"data: {len(prepared.images):,} image{'' if len(prepared.images) == 1 else 's'}{classes}, "
-        f"{data.resolution}×{data.resolution} ({origin})"
+        f"{_size(data)} ({origin})"
     )
     return prepared
+
+
+def _size(data: DataConfig) -> str:
+    """Size of the images, and of their squares where that is another, for the log."""
+    side, height = data.resolution, height_of(data.resolution, data.ratio)
+    return f"{side}×{height}" + (f" in squares of {side}×{side}" if height != side else "")
+
+
+def _at_ratio(data: DataConfig) -> str:
+    return "" if data.ratio == 1 else f" at the ratio {data.ratio:g}"
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -159,31 +171,29 @@ class _Tally:
     enlarged: int = 0
 
 
-def _shape(
-    image: Image.Image | NDArray[np.uint8], side: int, enlarge: bool, tally: _Tally
-) -> NDArray[np.uint8]:
-    """One image as uint8 [side, side, 3]; _TooSmall when it would have to be enlarged and must not be."""
+def _shape(image: Image.Image | NDArray[np.uint8], data: DataConfig, tally: _Tally) -> NDArray[np.uint8]:
+    """One image as uint8 [H, R, 3], H rows; _TooSmall when it would have to be enlarged and must not be."""
+    wanted = data.resolution, height_of(data.resolution, data.ratio)  # width, height
     if isinstance(image, np.ndarray):
-        if image.shape[:2] == (side, side):
+        if image.shape[1::-1] == wanted:
             return image
         image = Image.fromarray(image)
-    width, height = image.size
-    shorter = min(width, height)
-    if shorter < side:
-        if not enlarge:
-            raise _TooSmall(width, height)
-        tally.enlarged += 1
     image.load()
     if not image.info.keys().isdisjoint(_ORIENTED) or hasattr(image, "tag_v2"):
         image = _upright(image)
-        width, height = image.size
-    if width != height:
+    width, height = image.size
+    rows, columns = rectangle(height, width, data.ratio)
+    kept = columns.stop - columns.start, rows.stop - rows.start
+    if kept[0] < wanted[0] or kept[1] < wanted[1]:
+        if not data.allow_upscale:
+            raise _TooSmall(width, height)
+        tally.enlarged += 1
+    if kept != (width, height):
         tally.cropped += 1
-        left, top = (width - shorter) // 2, (height - shorter) // 2
-        image = image.crop((left, top, left + shorter, top + shorter))
+        image = image.crop((columns.start, rows.start, columns.stop, rows.stop))
     image = to_rgb(image)
-    if shorter != side:
-        image = image.resize((side, side), Image.Resampling.LANCZOS)
+    if kept != wanted:
+        image = image.resize(wanted, Image.Resampling.LANCZOS)
     return np.asarray(image)
 
 
@@ -233,23 +243,24 @@ class _Chunk:
 
 
 def _read_chunk(source: Source, data: DataConfig, start: int, stop: int) -> _Chunk:
-    side = data.resolution
+    side, rows = data.resolution, rows_of(data.resolution, data.ratio)
     tally = _Tally()
     run = source.read_run(start, stop) if isinstance(source, ReadsRuns) else None
-    if run is not None and run.shape[1:3] == (side, side):
+    if run is not None and data.ratio == 1 and run.shape[1:3] == (side, side):
         return _Chunk(np.ascontiguousarray(run.transpose(0, 3, 1, 2)), list(range(start, stop)), [], tally)
-    pixels = np.empty((stop - start, side, side, 3), np.uint8)
+    pixels = np.zeros((stop - start, side, side, 3), np.uint8)  # what no image covers stays black
     kept: list[int] = []
     skipped: list[tuple[int, str]] = []
     for index in range(start, stop):
         try:
             image = source.read(index) if run is None else run[index - start]
-            pixels[len(kept)] = _shape(image, side, data.allow_upscale, tally)
+            pixels[len(kept), rows] = _shape(image, data, tally)
         except _TooSmall as size:
             width, height = size.args
             raise DataError(
-                f"{source.identify(index)} is {width}×{height} pixels, smaller than the resolution {side}: "
-                "lower data.resolution, or set data.allow_upscale=true to enlarge such images"
+                f"{source.identify(index)} is {width}×{height} pixels, smaller than the resolution "
+                f"{side}{_at_ratio(data)}: lower data.resolution, or set data.allow_upscale=true to enlarge "
+                "such images"
             ) from None
         except GantxError:
             raise
@@ -297,6 +308,8 @@ def _cores() -> int:
 
 def _fingerprint(source: Source, data: DataConfig) -> str:
     text = f"{source.fingerprint()}/{data.resolution}/{data.on_bad_image}/{data.allow_upscale}"
+    if data.ratio != 1:  # squares keep the name they had before there were ratios
+        text += f"/{data.ratio!r}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -397,9 +410,11 @@ def _write(
     if source.class_names:
         np.save(folder / "labels.npy", np.array([source.label(index) for index in kept], np.int64))
     if cropped:
-        say(f"data: {cropped:,} of {total:,} images are not square: the centre square is used")
+        shape = "square: the centre square" if data.ratio == 1 else f"of the ratio {data.ratio:g}: the centre"
+        say(f"data: {cropped:,} of {total:,} images are not {shape} is used")
     if enlarged:
-        say(f"data: {enlarged:,} of {total:,} images are smaller than {data.resolution} pixels: enlarged")
+        least = f"{data.resolution} pixels{_at_ratio(data)}"
+        say(f"data: {enlarged:,} of {total:,} images are smaller than {least}: enlarged")
     names = [source.identify(index) for index, _ in skipped]
     if skipped:
         lines = [f"{name}: {reason}\n" for name, (_, reason) in zip(names, skipped, strict=True)]

@@ -116,7 +116,12 @@ def statistics(
         settings.data, say=say, progress=lambda done, total: progress("preparing images", done, total)
     )
     stamp = reference.describe(
-        prepared, network, settings.protocol, split=settings.data.split, mirrored=mirrored
+        prepared,
+        network,
+        settings.protocol,
+        split=settings.data.split,
+        mirrored=mirrored,
+        ratio=settings.data.ratio,
     )
     found, _ = reference.reference_for(
         prepared,
@@ -163,6 +168,7 @@ def _evaluate_checkpoint(target: Path, request: Request, say: Say, progress: Pro
         num=num,
         seed=request.seed,
         quantise=settings.protocol.quantise,
+        ratio=config.data.ratio,
         batch=request.batch,
     )
     say(f"scoring {num:,} images of {path}")
@@ -171,12 +177,13 @@ def _evaluate_checkpoint(target: Path, request: Request, say: Say, progress: Pro
 
 def _evaluate_images(target: Path, request: Request, say: Say, progress: Progress) -> Result:
     images = open_images(target)
-    if images.height != images.width and request.reference is None:
+    ratio = images.height / images.width
+    if ratio > 1 and request.reference is None:
         raise UsageError(
-            f"the images in {target} are {images.width}×{images.height}, but --data is cut to squares: give "
-            "statistics of real images of this shape with --reference"
+            f"the images in {target} are {images.width}×{images.height}, but --data is never cut to more "
+            "height than width: give statistics of real images of this shape with --reference"
         )
-    data = DataConfig(source=request.data, resolution=images.width)
+    data = DataConfig(source=request.data, resolution=images.width, ratio=min(1.0, ratio))
     settings = dataclasses.replace(
         _settings(request, EvaluationConfig(), data, mirrored=False), objects=_objects(data)
     )

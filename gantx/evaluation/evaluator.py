@@ -341,6 +341,12 @@ class Evaluator:
                 f"{self._lossy:,} of the real images are JPEG or WebP: compression moves scores by whole "
                 "points unless the generator learned from the same files"
             )
+        data = self.settings.data
+        if "modes" in self.settings.metrics and data is not None and data.ratio != 1:
+            found.append(
+                f"shapes are cut to the ratio {data.ratio:g}, and the recogniser knows whole ones: even of "
+                "real images it cannot tell all, so compare modes with runs of this ratio only"
+            )
         if "is" in self.settings.metrics and count < FEW:
             found.append(f"{count:,} images are too few for an Inception Score that others report at 50,000")
         return found
@@ -389,7 +395,8 @@ def _resolve_reference(
         mirror = settings.protocol.mirror and settings.mirrored
         wanted: dict[str, Any] = {"mirror": mirror}
         if settings.data is not None:
-            wanted |= {"resolution": settings.data.resolution, "split": settings.data.split}
+            data = settings.data
+            wanted |= {"resolution": data.resolution, "split": data.split, "ratio": data.ratio}
         reference.check(known, network, wanted, settings.reference)
         if known.features is None and (lacking := {"kid", "pr", "dc"} & set(settings.metrics)):
             raise UsageError(
@@ -403,7 +410,12 @@ def _resolve_reference(
         )
     prepared = _prepare(settings.data, say, progress)
     stamp = reference.describe(
-        prepared, network, settings.protocol, split=settings.data.split, mirrored=settings.mirrored
+        prepared,
+        network,
+        settings.protocol,
+        split=settings.data.split,
+        mirrored=settings.mirrored,
+        ratio=settings.data.ratio,
     )
     known, cached = reference.reference_for(
         prepared,

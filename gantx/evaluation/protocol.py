@@ -7,7 +7,7 @@ is not the generator; docs/evaluation.md says for each where it comes from.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from gantx.errors import UsageError, closest
 
@@ -86,3 +86,11 @@ def named(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise UsageError(f"no protocol '{name}'{closest(name, PROTOCOLS)}: there are {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
+
+
+def ratio_stamp(ratio: float) -> dict[str, Any]:
+    """What the record of a score says of images that are `ratio` times as high as wide.
+
+    Of squares it says nothing, so that their protocols keep the hashes of the time when all images were.
+    """
+    return {} if ratio == 1 else {"ratio": ratio}

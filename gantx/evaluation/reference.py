@@ -21,13 +21,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gantx import sampling
 from gantx.atomic import replacing
 from gantx.config import cache_folder
 from gantx.data.prepare import Prepared
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.evaluation.features import FeatureNetwork
 from gantx.evaluation.metrics import Gaussian, Moments
-from gantx.evaluation.protocol import Protocol
+from gantx.evaluation.protocol import Protocol, ratio_stamp
 
 FORMAT = "gantx.reference/1"
 KEPT = 50_000  # features stored at most; the moments are always those of all images
@@ -62,7 +63,13 @@ class Reference:
 
 
 def describe(
-    prepared: Prepared, network: FeatureNetwork, protocol: Protocol, *, split: str, mirrored: bool
+    prepared: Prepared,
+    network: FeatureNetwork,
+    protocol: Protocol,
+    *,
+    split: str,
+    mirrored: bool,
+    ratio: float = 1.0,
 ) -> dict[str, Any]:
     """The stamp of the statistics of `prepared`; also what decides whether cached ones fit.
 
@@ -72,6 +79,7 @@ def describe(
         protocol: by which they are chosen.
         split: part of the data set they are.
         mirrored: whether the generator was trained with mirrored images.
+        ratio: height / width of the images within the prepared squares.
     """
     return {
         "extractor": network.name,
@@ -83,6 +91,7 @@ def describe(
         "split": split,
         "mirror": protocol.mirror and mirrored,
         "n_ref": min(len(prepared.images), protocol.reference_num or len(prepared.images)),
+        **ratio_stamp(ratio),
     }
 
 
@@ -140,7 +149,7 @@ def measure(
     filled = 0
     for start in range(0, count, network.batch):
         stop = min(start + network.batch, count)
-        pixels = torch.from_numpy(prepared.images[rows[start:stop]])
+        pixels = sampling.crop(torch.from_numpy(prepared.images[rows[start:stop]]), stamp.get("ratio", 1.0))
         flipped = torch.from_numpy(flips[start:stop])
         pixels = torch.where(flipped[:, None, None, None], pixels.flip(3), pixels)
         found = network(pixels.to(device)).features.cpu()
@@ -191,8 +200,10 @@ def check(reference: Reference, network: FeatureNetwork, wanted: dict[str, Any],
             f"{path} holds statistics of {len(reference.mean)} features, but {network.name} has "
             f"{network.dim}: make new ones with gantx stats"
         )
+    # Statistics of gantx that name no ratio are of squares; those of other tools name nothing.
+    stamp = reference.stamp if reference.count is None else {"ratio": 1.0, **reference.stamp}
     for field, ours in {"weights_sha256": network.digest, "resize": network.resize, **wanted}.items():
-        theirs = reference.stamp.get(field, ours)
+        theirs = stamp.get(field, ours)
         if theirs != ours:
             raise UsageError(
                 f"{path} was made with another {field.partition('_')[0]} ({theirs}, here {ours}): scores "

@@ -16,6 +16,7 @@ from gantx.checkpoint import Header
 from gantx.errors import DataError
 from gantx.evaluation.images import ImageSet
 from gantx.evaluation.precision import full_precision
+from gantx.evaluation.protocol import ratio_stamp
 from gantx.sampling import Rounding
 
 
@@ -48,6 +49,7 @@ class Painted:
         num: number of images.
         seed: of the first image.
         quantise: how floats become grey levels.
+        ratio: height / width to which images are cropped; see `sampling.crop`.
         batch: images painted at once.
     """
 
@@ -59,6 +61,7 @@ class Painted:
         num: int,
         seed: int,
         quantise: Rounding,
+        ratio: float = 1.0,
         batch: int = sampling.BATCH,
     ) -> None:
         self.warnings: tuple[str, ...] = ()
@@ -70,11 +73,13 @@ class Painted:
             "ema": True,
             "truncation": 1.0,
             "precision": "fp32",
+            **ratio_stamp(ratio),
         }
         self._generator = generator
         self._origin = origin
         self._seeds = range(seed, seed + num)
         self._quantise = quantise
+        self._ratio = ratio
         self._batch = batch
 
     def __len__(self) -> int:
@@ -83,7 +88,9 @@ class Painted:
     def batches(self, device: torch.device) -> Iterator[Tensor]:
         """Paint; DataError when the generator gives values that are not finite."""
         finite = torch.ones((), dtype=torch.bool, device=device)
-        painted = sampling.generate(self._generator, self._seeds, batch=self._batch, device=device)
+        painted = sampling.generate(
+            self._generator, self._seeds, batch=self._batch, device=device, ratio=self._ratio
+        )
         while True:
             with full_precision(device):  # around each batch: between them others compute as they like
                 images = next(painted, None)
@@ -129,6 +136,7 @@ class Found:
             "ema": None,
             "truncation": None,
             "precision": None,
+            **ratio_stamp(images.height / images.width),
         }
         dice = np.random.default_rng(seed)
         chosen = np.sort(dice.permutation(len(images))[:count]) if count < len(images) else np.arange(count)

@@ -50,7 +50,20 @@ def test_an_unknown_command_is_a_usage_error():
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "sample", "eval", "stats", "assets", "import", "info", "presets"]
+    "command",
+    [
+        "train",
+        "sample",
+        "eval",
+        "interpolate",
+        "stats",
+        "assets",
+        "import",
+        "mix",
+        "project",
+        "info",
+        "presets",
+    ],
 )
 def test_every_command_explains_itself(command):
     result = run(command, "--help")

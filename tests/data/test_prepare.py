@@ -1,6 +1,7 @@
 """Images become uint8 of one size by fixed rules, once, and the cache is whole or not there."""
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -23,7 +24,7 @@ from gantx.config import DataConfig, ShapesConfig, cache_folder
 from gantx.data import prepare as module
 from gantx.data.prepare import prepare, to_rgb
 from gantx.data.shapes import ShapesSource
-from gantx.data.sources import ZipSource
+from gantx.data.sources import ZipSource, open_source
 from gantx.errors import DataError, MissingError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -210,6 +211,70 @@ def test_small_images_may_be_enlarged(tmp_path):
     prepared = made(tmp_path / "set", allow_upscale=True, said=said)
     np.testing.assert_array_equal(pixels(prepared, 1), np.full((8, 8, 3), (10, 20, 30)))
     assert any("1 of 2 images are smaller than 8 pixels" in line for line in said)
+
+
+# --- images that are not square ---------------------------------------------------------------------------
+
+
+def test_an_image_of_the_ratio_lies_between_black_rows(tmp_path):
+    image = photo(8, 6)
+    said = []
+    prepared = made(save(tmp_path / "set", a=image), ratio=0.75, said=said)
+    np.testing.assert_array_equal(pixels(prepared)[1:7], np.asarray(image))
+    assert not pixels(prepared)[[0, 7]].any()
+    assert any("8×6 in squares of 8×8" in line for line in said)
+    assert not any("not of the ratio" in line for line in said)
+
+
+def test_other_images_are_cropped_to_the_ratio_in_the_middle(tmp_path):
+    wide, tall, large = photo(12, 6), photo(8, 9), photo(20, 12)
+    said = []
+    prepared = made(save(tmp_path / "set", a=wide, b=tall, c=large), ratio=0.75, said=said)
+    np.testing.assert_array_equal(pixels(prepared, 0)[1:7], np.asarray(wide)[:, 2:10])
+    np.testing.assert_array_equal(pixels(prepared, 1)[1:7], np.asarray(tall)[1:7])
+    shrunk = large.crop((2, 0, 18, 12)).resize((8, 6), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(pixels(prepared, 2)[1:7], np.asarray(shrunk))
+    assert not prepared.images[:, :, [0, 7]].any()
+    assert "data: 3 of 3 images are not of the ratio 0.75: the centre is used" in said
+
+
+def test_of_an_odd_number_of_black_rows_one_more_is_below(tmp_path):
+    prepared = made(save(tmp_path / "set", a=Image.new("RGB", (8, 5), "white")), ratio=0.625)
+    assert pixels(prepared).any((1, 2)).tolist() == [False] + 5 * [True] + 2 * [False]
+
+
+def test_images_of_a_ratio_are_cropped_after_they_were_turned(tmp_path):
+    lying = photo(6, 8)
+    exif = lying.getexif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    lying.save(tmp_path / "a.png", exif=exif)
+    turned = np.asarray(lying.transpose(Image.Transpose.ROTATE_270))
+    np.testing.assert_array_equal(pixels(made(tmp_path, ratio=0.75))[1:7], turned)
+
+
+def test_images_too_small_for_the_ratio(tmp_path):
+    save(tmp_path / "set", a=photo(8, 6), b=photo(20, 5))
+    with pytest.raises(DataError, match=r"b\.png is 20×5 pixels, .* 8 at the ratio 0\.75: .*allow_upscale"):
+        made(tmp_path / "set", ratio=0.75)
+    assert len(made(tmp_path / "set", ratio=0.75, allow_upscale=True).images) == 2
+
+
+def test_of_the_built_in_shapes_the_rows_in_the_middle_are_taken():
+    whole, cut = (made("shapes", 16, shapes={"count": 5}, ratio=ratio) for ratio in (1.0, 0.5))
+    np.testing.assert_array_equal(cut.images[:, :, 4:12], whole.images[:, :, 4:12])
+    assert not cut.images[:, :, :4].any()
+    assert not cut.images[:, :, 12:].any()
+
+
+def test_ratios_are_cached_apart_and_squares_keep_their_name(tmp_path):
+    folder = save(tmp_path / "set", a=photo(16, 16))
+    square = made(folder)
+    source = open_source(DataConfig(source=str(folder))).fingerprint()
+    before_ratios = hashlib.blake2b(f"{source}/8/error/False".encode(), digest_size=16).hexdigest()
+    assert square.fingerprint == made(folder, ratio=1).fingerprint == before_ratios
+    names = {made(folder, ratio=ratio).fingerprint for ratio in (1, 0.75, 0.5)}
+    assert names == set(cached())
+    assert len(names) == 3
 
 
 # --- bad images -------------------------------------------------------------------------------------------

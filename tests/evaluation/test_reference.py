@@ -1,5 +1,7 @@
 """Reference statistics: measured once, found again, carried elsewhere, and never mixed up."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,24 @@ def test_moments_and_features_are_those_of_the_images(network):
     by_n = found.covariance_by(0)
     torch.testing.assert_close(by_n, features.double().T.cov(correction=0), rtol=1e-5, atol=1e-6)
     assert seen[-1] == (23, 23)
+
+
+def test_of_images_that_are_not_square_only_their_rows_are_seen(network):
+    prepared = reals()
+    stamp, of_squares = (
+        reference.describe(prepared, network, named("clean-50k"), split="train", mirrored=False, ratio=ratio)
+        for ratio in (0.5, 1.0)
+    )
+    assert stamp == {**of_squares, "ratio": 0.5}
+    assert "ratio" not in of_squares  # the hashes of earlier scores stay what they are
+    found = reference.measure(prepared, network, stamp, device=CPU, progress=lambda done, total: None)
+    rows = torch.from_numpy(prepared.images[:, :, 2:6])
+    torch.testing.assert_close(found.features, network(rows).features)
+    with pytest.raises(UsageError, match=r"another ratio \(0\.5, here 1\.0\)"):
+        reference.check(found, network, {"ratio": 1.0}, Path("old.safetensors"))
+    squares = reference.measure(prepared, network, of_squares, device=CPU, progress=lambda done, total: None)
+    with pytest.raises(UsageError, match=r"another ratio \(1\.0, here 0\.5\)"):
+        reference.check(squares, network, {"ratio": 0.5}, Path("old.safetensors"))
 
 
 def test_the_cache_is_used_for_the_same_pixels_network_and_protocol_only(network):

@@ -1,0 +1,121 @@
+"""`gantx attend`: pictures of what looked where while an image was painted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+import gantx
+from gantx.cli.waiting import Waiting
+from gantx.errors import UsageError
+
+
+def attend(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A run, a folder of checkpoints, or a .safetensors file.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Sheet .png, or a folder of bare PNGs.")
+    ] = Path("maps.png"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the image.")] = 0,
+    seeds: Annotated[str | None, typer.Option(help="Several seeds, a row each: 0-7 or 1,5,9.")] = None,
+    layer: Annotated[
+        str, typer.Option(help="last, all (coarse to fine), or a name such as 16x16.1.")
+    ] = "last",
+    head: Annotated[
+        str | None, typer.Option(help="A number, mean, or all (GANformer: 0, others: mean).")
+    ] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="argmax (most looked at), soft (all), or blend, softblend: the same over the image; repeat."
+        ),
+    ] = None,
+    query: Annotated[
+        str | None,
+        typer.Option(metavar="ROW,COLUMN", help="Pixel that asks, in TransGAN and ViTGAN (the centre)."),
+    ] = None,
+    truncation: Annotated[
+        float | None,
+        typer.Option(help="Draw styles towards their average: 1 for not at all (GANformer: 0.7)."),
+    ] = None,
+    noise: Annotated[
+        str, typer.Option(help="const for the noise stored in the network, random for the seed's own.")
+    ] = "const",
+    ratio: Annotated[
+        float | None, typer.Option(help="Crop to height / width, for padded images (data.ratio of the run).")
+    ] = None,
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Share of the image in a blend.")] = 0.3,
+    weights: Annotated[
+        str, typer.Option(help="ema for the running average, raw for what is trained.")
+    ] = "ema",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    force: Annotated[
+        bool,
+        typer.Option("--force", "-f", help="Write over an existing output; other files in a folder stay."),
+    ] = False,
+) -> None:
+    """Show attention: which latent each part of an image looked at, or where one place of it looked.
+
+    GANformer: a colour for each latent. TransGAN, ViTGAN: heat where one cell looks.
+
+    Examples:
+
+      gantx attend ganformer.safetensors --seed 7 -o maps.png
+
+      gantx attend ganformer.safetensors --seeds 0-7 --layer all --kind soft -o maps/
+
+      gantx attend runs/0001-transgan-tiny-shapes --query 20,5 --layer all
+    """
+    if seeds is not None and seed:
+        raise UsageError("--seeds names every image: leave --seed away")
+    if noise not in ("const", "random"):
+        raise UsageError(f"no noise '{noise}': use const or random")
+    if ratio is not None and not 0.1 <= ratio <= 10:
+        raise UsageError(f"ratio {ratio}: give height / width, from 0.1 to 10")
+    if output.suffix.lower() not in (".png", ""):
+        raise UsageError(f"cannot write '{output.suffix}' files: use .png, or a folder name")
+    if output.exists() and not force and (output.is_file() or any(output.iterdir())):
+        raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
+    pixel = None if query is None else _pixel(query)
+
+    from gantx import attending, provenance, sampling
+
+    chosen = sampling.parse_seeds(seeds) if seeds is not None else [seed]
+    model = gantx.load(checkpoint, weights=cast(Any, weights), device=device)
+    view = attending.completed(
+        model.network,
+        attending.View(
+            layer=layer,
+            head=head or "",
+            kinds=tuple(part.strip() for text in kind or () for part in text.split(",")),
+            query=pixel,
+            truncation=sampling.parse_truncation(truncation),
+            stored_noise=noise == "const",
+            ratio=model.config.data.ratio if ratio is None else ratio,
+            share=alpha,
+        ),
+    )
+    text = provenance.describe(model.header, model.weights, view.truncation) | {"gantx:noise": noise}
+    if view.query is not None:
+        text["gantx:query"] = f"{view.query[0]},{view.query[1]}"
+    with Waiting() as waiting:
+
+        def painted() -> Any:
+            for done, each in enumerate(chosen, 1):
+                yield attending.pictures(model.network, each, view, model.device)
+                waiting.show("painting", done, len(chosen))
+
+        names = attending.save(output, chosen, painted(), text)
+        waiting.say("columns: " + ", ".join(names))
+    print(output)
+
+
+def _pixel(text: str) -> tuple[int, int]:
+    """`12,20` as row and column; UsageError otherwise."""
+    row, comma, column = (part.strip() for part in text.partition(","))
+    if not (comma and row.isdecimal() and column.isdecimal()):
+        raise UsageError(f"query '{text}': write row,column of a pixel, for example 16,16")
+    return int(row), int(column)

@@ -1,0 +1,99 @@
+"""`gantx interpolate`: walk through latent space from seed to seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+import gantx
+from gantx.cli.waiting import Waiting
+from gantx.errors import UsageError
+
+
+def interpolate(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A run, a folder of checkpoints, or a .safetensors file.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="A .gif, .webp, .apng or .mp4; a film strip .png; or a folder of frames.",
+        ),
+    ] = Path("walk.gif"),
+    seeds: Annotated[
+        str | None, typer.Option(help="Seeds to pass: 1,5,9 or 0-3. By default 4 for each walk.")
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="Frames of the whole walk (60; of a film strip 10).")
+    ] = None,
+    fps: Annotated[int, typer.Option(min=1, max=240, help="Frames a second.")] = 30,
+    loop: Annotated[bool, typer.Option("--loop", help="Return to the first seed.")] = False,
+    space: Annotated[
+        str | None,
+        typer.Option(help="z: arcs between latents; w: lines between styles, where there are.."),
+    ] = None,
+    easing: Annotated[str, typer.Option(help="linear, or smooth to slow down at every seed.")] = "linear",
+    grid: Annotated[
+        str | None,
+        typer.Option(help="Several walks side by side that share the seeds, columns x rows: 4x2."),
+    ] = None,
+    truncation: Annotated[
+        str | None, typer.Option(help="Draw styles to their average: 0.7, or a sweep along the walk: 0:1.")
+    ] = None,
+    cutoff: Annotated[
+        int | None, typer.Option("--truncation-cutoff", min=1, help="Truncate only the first so many layers.")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="ema for the running average, raw for what is trained.")
+    ] = "ema",
+    batch: Annotated[int | None, typer.Option(min=1, help="Images computed at once (64).")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    force: Annotated[
+        bool,
+        typer.Option("--force", "-f", help="Write over an existing output; other files in a folder stay."),
+    ] = False,
+) -> None:
+    """Walk through latent space; the frame of a seed is its image in `gantx sample`.
+
+    Examples:
+
+      gantx interpolate runs/0001-transgan-tiny-shapes --seeds 1,5,9 --loop -o walk.gif
+
+      gantx interpolate ckpt.safetensors --seeds 0-31 --grid 4x2 --frames 600 --loop -o walk.mp4
+
+      gantx interpolate ganformer.safetensors --seeds 7 --truncation 0:1 -o sweep.webp
+    """
+    if output.exists() and not force and (output.is_file() or any(output.iterdir())):
+        raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
+
+    from gantx import animations, imaging, sampling
+
+    animations.check(output, fps)
+    columns, rows = imaging.grid_shape(1 if grid is None else 0, grid)
+    paths = columns * rows
+    chosen = range(4 * paths) if seeds is None else sampling.parse_seeds(seeds)
+    model = gantx.load(checkpoint, weights=cast(Any, weights), device=device)
+    walk = model.walk(
+        chosen,
+        frames or (10 if output.suffix.lower() == ".png" else 60),
+        paths=paths,
+        space=space,
+        loop=loop,
+        easing=easing,
+        truncation=truncation,
+        cutoff=cutoff,
+    )
+    with Waiting() as waiting:
+
+        def shown() -> Any:
+            for done, frame in enumerate(model.interpolate(walk, batch=batch), 1):
+                waiting.show("painting frames", done, walk.frames)
+                yield frame
+
+        text = model.provenance() | walk.text()
+        animations.save(output, shown(), walk.frames, shape=(columns, rows), fps=fps, text=text)
+    print(output)

@@ -1,0 +1,71 @@
+"""`gantx mix`: a table of images that take some of their styles from others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+import gantx
+from gantx.errors import UsageError
+
+
+def mix(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A run, a folder of checkpoints, or a .safetensors file.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A .png.")] = Path("mix.png"),
+    rows: Annotated[str, typer.Option(help="Seeds of the images that are changed: 0-3.")] = "0-3",
+    columns: Annotated[str, typer.Option(help="Seeds of the images whose styles are taken: 4-7.")] = "4-7",
+    layers: Annotated[
+        str | None,
+        typer.Option(help="What is taken: 0-3 for coarse layers; all if only components are named."),
+    ] = None,
+    components: Annotated[
+        str | None,
+        typer.Option(help="Of which latents (GANformer); the last number is the global one. All by default."),
+    ] = None,
+    truncation: Annotated[
+        float | None, typer.Option(help="Draw styles to their average: 1 for not at all.")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="ema for the running average, raw for what is trained.")
+    ] = "ema",
+    batch: Annotated[int | None, typer.Option(min=1, help="Images computed at once (64).")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    force: Annotated[bool, typer.Option("--force", "-f", help="Write over an existing output.")] = False,
+) -> None:
+    """Mix styles: left the rows' images, above the columns', between them rows with styles of columns.
+
+    Examples:
+
+      gantx mix stylegan2.safetensors --rows 1-4 --columns 5-8 --layers 0-3
+
+      gantx mix ganformer.safetensors --rows 1-4 --columns 5-8 --components 0-2 -o parts.png
+    """
+    if output.suffix.lower() != ".png":
+        raise UsageError(f"a table is a .png, but the output is {output}")
+    if output.exists() and not force:
+        raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
+
+    from gantx import imaging, mixing, sampling
+
+    changed, taken = sampling.parse_seeds(rows), sampling.parse_seeds(columns)
+    model = gantx.load(checkpoint, weights=cast(Any, weights), device=device)
+    images = mixing.table(
+        model.network,
+        changed,
+        taken,
+        layers=None if layers is None else sampling.parse_seeds(layers),
+        components=None if components is None else sampling.parse_seeds(components),
+        batch=batch or sampling.BATCH,
+        device=model.device,
+        truncation=sampling.parse_truncation(truncation),
+        ratio=model.config.data.ratio,
+    )
+    text = model.provenance(truncation) | {"gantx:rows": rows, "gantx:columns": columns}
+    text |= {"gantx:layers": layers} if layers else {}
+    text |= {"gantx:components": components} if components else {}
+    imaging.write_png(output, imaging.grid(images, 1 + len(taken), 1 + len(changed)), text)
+    print(output)

@@ -1,0 +1,96 @@
+"""`gantx project`: find the latent of an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+import gantx
+from gantx.cli.waiting import Waiting
+from gantx.errors import UsageError
+
+
+def project(
+    image: Annotated[Path, typer.Argument(help="The image; cropped in the middle and resized as needed.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A run, a folder of checkpoints, or a .safetensors file.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A .png: the image and what was found, side by side.")
+    ] = Path("projection.png"),
+    latents: Annotated[
+        Path | None, typer.Option(help="Where the latent goes; beside the output as .safetensors by default.")
+    ] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(help="z; w, one style for all layers; w+, one for each (where there are styles)."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the optimiser.")] = 400,
+    starts: Annotated[int, typer.Option(min=1, max=256, help="Latents that descend side by side.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random latents it starts from.")] = 0,
+    rate: Annotated[float, typer.Option(min=0, help="Learning rate, in spreads of latents.")] = 0.05,
+    features: Annotated[
+        str | None, typer.Option(help="inception: compare its features beside the pixels.")
+    ] = None,
+    feature_file: Annotated[
+        Path | None, typer.Option(help="File of the Inception weights; see `gantx assets`.")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="ema for the running average, raw for what is trained.")
+    ] = "ema",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    force: Annotated[bool, typer.Option("--force", "-f", help="Write over existing outputs.")] = False,
+) -> None:
+    """Find the latent whose image is most like a given one.
+
+    Examples:
+
+      gantx project face.jpg runs/0001-transgan-tiny-shapes -o found.png
+
+      gantx sample runs/0001-transgan-tiny-shapes --latents found.safetensors -o again.png
+    """
+    if output.suffix.lower() != ".png":
+        raise UsageError(f"the comparison is a .png, but the output is {output}")
+    latents = latents or output.with_suffix(".safetensors")
+    if latents.suffix != ".safetensors":
+        raise UsageError(f"the latent is written as .safetensors, not as {latents}")
+    for path in (output, latents):
+        if path.exists() and not force:
+            raise UsageError(f"{path} already exists: name another output, or add --force to replace it")
+    if features not in (None, "inception"):
+        raise UsageError(f"no features '{features}': use inception, or leave them away")
+    if feature_file is not None and features is None:
+        raise UsageError("--feature-file holds Inception's weights: add --features inception")
+
+    import torch
+
+    from gantx import imaging, projection, sampling
+
+    model = gantx.load(checkpoint, weights=cast(Any, weights), device=device)
+    ratio = model.config.data.ratio
+    target = projection.read_target(image, sampling.cropped_shape(model.network, ratio))
+    network = projection.inception_features(feature_file, model.device) if features else None
+    with Waiting() as waiting:
+        found = projection.project(
+            model.network,
+            target,
+            device=model.device,
+            space=space,
+            steps=steps,
+            starts=starts,
+            seed=seed,
+            rate=rate,
+            features=network,
+            ratio=ratio,
+            progress=lambda done, total: waiting.show("descending", done, total),
+        )
+        waiting.say(
+            f"mean difference of a pixel: {found.distance:.1f} grey levels, {found.at_start:.1f} at the start"
+        )
+    projection.save_latents(latents, found.latents)
+    text = model.provenance() | {"gantx:projection": image.name}
+    imaging.write_png(output, imaging.grid(torch.stack([target, found.image]), 2, 1), text)
+    print(output)
+    print(latents)

@@ -1,0 +1,1 @@
+"""Generators for other programs: ONNX, torch.export, Hugging Face, a page for the browser."""

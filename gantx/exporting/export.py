@@ -1,0 +1,317 @@
+"""From a checkpoint to files for other programs: written aside, checked in their runtime, put in place."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+import gantx
+from gantx import sampling
+from gantx.atomic import replacing
+from gantx.checkpoint import Header
+from gantx.errors import DataError, MissingError, UsageError
+from gantx.exporting import hub, onnx, parity, program, web
+from gantx.exporting.painter import RANGES, Morph, Painter, Pixels, latents_of
+from gantx.exporting.parity import Difference, Run
+from gantx.sampling import Truncation
+
+SCHEMA = "gantx.export/1"
+RECORD = "export.json"
+CPU = torch.device("cpu")
+
+Kind = Literal["onnx", "pt2", "safetensors", "hf", "web"]
+_KINDS_OF_SUFFIX: dict[str, Kind] = {".onnx": "onnx", ".pt2": "pt2", ".safetensors": "safetensors", "": "hf"}
+FOLDERS: tuple[Kind, ...] = ("hf", "web")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted.
+
+    Attributes:
+        output: a file, or a folder for `hf` and `web`.
+        kind: which of the forms; see `kind_of`.
+        pixels: what `onnx` and `pt2` give.
+        truncation: built into `onnx` and `pt2`.
+        license: of the weights, as the Hugging Face Hub names it.
+        scores: results of `gantx eval` for the card of `hf`; none to take those found beside the checkpoint.
+        runtime: the npm package onnxruntime-web for `web`, or None to ask npm.
+        force: write over what is there; other files of a folder stay.
+    """
+
+    output: Path
+    kind: Kind
+    pixels: Pixels = "float"
+    truncation: Truncation | None = None
+    license: str = hub.UNSTATED
+    scores: tuple[Path, ...] = ()
+    runtime: Path | None = None
+    force: bool = False
+
+
+def kind_of(output: Path, wanted: str | None) -> Kind:
+    """The form that is wanted by name, else the one that the name of the output tells.
+
+    Raises:
+        UsageError: there is no such form, or the name does not fit it.
+    """
+    suffix = output.suffix.lower()
+    if wanted is None:
+        kind = "hf" if output.is_dir() else _KINDS_OF_SUFFIX.get(suffix)
+        if kind is None:
+            raise UsageError(f"cannot export to '{output}': use .onnx, .pt2, .safetensors or a folder's name")
+        return kind
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    found = next((kind for kind in kinds if kind == wanted), None)
+    if found is None:
+        raise UsageError(f"no form '{wanted}': there are {', '.join(kinds)}")
+    if found not in FOLDERS and suffix != f".{found}":
+        raise UsageError(f"the form {found} is a file called .{found}, but the output is {output}")
+    return found
+
+
+def export(target: Path, request: Request, say: Callable[[str], None]) -> Path:
+    """Export the averaged generator of a checkpoint, check it, and put it into its place.
+
+    Args:
+        target: a run, a folder of checkpoints or a file.
+        request: what is wanted.
+        say: receives lines of log.
+
+    Returns:
+        The record (`export.json`), which is extended where it holds other exports of the same folder.
+
+    Raises:
+        CheckFailed: the other runtime paints something else; nothing is written.
+        UsageError, MissingError, CheckpointError, DataError: it cannot be done as asked for.
+    """
+    _require_sense(request)
+    if request.kind in ("onnx", "web"):
+        onnx.require_packages()
+    generator, header = sampling.open_generator(target, CPU)
+    home = request.output if request.kind in FOLDERS else request.output.parent
+    earlier = _read_record(home / RECORD)
+    with _aside(request.output) as scratch:
+        name, entry = _FORMS[request.kind](generator, header, request, scratch, say)
+        entry = {
+            "kind": request.kind,
+            "sha256": hashlib.sha256((scratch / name).read_bytes()).hexdigest(),
+            "checkpoint": {
+                "preset": header.config.name,
+                "kimg": header.images / 1000,
+                "digest": header.digest,
+                "license": request.license,
+            },
+            **entry,
+            "versions": {"gantx": gantx.__version__, "torch": str(torch.__version__)},
+        }
+        for path in sorted(path for path in scratch.rglob("*") if path.is_file()):
+            with replacing(home / path.relative_to(scratch)) as beside:
+                path.replace(beside)
+    record = {"schema": SCHEMA, "files": {**earlier, name: entry}}
+    with replacing(home / RECORD) as beside:
+        hub.write_text(beside, json.dumps(record, indent=2) + "\n")
+    return home / RECORD
+
+
+# --- the forms: each writes into a folder, checks what it wrote, and tells what it is ----------------------
+
+Form = Callable[[nn.Module, Header, Request, Path, Callable[[str], None]], tuple[str, dict[str, Any]]]
+
+
+def _onnx(
+    generator: nn.Module, header: Header, request: Request, folder: Path, say: Callable[[str], None]
+) -> tuple[str, dict[str, Any]]:
+    ratio = header.config.data.ratio
+    painter = Painter(generator, request.pixels, request.truncation, ratio=ratio).eval()
+    z = latents_of(generator, range(max(parity.BATCHES)))
+    name = request.output.name
+    onnx.write_onnx(folder / name, program.trace(painter, [z]), _metadata(header, request))
+    run, runtime = onnx.open_onnx(folder / name)
+    checked = _checked(painter.unrounded(), run, [z], runtime, say)
+    return name, {"opset": onnx.OPSET, **_interface(painter), "parity": checked}
+
+
+def _pt2(
+    generator: nn.Module, header: Header, request: Request, folder: Path, say: Callable[[str], None]
+) -> tuple[str, dict[str, Any]]:
+    ratio = header.config.data.ratio
+    painter = Painter(generator, request.pixels, request.truncation, ratio=ratio).eval()
+    z = latents_of(generator, range(max(parity.BATCHES)))
+    name = request.output.name
+    program.write_program(folder / name, program.trace(painter, [z]), _metadata(header, request))
+    runtime = f"torch.export.load {torch.__version__}"
+    checked = _checked(painter.unrounded(), program.open_program(folder / name), [z], runtime, say)
+    return name, {**_interface(painter), "parity": checked}
+
+
+def _safetensors(
+    generator: nn.Module, header: Header, request: Request, folder: Path, say: Callable[[str], None]
+) -> tuple[str, dict[str, Any]]:
+    name = request.output.name
+    hub.write_weights(folder / name, generator, header, request.license)
+    return name, {"parity": _checked_weights(generator, folder / name, say)}
+
+
+def _hf(
+    generator: nn.Module, header: Header, request: Request, folder: Path, say: Callable[[str], None]
+) -> tuple[str, dict[str, Any]]:
+    scores = hub.read_scores(request.scores, header)
+    hub.write_folder(folder, generator, header, request.license, scores)
+    say(f"scores on the card: {len(scores) or 'none'}")
+    checked = _checked_weights(generator, folder / hub.WEIGHTS, say)
+    return hub.WEIGHTS, {"scores": [result.protocol_hash for result in scores], "parity": checked}
+
+
+def _web(
+    generator: nn.Module, header: Header, request: Request, folder: Path, say: Callable[[str], None]
+) -> tuple[str, dict[str, Any]]:
+    (folder / "ort").mkdir()
+    runtime_files = web.write_runtime(folder / "ort", request.runtime)
+    network = Morph(generator, ratio=header.config.data.ratio).eval()
+    web.write_page(folder, network, header)
+    batch = max(parity.BATCHES)
+    inputs = [latents_of(generator, range(batch)), latents_of(generator, range(batch, 2 * batch))]
+    shares = torch.linspace(0, 1, batch)
+    inputs += [shares, shares.flip(0)] if network.has_styles else [shares]
+    onnx.write_onnx(folder / web.MODEL, program.trace(network, inputs), _metadata(header, request))
+    run, runtime = onnx.open_onnx(folder / web.MODEL)
+    checked = _checked(network.unrounded(), run, inputs, runtime, say)
+    return web.MODEL, {"opset": onnx.OPSET, "runtime": runtime_files, "parity": checked}
+
+
+_FORMS: dict[Kind, Form] = {"onnx": _onnx, "pt2": _pt2, "safetensors": _safetensors, "hf": _hf, "web": _web}
+
+
+# --- checks -----------------------------------------------------------------------------------------------
+
+
+def _require_sense(request: Request) -> None:
+    """UsageError where an option means nothing, or something would be overwritten unasked."""
+    if request.kind not in ("onnx", "pt2"):
+        if request.truncation is not None:
+            raise UsageError(f"the form {request.kind} has no truncation built in: only onnx and pt2 have")
+        if request.pixels != "float":
+            raise UsageError(f"the form {request.kind} has no range built in: only onnx and pt2 have")
+    if request.scores and request.kind != "hf":
+        raise UsageError("scores go on the card of a Hugging Face folder: give a folder as the output")
+    if request.runtime is not None and request.kind != "web":
+        raise UsageError(f"--{web.PACKAGE} is for the page: add --format web")
+    if request.kind in FOLDERS and request.output.is_file():
+        raise UsageError(f"{request.output} is a file, but the form {request.kind} is a folder")
+    if request.kind not in FOLDERS and request.output.is_dir():
+        raise UsageError(f"{request.output} is a folder: name a file in it")
+    there = any(request.output.iterdir()) if request.output.is_dir() else request.output.exists()
+    if there and not request.force:
+        raise UsageError(
+            f"{request.output} already exists: name another output, or add --force to write over it"
+        )
+
+
+def _checked(
+    reference: nn.Module, run: Run, inputs: Sequence[Tensor], runtime: str, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """The record of a check that held; CheckFailed otherwise."""
+    differences = parity.compare(reference, run, inputs)
+    for difference in differences:
+        say(_sentence(difference, runtime))
+    parity.require_close(differences, runtime)
+    return {
+        "runtime": runtime,
+        "tolerance": parity.TOLERANCE,
+        "batches": [difference.to_document() for difference in differences],
+    }
+
+
+def _checked_weights(generator: nn.Module, path: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """As `_checked`, for a checkpoint that is read back."""
+    again, _ = sampling.open_generator(path, CPU)
+    z = latents_of(generator, range(max(parity.BATCHES)))
+    return _checked(generator, again, [z], f"gantx {gantx.__version__}", say)
+
+
+def _sentence(difference: Difference, runtime: str) -> str:
+    return (
+        f"{runtime}, batch {difference.batch}: largest difference {difference.largest:.2g}, "
+        f"values to {difference.scale:.3g}"
+    )
+
+
+# --- what an export says about itself ----------------------------------------------------------------------
+
+
+def _metadata(header: Header, request: Request) -> dict[str, str]:
+    """Texts that travel inside the file."""
+    told = {
+        "gantx.version": gantx.__version__,
+        "gantx.preset": header.config.name,
+        "gantx.kimg": f"{header.images / 1000:g}",
+        "gantx.digest": header.digest,
+        "gantx.license": request.license,
+    }
+    if request.kind != "web":
+        told |= {"gantx.input": "z, standard normal", "gantx.range": RANGES[request.pixels]}
+    if request.truncation is not None:
+        told["gantx.truncation"] = json.dumps(request.truncation._asdict())
+    return told
+
+
+def _interface(painter: Painter) -> dict[str, Any]:
+    """What goes in and what comes out, for those who write the program around it."""
+    generator, truncation = painter.generator, painter.truncation
+    return {
+        "input": {
+            "name": "z",
+            "type": "float32",
+            "shape": ["batch", *generator.latent_shape],
+            "values": "standard normal",
+        },
+        "output": {
+            "name": onnx.OUTPUT,
+            "type": "uint8" if painter.pixels == "uint8" else "float32",
+            "shape": ["batch", *painter.image_shape],
+            "values": RANGES[painter.pixels],
+        },
+        "truncation": None if truncation is None else truncation._asdict(),
+        "noise": "at its stored value" if generator.noise_spec(1) else None,
+    }
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """The entries of an earlier record beside the export; DataError when the file is something else."""
+    if not path.exists():
+        return {}
+    try:
+        record = json.loads(path.read_bytes())
+        if record["schema"] != SCHEMA:
+            raise ValueError(f"its schema is {record['schema']}")
+        return dict(record["files"])
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise DataError(
+            f"{path} is no record of gantx export ({problem}), but the checks of this export would be "
+            "noted there: move it, or name another folder"
+        ) from problem
+
+
+@contextlib.contextmanager
+def _aside(output: Path) -> Iterator[Path]:
+    """A folder beside the output, for files that are not checked yet; removed in the end."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    except OSError as problem:
+        raise MissingError(f"cannot write beside {output}: {problem.strerror or problem}") from problem
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,197 @@
+"""Weights to pass on: the averaged generator alone, and a folder as the Hugging Face Hub expects it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+import gantx
+from gantx import checkpoint, imaging, sampling
+from gantx.checkpoint import Header
+from gantx.data.framing import height_of
+from gantx.errors import GantxError, UsageError
+from gantx.evaluation import reports, results
+from gantx.evaluation.results import Result
+from gantx.provenance import describe
+
+WEIGHTS = "model.safetensors"
+UNSTATED = "unknown"  # the Hub's word for a licence that is not stated
+_SHOWN = 16  # images in the picture of the card
+_TASK = "unconditional-image-generation"  # the Hub's name of it
+
+
+def write_weights(path: Path, generator: nn.Module, header: Header, license_: str) -> None:
+    """Write a checkpoint of the averaged generator alone, which every command takes.
+
+    Of the place of the training images only the last part of its path is kept.
+    """
+    config = header.config
+    if config.data.source is not None:
+        name = re.split(r"[\\/]", config.data.source.rstrip("\\/"))[-1]
+        config = config.model_copy(update={"data": config.data.model_copy(update={"source": name})})
+    checkpoint.write(
+        path,
+        {f"generator_ema.{name}": tensor for name, tensor in generator.state_dict().items()},
+        config=config,
+        progress={"images": header.images},
+        data={**header.data, "license": license_},
+    )
+
+
+def write_folder(
+    folder: Path, generator: nn.Module, header: Header, license_: str, scores: Sequence[Result]
+) -> None:
+    """Write weights, configuration, model card and a picture.
+
+    Args:
+        folder: exists.
+        generator: averaged, on the CPU.
+        header: of its checkpoint.
+        license_: of the weights, as the Hub names it.
+        scores: results of this checkpoint, for the card.
+    """
+    write_weights(folder / WEIGHTS, generator, header, license_)
+    shared = checkpoint.read_header(folder / WEIGHTS)
+    about = {
+        "library_name": "gantx",
+        "gantx_version": gantx.__version__,
+        "preset": header.config.name,
+        "kimg": header.images / 1000,
+        "digest": header.digest,
+        "license": license_,
+        "config": shared.config.model_dump(mode="json"),
+    }
+    write_text(folder / "config.json", json.dumps(about, indent=2) + "\n")
+    ratio = header.config.data.ratio
+    painted = sampling.paint(generator, range(_SHOWN), batch=_SHOWN, device=torch.device("cpu"), ratio=ratio)
+    imaging.write_png(
+        folder / "samples.png",
+        imaging.grid(torch.cat(list(painted)), *imaging.grid_shape(_SHOWN)),
+        {**describe(header), "gantx:seeds": f"0-{_SHOWN - 1}"},
+    )
+    write_text(folder / "README.md", card(shared, license_, scores))
+
+
+def read_scores(paths: Sequence[Path], header: Header) -> list[Result]:
+    """Results of `gantx eval` on this very checkpoint.
+
+    Args:
+        paths: as the user named them; none to take those that lie in the run's folder or beside the file.
+        header: of the checkpoint.
+
+    Raises:
+        MissingError: a named file is not there.
+        DataError: it is no result.
+        UsageError: it is the result of something else.
+    """
+    named = {path: results.read_result(path) for path in paths}
+    for path, result in named.items():
+        if _scored(result) != header.digest:
+            raise UsageError(
+                f"{path} holds the scores of other weights than {header.path}: evaluate this checkpoint"
+            )
+    if named:
+        return list(named.values())
+    home = header.path.absolute().parent
+    folders = [home, home.parent] if home.name == "checkpoints" else [home]
+    found = []
+    for path in sorted(path for folder in folders for path in folder.glob("*.json")):
+        try:
+            result = results.read_result(path)
+        except GantxError:  # some other JSON
+            continue
+        if _scored(result) == header.digest:
+            found.append(result)
+    return found
+
+
+def card(header: Header, license_: str, scores: Sequence[Result]) -> str:
+    """The model card: front matter that the Hub reads, and Markdown for people.
+
+    Args:
+        header: of the weights that are passed on.
+        license_: of them, as the Hub names it.
+        scores: each with the stamp of its protocol.
+    """
+    config, kimg = header.config, f"{header.images / 1000:g}"
+    side, family = config.generator.resolution, config.generator.family
+    size = f"{side}×{height_of(side, config.data.ratio)}"
+    number, name = header.data.get("images"), header.data.get("name", "unknown")
+    images = f"{number:,} of `{name}`" if number else f"`{name}`"
+    length = f"{kimg} thousand real images shown to the discriminator" if header.images else "not recorded"
+    blocks = [
+        f"---\n{yaml.safe_dump(_front_matter(header, license_, scores), sort_keys=False)}---",
+        f"# {config.name}, {kimg} kimg" if header.images else f"# {config.name}",
+        f"A generator of {size} images without classes, of the family `{family}`, for gantx.",
+        "![images of the seeds 0 to 15](samples.png)",
+        "## Use",
+        "```\npip install gantx\ngantx sample . -n 64 -o grid.png\ngantx export . -o model.onnx\n```",
+        f"`{WEIGHTS}` holds the averaged generator and its whole configuration; reading it runs no code. The "
+        "image of a seed is always the same.",
+        "## Training",
+        f"- recipe: `{config.name}`, complete in `config.json`\n"
+        f"- images: {images}\n"
+        f"- length: {length}\n"
+        f"- digest of the weights: `{header.digest}`",
+        "## Scores",
+        *[_table(result) for result in scores],
+    ]
+    if not scores:
+        blocks.append("None yet: `gantx eval . --data IMAGES --metric fid` measures one.")
+    blocks += [
+        "## Limits",
+        "The generator paints what its training images look like, their gaps and prejudices included, and "
+        "may come close to single ones of them. A score compares with others of the same protocol only.",
+        "## Licence",
+        "Not stated." if license_ == UNSTATED else f"Weights: {license_}",
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _front_matter(header: Header, license_: str, scores: Sequence[Result]) -> dict[str, Any]:
+    matter: dict[str, Any] = {
+        "license": license_,
+        "library_name": "gantx",
+        "pipeline_tag": _TASK,
+        "tags": ["gan", header.config.generator.family],
+    }
+    dataset = str(header.data.get("name") or "unknown")
+    measured = [
+        {
+            "task": {"type": _TASK},
+            "dataset": {"name": dataset, "type": dataset},
+            "metrics": [
+                {"type": score.name, "value": score.value, "name": f"{score.name} ({result.protocol_hash})"}
+                for score in result.scores
+                if score.value is not None
+            ],
+        }
+        for result in scores
+    ]
+    if measured:
+        matter["model-index"] = [{"name": header.config.name, "results": measured}]
+    return matter
+
+
+def _table(result: Result) -> str:
+    """One result as Markdown, with its protocol but without gates, and without the path of its checkpoint."""
+    told = reports.markdown(replace(result, verdicts=(), checkpoint=None))
+    return told.partition("\n\n")[2].strip()  # all but the heading
+
+
+def _scored(result: Result) -> str | None:
+    """Digest of the weights a result belongs to."""
+    return (result.checkpoint or {}).get("sha256")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 with the line ends of Unix, as every system's users may get the file."""
+    path.write_text(text, encoding="utf-8", newline="\n")

@@ -1,0 +1,143 @@
+"""`gantx interpolate`, `mix`, `project`, and what `sample` can do with styles and pictures."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors import safe_open
+from styled_networks import save_styled
+from typer.testing import CliRunner
+
+from gantx.cli import app
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def done(*arguments):
+    result = run(*arguments, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def refused(*arguments, code=2):
+    result = run(*arguments)
+    assert result.exit_code == code, result.output
+    return " ".join(result.stderr.split())
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work") / "runs"
+    for family in ("ganformer", "stylegan2"):
+        save_styled(folder / f"0001-{family}" / "checkpoints", family)
+    return folder
+
+
+@pytest.fixture
+def ganformer(runs, tmp_path, monkeypatch):
+    """The run; the test works in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return runs / "0001-ganformer"
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_a_walk_passes_the_images_of_its_seeds(ganformer):
+    result = done("interpolate", ganformer, "--seeds", "1,5,9", "--frames", 7, "--loop", "-o", "frames")
+    assert result.stdout.strip() == "frames"
+    done("sample", ganformer, "--seeds", "1,5,9", "-o", "images")
+    for frame, seed in ((0, 1), (2, 5), (4, 9), (6, 1)):
+        image = pixels(f"images/seed-{seed:06d}.png")
+        assert np.array_equal(pixels(f"frames/frame-{frame:06d}.png"), image), frame
+    with Image.open("frames/frame-000001.png") as image:
+        assert image.text["gantx:walk"] == "1,5,9"
+        assert image.text["gantx:space"] == "w"
+
+
+def test_walks_side_by_side_and_film_strips(ganformer):
+    done("interpolate", ganformer, "--grid", "3x2", "--frames", 5, "--truncation", "0:1", "-o", "walk.gif")
+    with Image.open("walk.gif") as image:
+        assert image.size == (3 * 18 - 2, 2 * 18 - 2)
+        assert image.n_frames == 5
+        assert b"gantx:truncation=0.0:1.0" in image.info["comment"]
+    done("interpolate", ganformer, "--seeds", "3", "-o", "strip.png", "--easing", "smooth")
+    assert pixels("strip.png").shape == (16, 10 * 18 - 2, 3)
+
+
+def test_wrong_walks_are_refused_before_anything_is_written(ganformer, tmp_path):
+    assert "10 seeds cannot be shared" in refused("interpolate", ganformer, "--seeds", "0-9", "--grid", "4x1")
+    assert "use .gif" in refused("interpolate", ganformer, "-o", "walk.avi")
+    assert "at most 50" in refused("interpolate", ganformer, "--fps", 60)
+    assert "at least 4" in refused("interpolate", ganformer, "--frames", 2)
+    assert "no such checkpoint" in refused("interpolate", "nothing", code=3)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "walk.gif").write_bytes(b"mine")
+    assert "already exists" in refused("interpolate", ganformer)
+
+
+def test_truncated_images_are_painted_again_from_the_picture(ganformer, runs, monkeypatch):
+    done("sample", ganformer, "--seeds", "3,7", "--truncation", "0.5", "-o", "grid.png")
+    with Image.open("grid.png") as image:
+        assert image.text["gantx:truncation"] == "0.5"
+    assert "same to the last bit" in done("sample", ganformer, "--from", "grid.png").stdout
+    picture = ganformer.parent.parent / "grid.png"
+    shutil.copy("grid.png", picture)
+    monkeypatch.chdir(runs.parent)
+    result = done("sample", "--from", "grid.png")  # finds the run by itself
+    assert "0001-ganformer" in result.stdout
+    assert "name nothing else" in refused("sample", "--from", "grid.png", "-n", 3)
+    assert "has the weights" in refused("sample", runs / "0001-stylegan2", "--from", "grid.png", code=3)
+
+
+def test_a_picture_that_was_changed_fails_the_comparison(ganformer, tmp_path):
+    done("sample", ganformer, "-n", 1, "-o", "one.png")
+    with Image.open("one.png") as image:
+        changed, text = image.point(lambda level: 255 - level), image.info
+    from PIL.PngImagePlugin import PngInfo
+
+    chunks = PngInfo()
+    for key, value in text.items():
+        chunks.add_text(key, value)
+    changed.save("changed.png", pnginfo=chunks)
+    result = run("sample", ganformer, "--from", "changed.png")
+    assert result.exit_code == 1
+    assert "1 of 1 pictures differ" in " ".join(result.stderr.split())
+
+
+def test_sampling_needs_something_to_paint_from(ganformer):
+    assert "name a run" in refused("sample")
+    assert "give the truncation too" in refused("sample", ganformer, "--truncation-cutoff", 2)
+
+
+def test_a_table_of_mixed_styles(ganformer, runs):
+    done("mix", ganformer, "--rows", "1-2", "--columns", "5-7", "--components", "0-1", "-o", "mix.png")
+    table = pixels("mix.png")
+    assert table.shape == (3 * 18 - 2, 4 * 18 - 2, 3)
+    done("sample", ganformer, "--seeds", "1", "-o", "one.png")
+    assert np.array_equal(table[18:34, :16], pixels("one.png"))
+    assert "say what to take" in refused("mix", ganformer, "-o", "x.png")
+    assert "several latents" in refused("mix", runs / "0001-stylegan2", "--components", "0", "-o", "x.png")
+    assert "already exists" in refused("mix", ganformer, "--layers", "0")
+
+
+def test_a_projected_image_is_sampled_from_its_latents(ganformer):
+    done("sample", ganformer, "--seeds", "900", "-o", "target.png")
+    result = done("project", "target.png", ganformer, "-o", "found.png", "--steps", 3, "--starts", 1)
+    assert result.stdout.split() == ["found.png", "found.safetensors"]
+    with safe_open("found.safetensors", "pt") as file:
+        assert file.get_tensor("latents").shape == (1, 4, 7, 8)
+    done("sample", ganformer, "--latents", "found.safetensors", "-o", "again.png")
+    pair = pixels("found.png")
+    assert np.array_equal(pair[:, :16], pixels("target.png"))
+    assert np.array_equal(pair[:, 18:], pixels("again.png"))
+    assert "already exists" in refused("project", "target.png", ganformer, "-o", "found.png")
+    assert "there is no image" in refused("project", "nothing.png", ganformer, "-o", "x.png", code=3)
+    assert "add --features" in refused(
+        "project", "target.png", ganformer, "-o", "x.png", "--feature-file", "w.pt"
+    )

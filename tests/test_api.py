@@ -1,0 +1,100 @@
+"""`import gantx`: what docs/exploring.md promises."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from small_run import SMALL
+from styled_networks import save_styled
+from typer.testing import CliRunner
+
+import gantx
+from gantx import checkpoint, config
+from gantx.cli import app
+from gantx.errors import MissingError, UsageError
+from gantx.training.state import TrainingState
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return {
+        family: gantx.load(save_styled(folder / family, family), device="cpu")
+        for family in ("ganformer", "stylegan2")
+    }
+
+
+def test_a_model_knows_its_run_and_paints(models):
+    model = models["stylegan2"]
+    assert model.config.generator.family == "stylegan2"
+    assert model.has_styles
+    images = model.sample(5)
+    assert images.shape == (5, 3, 16, 16)
+    assert images.dtype == torch.uint8
+    assert torch.equal(model.sample(seeds=[3, 1], batch=1), images[[3, 1]])
+    assert torch.equal(gantx.sample(model.header.path, 2, truncation=0.4), model.sample(2, truncation=0.4))
+    assert not torch.equal(model.sample(2, truncation=0.4), images[:2])
+
+
+def test_latents_and_styles_are_painted(models):
+    model = models["ganformer"]
+    z = torch.randn(2, *model.network.latent_shape)
+    painted = model.sample(latents=z)
+    styles = model.sample(latents=model.network.mapping(z))
+    assert (painted.int() - styles.int()).abs().max() <= 1
+
+
+def test_walks(models):
+    frames = list(models["stylegan2"].interpolate([1, 5], frames=4, loop=True, truncation="0.5:1"))
+    assert [frame.shape for frame in frames] == [(1, 3, 16, 16)] * 4
+    again = models["stylegan2"].walk([1, 5], frames=4, loop=True, truncation="0.5:1")
+    assert torch.equal(torch.stack(list(models["stylegan2"].interpolate(again))), torch.stack(frames))
+
+
+def test_attention_comes_with_its_image(models):
+    image, maps = models["ganformer"].attention(seed=3)
+    assert image.shape == (1, 3, 16, 16)
+    (attention,) = maps.values()
+    assert attention.shape[2] == 3
+    torch.testing.assert_close(attention.sum(2), torch.ones_like(attention.sum(2)))
+    with pytest.raises(UsageError, match="no attention"):
+        models["stylegan2"].attention()
+
+
+def test_contradictions_and_absences(models, tmp_path):
+    with pytest.raises(UsageError, match="give one of them"):
+        models["stylegan2"].sample(3, seeds=[1])
+    with pytest.raises(UsageError, match="use ema or raw"):
+        gantx.load(tmp_path, weights="best")
+    with pytest.raises(MissingError, match="no such checkpoint"):
+        gantx.load(tmp_path / "nothing")
+
+
+def test_the_examples_of_the_documentation_run(models):
+    document = Path(__file__).parent.parent / "docs" / "exploring.md"
+    if not document.is_file():
+        pytest.skip("not a checkout")
+    blocks = re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    model = models["ganformer"]
+    known = {"RUN": model.header.path, "z": torch.randn(2, *model.network.latent_shape)}
+    for block in blocks:
+        exec(block, known)
+    assert torch.equal(known["again"], known["images"][[3, 5]])
+    assert len(known["sweep"]) == 4
+    assert known["edited"].shape == (2, 3, 16, 16)
+
+
+def test_a_score_is_that_of_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = config.load(overrides=SMALL, settings={"data.source": "shapes"})
+    path = tmp_path / "checkpoints" / checkpoint.checkpoint_name(0)
+    TrainingState(settings, torch.device("cpu")).save(path, {"name": "shapes", "digest": "", "images": 37})
+    how = {"features": "random", "num": 16, "intervals": False}
+    scores = {score.name: score.value for score in gantx.evaluate(path, ["fid"], device="cpu", **how).scores}
+    command = ["eval", str(path), "--metric", "fid", "--num", "16", "--features", "random", "--no-intervals"]
+    result = CliRunner().invoke(app, [*command, "--device", "cpu", "--threads", "1", "--json"])
+    metrics = json.loads(result.stdout)["metrics"]
+    assert scores["fd_rand"] == pytest.approx(metrics["fd_rand"]["value"])
