@@ -80,6 +80,7 @@ class Journal:
         display: what the user sees.
         stop: returns an exception to raise once the state is saved, or None to go on.
         monitor: scores the averaged generator, or None.
+        diagnose: further figures for every report.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Journal:
         display: Display,
         stop: Callable[[], GantxError | None],
         monitor: Monitor | None = None,
+        diagnose: Callable[[], dict[str, float]] = dict,
     ) -> None:
         self.folder = folder
         self.config = config
@@ -99,6 +101,7 @@ class Journal:
         self.display = display
         self.stop = stop
         self.monitor = monitor
+        self.diagnose = diagnose
         self.checkpoints = folder / "checkpoints"
         self.last_picture: Path | None = None
         self._clock = time.monotonic()
@@ -202,6 +205,7 @@ class Journal:
             "images": images,
             "iteration": self.state.iteration,
             **{name: float(f"{mean:.6g}") for name, mean in means.items()},
+            **self.diagnose(),
             "seconds": round(seconds, 2),
             "images_per_second": float(f"{speed:.4g}"),
             "memory_gb": round(devices.memory_gb(self.state.device), 3),
@@ -212,7 +216,13 @@ class Journal:
     def picture(self) -> None:
         """Paint the fixed latents with the averaged generator."""
         seeds = range(self.config.training.samples)
-        images = sampling.paint(self.state.average, seeds, batch=sampling.BATCH, device=self.state.device)
+        images = sampling.paint(
+            self.state.average,
+            seeds,
+            batch=sampling.BATCH,
+            device=self.state.device,
+            ratio=self.config.data.ratio,
+        )
         self._refuse_divergence(self.state.statistics.means())
         name = f"kimg-{self.state.images / 1000:010.3f}.png"
         text = {

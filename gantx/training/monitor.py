@@ -38,6 +38,7 @@ class Monitor:
     ) -> None:
         settings = settings_of_run(config, Request(device=device, intervals=False))
         self._quantise = settings.protocol.quantise
+        self._ratio = config.data.ratio
         self._num = config.evaluation.num_during_training
         self._interrupted: Callable[[], bool] = bool
         self._show = progress
@@ -57,7 +58,7 @@ class Monitor:
             `scores`, by name, and `protocol_hash`, for metrics.jsonl; None when given up.
         """
         self._interrupted = interrupted
-        subject = Painted(generator, {}, num=self._num, seed=0, quantise=self._quantise)
+        subject = Painted(generator, {}, num=self._num, seed=0, quantise=self._quantise, ratio=self._ratio)
         try:
             result = self._evaluator.evaluate(subject)
         except _GivenUp:

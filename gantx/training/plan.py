@@ -11,11 +11,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from gantx import models
 from gantx.config import RunConfig
 from gantx.training.loop import target_images
+from gantx.training.memory import peaks
+from gantx.training.recipes import stages
 from gantx.training.schedules import window_scale
+from gantx.training.stage import Player
 
 
 def plan(settings: RunConfig) -> dict[str, str]:
-    """Labels and values that describe the run: sizes, arithmetic, steps, disk.
+    """Labels and values that describe the run: sizes, arithmetic, steps, memory, disk.
 
     The networks are built on the meta device: nothing is allocated.
     """
@@ -36,6 +39,7 @@ def plan(settings: RunConfig) -> dict[str, str]:
         "length": f"{images / 1000:,g} kimg = {iterations:,} D steps of {training.batch} images",
         "generator steps": f"{generator_steps:,} of {settings.generator_batch} images",
         "micro-batch": str(training.micro_batch or "whole batches"),
+        "memory": memory(settings, generator, discriminator),
         "checkpoints": (
             f"every {training.checkpoint_kimg:g} kimg, the last {training.keep_checkpoints} kept, "
             f"{checkpoint_gb:.2f} GiB each"
@@ -48,6 +52,28 @@ def plan(settings: RunConfig) -> dict[str, str]:
             f"{window} until {until * scale:g} kimg" for until, window in schedule.steps
         )
     return figures
+
+
+def memory(settings: RunConfig, generator: nn.Module, discriminator: nn.Module) -> str:
+    """What a run keeps in memory all the time, and what each pass takes on top at its peak, in float32.
+
+    Args:
+        settings: the run.
+        generator: G on the meta device.
+        discriminator: D on the meta device.
+    """
+    players = (
+        Player(generator, settings.optimizer.generator),
+        Player(discriminator, settings.optimizer.discriminator),
+    )
+    # Weights, gradient and two moments of both; the average of G.
+    lasting = 4 * (5 * parameters(generator) + 4 * parameters(discriminator))
+    passes = [
+        f"{stage.name if place == 0 else 'its penalty'} {size / 2**30:.2f}"
+        for stage in stages(settings, *players)
+        for place, size in enumerate(peaks(stage, settings.data.resolution))
+    ]
+    return f"{lasting / 2**30:.2f} GiB throughout, and at the peak in fp32 about: {', '.join(passes)} GiB"
 
 
 def parameters(network: nn.Module) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import json
 import os
@@ -23,6 +24,7 @@ from gantx.data.batches import Batches
 from gantx.data.prepare import Prepared, prepare
 from gantx.data.sources import known_names
 from gantx.errors import CheckpointError, DataError, GantxError, MissingError, UsageError
+from gantx.training.diagnostics import diagnose
 from gantx.training.display import Display
 from gantx.training.journal import Journal, claimed, create_folder
 from gantx.training.loop import target_images, train
@@ -44,8 +46,11 @@ CHANGEABLE = {
     "training.samples",
     "training.threads",
     "training.evaluate_every",
+    "training.diagnostics",
     *(f"evaluation.{field}" for field in EvaluationConfig.model_fields),
 }
+
+DIAGNOSED = 16  # images at which `training.diagnostics` looks
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
@@ -176,6 +181,8 @@ def _run(
     assert isinstance(training.threads, int)
     torch.set_num_threads(training.threads)
     _set_determinism(training.deterministic is True)
+    if device.type == "cpu":
+        devices.keep_freed_memory()
     if device.type == "cuda":
         torch.cuda.set_device(device)
         # TF32 for what bf16 autocast leaves in fp32; whoever asks for fp32 gets fp32.
@@ -198,7 +205,8 @@ def _run(
         display = Display(target_images(settings))
         with StopAfterIteration(display.say, folder) as signals, contextlib.closing(display):
             data = {"name": prepared.name, "digest": prepared.digest, "images": len(prepared.images)}
-            journal = Journal(folder, settings, state, data, display, signals.reason, monitor)
+            seen = functools.partial(_diagnose, state, batches) if training.diagnostics else dict
+            journal = Journal(folder, settings, state, data, display, signals.reason, monitor, seen)
             try:
                 journal.rewind()
                 for note in notes.lines:
@@ -224,6 +232,12 @@ def _monitor(
 ) -> Monitor | None:
     """What scores the run while it trains, if that is asked for: before anything is written."""
     return Monitor(settings, device, say, progress) if settings.training.evaluate_every is not None else None
+
+
+def _diagnose(state: TrainingState, batches: Batches) -> dict[str, float]:
+    """Figures of D at the images it saw last."""
+    size = min(state.config.training.batch, DIAGNOSED)
+    return diagnose(state.discriminator.network, batches.at("real", state.images - size, size))
 
 
 class _Notes:

@@ -11,7 +11,7 @@ CIFAR = ("translation", "cutout", "color")
 STL = ("translation", "stl_erase_ratio", "color")
 CHURCH = ("translation", "erase_ratio", "color")
 CELEBAHQ = ("filter", "translation", "erase_ratio", "color", "hue")
-EVERYTHING = (*CELEBAHQ, "strong_translation", "stl_erase_ratio", "cutout")
+EVERYTHING = (*CELEBAHQ, "strong_translation", "stl_erase_ratio", "cutout", "flip")
 
 
 def drawn(policy, batch=4, side=16, step=0):
@@ -211,3 +211,68 @@ def test_compiles_whole_with_a_slope_inside():
     images, draws = torch.randn(4, 3, 16, 16), drawn(EVERYTHING)
     compiled = torch.compile(slope, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(images, draws), slope(images, draws))
+
+
+VITGAN = ("brightness", "saturation", "contrast", "strong_translation", "flip", "cutout")
+CHANCES = dict.fromkeys(VITGAN, 0.8) | {"flip": 0.45, "cutout": 0.3}
+OFFICIAL = {  # names of ViTGAN's released code
+    "brightness": "rand_brightness",
+    "saturation": "rand_saturation",
+    "contrast": "rand_contrast",
+    "strong_translation": "rand_translation",
+    "flip": "hor_flip",
+    "cutout": "rand_cutout",
+}
+
+
+def test_operations_with_a_chance_agree_with_the_official_code_of_vitgan():
+    with GoldenFile("vitgan/diffaug") as golden:
+        images = 2 * golden["in.x01"] - 1
+        probabilities = golden.config["probs"]
+        assert [OFFICIAL[name] for name in VITGAN] == golden.config["order"]
+        assert [CHANCES["brightness"], CHANCES["strong_translation"], CHANCES["flip"], CHANCES["cutout"]] == [
+            probabilities[name] for name in ("color", "translation", "hflip", "cutout")
+        ]
+
+        def draws_of(name, prefix):
+            recorded = {
+                "u": f"{prefix}.u",
+                "rows": f"{prefix}.shift_row" if "translation" in name else f"{prefix}.offset_row",
+                "columns": f"{prefix}.shift_col" if "translation" in name else f"{prefix}.offset_col",
+            }
+            wanted = spec((name,), len(images), 16, CHANCES)[name]
+            draws = {key: golden[recorded[key]].flatten() for key in wanted if key in recorded}
+            # With a chance, the coin that an operation throws by itself says nothing.
+            coin = {"coin": torch.ones(wanted["coin"].shape)} if "coin" in wanted else {}
+            return draws | coin | {"gate": golden[f"{prefix}.p"].flatten()}
+
+        full = {}
+        for name in VITGAN:
+            official = OFFICIAL[name]
+            changed = augment(images, {name: draws_of(name, f"{official}.draw")}, (name,), CHANCES)
+            torch.testing.assert_close(changed, golden[f"{official}.out"], rtol=0, atol=2e-5)
+            full[name] = draws_of(name, f"full.draw.{official}")
+        changed = augment(images, full, VITGAN, CHANCES)
+        torch.testing.assert_close(changed / 2 + 0.5, golden["full.out01"], rtol=0, atol=2e-5)
+
+
+def test_an_operation_hits_as_many_images_as_its_chance_says():
+    images = torch.ones(400, 3, 8, 8)
+    chances = {"cutout": 0.3}
+    q = draw(spec(("cutout",), 400, 8, chances), seed=0, stream="test", step=0, device=torch.device("cpu"))
+    hit = (augment(images, q, ("cutout",), chances) == 0).flatten(1).any(1)
+    assert 0.2 < hit.float().mean() < 0.4
+    assert not (augment(images, q, ("cutout",), {"cutout": 0.0}) == 0).any()
+
+
+def test_half_of_the_images_are_flipped():
+    images = torch.arange(8.0).expand(400, 3, 8, 8)
+    flipped = augment(images, drawn(("flip",), 400, 8), ("flip",))
+    mirrored = (flipped == images.flip(3)).flatten(1).all(1)
+    assert ((flipped == images).flatten(1).all(1) ^ mirrored).all()
+    assert 0.4 < mirrored.float().mean() < 0.6
+
+
+def test_a_chance_of_what_is_not_in_the_policy_is_refused():
+    with pytest.raises(UsageError, match="chances names cutout"):
+        config.load(overrides=["augment={policy: [color], chances: {cutout: 0.3, hue: 0.1}}"])

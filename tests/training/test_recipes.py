@@ -10,8 +10,10 @@ from golden_file import GoldenFile
 
 from gantx import config
 from gantx.draws import draw
+from gantx.errors import UsageError
 from gantx.importing import transgan
 from gantx.training import ema, schedules
+from gantx.training.augment import augment
 from gantx.training.recipes import in_order, stages
 from gantx.training.stage import Statistics, run_stage
 from gantx.training.state import TrainingState
@@ -339,3 +341,170 @@ def test_lazy_penalties_of_one_interval_share_a_stage_scaled_by_it():
     outcome = penalty.passes[0].loss({"real": torch.rand(4, 3, 8, 8)}, drawn(penalty))
     expected = 8 * (0.5 * outcome.observed["r1"] + 0.25 * outcome.observed["r2"])
     torch.testing.assert_close(outcome.loss, expected)
+
+
+FAMILIES = {
+    "transgan": "{family: transgan, resolution: 8, patch_size: 2, dim: 32, depth: 2}",
+    "transgan2": "{family: transgan2, resolution: 8, dim: 32, depths: [2, 2]}",
+    "vitgan": "{family: vitgan, resolution: 8, dim: 24, depth: 3, heads: 2}",
+    "stylegan2": "{family: stylegan2, resolution: 8, channel_base: 64, channel_max: 16}",
+}
+PAINTERS = {
+    "transgan": "{family: transgan, latent_dim: 8, base_dim: 64, base_size: 2, depths: [2, 2, 2]}",
+    "transgan2": "{family: transgan2, latent_dim: 8, dim: 64, base_size: 2, depths: [2, 2, 2]}",
+    "vitgan": "{family: vitgan, resolution: 8, dim: 24, depth: 3, heads: 2, decoder_dim: 16}",
+    "stylegan2": "{family: stylegan2, resolution: 8, latent_dim: 16, mapping_layers: 2, channel_base: 64}",
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recomputing_activations_changes_memory_and_no_gradient(family, monkeypatch):
+    """Gradients are equal to the bit, and blocks run again on the way back, though not those of a penalty."""
+    settings = config.load(
+        overrides=[
+            "data.resolution=8",
+            f"generator={PAINTERS[family]}",
+            f"discriminator={FAMILIES[family]}",
+            "training.batch=4",
+            "objective.n_critic=1",
+        ]
+    )
+    thrifty = settings.model_copy(
+        update={"training": settings.training.model_copy(update={"recompute": True})}
+    )
+    state = TrainingState(settings, CPU)
+    passes = []
+    for network in (state.generator.network, state.discriminator.network):
+        for name, block in network.named_modules():
+            if name.rpartition(".")[2].isdecimal() and "blocks" in name.split(".")[-2]:
+                block.register_forward_pre_hook(lambda *_: passes.append(1))
+    pairs = zip(
+        stages(settings, state.generator, state.discriminator),
+        stages(thrifty, state.generator, state.discriminator),
+        strict=True,
+    )
+    for pair in pairs:
+        found = []
+        for stage in pair:
+            passes.clear()
+            reals = {name: torch.linspace(-1, 1, 4 * 192).view(4, 3, 8, 8) for name in stage.reals}
+            outcome = stage.passes[0].loss(reals, drawn(stage))
+            forward = len(passes)
+            stage.moves.gradient.zero_()
+            outcome.loss.backward()
+            found.append((stage.moves.gradient.clone(), forward, len(passes) - forward))
+        (plain, once, none), (again, as_often, repeated) = found
+        assert torch.equal(plain, again)
+        assert once == as_often
+        assert none == 0
+        assert repeated > 0
+
+
+def test_consistency_compares_two_views_of_every_image():
+    def loss_of(*overrides):
+        settings = config.load(
+            overrides=[
+                *(*TINY, "training.generator_batch=4", "augment.policy=[translation,color]"),
+                *("objective.loss=non-saturating", "objective.gradient_penalty=null", *overrides),
+            ]
+        )
+        state = TrainingState(settings, CPU)
+        stage = stages(settings, state.generator, state.discriminator)[0]
+        draws = drawn(stage)
+        real = torch.linspace(-1, 1, 4 * 192).view(4, 3, 8, 8)
+        return state, stage, draws, stage.passes[0].loss({"real": real}, draws), real
+
+    *_, plain, _ = loss_of()
+    for compare in ("augmented", "clean"):
+        state, stage, draws, outcome, real = loss_of(
+            f"objective.consistency={{real: 2, fake: 3, compare: {compare}}}"
+        )
+        assert ("augment" in stage.spec["on_real_again"]) == (compare == "augmented")
+        critic, policy = state.discriminator.network, ("translation", "color")
+        with torch.no_grad():
+            fake = state.generator.network(draws["latent"]["z"])
+            gaps = []
+            for images, view in ((real, "on_real"), (fake, "on_fake")):
+                one = critic(augment(images, draws[view]["augment"], policy))
+                again = draws[f"{view}_again"]
+                other = critic(augment(images, again["augment"], policy) if "augment" in again else images)
+                gaps.append((one - other).square().mean())
+        torch.testing.assert_close(outcome.observed["inconsistency_real"], gaps[0], rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(outcome.observed["inconsistency_fake"], gaps[1], rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(outcome.loss, plain.loss + 2 * gaps[0] + 3 * gaps[1], rtol=1e-4, atol=1e-6)
+
+
+def styled(*overrides):
+    settings = config.load(
+        overrides=[
+            *("data.resolution=8", f"generator={PAINTERS['stylegan2']}"),
+            *(f"discriminator={FAMILIES['stylegan2']}", "training.batch=4", "objective.n_critic=1"),
+            *("objective.loss=non-saturating", "objective.gradient_penalty=null", *overrides),
+        ]
+    )
+    return settings, TrainingState(settings, CPU)
+
+
+def test_path_length_is_a_lazy_step_of_the_generator_that_keeps_a_running_mean():
+    settings, state = styled("objective.path_length={weight: 2, every: 4, decay: 0.5}")
+    stage = stages(settings, state.generator, state.discriminator, state.path_length)[2]
+    assert (stage.name, stage.every, stage.batch) == ("path_length_every_4", 4, 2)
+    before = [p.detach().clone() for p in state.generator.parameters]
+    statistics = Statistics()
+    run(stage, {}, drawn(stage), statistics)
+    means = statistics.means()
+    assert means["path_length_every_4/path_length"] > 0
+    assert state.path_length.item() == pytest.approx(means["path_length_every_4/path_length"] / 2, rel=1e-5)
+    penalty = means["path_length_every_4/path_length_penalty"]
+    assert means["path_length_every_4/loss"] == pytest.approx(8 * penalty, rel=1e-5)
+    assert any(not torch.equal(a, b) for a, b in zip(before, state.generator.parameters, strict=True))
+    assert "state.path_length" in state.tensors()
+
+
+def test_the_average_of_styles_moves_once_per_generator_step_or_after_every_pass():
+    for every_pass, moving in ((False, {"generator"}), (True, {"generator", "discriminator"})):
+        kind = "every_pass" if every_pass else "generator_step"
+        settings, state = styled(f"objective.w_average={kind}", "training.micro_batch=2")
+        network = state.generator.network
+        for stage in stages(settings, state.generator, state.discriminator):
+            network.w_avg.zero_()
+            draws = drawn(stage)
+            with torch.no_grad():
+                means = [network.mapping(z)[:, 0].mean(0) for z in draws["latent"]["z"].split(2)]
+            run(stage, {"real": torch.rand(4, 3, 8, 8)}, draws)
+            expected = torch.zeros(16)
+            if stage.name in moving:
+                for mean in means if every_pass else [torch.stack(means).mean(0)]:
+                    expected.lerp_(mean, 0.005)
+            torch.testing.assert_close(network.w_avg, expected)
+
+
+def test_mixed_styles_paint_other_images_and_leave_the_average_alone():
+    settings, state = styled("objective.style_mixing=0.9")
+    stage = stages(settings, state.generator, state.discriminator)[1]
+    draws = drawn(stage)
+    images, averages = [], []
+    game = stage.passes[0].loss
+    for coin in (0.0, 0.95):  # mixed from the second layer on; not mixed
+        draws["latent"]["mixing"]["layer"] = torch.tensor(coin)
+        outcome = game({}, draws)
+        images.append(outcome.observed["on_fake"])
+        averages.append(outcome.kept["styles"])
+    assert torch.equal(*averages)
+    assert not torch.equal(*images)
+
+
+def test_styles_are_wanted_where_they_are_used():
+    for key in ("path_length={}", "style_mixing=0.9", "component_mixing=0.1"):
+        with pytest.raises(
+            UsageError, match=r"objective\.\w+: generators of the family transgan have no styles"
+        ):
+            config.load(overrides=[f"objective.{key}"])
+    with pytest.raises(UsageError, match=r"augment\.policy must not be empty"):
+        config.load(overrides=["objective.consistency={}"])
+
+
+def test_generator_first():
+    settings, state = styled("objective.first=generator", "objective.r1={gamma: 1, every: 16}")
+    names = [stage.name for stage in stages(settings, state.generator, state.discriminator)]
+    assert names == ["generator", "discriminator", "r1_every_16"]
