@@ -50,7 +50,7 @@ def load(target: str | os.PathLike[str], *, weights: Weights = "ema", device: st
     return Model(network, header, weights, place)
 
 
-def sample(target: str | os.PathLike[str], n: int = 64, **how: Any) -> Tensor:
+def sample(target: str | os.PathLike[str], n: int | None = None, **how: Any) -> Tensor:
     """Images uint8 [n, 3, H, W] from a checkpoint: `load(target).sample(n, **how)`."""
     return load(target).sample(n, **how)
 
@@ -142,7 +142,10 @@ class Model:
 
         if sum(given is not None for given in (n, seeds, latents)) > 1:
             raise UsageError("n, seeds and latents each say which images are meant: give one of them")
-        chosen = latents if latents is not None else seeds if seeds is not None else range(n or 64)
+        count = 64 if n is None else n
+        chosen = latents if latents is not None else seeds if seeds is not None else range(count)
+        if len(chosen) < 1:
+            raise UsageError("there is nothing to paint: ask for one image or more")
         images = self.paint(chosen, truncation=truncation, cutoff=cutoff, batch=batch)
         return torch.cat([sampling.quantise(part).cpu() for part in images])
 
@@ -168,10 +171,13 @@ class Model:
         from torch import Tensor
 
         from gantx import sampling
+        from gantx.errors import UsageError
 
         drawn = sampling.parse_truncation(truncation, cutoff)
         if drawn is not None:
             sampling.require_styles(self.network, "truncation")
+        if batch is not None and batch < 1:
+            raise UsageError(f"batch {batch}: compute one image or more at once")
         how: dict[str, Any] = {"truncation": drawn, "ratio": self.config.data.ratio}
         how["batch"] = batch or sampling.BATCH
         if isinstance(what, Tensor):

@@ -128,8 +128,8 @@ class ObjectiveConfig(Section):
         style_mixing: chance, in every pass of a generator with styles, that from a random layer on the styles
             are those of other latents.
         component_mixing: the same from a random latent on, for a generator that paints from several.
-        w_average: the average of styles moves once per G step, or after every pass of a generator with styles
-            as in the released code of GANformer.
+        w_average: the average of styles moves once per G step, or after every pass of D and G steps as in the
+            released code of GANformer.
         first: which network moves first in an iteration.
         n_critic: D steps per G step.
         super_resolution_weight: weight of the co-training term of a generator built with
@@ -287,11 +287,13 @@ class TrainingConfig(Section):
         batch: real images of one D step.
         generator_batch: images of one G step; null means the same as `batch`.
         micro_batch: samples computed at once, gradients accumulating over the rest; null means all. What a
-            loss takes from the whole batch (the drift of `wgangp-eps`) is then taken per micro-batch.
+            loss takes from the whole batch (the drift of `wgangp-eps`, the mean path length) is then taken
+            per micro-batch.
         penalty_micro_batch: samples of a gradient penalty computed at once, where that takes more memory than
             anything else; null means as many as `micro_batch`. G then paints what the penalty needs anew.
-        recompute: forget the activations of transformer blocks, to compute them again on the way back: less
-            memory for about a third more time. A gradient penalty keeps its activations.
+        recompute: forget the activations of transformer blocks and of StyleGAN2's discriminator, to compute
+            them again on the way back: less memory for about a third more time. A gradient penalty keeps its
+            activations, and so do the generators of StyleGAN2 and GANformer.
         diagnostics: observe, whenever metrics are reported, what ViTGAN's authors plot: the spectral norms of
             D's weights, the slope of D at real images, and the entropy of D's attention.
         seed: seed of everything random.

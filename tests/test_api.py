@@ -98,3 +98,13 @@ def test_a_score_is_that_of_the_command_line(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, [*command, "--device", "cpu", "--threads", "1", "--json"])
     metrics = json.loads(result.stdout)["metrics"]
     assert scores["fd_rand"] == pytest.approx(metrics["fd_rand"]["value"])
+
+
+def test_sample_takes_seeds_and_refuses_nothing_to_paint(models):
+    path, model = models["stylegan2"].header.path, models["stylegan2"]
+    assert torch.equal(gantx.sample(path, seeds=[3]), model.sample(seeds=[3]))
+    for how in ({"n": 0}, {"n": -3}, {"seeds": []}):
+        with pytest.raises(UsageError, match="nothing to paint"):
+            model.sample(**how)
+    with pytest.raises(UsageError, match="batch -1"):
+        model.sample(2, batch=-1)

@@ -145,7 +145,7 @@ def card(header: Header, license_: str, scores: Sequence[Result]) -> str:
         *[_table(result) for result in scores],
     ]
     if not scores:
-        blocks.append("None yet: `gantx eval . --data IMAGES --metric fid` measures one.")
+        blocks.append("None yet: `gantx eval model.safetensors --data IMAGES --metric fid` measures one.")
     blocks += [
         "## Limits",
         "The generator paints what its training images look like, their gaps and prejudices included, and "

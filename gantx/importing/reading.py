@@ -34,8 +34,7 @@ def read_torch(path: Path) -> dict[str, Any]:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as problem:
         raise CheckpointError(
-            f"{path} holds more than tensors and plain containers, and could run code, so it is not opened "
-            f"({_first_line(problem)})"
+            f"{path} is no file of tensors and plain containers alone and could run code: it is not opened"
         ) from problem
     except Exception as problem:  # a damaged file makes torch raise almost anything
         raise CheckpointError(f"{path} is not a readable file of torch.save ({_first_line(problem)})") from (

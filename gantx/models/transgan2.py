@@ -194,7 +194,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     if q.device.type == "cpu" and (small or (bias is not None and bias.requires_grad)):
         logits = q * q.shape[3] ** -0.5 @ k.transpose(2, 3)  # [B, h, M, N]
         if bias is not None:
-            logits = logits + bias
+            logits += bias
         seen: Tensor = logits.softmax(3).to(v.dtype) @ v
         return seen
     mask = None if bias is None else bias[None].to(q.dtype)  # only four axes reach the fused kernels

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gantx.training.regularizers import slope
 
 
+@torch.no_grad()
 def diagnose(discriminator: nn.Module, images: Tensor) -> dict[str, float]:
     """Figures of a discriminator, under names for metrics.jsonl.
 
@@ -23,7 +24,7 @@ def diagnose(discriminator: nn.Module, images: Tensor) -> dict[str, float]:
         the mean norm of the slope of D at the images; `attention_entropy/<layer>`, the mean entropy of
         attention in units of its largest value, for a discriminator that shows its attention.
     """
-    gradient = slope(discriminator, images).detach().square().sum((1, 2, 3)).sqrt().mean()
+    gradient = slope(discriminator, images).square().sum((1, 2, 3)).sqrt().mean()
     found = {
         **{f"spectral_norm/{name}": value for name, value in spectral_norms(discriminator).items()},
         "input_gradient": gradient,
@@ -33,7 +34,6 @@ def diagnose(discriminator: nn.Module, images: Tensor) -> dict[str, float]:
     return {f"diagnostics/{name}": float(f"{value:.6g}") for name, value in zip(found, values, strict=True)}
 
 
-@torch.no_grad()
 def spectral_norms(network: nn.Module) -> dict[str, Tensor]:
     """The largest singular value (0-d) of every weight of two axes or more, by the name of its layer.
 
@@ -51,7 +51,6 @@ def spectral_norms(network: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-@torch.no_grad()
 def entropies(discriminator: Any, images: Tensor) -> dict[str, Tensor]:
     """Mean entropy (0-d) of attention over n keys, in units of ln n, by layer; {} where none is shown."""
     if not hasattr(discriminator, "attention"):

@@ -56,7 +56,9 @@ def train(
 
     while state.images < total:
         before = state.images
-        state.set_rates(schedules.learning_rate_factor(config.optimizer, before, settings.kimg))
+        state.set_rates(
+            schedules.learning_rate_factor(config.optimizer, before, settings.kimg, settings.batch)
+        )
         state.set_attention_window(
             schedules.attention_window(settings.attention_window, before, settings.kimg)
         )

@@ -83,6 +83,7 @@ def parameters(network: nn.Module) -> int:
 
 def flops(network: nn.Module, shape: tuple[int, ...]) -> float:
     """GFLOP of one forward pass on an input of `shape`, two per multiply-add."""
+    network.requires_grad_(False)  # a parameter that is an input of a module would confuse the counter
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.empty(shape, device="meta"))
     return int(counter.get_total_flops()) / 1e9

@@ -63,6 +63,7 @@ def path_lengths(synthesis: Synthesis, ws: Tensor, direction: Tensor) -> Tensor:
         [B], differentiable.
     """
     unit = direction / math.sqrt(direction.shape[2] * direction.shape[3])
+    ws = ws.to(torch.promote_types(ws.dtype, torch.float32))  # lengths are sums of squares: no place for bf16
     with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
         gradient: Tensor = torch.func.grad(lambda s: (synthesis(s) * unit).sum())(ws)
     # The tiny constant keeps the derivative of the root finite where a slope is exactly zero.

@@ -236,7 +236,8 @@ def _monitor(
 
 def _diagnose(state: TrainingState, batches: Batches) -> dict[str, float]:
     """Figures of D at the images it saw last."""
-    size = min(state.config.training.batch, DIAGNOSED)
+    training = state.config.training
+    size = min(training.penalty_micro_batch or training.micro_batch or training.batch, DIAGNOSED)
     return diagnose(state.discriminator.network, batches.at("real", state.images - size, size))
 
 

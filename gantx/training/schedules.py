@@ -11,11 +11,18 @@ def due(every_kimg: float, before: int, after: int) -> bool:
     return int(before / every) != int(after / every)
 
 
-def learning_rate_factor(optimizer: OptimizerConfig, images: int, kimg: float) -> float:
-    """Factor on the learning rate: linear warm-up, constant, linear decay (all optional)."""
+def learning_rate_factor(optimizer: OptimizerConfig, images: int, kimg: float, batch: int = 0) -> float:
+    """Factor on the learning rate: linear warm-up, constant, linear decay (all optional).
+
+    Args:
+        optimizer: the settings.
+        images: real images seen before this step.
+        kimg: length of the run.
+        batch: real images of this step; warm-up counts them, so that the first step does not stand still.
+    """
     factor = 1.0
     if optimizer.warmup_kimg > 0:
-        factor = min(1.0, images / (optimizer.warmup_kimg * 1000))
+        factor = min(1.0, (images + batch) / (optimizer.warmup_kimg * 1000))
     start, progress = optimizer.decay_from, images / (kimg * 1000)
     if start < 1 and progress > start:
         left = max(0.0, (1 - progress) / (1 - start))

@@ -80,3 +80,18 @@ def test_a_plan_counts_steps_and_scales_the_window():
     assert figures["length"] == "800 kimg = 12,500 D steps of 64 images"
     assert figures["generator steps"] == "2,500 of 128 images"
     assert figures["attention window"].startswith("4 until 11 kimg, 6 until 16 kimg")
+
+
+@pytest.mark.parametrize("family", ["transgan", "transgan2", "vitgan", "stylegan2", "ganformer"])
+def test_every_family_is_planned(family):
+    settings = config.load(
+        overrides=[f"generator={{family: {family}}}", f"discriminator={{family: {family}, resolution: 32}}"]
+        if family in ("transgan", "transgan2")
+        else [
+            f"generator={{family: {family}, resolution: 32}}",
+            f"discriminator={{family: {family}, resolution: 32}}",
+        ]
+    )
+    figures = plan.plan(settings)
+    assert "GiB throughout" in figures["memory"]
+    assert "GFLOP" in figures["discriminator"]

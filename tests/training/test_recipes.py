@@ -508,3 +508,15 @@ def test_generator_first():
     settings, state = styled("objective.first=generator", "objective.r1={gamma: 1, every: 16}")
     names = [stage.name for stage in stages(settings, state.generator, state.discriminator)]
     assert names == ["generator", "discriminator", "r1_every_16"]
+
+
+def test_path_length_under_autocast_is_that_of_full_precision():
+    settings, state = styled("objective.path_length={}")
+    stage = stages(settings, state.generator, state.discriminator)[2]
+    draws = drawn(stage)
+    plain = stage.passes[0].loss({}, draws)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = stage.passes[0].loss({}, draws)
+    assert rounded.kept["path_length"].dtype == torch.float32
+    ratio = rounded.observed["path_length"] / plain.observed["path_length"]
+    assert ratio.item() == pytest.approx(1, rel=0.05)
