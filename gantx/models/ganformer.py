@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantx.draws import Draw, Draws, Spec
+from gantx.models.layers.recomputation import run_block
 from gantx.models.stylegan2 import (
     SLOPE,
     DownBlock,
@@ -37,7 +38,6 @@ from gantx.models.stylegan2 import (
     for_labels,
     from_cells,
     group_deviation,
-    move_average,
     pointwise,
     to_cells,
     unit_rms,
@@ -844,11 +844,6 @@ class Generator(nn.Module):
         """Which cell looks at which latent, for latents z [B, m + 1, d]; see `observe`."""
         return self.observe(self.mapping(z, noise=noise), noise, layers)[1]
 
-    def update_state(self, ws: Tensor | None = None, **observed: Tensor) -> None:
-        """Move `w_avg` towards the mean of `ws` [..., d], styles of this step before any mixing."""
-        if ws is not None:
-            move_average(self.w_avg, ws)
-
     def _mask(self, noise: Draws | None) -> Tensor | None:
         """What keeps dropped components from being looked at, [B, m]; None when all are there."""
         uniform: Any = None if noise is None else noise.get("components")
@@ -988,7 +983,7 @@ class Discriminator(nn.Module):
                     draws,
                     self.attention_dropout,
                 )
-            x = block(x)
+            x = run_block(block, x)
         differing = group_deviation(latents, self.group_size, 1, parts)  # [B, 1]
         differing = differing[:, None].expand(-1, latents.shape[1], -1)  # [B, m, 1]
         each = self.component_linear(torch.cat([latents, differing], dim=2))

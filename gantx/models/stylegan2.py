@@ -24,6 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantx.draws import Draw, Draws, Spec
+from gantx.models.layers.convolution import DoublingConvolution, HalvingConvolution, SameConvolution
+from gantx.models.layers.recomputation import run_block
+from gantx.models.layers.resampling import Resample
 
 Between = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 """What happens between a layer's convolution and its activation, see `Synthesis`."""
@@ -103,94 +106,16 @@ class EqualConvolution(nn.Module):
         self.scale = self.gain / math.sqrt(in_channels * 3**2)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        self.blur = Resample(in_channels, side, before=2, after=2, twice=True) if halve else None
+        kind = HalvingConvolution if halve else SameConvolution
+        self.convolve = kind(in_channels, out_channels, side)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in, S, S] to [B, out, S, S], or to half the side."""
-        weight, bias = self.weight * self.scale, self.bias * self.gain
-        if self.blur is None:
-            x = F.conv2d(x, weight, bias, padding=1)
-        else:
-            x = F.conv2d(self.blur(x), weight, bias, stride=2)
+        x = self.convolve(x, self.weight)
+        # Small tensors of full precision must not make large ones of half precision full again.
+        bias = (self.gain * self.bias[:, None, None]).to(x.dtype)
+        x = torch.add(bias, x, alpha=self.scale)
         return F.leaky_relu(x, SLOPE, inplace=True)
-
-
-# --- resampling ---------------------------------------------------------------------------------------------
-
-SMALL = 65  # side up to which matrix products take little more time than a depthwise convolution
-
-
-class Resample(nn.Module):
-    """The low-pass filter [1, 3, 3, 1] / 8 along both axes, with zeros outside, while the side changes.
-
-    Rows and columns are multiplied with a band matrix. Large features go through a depthwise convolution,
-    which does less work then; but its second derivative loops over the channels.
-
-    Args:
-        channels: channels C of the features.
-        side: side S of the features that come in.
-        up: 2 puts a zero after every pixel and makes up for the lost brightness.
-        down: 2 keeps every second pixel.
-        before: zeros before the first pixel of a row and of a column.
-        after: zeros after the last.
-        gain: a factor on the result.
-        twice: will be differentiated twice, as by a gradient penalty: no convolution, however large.
-    """
-
-    matrix: Tensor
-    taps: Tensor
-
-    def __init__(
-        self,
-        channels: int,
-        side: int,
-        *,
-        up: int = 1,
-        down: int = 1,
-        before: int,
-        after: int,
-        gain: float = 1.0,
-        twice: bool = False,
-    ) -> None:
-        super().__init__()
-        self.up, self.down, self.before = up, down, before
-        row = torch.tensor([1.0, 3.0, 3.0, 1.0]) * (up * math.sqrt(gain) / 8)
-        self.by_matrix = twice or side <= SMALL
-        # Constants that follow from the arguments: not saved.
-        if self.by_matrix:
-            matrix = filter_matrix(row, side, up, down, before, after)
-            self.register_buffer("matrix", matrix, persistent=False)
-        else:
-            self.register_buffer("taps", row.outer(row).repeat(channels, 1, 1, 1), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, S, S] to [B, C, S', S'], S' being (up·S + before + after - 4) / down + 1."""
-        if self.by_matrix:
-            x = x.permute(0, 2, 3, 1)  # [B, S, S, C]
-            x = (self.matrix @ x.flatten(2)).unflatten(2, x.shape[2:])  # [B, S', S, C]
-            return (self.matrix @ x).permute(0, 3, 1, 2)
-        if self.up == 2:
-            padding = 3 - self.before
-            return F.conv_transpose2d(x, self.taps, stride=2, padding=padding, groups=x.shape[1])
-        return F.conv2d(x, self.taps, stride=self.down, padding=self.before, groups=x.shape[1])
-
-
-def filter_matrix(row: Tensor, side: int, up: int, down: int, before: int, after: int) -> Tensor:
-    """What resampling multiplies every row and column with, [S', S]; arguments as in `Resample`.
-
-    Args:
-        row: the filter, [taps].
-        side: side S of what comes in.
-        up: 1 more than the zeros after each pixel.
-        down: every which pixel is kept.
-        before: zeros before the first pixel.
-        after: zeros after the last.
-    """
-    count = (up * side + before + after - len(row)) // down + 1
-    # The pixel that tap t of result i falls on, if it falls on one.
-    place = down * torch.arange(count)[:, None] + torch.arange(len(row)) - before  # [S', taps]
-    hits = place[:, :, None] == up * torch.arange(side)  # [S', taps, S]
-    return (hits * row[:, None]).sum(1)
 
 
 # --- modulated convolution ----------------------------------------------------------------------------------
@@ -227,9 +152,8 @@ class ModulatedConvolution(nn.Module):
         self.to_style = None if style_dim is None else EqualLinear(style_dim, in_channels, bias=1.0)
         if style_dim is None:
             self.register_buffer("plain_factor", torch.tensor(self.scale), persistent=False)
-        self.blur = None
-        if double:  # the transposed convolution leaves zeros between pixels: a quarter of the brightness
-            self.blur = Resample(out_channels, 2 * side + 1, before=1, after=1, gain=4.0)
+        kind = DoublingConvolution if double else SameConvolution
+        self.convolve = kind(in_channels, out_channels, side)
 
     def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         """Convolve.
@@ -243,9 +167,9 @@ class ModulatedConvolution(nn.Module):
             still have to be multiplied with.
         """
         if self.to_style is None:
-            return self._convolve(x), self.plain_factor
+            return self.convolve(x, self.weight), self.plain_factor
         style, normalizer = self.factors(w)
-        return self._convolve(x * style[:, :, None, None]), normalizer[:, :, None, None]
+        return self.convolve(x * style[:, :, None, None], self.weight), normalizer[:, :, None, None]
 
     def factors(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """What input and output channels are multiplied with, [B, in] and [B, out], for styles w [B, D]."""
@@ -253,12 +177,6 @@ class ModulatedConvolution(nn.Module):
         style = self.to_style(w) * self.scale
         energy = style.square() @ self.weight.square().sum((2, 3)).t()
         return style, (energy + 1e-8).rsqrt()
-
-    def _convolve(self, x: Tensor) -> Tensor:
-        if self.blur is None:
-            return F.conv2d(x, self.weight, padding=1)
-        blurred: Tensor = self.blur(F.conv_transpose2d(x, self.weight.transpose(0, 1), stride=2))
-        return blurred
 
 
 class StyledLayer(nn.Module):
@@ -595,7 +513,7 @@ class Generator(nn.Module):
     Attributes:
         latent_shape: (D,).
         image_shape: (3, R, R).
-        w_avg: running average [D] of w, for truncation.
+        w_avg: running average [D] of w, for truncation; moved by training.
     """
 
     w_avg: Tensor
@@ -644,16 +562,6 @@ class Generator(nn.Module):
     def forward(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
         """Latents [B, D] to images [B, 3, R, R]; `labels` are not used."""
         return self.synthesis(self.mapping(z), noise)
-
-    def update_state(self, ws: Tensor | None = None, **observed: Tensor) -> None:
-        """Move `w_avg` towards the mean of `ws` [..., D], styles of this step before any mixing."""
-        if ws is not None:
-            move_average(self.w_avg, ws)
-
-
-def move_average(w_avg: Tensor, ws: Tensor) -> None:
-    """Let `w_avg` [D] go 0.005 of its way to the mean of `ws` [..., D], in place."""
-    w_avg.lerp_(ws.detach().flatten(0, -2).mean(0).to(w_avg.dtype), 0.005)
 
 
 # --- discriminator ------------------------------------------------------------------------------------------
@@ -785,7 +693,7 @@ class Discriminator(nn.Module):
         """
         x = pointwise(self.from_rgb, images.contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
-            x = block(x)
+            x = run_block(block, x)
         return for_labels(self.out(self.epilogue(x, parts)), self.classes, labels)
 
 

@@ -1,0 +1,89 @@
+"""Changing the side of features without aliasing: the low-pass filter [1, 3, 3, 1] of StyleGAN2."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SMALL = 65  # side up to which matrix products take little more time than a depthwise convolution
+
+
+class Resample(nn.Module):
+    """The low-pass filter [1, 3, 3, 1] / 8 along both axes, with zeros outside, while the side changes.
+
+    Rows and columns are multiplied with a band matrix. Large features go through a depthwise convolution,
+    which does less work then; but its second derivative loops over the channels.
+
+    Args:
+        channels: channels C of the features.
+        side: side S of the features that come in.
+        up: 2 puts a zero after every pixel and makes up for the lost brightness.
+        down: 2 keeps every second pixel.
+        before: zeros before the first pixel of a row and of a column.
+        after: zeros after the last.
+        gain: a factor on the result.
+        twice: will be differentiated twice, as by a gradient penalty: no convolution, however large.
+    """
+
+    matrix: Tensor
+    taps: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        side: int,
+        *,
+        up: int = 1,
+        down: int = 1,
+        before: int,
+        after: int,
+        gain: float = 1.0,
+        twice: bool = False,
+    ) -> None:
+        super().__init__()
+        self.up, self.down, self.before = up, down, before
+        row = low_pass(up * math.sqrt(gain))
+        self.by_matrix = twice or side <= SMALL
+        # Constants that follow from the arguments: not saved.
+        if self.by_matrix:
+            matrix = filter_matrix(row, side, up, down, before, after)
+            self.register_buffer("matrix", matrix, persistent=False)
+        else:
+            self.register_buffer("taps", row.outer(row).repeat(channels, 1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, S, S] to [B, C, S', S'], S' being (up·S + before + after - 4) / down + 1."""
+        if self.by_matrix:
+            x = x.permute(0, 2, 3, 1)  # [B, S, S, C]
+            x = (self.matrix @ x.flatten(2)).unflatten(2, x.shape[2:])  # [B, S', S, C]
+            return (self.matrix @ x).permute(0, 3, 1, 2)
+        if self.up == 2:
+            padding = 3 - self.before
+            return F.conv_transpose2d(x, self.taps, stride=2, padding=padding, groups=x.shape[1])
+        return F.conv2d(x, self.taps, stride=self.down, padding=self.before, groups=x.shape[1])
+
+
+def filter_matrix(row: Tensor, side: int, up: int, down: int, before: int, after: int) -> Tensor:
+    """What resampling multiplies every row and column with, [S', S]; arguments as in `Resample`.
+
+    Args:
+        row: the filter, [taps].
+        side: side S of what comes in.
+        up: 1 more than the zeros after each pixel.
+        down: every which pixel is kept.
+        before: zeros before the first pixel.
+        after: zeros after the last.
+    """
+    count = (up * side + before + after - len(row)) // down + 1
+    # The pixel that tap t of result i falls on, if it falls on one.
+    place = down * torch.arange(count)[:, None] + torch.arange(len(row)) - before  # [S', taps]
+    hits = place[:, :, None] == up * torch.arange(side)  # [S', taps, S]
+    return (hits * row[:, None]).sum(1)
+
+
+def low_pass(gain: float = 1.0) -> Tensor:
+    """The filter along one axis, [4]; its sum is `gain`."""
+    return torch.tensor([1.0, 3.0, 3.0, 1.0]) * (gain / 8)
