@@ -223,6 +223,7 @@ def gantx_networks(resolution: int, attention: str) -> tuple[nn.Module, nn.Modul
 def gantx_steps() -> dict[str, Task]:
     """The steps of gantx at 64x64."""
     generator, critic = gantx_networks(64, "simplex")
+    give_gradients(generator, critic)
     z, real = torch.randn(BATCH, *generator.latent_shape), torch.randn(BATCH, 3, 64, 64)
     noise = draw(generator.noise_spec(BATCH), seed=0, stream="noise", step=0, device=CPU)
 
@@ -247,6 +248,7 @@ def gantx_steps() -> dict[str, Task]:
 def plain_steps() -> dict[str, Task]:
     """The same steps of the plain network: real and generated images one after the other, as released."""
     generator, critic = PlainGenerator(64), PlainDiscriminator(64)
+    give_gradients(generator, critic)
     ws, real = torch.randn(BATCH, COMPONENTS + 1, DIM), torch.randn(BATCH, 3, 64, 64)
 
     def generator_step() -> None:
@@ -274,9 +276,16 @@ def turn(moves: nn.Module, holds: nn.Module) -> None:
     holds.requires_grad_(False)
     moves.requires_grad_(True)
     for parameter in moves.parameters():
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
         parameter.grad.zero_()
+
+
+def give_gradients(*networks: nn.Module) -> None:
+    """Gradients as views of one buffer per network, as `gantx.training.stage.Player` has them."""
+    for network in networks:
+        parameters = list(network.parameters())
+        pieces = torch.zeros(sum(p.numel() for p in parameters)).split([p.numel() for p in parameters])
+        for parameter, piece in zip(parameters, pieces, strict=True):
+            parameter.grad = piece.view_as(parameter)
 
 
 def gantx_sampling(resolution: int, attention: str, batch: int = BATCH) -> Task:

@@ -27,9 +27,15 @@ class PeakMeter(TorchDispatchMode):
         super().__init__()
         self.alive = self.peak = 0
         self._known: set[int] = set()
+        self._before: dict[
+            int, torch.UntypedStorage
+        ] = {}  # parameters and the like, which were there already
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation and count what it makes."""
+        for value in tree_leaves((args, kwargs)):
+            if isinstance(value, Tensor) and id(storage := value.untyped_storage()) not in self._known:
+                self._before[id(storage)] = storage
         made = func(*args, **(kwargs or {}))
         for value in tree_leaves(made):
             if isinstance(value, Tensor):
@@ -38,7 +44,7 @@ class PeakMeter(TorchDispatchMode):
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         key, size = id(storage), storage.nbytes()
-        if key in self._known:
+        if key in self._known or key in self._before:
             return
         self._known.add(key)
         self.alive += size

@@ -23,6 +23,13 @@ def test_what_is_alive_at_once_is_counted():
     assert meter.alive == 0
 
 
+def test_what_was_there_before_is_not_counted():
+    weight = torch.empty(MIB, device="meta")
+    with PeakMeter() as meter:
+        weight.t().add_(1)
+    assert meter.peak == 0
+
+
 def test_what_autograd_keeps_is_alive_and_views_cost_nothing():
     x = torch.empty(MIB, device="meta", requires_grad=True)
     with PeakMeter() as meter:
