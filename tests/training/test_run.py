@@ -18,7 +18,7 @@ from small_run import SMALL
 
 from gantx import checkpoint, config
 from gantx.errors import CheckpointError, DataError, DivergedError, MissingError, Stopped, UsageError
-from gantx.training import journal, run, signals
+from gantx.training import journal, run, schedules, signals
 
 CPU = torch.device("cpu")
 TIMINGS = {"seconds", "images_per_second", "memory_gb"}
@@ -383,8 +383,9 @@ def test_no_data_is_said(tmp_path):
         start(tmp_path, data=None)
 
 
-def test_divergence_stops_with_the_last_good_checkpoint_named(tmp_path):
-    # The rate is still zero at G's first step; its second, in iteration 7, ruins it.
+def test_divergence_stops_with_the_last_good_checkpoint_named(tmp_path, monkeypatch):
+    # G's first step moves nothing; its second, in iteration 7, ruins it.
+    monkeypatch.setattr(schedules, "learning_rate_factor", lambda settings, images, *_: float(images > 0))
     values = ["optimizer.generator.lr=1e18", "objective.n_critic=7", "training.kimg=2"]
     with pytest.raises(DivergedError, match=r"last good checkpoint is .*kimg-000000\.040") as diverged:
         start(tmp_path, *values)

@@ -60,3 +60,12 @@ def test_ema_and_decay_tables_of_the_released_code():
             else:
                 ema = EMAConfig(kind="constant", beta=flat)
             assert schedules.ema_beta(ema, int(step) * whole, whole) == pytest.approx(beta, abs=1e-12)
+
+
+def test_the_first_step_of_a_warm_up_does_not_stand_still():
+    warm = OptimizerConfig(warmup_kimg=10)
+    assert [schedules.learning_rate_factor(warm, images, 100, 1000) for images in (0, 4000, 9000)] == [
+        0.1,
+        0.5,
+        1,
+    ]
