@@ -13,10 +13,6 @@ and on a GPU the libraries are quicker: there, the convolutions of torch do the 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -121,6 +117,8 @@ class PointConvolution(nn.Module):
 
     def __init__(self, analysis: Tensor, expansion: Tensor, synthesis: Tensor) -> None:
         super().__init__()
+        self.points = (len(expansion), len(expansion))
+        self.tiled = analysis.shape[:2]
         # Constants that follow from the arguments: not saved.
         self.register_buffer("analysis", analysis.flatten(0, 1).float(), persistent=False)
         self.register_buffer("expansion", torch.kron(expansion, expansion).float(), persistent=False)
@@ -128,90 +126,28 @@ class PointConvolution(nn.Module):
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
         """[B, in, S, S] and a kernel [out, in, 3, 3] to [B, out, S', S']."""
-        features: Tensor = _Convolve.apply(x, weight, self.analysis, self.expansion, self.synthesis)
-        return features
+        taps = weight.flatten(0, 1).flatten(1).t()  # [9, out·in]
+        kernels = (self.expansion @ taps).view(*self.points, *weight.shape[:2])  # [N, N, out, in]
+        # One point of the vertical axis after the other, which leaves pieces small enough for a cache.
+        # Stacking and unbinding are each other's derivatives; concatenating would leave zeros to be added up.
+        rows = torch.stack(list(map(self._multiply, self._analyse(x).unbind(1), kernels.unbind(0))), dim=1)
+        made: Tensor = self.synthesis @ rows.flatten(1, 2)  # [B, S', S'·out]
+        features: Tensor = made.unflatten(2, (len(self.synthesis), -1))  # [B, S', S', out]
+        return features.permute(0, 3, 1, 2)
 
+    def _analyse(self, x: Tensor) -> Tensor:
+        """Pixels [B, in, S, S] to points of the vertical axis, [B, N, T, S, in]."""
+        pixels = x.permute(0, 2, 3, 1)
+        points: Tensor = self.analysis @ pixels.flatten(2)  # [B, N·T, S·in]
+        return points.view(len(x), *self.tiled, *pixels.shape[2:])
 
-class _Convolve(torch.autograd.Function):
-    """Features and kernel to features; keeps nothing but the two, as points are four times as many numbers.
-
-    In x, in the kernel and in the gradient of the result, a convolution is linear. So its derivatives are the
-    transposed convolution and `_Correlate`, and theirs are these three again, as often as one likes.
-    """
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, analysis: Tensor, expansion: Tensor, synthesis: Tensor) -> Tensor:
-        count = math.isqrt(len(expansion))
-        kernels = (expansion @ weight.flatten(0, 1).flatten(1).t()).view(count, count, *weight.shape[:2])
-        made = []
-        for at, kernel in zip(_points(x, analysis, count), kernels, strict=True):
-            at = (at @ kernel.transpose(1, 2)).unflatten(
-                1, (-1, synthesis.shape[1] // count)
-            )  # [N, B·T, T, out]
-            made.append((synthesis @ at.transpose(0, 1).flatten(1, 2)).view(len(x), at.shape[2], -1))
-        features = synthesis @ torch.cat(made, dim=1)  # [B, S', S'·out]
-        return features.unflatten(2, (len(synthesis), -1)).permute(0, 3, 1, 2)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, analysis, expansion, synthesis = ctx.saved_tensors
-        constants = analysis, expansion, synthesis
-        for_x, for_weight, *_ = ctx.needs_input_grad
-        return (
-            _Convolve.apply(gradient, weight.transpose(0, 1), *transposed(*constants)) if for_x else None,
-            _Correlate.apply(x, gradient, *constants) if for_weight else None,
-            *(None for _ in constants),
-        )
-
-
-class _Correlate(torch.autograd.Function):
-    """Features x and a gradient of what `_Convolve` makes of them to the gradient of its kernel."""
-
-    @staticmethod
-    def forward(
-        x: Tensor, gradient: Tensor, analysis: Tensor, expansion: Tensor, synthesis: Tensor
-    ) -> Tensor:
-        count = math.isqrt(len(expansion))
-        pairs = zip(_points(gradient, synthesis.t(), count), _points(x, analysis, count), strict=True)
-        kernels = torch.stack([after.transpose(1, 2) @ before for after, before in pairs])  # [N, N, out, in]
-        taps = expansion.t() @ kernels.flatten(2).flatten(0, 1)  # [9, out·in]
-        return taps.t().reshape(*kernels.shape[2:], 3, 3)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, kernel: Tensor) -> tuple[Tensor | None, ...]:
-        x, gradient, analysis, expansion, synthesis = ctx.saved_tensors
-        constants = analysis, expansion, synthesis
-        for_x, for_gradient, *_ = ctx.needs_input_grad
-        return (
-            _Convolve.apply(gradient, kernel.transpose(0, 1), *transposed(*constants)) if for_x else None,
-            _Convolve.apply(x, kernel, *constants) if for_gradient else None,
-            *(None for _ in constants),
-        )
-
-
-def _points(x: Tensor, analysis: Tensor, count: int) -> Iterator[Tensor]:
-    """Features [B, C, S, S] at every vertical point in turn: N times [N, B·T·T, C].
-
-    One after the other leaves pieces small enough for a cache.
-    """
-    pixels = x.permute(0, 2, 3, 1)
-    rows = (analysis @ pixels.flatten(2)).view(len(x), count, -1, *pixels.shape[2:])  # [B, N, T, S, C]
-    for row in rows.unbind(1):
-        at = analysis @ row.flatten(0, 1)  # [B·T, N·T, C]
-        yield at.unflatten(1, (count, -1)).transpose(0, 1).flatten(1, 2)
-
-
-def transposed(analysis: Tensor, expansion: Tensor, synthesis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The constants of the transposed convolution."""
-    return synthesis.t(), expansion, analysis.t()
+    def _multiply(self, pixels: Tensor, kernel: Tensor) -> Tensor:
+        """Rows [B, T, S, in] at a vertical point, and kernels [N, out, in] there, to rows [B, T, S'·out]."""
+        at = self.analysis @ pixels.flatten(0, 1)  # [B·T, N·T, in]
+        at = at.unflatten(1, self.tiled).transpose(0, 1).flatten(1, 2)  # [N, B·T·T, in]
+        at = (at @ kernel.transpose(1, 2)).unflatten(1, (-1, pixels.shape[1]))  # [N, B·T, T, out]
+        made: Tensor = self.synthesis @ at.transpose(0, 1).flatten(1, 2)  # [B·T, S', out]
+        return made.view(*pixels.shape[:2], -1)
 
 
 def same_points(side: int) -> tuple[Tensor, Tensor, Tensor]:
