@@ -124,16 +124,20 @@ class Model:
         Args:
             n: how many, of seeds 0 to n-1; 64 when nothing else is said.
             seeds: one per image; a seed means the same image, whatever else is asked for.
-            latents: [N, *latent_shape], or styles [N, *style_shape], in place of seeds.
+            latents: [N, *latent_shape], or styles [N, *style_shape], in place of seeds; any floating-point
+                type.
             truncation: psi by which styles are drawn to their average: 1 for none, 0.7 for fewer failures.
             cutoff: only the first so many layers are truncated.
-            batch: images computed at once.
+            batch: images computed at once; None for 64, or on CUDA as many as its memory suggests.
 
         Returns:
             uint8 [N, 3, H, W] on the CPU.
 
         Raises:
-            UsageError: two of `n`, `seeds` and `latents`, or truncation of a network without styles.
+            UsageError: two of `n`, `seeds` and `latents`, numbers that are none, or truncation of a network
+                without styles.
+            DataError: latents of another shape, or not finite.
+            MissingError: a GPU has no memory for the batch.
         """
         import torch
 
@@ -142,12 +146,17 @@ class Model:
 
         if sum(given is not None for given in (n, seeds, latents)) > 1:
             raise UsageError("n, seeds and latents each say which images are meant: give one of them")
-        count = 64 if n is None else n
-        chosen = latents if latents is not None else seeds if seeds is not None else range(count)
-        if len(chosen) < 1:
+        what: Sequence[int] | Tensor
+        if latents is not None:
+            what = torch.as_tensor(latents)
+        elif seeds is not None:
+            what = list(seeds)
+        else:
+            what = range(64 if n is None else sampling.whole_number(n, "n", 1))
+        if seeds is not None and not len(what):
             raise UsageError("there is nothing to paint: ask for one image or more")
-        images = self.paint(chosen, truncation=truncation, cutoff=cutoff, batch=batch)
-        return torch.cat([sampling.quantise(part).cpu() for part in images])
+        images = self.paint(what, truncation=truncation, cutoff=cutoff, batch=batch)
+        return torch.cat(list(sampling.fetch(sampling.quantise(part) for part in images)))
 
     def paint(
         self,
@@ -163,26 +172,37 @@ class Model:
             what: seeds; or latents or styles, as in `sample`.
             truncation: as in `sample`.
             cutoff: as in `sample`.
-            batch: images computed at once.
+            batch: as in `sample`.
 
         Returns:
             Float images [n, 3, H, W], nominally in [-1, 1], on the device of the network.
+
+        Raises:
+            GantxError: as `sample` does; before the first image, all but what the memory of a GPU says.
         """
         from torch import Tensor
 
         from gantx import sampling
-        from gantx.errors import UsageError
 
         drawn = sampling.parse_truncation(truncation, cutoff)
         if drawn is not None:
             sampling.require_styles(self.network, "truncation")
-        if batch is not None and batch < 1:
-            raise UsageError(f"batch {batch}: compute one image or more at once")
-        how: dict[str, Any] = {"truncation": drawn, "ratio": self.config.data.ratio}
-        how["batch"] = batch or sampling.BATCH
+        how: dict[str, Any] = {"truncation": drawn, "ratio": self.config.data.ratio, "device": self.device}
         if isinstance(what, Tensor):
-            return sampling.from_latents(self.network, what, device=self.device, **how)
-        return sampling.generate(self.network, what, device=self.device, **how)
+            latents = sampling.as_latents(what, sampling.latent_shapes(self.network), "the tensor")
+            size = self._batch(batch, len(latents))
+            return sampling.from_latents(self.network, latents, batch=size, **how)
+        seeds = [sampling.whole_number(seed, "seed") for seed in what]
+        size = self._batch(batch, len(seeds))
+        return sampling.generate(self.network, seeds, batch=size, **how)
+
+    def _batch(self, wanted: int | None, count: int) -> int:
+        """How many of `count` images to compute at once; UsageError where less than one is wanted."""
+        from gantx import sampling
+
+        if wanted is None:
+            return sampling.batch_for(self.network, self.device, count)
+        return sampling.whole_number(wanted, "batch", 1)
 
     def walk(
         self,
@@ -223,7 +243,7 @@ class Model:
         Args:
             seeds: what the walk passes, or a walk of `self.walk`.
             frames: of the whole walk, first and last included.
-            batch: images computed at once.
+            batch: images computed at once; None for 64.
             how: `paths`, how many walks run side by side, each through its share of the seeds; `space`, `z`
                 or `w` (where there are styles); `loop`, return to the first seed; `easing`, `linear` or
                 `smooth`; `truncation`, a number or a sweep such as "0:1"; `cutoff`, of it.
@@ -232,12 +252,12 @@ class Model:
             uint8 [paths, 3, H, W] on the CPU for every frame. The frame of a seed is its image in `sample`.
 
         Raises:
-            UsageError: too few frames, or what the network cannot do.
+            UsageError: too few frames, numbers that are none, or what the network cannot do.
         """
         from gantx import interpolation, sampling
 
         walk = seeds if isinstance(seeds, interpolation.Walk) else self.walk(seeds, frames, **how)
-        size = batch or sampling.BATCH
+        size = sampling.whole_number(sampling.BATCH if batch is None else batch, "batch", 1)
         ratio = self.config.data.ratio
         return interpolation.paint(self.network, walk, batch=size, device=self.device, ratio=ratio)
 

@@ -286,9 +286,10 @@ class TrainingConfig(Section):
         kimg: length of the run.
         batch: real images of one D step.
         generator_batch: images of one G step; null means the same as `batch`.
-        micro_batch: samples computed at once, gradients accumulating over the rest; null means all. What a
-            loss takes from the whole batch (the drift of `wgangp-eps`, the mean path length) is then taken
-            per micro-batch.
+        micro_batch: samples computed at once, gradients accumulating over the rest; null means all, auto as
+            many as fit into a GPU's memory. What a loss takes from the whole batch (the drift of
+            `wgangp-eps`, the spread across a batch that StyleGAN2's discriminator sees, the mean path
+            length) is then taken per micro-batch.
         penalty_micro_batch: samples of a gradient penalty computed at once, where that takes more memory than
             anything else; null means as many as `micro_batch`. G then paints what the penalty needs anew.
         recompute: forget the activations of transformer blocks and of StyleGAN2's discriminator, to compute
@@ -298,6 +299,9 @@ class TrainingConfig(Section):
             D's weights, the slope of D at real images, and the entropy of D's attention.
         seed: seed of everything random.
         precision: fp32, bf16 autocast, or auto (bf16 on a GPU that has it, fp32 elsewhere).
+        compile: compile the losses with torch.compile, which takes minutes before it saves any; auto does so
+            for long runs on CUDA.
+        cuda_graphs: replay compiled losses as CUDA graphs: less work for the host, more memory.
         threads: CPU threads, or auto (from the cores this process may use and how busy they are).
         deterministic: use deterministic algorithms; null means yes on the CPU, no on a GPU.
         attention_window: schedule of the locality window, or null.
@@ -313,12 +317,14 @@ class TrainingConfig(Section):
     kimg: Annotated[float, Field(gt=0)] = 1000.0
     batch: Positive = 64
     generator_batch: Positive | None = None
-    micro_batch: Positive | None = None
+    micro_batch: Literal["auto"] | Positive | None = None
     penalty_micro_batch: Positive | None = None
     recompute: bool = False
     diagnostics: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: Literal["auto"] | bool = "auto"
+    cuda_graphs: bool = False
     threads: Literal["auto"] | Positive = "auto"
     deterministic: bool | None = None
     attention_window: AttentionWindowConfig | None = None
@@ -397,6 +403,7 @@ class RunConfig(Section):
                 f"is {side}; set discriminator.resolution={side}"
             )
         micro, penalty_micro = self.training.micro_batch, self.training.penalty_micro_batch
+        micro = micro if isinstance(micro, int) else None
         for key, batch in (("batch", self.training.batch), ("generator_batch", self.generator_batch)):
             if micro is not None and batch % micro:
                 raise ValueError(f"training.{key}: {batch} is not divisible by training.micro_batch {micro}")
@@ -637,7 +644,12 @@ def _explain(problem: ValidationError) -> str:
     if error["type"] == "literal_error":
         expected = str(error["ctx"]["expected"])
         known = [word.strip(" '") for word in expected.replace(" or ", ", ").split(",")]
-        rest = "".join(f", or a value for which {_lower(other['msg'])}" for other in _alternatives(problem))
+        rest = "".join(
+            ", on or off"
+            if other["type"] == "bool_parsing"
+            else f", or a value for which {_lower(other['msg'])}"
+            for other in _alternatives(problem)
+        )
         return (
             f"{key} cannot be '{error['input']}'{closest(str(error['input']), known)}: use {expected}{rest}"
         )

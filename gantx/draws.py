@@ -68,7 +68,9 @@ def take(draws: Draws, spec: Spec, rows: slice) -> Draws:
     return part
 
 
-def for_seeds(spec_of_one: Spec, seeds: Sequence[int], device: torch.device) -> Draws:
+def for_seeds(
+    spec_of_one: Spec, seeds: Sequence[int], device: torch.device, *, pinned: bool = False
+) -> Draws:
     """Draw one image's worth of randomness per seed and stack it along the batch.
 
     A seed's numbers depend on nothing but the seed: they are made on the CPU, whatever the device.
@@ -77,10 +79,35 @@ def for_seeds(spec_of_one: Spec, seeds: Sequence[int], device: torch.device) -> 
         spec_of_one: the draws of a batch of one, latents included.
         seeds: one per image.
         device: where the stacked tensors go.
+        pinned: make them in page-locked memory, whence `place` copies to CUDA without anybody waiting.
     """
-    generator = torch.Generator("cpu")
-    ones = [_draw(spec_of_one, f"image/{seed}", generator) for seed in seeds]
-    return _stack(ones, device)
+    return place(_rows(spec_of_one, "", seeds, torch.Generator("cpu"), pinned), device)
+
+
+def place(draws: Draws, device: torch.device) -> Draws:
+    """The same draws on `device`; from page-locked memory the copy is queued, not waited for."""
+    return {
+        name: place(value, device) if isinstance(value, dict) else value.to(device, non_blocking=True)
+        for name, value in draws.items()
+    }
+
+
+def _rows(spec: Spec, path: str, seeds: Sequence[int], generator: torch.Generator, pinned: bool) -> Draws:
+    """One row per seed of every draw, each made in its place: no batch is ever copied together."""
+    made: Draws = {}
+    for name, wanted in spec.items():
+        here = f"{path}/{name}"
+        if isinstance(wanted, dict):
+            made[name] = _rows(wanted, here, seeds, generator, pinned)
+        else:
+            count, *rest = wanted.shape
+            dtype = torch.int64 if wanted.kind == "integers" else torch.float32
+            stacked = torch.empty((len(seeds) * count, *rest), dtype=dtype, pin_memory=pinned)
+            for seed, row in zip(seeds, stacked.split(count), strict=True):
+                generator.manual_seed(_seed_of(f"image/{seed}{here}"))
+                _KINDS[wanted.kind](wanted, generator, row)
+            made[name] = stacked
+    return made
 
 
 def _draw(spec: Spec, path: str, generator: torch.Generator) -> Draws:
@@ -91,38 +118,29 @@ def _draw(spec: Spec, path: str, generator: torch.Generator) -> Draws:
             made[name] = _draw(wanted, here, generator)
         else:
             generator.manual_seed(_seed_of(here))
-            made[name] = _KINDS[wanted.kind](wanted, generator)
+            made[name] = _KINDS[wanted.kind](wanted, generator, None)
     return made
-
-
-def _stack(ones: list[Draws], device: torch.device) -> Draws:
-    stacked: Draws = {}
-    for name, first in ones[0].items():
-        parts = [one[name] for one in ones]
-        if isinstance(first, dict):
-            stacked[name] = _stack([part for part in parts if isinstance(part, dict)], device)
-        else:
-            stacked[name] = torch.cat([part for part in parts if isinstance(part, Tensor)]).to(device)
-    return stacked
 
 
 def _seed_of(path: str) -> int:
     return int.from_bytes(hashlib.blake2b(path.encode(), digest_size=8).digest(), "little") >> 1
 
 
-def _normal(wanted: Draw, generator: torch.Generator) -> Tensor:
-    return torch.randn(wanted.shape, generator=generator, device=generator.device)
+def _normal(wanted: Draw, generator: torch.Generator, out: Tensor | None = None) -> Tensor:
+    return torch.randn(wanted.shape, generator=generator, device=generator.device, out=out)
 
 
-def _uniform(wanted: Draw, generator: torch.Generator) -> Tensor:
-    return torch.rand(wanted.shape, generator=generator, device=generator.device)
+def _uniform(wanted: Draw, generator: torch.Generator, out: Tensor | None = None) -> Tensor:
+    return torch.rand(wanted.shape, generator=generator, device=generator.device, out=out)
 
 
-def _integers(wanted: Draw, generator: torch.Generator) -> Tensor:
-    return torch.randint(wanted.low, wanted.high, wanted.shape, generator=generator, device=generator.device)
+def _integers(wanted: Draw, generator: torch.Generator, out: Tensor | None = None) -> Tensor:
+    return torch.randint(
+        wanted.low, wanted.high, wanted.shape, generator=generator, device=generator.device, out=out
+    )
 
 
-_KINDS: dict[str, Callable[[Draw, torch.Generator], Tensor]] = {
+_KINDS: dict[str, Callable[[Draw, torch.Generator, Tensor | None], Tensor]] = {
     "normal": _normal,
     "uniform": _uniform,
     "integers": _integers,

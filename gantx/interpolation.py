@@ -11,6 +11,7 @@ Notable in it:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -70,7 +71,8 @@ class Walk:
         truncation: of styles, or None.
 
     Raises:
-        UsageError: there are no seeds, or fewer frames than seeds to pass.
+        UsageError: there are no seeds, paths of different lengths, fewer frames than seeds to pass, or
+            numbers that are not whole.
     """
 
     seeds: tuple[tuple[int, ...], ...]
@@ -83,6 +85,11 @@ class Walk:
     def __post_init__(self) -> None:
         if not self.seeds or not all(self.seeds):
             raise UsageError("a walk needs at least one seed")
+        if len({len(path) for path in self.seeds}) > 1:
+            raise UsageError("walks side by side pass the same number of seeds: give each as many")
+        for seed in itertools.chain(*self.seeds):
+            sampling.whole_number(seed, "seed")
+        sampling.whole_number(self.frames, "frames", 1)
         if self.frames < self.legs + 1:
             raise UsageError(
                 f"{self.frames} frames cannot pass {self.legs + 1} seeds: give at least {self.legs + 1}"
@@ -172,6 +179,7 @@ def plan(
         sampling.require_styles(generator, "a walk in w")
     if truncation is not None:
         sampling.require_styles(generator, "truncation")
+    sampling.whole_number(paths, "paths", 1)
     if len(seeds) % paths:
         raise UsageError(f"{len(seeds)} seeds cannot be shared by {paths} walks: give a multiple of {paths}")
     count = len(seeds) // paths

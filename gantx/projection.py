@@ -42,7 +42,8 @@ class Projection(NamedTuple):
     Attributes:
         latents: [1, *latent_shape] in z, styles [1, *style_shape] in w and w+: for `sampling.from_latents`.
         image: what they paint, uint8 [3, H, W].
-        distance: mean absolute difference of its pixels from the target, in grey levels.
+        distance: mean absolute difference of its pixels from the target, in grey levels; never more than
+            `at_start`.
         at_start: the same for the best random latent.
     """
 
@@ -129,8 +130,13 @@ def project(
         progress: receives (done, steps).
 
     Raises:
-        UsageError: the space is unknown, or the network has no styles.
+        UsageError: the space is unknown, the network has no styles, the target is of another size, or there
+            are fewer than one start or no steps at all.
     """
+    sampling.whole_number(steps, "steps", 1)
+    sampling.whole_number(starts, "starts", 1)
+    if tuple(target.shape) != (size := sampling.cropped_shape(generator, ratio)):
+        raise UsageError(f"the target is {list(target.shape)}, but this generator paints {list(size)}")
     chosen = _space(generator, space)
     wanted = target.to(device)[None] / 127.5 - 1  # [1, 3, H, W]
     aim = None if features is None else features(wanted).detach()
@@ -148,21 +154,25 @@ def project(
         if features is not None and aim is not None:
             distances = (features(images[best]) - aim).square().mean(1)
             scale = feature_weight * float(pixel_distance(images[best], wanted).mean() / distances.mean())
-        at_start = _grey_levels(images[best], wanted).min()
 
     moved = torch.zeros_like(centre, requires_grad=True)
     optimizer = torch.optim.Adam([moved], betas=(0.9, 0.99))
     lowest = torch.full((len(centre),), math.inf, device=device)
-    kept = centre.clone()
+    kept = centre
+    at_start = torch.zeros((), device=device)
     for step in range(steps + 1):
         point = centre + spread * moved
         images = paint(point)
         distance = pixel_distance(images, wanted)  # [S]
         if features is not None and aim is not None:
             distance = distance + scale * (features(images) - aim).square().mean(1)
-        better = distance.detach() < lowest
+        levels = _grey_levels(images.detach(), wanted)
+        if step == 0:
+            at_start = levels.min()
+        # Coarse scales and features may gain what pixels lose, but pixels are what is reported.
+        better = (distance.detach() < lowest) & (levels <= at_start)
         lowest = torch.where(better, distance.detach(), lowest)
-        kept[better] = point.detach()[better]
+        kept = torch.where(better.view(-1, *[1] * (kept.ndim - 1)), point.detach(), kept)
         if step == steps:
             break
         loss = distance + _PRIOR * moved.square().flatten(1).mean(1)

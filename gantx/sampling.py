@@ -2,14 +2,21 @@
 
 The image of a seed depends on the seed and the weights alone: its latent is drawn from the seed, and images
 are computed in whole tiles, because matrix products of very few rows round differently from larger ones.
-Another device or another number of threads may still round the last bit of a pixel the other way.
+Another device or another number of threads may still round the last bit of a pixel the other way, and on a
+GPU another size of the batches too.
+
+A GPU never waits for the host: threads draw the latents of coming batches, and images are copied while the
+next ones are computed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import operator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -20,13 +27,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gantx import checkpoint, models
+from gantx.ahead import ahead
 from gantx.checkpoint import Header
 from gantx.data.framing import rectangle
-from gantx.draws import Draw, Spec, for_seeds
+from gantx.draws import Draw, Draws, Spec, for_seeds, place
 from gantx.errors import DataError, MissingError, UsageError
 
-BATCH = 64  # images painted at once unless the user says otherwise
-
+BATCH = 64  # images painted at once unless the user, or the memory of a GPU, says otherwise
+_MOST, _MOST_PIXELS = 1024, 1 << 22  # images and pixels painted at once on a GPU, whatever its memory
+_DRAWERS = 2  # threads that draw latents, each of them a batch ahead
 
 Weights = Literal["ema", "raw"]
 Item = TypeVar("Item")
@@ -74,6 +83,17 @@ def parse_seeds(text: str) -> list[int]:
             raise UsageError(f"seeds '{part}': the range ends before it begins")
         seeds.extend(range(int(first), int(last) + 1) if dash else [int(first)])
     return seeds
+
+
+def whole_number(value: Any, what: str, least: int = 0) -> int:
+    """A value of any integer type as int; UsageError about `what` when it is no integer or below `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise UsageError(f"{what} {value}: give a whole number, {least} or more")
+    return number
 
 
 def parse_truncation(psi: float | None, cutoff: int | None = None) -> Truncation | None:
@@ -153,8 +173,89 @@ def paint(
     Raises:
         UsageError: truncation of a network without styles.
     """
-    for images in generate(generator, seeds, batch=batch, device=device, truncation=truncation, ratio=ratio):
-        yield quantise(images).cpu()
+    painted = generate(generator, seeds, batch=batch, device=device, truncation=truncation, ratio=ratio)
+    return fetch(quantise(images) for images in painted)
+
+
+def fetch(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Bring batches to the CPU; from CUDA each is copied while the next is computed.
+
+    Args:
+        batches: tensors on any device, computed as they are asked for.
+
+    Yields:
+        The same on the CPU.
+    """
+    coming: deque[tuple[Tensor, torch.cuda.Event]] = deque()
+    for batch in batches:
+        if batch.device.type != "cuda":
+            yield batch.cpu()
+            continue
+        copy = torch.empty(batch.shape, dtype=batch.dtype, pin_memory=True)
+        copy.copy_(batch, non_blocking=True)
+        arrived = torch.cuda.Event(blocking=True)
+        arrived.record(torch.cuda.current_stream(batch.device))
+        coming.append((copy, arrived))
+        if len(coming) > 1:
+            yield _arrived(*coming.popleft())
+    while coming:
+        yield _arrived(*coming.popleft())
+
+
+def _arrived(copy: Tensor, event: torch.cuda.Event) -> Tensor:
+    event.synchronize()
+    return copy
+
+
+def batch_for(generator: Any, device: torch.device, count: int) -> int:
+    """How many images to paint at once where the user does not say.
+
+    Args:
+        generator: a network of `gantx.models`, on `device`.
+        device: where it is.
+        count: images that are wanted in all.
+
+    Returns:
+        64; on CUDA, where more are wanted, what half of the free memory holds by the measure of two small
+        batches, up to 1024 images or 4 million pixels, so that this rarely depends on who else uses the GPU.
+    """
+    if device.type != "cuda" or count <= BATCH:
+        return BATCH
+    _, height, width = generator.image_shape
+    most = min(_MOST, max(BATCH, _MOST_PIXELS // (height * width)))
+    few, more = 8, 16
+    try:
+        _peak(generator, few, device)  # the first time, libraries take memory of their own, once
+        used_by_few, used_by_more = _peak(generator, few, device), _peak(generator, more, device)
+    except torch.OutOfMemoryError:
+        return few
+    free = torch.cuda.mem_get_info(device)[0]
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return fitting(free // 2, {few: used_by_few, more: used_by_more}, most)
+
+
+def fitting(memory: int, used: Mapping[int, int], most: int) -> int:
+    """The largest power of two up to `most`, but at least 8, of images that take no more than `memory`.
+
+    Args:
+        memory: bytes.
+        used: bytes that two different numbers of images take; others take as much on a line through both.
+        most: images.
+    """
+    (few, used_by_few), (more, used_by_more) = sorted(used.items())
+    each = max(1, (used_by_more - used_by_few) // (more - few))
+    images = min(most, few + (memory - used_by_few) // each)
+    return max(8, 1 << (max(1, images).bit_length() - 1))
+
+
+@torch.no_grad()
+def _peak(generator: Any, count: int, device: torch.device) -> int:
+    """Bytes of memory of a CUDA device that painting so many images takes at most."""
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    q: Any = for_seeds(spec_of_one(generator), range(count), device)
+    render(generator, q["z"], q["noise"], None)
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 @torch.no_grad()
@@ -168,9 +269,17 @@ def generate(
     ratio: float = 1.0,
 ) -> Iterator[Tensor]:
     """As `paint`, but yields what the generator gives: float [n, 3, H, W], nominally [-1, 1], on `device`."""
-    for filled, count in in_tiles(seeds, batch):
-        q: Any = for_seeds(spec_of_one(generator), filled, device)
-        yield crop(render(generator, q["z"], q["noise"], truncation)[:count], ratio)
+    spec, pinned = spec_of_one(generator), device.type == "cuda"
+
+    def drawn(part: tuple[list[int], int]) -> tuple[Draws, int]:
+        filled, count = part
+        return for_seeds(spec, filled, torch.device("cpu"), pinned=pinned), count
+
+    for draws, count in ahead(drawn, in_tiles(seeds, batch), threads=_DRAWERS, waiting=_DRAWERS):
+        with _memory_explained(batch, device):
+            q: Any = place(draws, device)
+            images = crop(render(generator, q["z"], q["noise"], truncation)[:count], ratio)
+        yield images
 
 
 @torch.no_grad()
@@ -195,12 +304,25 @@ def from_latents(
     """
     styles = tuple(latents.shape[1:]) != tuple(generator.latent_shape)
     for filled, count in in_tiles(range(len(latents)), batch):
-        chunk = latents[filled].to(device)
-        if styles:
-            ws = chunk if truncation is None else truncate(generator, chunk, *truncation)
-            yield crop(generator.synthesis(ws)[:count], ratio)
-        else:
-            yield crop(render(generator, chunk, None, truncation)[:count], ratio)
+        with _memory_explained(batch, device):
+            chunk = latents[filled].to(device)
+            if styles:
+                ws = chunk if truncation is None else truncate(generator, chunk, *truncation)
+                images = generator.synthesis(ws)
+            else:
+                images = render(generator, chunk, None, truncation)
+            images = crop(images[:count], ratio)
+        yield images
+
+
+@contextlib.contextmanager
+def _memory_explained(batch: int, device: torch.device) -> Iterator[None]:
+    """Turn an exhausted GPU into a sentence."""
+    try:
+        yield
+    except torch.OutOfMemoryError as problem:
+        advice = f"paint fewer, with --batch {batch // 2}" if batch > 8 else "use another device"
+        raise MissingError(f"{device} has no memory for {batch} images at once: {advice}") from problem
 
 
 def crop(images: Tensor, ratio: float) -> Tensor:
@@ -256,12 +378,17 @@ def in_tiles(items: Iterable[Item], batch: int) -> Iterator[tuple[list[Item], in
         yield chunk + chunk[-1:] * (-len(chunk) % tile), len(chunk)
 
 
-def latents_for(generator: Any, path: Path) -> Tensor:
-    """Read latents, or styles where the generator has them: what `from_latents` takes; see `read_latents`."""
+def latent_shapes(generator: Any) -> list[tuple[int, ...]]:
+    """What `from_latents` takes: the shape of a latent, and of the styles of an image where there are any."""
     shapes = [tuple(generator.latent_shape)]
     if isinstance(generator, models.StyleBased):
         shapes.append(style_shape(generator))
-    return read_latents(path, *shapes)
+    return shapes
+
+
+def latents_for(generator: Any, path: Path) -> Tensor:
+    """Read latents, or styles where the generator has them: what `from_latents` takes; see `read_latents`."""
+    return read_latents(path, *latent_shapes(generator))
 
 
 def read_latents(path: Path, *shapes: tuple[int, ...]) -> Tensor:
@@ -290,11 +417,20 @@ def read_latents(path: Path, *shapes: tuple[int, ...]) -> Tensor:
             f"cannot read latents from {path} ({problem}): give a .npy array, or a .safetensors file of one "
             "tensor"
         ) from problem
-    if tuple(latents.shape[1:]) not in shapes or not latents.ndim or not len(latents):
+    return as_latents(latents, shapes, str(path))
+
+
+def as_latents(latents: Tensor, shapes: Sequence[tuple[int, ...]], name: str) -> Tensor:
+    """Latents as a network takes them: float32 [N, *shape] with one of these shapes of one latent.
+
+    Raises:
+        DataError: `name` holds something else.
+    """
+    if not latents.ndim or tuple(latents.shape[1:]) not in shapes or not len(latents):
         known = " or styles ".join(f"[N, {', '.join(map(str, shape))}]" for shape in shapes)
-        raise DataError(f"{path} holds {list(latents.shape)}, but this generator takes latents {known}")
+        raise DataError(f"{name} holds {list(latents.shape)}, but this generator takes latents {known}")
     if not latents.is_floating_point() or not bool(latents.isfinite().all()):
-        raise DataError(f"{path} holds values that are no finite floating-point numbers")
+        raise DataError(f"{name} holds values that are no finite floating-point numbers")
     return latents.float()
 
 

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_run import SMALL
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 import gantx
 from gantx import checkpoint, config
 from gantx.cli import app
-from gantx.errors import MissingError, UsageError
+from gantx.errors import DataError, MissingError, UsageError
 from gantx.training.state import TrainingState
 
 
@@ -103,8 +104,46 @@ def test_a_score_is_that_of_the_command_line(tmp_path, monkeypatch):
 def test_sample_takes_seeds_and_refuses_nothing_to_paint(models):
     path, model = models["stylegan2"].header.path, models["stylegan2"]
     assert torch.equal(gantx.sample(path, seeds=[3]), model.sample(seeds=[3]))
-    for how in ({"n": 0}, {"n": -3}, {"seeds": []}):
-        with pytest.raises(UsageError, match="nothing to paint"):
+    for how, words in (
+        ({"seeds": []}, "nothing to paint"),
+        ({"n": 0}, "n 0: give a whole number, 1 or more"),
+        ({"n": 2.5}, "n 2.5"),
+        ({"seeds": [1, -3]}, "seed -3"),
+        ({"seeds": [0.5]}, "seed 0.5"),
+        ({"n": 2, "batch": -1}, "batch -1"),
+        ({"n": 2, "batch": 0}, "batch 0"),
+    ):
+        with pytest.raises(UsageError, match=words):
             model.sample(**how)
-    with pytest.raises(UsageError, match="batch -1"):
-        model.sample(2, batch=-1)
+    with pytest.raises(UsageError, match="batch 0"):
+        model.interpolate([1, 2], frames=3, batch=0)
+
+
+def test_seeds_and_latents_of_other_types_mean_the_same(models):
+    model = models["stylegan2"]
+    expected = model.sample(seeds=[3, 5])
+    for seeds in (torch.tensor([3, 5]), np.array([3, 5]), (3, 5)):
+        assert torch.equal(model.sample(seeds=seeds), expected)
+    z = torch.randn(2, *model.network.latent_shape)
+    expected = model.sample(latents=z)
+    for latents in (z.double(), z.numpy(), z.clone().requires_grad_()):
+        assert torch.equal(model.sample(latents=latents), expected)
+    styles = model.network.mapping(z)
+    assert torch.equal(model.sample(latents=styles.double()), model.sample(latents=styles))
+
+
+def test_latents_that_are_none_are_refused_before_anything_is_painted(models):
+    model = models["stylegan2"]
+    dim = model.network.latent_shape[0]
+    for latents, words in (
+        (torch.zeros(()), r"holds \[\], but this generator takes latents \[N, "),
+        (torch.zeros(dim), "takes latents"),
+        (torch.zeros(0, dim), "takes latents"),
+        (torch.zeros(2, dim, 1), "or styles"),
+        (torch.zeros(2, dim, dtype=torch.int64), "floating-point"),
+        (torch.full((2, dim), torch.inf), "finite"),
+    ):
+        with pytest.raises(DataError, match=words):
+            model.sample(latents=latents)
+        with pytest.raises(DataError, match=words):
+            model.paint(latents)

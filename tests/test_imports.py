@@ -19,7 +19,7 @@ ROOT = PACKAGE.parent
 
 # A module may import its own line and every line above it. A package stands for all its modules.
 ORDER = [
-    {"gantx.errors", "gantx.atomic", "gantx.locks", "gantx.draws", "gantx.devices"},
+    {"gantx.errors", "gantx.atomic", "gantx.locks", "gantx.ahead", "gantx.draws", "gantx.devices"},
     {"gantx.sections"},
     {"gantx.architectures"},
     {"gantx.config"},
@@ -34,6 +34,7 @@ ORDER = [
         "gantx.mixing",
         "gantx.projection",
         "gantx.attending",
+        "gantx.benchmarking",
         "gantx.importing",
         "gantx.exporting",
     },

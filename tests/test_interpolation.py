@@ -133,6 +133,13 @@ def test_a_walk_of_any_length_is_planned_and_painted_in_constant_memory(transgan
         ({"seeds": [1, 2, 3], "frames": 3, "loop": True}, "at least 4"),
         ({"seeds": [1, 2, 3], "frames": 9, "paths": 2}, "multiple of 2"),
         ({"seeds": [], "frames": 9}, "at least one seed"),
+        ({"seeds": [1, 2], "frames": 9, "paths": 0}, "paths 0: give a whole number, 1 or more"),
+        ({"seeds": [1, 2], "frames": 9, "paths": -2}, "paths -2"),
+        ({"seeds": [1, 2], "frames": 9, "paths": 2.0}, "paths 2.0"),
+        ({"seeds": [1, 2], "frames": 2.5}, "frames 2.5"),
+        ({"seeds": [1, 2], "frames": -5}, "frames -5"),
+        ({"seeds": [1, 2.5], "frames": 9}, "seed 2.5"),
+        ({"seeds": [-1, 2], "frames": 9}, "seed -1"),
         ({"seeds": [1], "frames": 9, "space": "w"}, "needs a network with styles"),
         ({"seeds": [1], "frames": 9, "truncation": Sweep(0, 1)}, "needs a network with styles"),
         ({"seeds": [1], "frames": 9, "space": "x"}, "use z or w"),
@@ -142,6 +149,11 @@ def test_a_walk_of_any_length_is_planned_and_painted_in_constant_memory(transgan
 def test_what_cannot_be_walked_is_explained(transgan, arguments, words):
     with pytest.raises(UsageError, match=words):
         interpolation.plan(transgan, **arguments)
+
+
+def test_walks_side_by_side_are_of_one_length():
+    with pytest.raises(UsageError, match="the same number of seeds"):
+        Walk(((1, 2), (3,)), 9)
 
 
 def test_sweeps_are_read():

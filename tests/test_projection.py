@@ -56,6 +56,32 @@ def test_networks_without_styles_are_searched_in_z(transgan):
         projection.project(transgan, target, device=CPU, space="x")
 
 
+@pytest.mark.parametrize("rate", [3.0, float("nan")])
+def test_what_is_found_is_never_worse_than_the_start(rate):
+    """A rate that leaps past everything, and features that pull away from the pixels."""
+    generator = styled("stylegan2")
+    target = torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
+    for features in (None, lambda images: -images.flatten(1)[:, :50]):
+        found = projection.project(
+            generator, target, device=CPU, space="w+", steps=4, starts=3, rate=rate, features=features,
+            feature_weight=100,
+        )  # fmt: skip
+        assert found.distance <= found.at_start + 1e-3
+        assert torch.equal(painted(generator, found.latents), found.image)
+
+
+def test_arguments_of_a_projection_are_checked(transgan):
+    target = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    for arguments, words in (
+        ({"steps": 0}, "steps 0"),
+        ({"steps": 2.5}, "steps 2.5"),
+        ({"starts": 0}, "starts 0"),
+        ({"target": target[:, :16]}, r"the target is \[3, 16, 32\], but this generator paints \[3, 32, 32\]"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            projection.project(transgan, **{"target": target, "device": CPU, **arguments})
+
+
 def test_features_of_a_network_take_part():
     generator = styled("vitgan")
     target = painted(generator, torch.randn(1, 32, generator=torch.Generator().manual_seed(3)))

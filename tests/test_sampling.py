@@ -1,12 +1,16 @@
 """Sampling: a seed means an image, whatever else is asked for."""
 
+import copy
+import threading
+
 import numpy as np
 import pytest
 import torch
 from styled_networks import SECTIONS, styled
 
 from gantx import config, models, sampling
-from gantx.errors import DataError, UsageError
+from gantx.draws import Draw, for_seeds
+from gantx.errors import DataError, MissingError, UsageError
 from gantx.sampling import Truncation
 
 CPU = torch.device("cpu")
@@ -142,3 +146,88 @@ def test_styles_are_painted_like_the_latents_they_come_from(family, tmp_path):
     np.save(tmp_path / "wrong.npy", z.numpy()[..., :-1])
     with pytest.raises(DataError, match="or styles"):
         sampling.latents_for(generator, tmp_path / "wrong.npy")
+
+
+def test_latents_are_drawn_ahead_by_threads_that_end_with_the_painting(generator, monkeypatch):
+    drawing = []
+
+    def recorded(spec, seeds, *arguments, **options):
+        drawing.append((threading.current_thread(), list(seeds)))
+        return for_seeds(spec, seeds, *arguments, **options)
+
+    monkeypatch.setattr(sampling, "for_seeds", recorded)
+    painted = sampling.generate(generator, range(10_000), batch=8, device=CPU)
+    first = next(painted)
+    assert len(drawing) <= 4, "no more are drawn than are soon needed"
+    assert threading.main_thread() not in {thread for thread, _ in drawing}
+    painted.close()
+    assert not any(thread.is_alive() for thread, _ in drawing)
+    assert torch.equal(first, generate(generator, range(8), 8))
+
+
+def test_latents_are_those_of_the_seeds_to_the_last_bit(generator):
+    """Not drawn in one piece, not out of order, and the filling of the last batch is dropped."""
+    seeds = [5, 5, 99, *range(30)]
+    draws = for_seeds({"z": Draw("normal", (1, *generator.latent_shape))}, seeds + [29] * 7, CPU)
+    with torch.no_grad():
+        expected = generator(draws["z"])[: len(seeds)]
+    assert torch.equal(generate(generator, seeds, 8), expected)
+
+
+def test_on_the_cpu_batches_pass_through_one_by_one():
+    asked = []
+
+    def batches():
+        for number in range(3):
+            asked.append(number)
+            yield torch.full((2,), number)
+
+    for number, batch in enumerate(sampling.fetch(batches())):
+        assert asked == list(range(number + 1))
+        assert batch.tolist() == [number, number]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_batches_arrive_whole_and_in_order(generator):
+    device = torch.device("cuda")
+    batches = [torch.full((64, 3, 64, 64), number, dtype=torch.uint8, device=device) for number in range(9)]
+    for number, batch in enumerate(sampling.fetch(iter(batches))):
+        assert batch.device.type == "cpu"
+        assert (batch == number).all()
+    there = copy.deepcopy(generator).to(device)
+    size = sampling.batch_for(there, device, 50_000)
+    assert 8 <= size <= 1024
+    painted = torch.cat(list(sampling.paint(there, range(100), batch=size, device=device)))
+    here = paint(generator, range(100), 64)
+    assert (painted.int() - here.int()).abs().max() <= 1
+
+
+def test_a_batch_fits_the_memory_and_is_a_power_of_two():
+    used = {8: 100 + 8 * 10, 16: 100 + 16 * 10}  # 10 for each image, and 100
+    assert sampling.fitting(100 + 512 * 10, used, most=1024) == 512
+    assert sampling.fitting(99 + 512 * 10, used, most=1024) == 256
+    assert sampling.fitting(10**9, used, most=1024) == 1024
+    assert sampling.fitting(10**9, used, most=455) == 256
+    assert sampling.fitting(0, used, most=1024) == 8
+    assert sampling.fitting(1000, {8: 50, 16: 50}, most=64) == 64
+
+
+def test_on_the_cpu_a_batch_is_what_it_always_was(generator):
+    assert sampling.batch_for(generator, CPU, 50_000) == sampling.BATCH == 64
+
+
+def test_a_gpu_without_enough_memory_is_explained(generator):
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    network = copy.deepcopy(generator)
+    network.forward = exhausted
+    latents = torch.zeros(3, *network.latent_shape)
+    for painted in (
+        sampling.generate(network, range(3), batch=256, device=CPU),
+        sampling.from_latents(network, latents, batch=256, device=CPU),
+    ):
+        with pytest.raises(
+            MissingError, match="no memory for 256 images at once: paint fewer, with --batch 128"
+        ):
+            next(painted)

@@ -17,6 +17,7 @@ import gantx
 from gantx.cli import (
     assets,
     attend,
+    bench,
     evaluate,
     export,
     import_checkpoint,
@@ -89,6 +90,7 @@ app.command("project", rich_help_panel="More")(project.project)
 app.command("info", rich_help_panel="More")(info.info)
 app.add_typer(presets.app, name="presets", rich_help_panel="More")
 app.add_typer(assets.app, name="assets", rich_help_panel="More")
+app.add_typer(bench.app, name="bench", rich_help_panel="More")
 
 
 def main() -> None:

@@ -68,6 +68,8 @@ def project(
 
     from gantx import imaging, projection, sampling
 
+    for path in (output, latents):
+        imaging.check_output(path)
     model = gantx.load(checkpoint, weights=cast(Any, weights), device=device)
     ratio = model.config.data.ratio
     target = projection.read_target(image, sampling.cropped_shape(model.network, ratio))

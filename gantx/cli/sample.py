@@ -51,7 +51,10 @@ def sample(
         str, typer.Option(help="uint8, or float32 for a .npy of what the generator gives, unclamped.")
     ] = "uint8",
     grid: Annotated[str | None, typer.Option(help="Columns x rows of a grid: 8x8.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Images computed at once (64).")] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images computed at once (64; on CUDA what its memory suggests)."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     force: Annotated[
         bool,
@@ -100,6 +103,8 @@ def sample(
 
     from gantx import imaging, sampling
 
+    if output.suffix:
+        imaging.check_output(output)
     model = gantx.load(checkpoint, weights=cast(Any, weights), device=device)
     what: Any
     if latents is not None:
@@ -116,7 +121,7 @@ def sample(
         images = (sampling.quantise(part) for part in images)
     origin = "seed" if latents is None else "latent"
     text = model.provenance(truncation, cutoff)
-    imaging.save_images(output, _shown(images, len(numbers)), numbers, text, shape, origin)
+    imaging.save_images(output, _shown(sampling.fetch(images), len(numbers)), numbers, text, shape, origin)
     print(output)
 
 
@@ -151,10 +156,10 @@ def _compare(source: Path, target: Path | None, batch: int | None, device: str) 
 
 
 def _shown(batches: Iterator[Any], total: int) -> Iterator[Any]:
-    """Pass batches on to the CPU, showing how far the painting is."""
+    """Pass batches on, showing how far the painting is."""
     done = 0
     with Waiting() as waiting:
         for batch in batches:
-            yield batch.cpu()
+            yield batch
             done += len(batch)
             waiting.show("painting", done, total)

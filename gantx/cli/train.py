@@ -32,6 +32,9 @@ def train(
     batch: Annotated[int | None, typer.Option(help="Real images of one discriminator step.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
+    compile: Annotated[
+        str | None, typer.Option(help="auto, on or off: compile the training step (auto: long runs on CUDA).")
+    ] = None,
     on_bad_image: Annotated[str | None, typer.Option(help="error or skip.")] = None,
     name: Annotated[str | None, typer.Option(help="Name in the run folder; the preset's by default.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
@@ -65,6 +68,7 @@ def train(
         "training.batch": batch,
         "training.seed": seed,
         "training.precision": precision,
+        "training.compile": compile,
     }
     changes = {key: value for key, value in flags.items() if value is not None}
     texts = [*(assign or []), *(overrides or [])]

@@ -212,9 +212,14 @@ def _penalties(game: Game) -> list[Penalty]:
     return found
 
 
+def at_once(micro_batch: int | str | None, batch: int) -> int:
+    """Samples of a step that are computed at once; all, unless their number is fixed."""
+    return micro_batch if isinstance(micro_batch, int) else batch
+
+
 def _discriminator_stage(game: Game, penalties: list[Penalty]) -> Stage:
     objective, training = game.config.objective, game.config.training
-    batch, size = training.batch, training.micro_batch or training.batch
+    batch, size = training.batch, at_once(training.micro_batch, training.batch)
     consistency = objective.consistency
     # Penalties share the images of the loss, unless they are computed on fewer samples at once.
     penalty_size = size if training.penalty_micro_batch is None else training.penalty_micro_batch
@@ -307,7 +312,7 @@ def _penalty_stage(game: Game, every: int, penalties: list[Penalty]) -> Stage:
         batch,
         ("real",),
         spec,
-        (Pass(loss, training.penalty_micro_batch or training.micro_batch or batch),),
+        (Pass(loss, training.penalty_micro_batch or at_once(training.micro_batch, batch)),),
     )
 
 
@@ -328,7 +333,7 @@ def _generator_stage(game: Game) -> Stage:
             high = reals["super_resolution"]
             low = F.adaptive_avg_pool2d(high, network.low_resolution)
             with game.recomputing():
-                observed["super_resolution"] = F.mse_loss(network.upscale(low), high)
+                observed["super_resolution"] = (network.upscale(low) - high).square().mean()
             total = total + objective.super_resolution_weight * observed["super_resolution"]
         return Outcome(total, observed, kept)
 
@@ -344,7 +349,7 @@ def _generator_stage(game: Game) -> Stage:
         batch,
         streams,
         spec,
-        (Pass(loss, config.training.micro_batch or batch),),
+        (Pass(loss, at_once(config.training.micro_batch, batch)),),
         spills=objective.gradient_leak,
         **{"keep": game.keep, **game.average_every_pass()},
     )
@@ -371,7 +376,7 @@ def _path_length_stage(game: Game) -> Stage:
         "latent": game.latent_spec(batch),
         "direction": Draw("normal", (batch, *network.image_shape)),
     }
-    size = min(batch, training.penalty_micro_batch or training.micro_batch or batch)
+    size = min(batch, training.penalty_micro_batch or at_once(training.micro_batch, batch))
     return Stage(
         f"path_length_every_{every}",
         game.generator,

@@ -24,12 +24,13 @@ from gantx.data.batches import Batches
 from gantx.data.prepare import Prepared, prepare
 from gantx.data.sources import known_names
 from gantx.errors import CheckpointError, DataError, GantxError, MissingError, UsageError
+from gantx.training.compiling import compiled, pick_compile
 from gantx.training.diagnostics import diagnose
 from gantx.training.display import Display
 from gantx.training.journal import Journal, claimed, create_folder
 from gantx.training.loop import target_images, train
 from gantx.training.monitor import Monitor
-from gantx.training.recipes import stages
+from gantx.training.recipes import at_once, stages
 from gantx.training.schedules import window_scale
 from gantx.training.signals import StopAfterIteration, StopWhilePreparing
 from gantx.training.state import TrainingState
@@ -45,6 +46,8 @@ CHANGEABLE = {
     "training.report_kimg",
     "training.samples",
     "training.threads",
+    "training.compile",
+    "training.cuda_graphs",
     "training.evaluate_every",
     "training.diagnostics",
     *(f"evaluation.{field}" for field in EvaluationConfig.model_fields),
@@ -91,7 +94,7 @@ def start(
     if out is not None and out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} already exists and is not empty: name another, or go on with --resume {out}")
     notes = _Notes(say)
-    settings = _settle(settings, device, notes)
+    settings = _settle(settings, device, 0, notes)
     with StopWhilePreparing():
         prepared = prepare(settings.data, say=notes, progress=progress)
         monitor = _monitor(settings, device, notes, progress)
@@ -152,7 +155,7 @@ def resume(
                 f"{2 * settings.training.kimg:g}"
             )
         notes = _Notes(say)
-        settings = _settle(settings, device, notes)
+        settings = _settle(settings, device, header.images if header else 0, notes)
         if header:
             _note_changes(header, settings, device, notes)
         with StopWhilePreparing():
@@ -200,7 +203,7 @@ def _run(
             device=device,
             resident=settings.data.resident,
         )
-        plan = stages(settings, state.generator, state.discriminator, state.path_length)
+        plan = compiled(stages(settings, state.generator, state.discriminator, state.path_length), settings)
         _record(folder, settings, device, command)
         display = Display(target_images(settings))
         with StopAfterIteration(display.say, folder) as signals, contextlib.closing(display):
@@ -237,7 +240,8 @@ def _monitor(
 def _diagnose(state: TrainingState, batches: Batches) -> dict[str, float]:
     """Figures of D at the images it saw last."""
     training = state.config.training
-    size = min(training.penalty_micro_batch or training.micro_batch or training.batch, DIAGNOSED)
+    most = training.penalty_micro_batch or at_once(training.micro_batch, training.batch)
+    size = min(most, DIAGNOSED)
     return diagnose(state.discriminator.network, batches.at("real", state.images - size, size))
 
 
@@ -253,8 +257,15 @@ class _Notes:
         self._say(text)
 
 
-def _settle(settings: RunConfig, device: torch.device, say: Say) -> RunConfig:
-    """Fix every value that would otherwise depend on the moment, so that a resumed run repeats it."""
+def _settle(settings: RunConfig, device: torch.device, images: int, say: Say) -> RunConfig:
+    """Fix every value that would otherwise depend on the moment, so that a resumed run repeats it.
+
+    Args:
+        settings: the run as it was asked for.
+        device: where it trains.
+        images: how far it is.
+        say: receives what was chosen.
+    """
     training = settings.training
     precision, note = devices.pick_precision(training.precision, device)
     if note:
@@ -264,7 +275,16 @@ def _settle(settings: RunConfig, device: torch.device, say: Say) -> RunConfig:
     deterministic = device.type == "cpu" if training.deterministic is None else training.deterministic
     if not deterministic:
         say("deterministic: off, so a resumed run may differ in last bits (training.deterministic=true)")
-    settled = {"precision": precision, "threads": threads, "deterministic": deterministic}
+    steps = (target_images(settings) - images) // training.batch
+    compile = pick_compile(training.compile, device, steps)
+    if compile:
+        say("compile: on, so the first step of each kind takes up to minutes (--compile off)")
+    settled = {
+        "precision": precision,
+        "threads": threads,
+        "deterministic": deterministic,
+        "compile": compile,
+    }
     source = settings.data.source
     if source not in known_names() and source is not None and Path(source).exists():
         source = str(Path(source).resolve())  # the run may be resumed from another folder
@@ -283,12 +303,14 @@ def _note_changes(header: Header, settings: RunConfig, device: torch.device, say
         "device": device.type,
         "precision": settings.training.precision,
         "threads": settings.training.threads,
+        "compile": settings.training.compile,
     }
     before = {
         **header.versions,
         "device": header.progress.get("device", device.type),
         "precision": header.config.training.precision,
         "threads": header.config.training.threads,
+        "compile": header.config.training.compile,
     }
     changed = [f"{key} {before[key]} → {here[key]}" for key in here if before.get(key) != here[key]]
     if changed:
@@ -366,6 +388,7 @@ def _record(folder: Path, settings: RunConfig, device: torch.device, command: Se
         "cores": os.cpu_count(),
         "threads": settings.training.threads,
         "precision": settings.training.precision,
+        "compile": settings.training.compile,
     }
     _write_text(folder / "env.json", json.dumps(environment, indent=2) + "\n")
     lines = folder / "command.txt"

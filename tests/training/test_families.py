@@ -6,43 +6,16 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_families import DISCRIMINATORS, GENERATORS, small
 
-from gantx import checkpoint, config
+from gantx import checkpoint
 from gantx.training import run
-
-GENERATORS = {
-    "transgan": "latent_dim: 8, base_dim: 32, base_size: 4, depths: [1,1,1], heads: 2",
-    "transgan2": "latent_dim: 8, dim: 32, base_size: 4, depths: [1,1,1], heads: 2",
-    "vitgan": "resolution: 16, dim: 24, depth: 1, heads: 2, mapping_depth: 2, decoder_dim: 16",
-    "stylegan2": "resolution: 16, latent_dim: 16, mapping_layers: 2, channel_base: 128, channel_max: 16",
-    "ganformer": "resolution: 16, components: 2, latent_dim: 8, mapping_layers: 3, channel_base: 128, "
-    "channel_max: 16",
-}
-DISCRIMINATORS = {
-    "transgan": "resolution: 16, dim: 16, depth: 1, heads: 2",
-    "transgan2": "resolution: 16, dim: 16, depths: [1,1], heads: 2",
-    "vitgan": "resolution: 16, dim: 24, depth: 1, heads: 2",
-    "stylegan2": "resolution: 16, channel_base: 128, channel_max: 16",
-    "ganformer": "resolution: 16, channel_base: 128, channel_max: 16, components: 2, latent_dim: 8",
-}
-
 
 CPU = torch.device("cpu")
 
 
 def start(folder, generator, discriminator, *overrides):
-    settings = config.load(
-        overrides=[
-            *("data.resolution=16", "data.shapes.count=16", "objective.n_critic=1"),
-            f"generator={{family: {generator}, {GENERATORS[generator]}}}",
-            f"discriminator={{family: {discriminator}, {DISCRIMINATORS[discriminator]}}}",
-            *("training.batch=4", "training.kimg=0.008", "training.report_kimg=0.008", "training.samples=2"),
-            "training.threads=1",
-            *overrides,
-        ],
-        settings={"data.source": "shapes"},
-    )
-    assert (settings.generator.family, settings.discriminator.family) == (generator, discriminator)
+    settings = small(generator, discriminator, *overrides)
     return run.start(settings, parent=folder, out=folder / "run", device=CPU, command=["gantx"], say=print)
 
 

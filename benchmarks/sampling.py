@@ -1,0 +1,117 @@
+"""How much of the generator's speed is left of the whole way from seeds to a file.
+
+    python benchmarks/sampling.py transgan-tiny --threads 1
+    python benchmarks/sampling.py transgan-s --device cuda --batch 1024 -n 50000
+
+The generator has the random weights it starts training with: what it paints does not change what it costs.
+`generator` paints batches of latents that are already there and keeps nothing; the others begin with seeds
+and end with a whole file. `ceiling` is the speed of the same way with a generator that takes no time: nothing
+can be faster than that, whatever the device. The kinds take turns, so that other work on the machine meets
+all of them, and of each kind the least counts.
+"""
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from gantx import config, devices, imaging, models, sampling
+from gantx.draws import for_seeds
+
+
+class Instant(torch.nn.Module):
+    """Stands for a generator: the same draws, the same shapes, noise for images, no computation."""
+
+    def __init__(self, generator, batch, device):
+        super().__init__()
+        self.latent_shape, self.image_shape = generator.latent_shape, generator.image_shape
+        self.noise_spec = generator.noise_spec
+        self.images = torch.rand(batch, *generator.image_shape, device=device) * 2 - 1
+
+    def forward(self, z, noise=None):
+        return self.images[: len(z)]
+
+
+OUTPUTS = {"npy": "images.npy", "zip": "images.zip", "folder": "images"}
+
+
+@torch.no_grad()
+def paint_alone(generator, number, batch, device):
+    """The generator without anything before or after it; tiles as in `sampling`."""
+    q = for_seeds(sampling.spec_of_one(generator), range(batch), device)
+    for _ in range(-(-number // batch)):
+        generator(q["z"], q["noise"])
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def paint_to(path, generator, number, batch, device):
+    """The whole way that `gantx sample` goes."""
+    seeds = range(number)
+    images = sampling.paint(generator, seeds, batch=batch, device=device)
+    imaging.save_images(path, images, seeds, {"gantx:preset": "benchmark"})
+
+
+def timed(work, *arguments):
+    """(wall seconds, CPU seconds) of a call."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work(*arguments)
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def measure(generator, number, batch, device, repetitions):
+    """Least wall seconds and CPU seconds of every kind, and of every kind without the generator."""
+    instant = Instant(generator, batch, device)
+    found = {}
+
+    def keep(kind, spent):
+        found[kind] = [min(pair) for pair in zip(spent, found.get(kind, spent), strict=True)]
+
+    paint_alone(generator, batch, batch, device)  # warms up
+    for _ in range(repetitions):
+        keep("generator", timed(paint_alone, generator, number, batch, device))
+        for kind, name in OUTPUTS.items():
+            for painter, label in ((generator, kind), (instant, f"{kind} ceiling")):
+                with tempfile.TemporaryDirectory() as folder:
+                    keep(label, timed(paint_to, Path(folder) / name, painter, number, batch, device))
+    return found
+
+
+def main():
+    """Measure a preset; prints a table and one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("preset")
+    parser.add_argument("overrides", nargs="*", help="KEY=VALUE")
+    parser.add_argument("-n", type=int, default=2048, help="images, a multiple of the batch")
+    parser.add_argument("--batch", type=int, default=sampling.BATCH)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repetitions", type=int, default=4)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    device = devices.pick_device(arguments.device)
+    settings = config.load(arguments.preset, overrides=arguments.overrides)
+    generator = models.build(settings.generator).to(device).eval().requires_grad_(False)
+    found = measure(generator, arguments.n, arguments.batch, device, arguments.repetitions)
+    print(f"{'':12}{'images/s':>10}{'share':>8}{'CPU ms/image':>14}{'share':>8}{'ceiling':>10}{'CPU ms':>8}")
+    best_wall, best_cpu = found["generator"]
+    for kind in ("generator", *OUTPUTS):
+        wall, cpu = found[kind]
+        rate, each = arguments.n / wall, 1000 * cpu / arguments.n
+        line = f"{kind:12}{rate:10.0f}{best_wall / wall:8.0%}{each:14.3f}{best_cpu / cpu:8.0%}"
+        if kind in OUTPUTS:
+            wall, cpu = found[f"{kind} ceiling"]
+            line += f"{arguments.n / wall:10.0f}{1000 * cpu / arguments.n:8.3f}"
+        print(line)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    facts = {**vars(arguments), "seconds": found, "peak_gib": round(peak, 2), "torch": torch.__version__}
+    print(json.dumps({**facts, "machine": devices.device_name(device)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""How many floating-point operations a step needs, and how many a second the machine can do at most."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import flop_registry
+
+from gantx import models
+from gantx.benchmarking.timing import durations
+from gantx.config import RunConfig
+from gantx.draws import Draws, draw, take
+from gantx.models.layers.linear import linear
+from gantx.training.recipes import stages
+from gantx.training.stage import Player, Stage
+
+ON_GPU, ON_CPU, ON_FEW_THREADS = 8192, 4096, 1024  # sides of matrices large enough to find the ceiling
+FEW_THREADS = 4
+
+
+class FlopCounter(TorchDispatchMode):
+    """Counts the operations of matrix products, convolutions and attention within a `with`.
+
+    The formulas are PyTorch's own. Its FlopCounterMode, which also tells modules apart, does so by hooks that
+    refuse the second derivatives of gradient penalties.
+
+    Attributes:
+        total: operations so far; a multiplication with its addition counts as two.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation and count it."""
+        made = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func.overloadpacket)) is not None:
+            self.total += int(formula(*args, **(kwargs or {}), out_val=made))
+        return made
+
+
+def flops_of_stages(settings: RunConfig) -> dict[str, int]:
+    """Operations of one step of every stage: its losses with all penalties, forwards and backwards.
+
+    They are those of the algorithm as it is written, counted on the meta device, which computes nothing and
+    has no ways of its own: on a CPU the products that go to oneDNN would escape the counter, and what fused
+    attention computes twice would count twice. Optimisers and averages do not count.
+
+    Args:
+        settings: the run.
+
+    Returns:
+        By name of the stage.
+    """
+    with torch.device("meta"):
+        generator, discriminator = models.build(settings.generator), models.build(settings.discriminator)
+    players = (
+        Player(generator, settings.optimizer.generator),
+        Player(discriminator, settings.optimizer.discriminator),
+    )
+    return {stage.name: _flops(stage, settings.data.resolution) for stage in stages(settings, *players)}
+
+
+def _flops(stage: Stage, side: int) -> int:
+    """Operations of one step of a stage whose players are on the meta device."""
+    for player in stage.holds:
+        player.network.requires_grad_(stage.spills)
+    stage.moves.network.requires_grad_(True)
+    drawn = draw(stage.spec, seed=0, stream=stage.name, step=0, device=torch.device("cpu"))
+    draws: Draws = tree_map(lambda value: value.to("meta"), drawn)
+    total = 0
+    for loss, samples in stage.passes:
+        reals = {name: torch.empty(samples, 3, side, side, device="meta") for name in stage.reals}
+        with FlopCounter() as counter:
+            loss(reals, take(draws, stage.spec, slice(0, samples))).loss.backward()
+        total += counter.total * (stage.batch // samples)
+    return total
+
+
+def matmul_ceiling(device: torch.device, precision: str, side: int | None = None) -> float:
+    """TFLOP/s of the fastest product of two large matrices, measured now: what no network can exceed by much.
+
+    On a CPU in float32 the faster of PyTorch's own product and that of `gantx.models.layers.linear` counts,
+    at the number of threads that torch has.
+
+    Args:
+        device: where; a CUDA device must be the current one.
+        precision: `fp32`, as the process allows it (TF32 or not), or `bf16`.
+        side: of the square matrices; None for a size at which the ceiling is reached.
+    """
+    side = side or _large(device)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    times = 25 if device.type == "cuda" else 8
+    fastest = float("inf")
+    with torch.no_grad():
+        for product in (_product, linear) if device.type == "cpu" else (_product,):
+            seconds = durations(lambda product=product: product(left, right), device, times)  # type: ignore[misc]
+            fastest = min(fastest, *seconds)
+    return 2 * side**3 / fastest / 1e12
+
+
+def _large(device: torch.device) -> int:
+    """Side of matrices whose product takes long enough to reach the ceiling, and no longer."""
+    if device.type != "cpu":
+        return ON_GPU
+    return ON_FEW_THREADS if torch.get_num_threads() <= FEW_THREADS else ON_CPU
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    return left @ right.T

@@ -1,0 +1,76 @@
+"""Where figures were taken, and a process that is set up for taking them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from gantx import checkpoint, devices
+from gantx.errors import MissingError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What figures depend on beside the preset.
+
+    Attributes:
+        device: `cpu`, `cuda:0` or the like.
+        name: of the GPU or the processor.
+        system: operating system.
+        cores: of the host; None where it does not tell.
+        threads: of torch on the host.
+        versions: of gantx, Python and torch.
+    """
+
+    device: str
+    name: str
+    system: str
+    cores: int | None
+    threads: int
+    versions: dict[str, str]
+
+
+def this_machine(device: torch.device) -> Machine:
+    """The machine this process runs on."""
+    return Machine(
+        str(device),
+        devices.device_name(device),
+        platform.platform(),
+        os.cpu_count(),
+        torch.get_num_threads(),
+        checkpoint.versions(),
+    )
+
+
+@contextlib.contextmanager
+def measuring(device: torch.device, threads: str | int, batch: int | None) -> Iterator[None]:
+    """A process in which figures are taken: its threads chosen, its memory counted from here on.
+
+    Args:
+        device: where; a CUDA device becomes the current one.
+        threads: of torch on the host, or `auto`; as before afterwards.
+        batch: images computed at once, for the message; None where nobody chose it.
+
+    Raises:
+        MissingError: the device has too little memory.
+    """
+    before = torch.get_num_threads()
+    devices.use_threads(threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        yield
+    except torch.OutOfMemoryError as problem:
+        much = "this" if batch is None else f"batches of {batch}"
+        raise MissingError(
+            f"{device} has too little memory for {much}: choose a smaller --batch, or, for training, set "
+            "training.micro_batch to a divisor of it"
+        ) from problem
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,124 @@
+"""How fast a preset is scored: its generator, and the network that sees its images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from gantx import devices
+from gantx.benchmarking.machine import Machine, measuring, this_machine
+from gantx.benchmarking.painting import PASSES, WARM_UP, generator_rate, random_generator
+from gantx.benchmarking.timing import durations
+from gantx.config import RunConfig
+from gantx.evaluation import protocol
+from gantx.evaluation.features import open_features
+from gantx.evaluation.inception import Inception
+from gantx.evaluation.precision import full_precision
+from gantx.evaluation.resizing import resize
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ScoringFigures:
+    """How fast a preset is scored.
+
+    Attributes:
+        preset: its name.
+        batch: images painted, resized and looked at at once.
+        features: the network that looks at them.
+        number: images that the preset's evaluation takes.
+        generator_images_per_second: of the generator alone.
+        resizing_images_per_second: of resizing by the protocol's rule; None where the network does not.
+        features_images_per_second: of the network alone, from images of its size to features.
+        images_per_second: one after the other.
+        seconds: that `number` images take, references and statistics not included.
+        peak_memory_gib: of the GPU: all that was allocated at once; on the CPU: of the process.
+        machine: where.
+    """
+
+    preset: str
+    batch: int
+    features: str
+    number: int
+    generator_images_per_second: float
+    resizing_images_per_second: float | None
+    features_images_per_second: float
+    images_per_second: float
+    seconds: float
+    peak_memory_gib: float
+    machine: Machine
+
+
+def measure(settings: RunConfig, device: torch.device, *, batch: int, say: Say) -> ScoringFigures:
+    """Measure how fast a preset is scored, at random weights of its generator and of Inception.
+
+    Args:
+        settings: whose generator, and in `evaluation` the network and the rule of resizing.
+        device: where.
+        batch: images at once.
+        say: receives a line for each thing that is measured.
+
+    Raises:
+        UsageError: there is no such feature network.
+        MissingError: its file is not there, or the device has too little memory.
+    """
+    wanted = settings.evaluation
+    rules = protocol.named(wanted.protocol)
+    with measuring(device, settings.training.threads, batch):
+        look = _inception(device) if wanted.features == "inception" else _other(wanted.features, device)
+        generator = random_generator(settings, device)
+        say(f"measuring the generator of {settings.name}")
+        with full_precision(device):
+            painting = generator_rate(generator, batch, device)
+        say(f"measuring the features of {wanted.features}")
+        images = torch.randint(0, 256, (batch, *generator.image_shape), dtype=torch.uint8, device=device)
+        resizing = None
+        if wanted.features == "inception":
+            resizing = _rate(lambda pixels: resize(pixels, rules.resize), images, device)
+            images = resize(images, rules.resize)
+        looking = _rate(look, images, device)
+        memory, machine = devices.memory_gb(device), this_machine(device)
+    together = 1 / sum(1 / rate for rate in (painting, resizing, looking) if rate is not None)
+    number = wanted.num or rules.num
+    return ScoringFigures(
+        preset=settings.name,
+        batch=batch,
+        features=wanted.features,
+        number=number,
+        generator_images_per_second=painting,
+        resizing_images_per_second=resizing,
+        features_images_per_second=looking,
+        images_per_second=together,
+        seconds=number / together,
+        peak_memory_gib=memory,
+        machine=machine,
+    )
+
+
+def _rate(work: Callable[[Tensor], object], images: Tensor, device: torch.device) -> float:
+    """Images a second of work on a batch of them."""
+    return len(images) / median(durations(lambda: work(images), device, WARM_UP + PASSES)[WARM_UP:])
+
+
+def _inception(device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Inception at random weights, which cost as much as the published ones and need no file."""
+    network = Inception(centred=True).to(device).to(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def look(images: Tensor) -> Tensor:
+        with full_precision(device):
+            features: Tensor = network(images)[0]
+        return features
+
+    return look
+
+
+def _other(choice: str, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Any other network of `gantx eval`, which takes images as they are."""
+    network = open_features(choice, resize="none", weights=None, device=device, allow_unverified=False)
+    return lambda images: network(images).features

@@ -1,0 +1,290 @@
+"""How fast a preset trains: the loop of `gantx train` on random pixels, and each of its steps alone."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from gantx import devices
+from gantx.benchmarking.arithmetic import flops_of_stages, matmul_ceiling
+from gantx.benchmarking.idleness import busy_seconds
+from gantx.benchmarking.machine import Machine, measuring, this_machine
+from gantx.benchmarking.timing import Stopwatch, durations
+from gantx.config import RunConfig
+from gantx.data.batches import Batches
+from gantx.data.prepare import Prepared
+from gantx.draws import draw
+from gantx.training import ema, loop
+from gantx.training.compiling import WORTHWHILE, compiled, pick_compile
+from gantx.training.recipes import stages
+from gantx.training.stage import Stage, run_stage
+from gantx.training.state import TrainingState
+
+WARM_UP = 3  # steps of each stage that do not count: compilers, caches and memory settle in them
+STEPS_ON_GPU, STEPS_ELSEWHERE = 40, 10  # iterations that count unless the user says otherwise
+ALONE = 10  # steps of each stage that are measured alone, at most
+EPOCH = 8  # batches of random pixels, so that epochs change as they do in a run
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class StageFigures:
+    """One kind of optimiser step.
+
+    Attributes:
+        name: as the recipe calls it.
+        every: it runs at every iteration that this number divides.
+        batch: its images.
+        milliseconds: of one step, draws and optimiser included.
+        gflop: that one step needs.
+        teraflops: a second.
+        share_of_ceiling: `teraflops` against the fastest matrix product of this machine.
+    """
+
+    name: str
+    every: int
+    batch: int
+    milliseconds: float
+    gflop: float
+    teraflops: float
+    share_of_ceiling: float
+
+
+@dataclass(frozen=True)
+class TrainingFigures:
+    """How fast a preset trains.
+
+    Attributes:
+        preset: its name.
+        batch: real images of one iteration.
+        precision: `fp32` or `bf16` autocast.
+        compiled: whether the losses are.
+        iterations: that were measured.
+        images_per_second: real images shown to D in a second of the whole loop.
+        iteration_milliseconds: of the whole loop, in the mean over a period of its lazy steps.
+        stages: each kind of step.
+        average_milliseconds: of one update of the average of G.
+        teraflops: a second, in the whole loop.
+        ceiling_teraflops: of the fastest matrix product of this machine in this precision, measured now.
+        share_of_ceiling: `teraflops` against it (MFU).
+        peak_memory_gib: of the GPU: all that was allocated at once; on the CPU: of the process.
+        warm_up_seconds: what the first steps took longer than later ones; compilation where `compiled`.
+        idle_share: share of the time in which the GPU waited for its host; None where that cannot be told.
+        machine: where.
+    """
+
+    preset: str
+    batch: int
+    precision: str
+    compiled: bool
+    iterations: int
+    images_per_second: float
+    iteration_milliseconds: float
+    stages: tuple[StageFigures, ...]
+    average_milliseconds: float
+    teraflops: float
+    ceiling_teraflops: float
+    share_of_ceiling: float
+    peak_memory_gib: float
+    warm_up_seconds: float
+    idle_share: float | None
+    machine: Machine
+
+
+def measure(settings: RunConfig, device: torch.device, *, steps: int | None, say: Say) -> TrainingFigures:
+    """Measure how fast a preset trains.
+
+    Networks have random weights, images are random bytes; neither changes what a step costs. Learning rates
+    and penalties are those of the preset. The attention window is open, as it is for most of a run.
+
+    Args:
+        settings: the run; of `training.compile`, `auto` means what it does for a long one.
+        device: where.
+        steps: iterations that count, rounded up to whole periods of the lazy steps; None for enough of them.
+        say: receives a line for each thing that is measured.
+
+    Raises:
+        MissingError: the device has too little memory.
+    """
+    settings = _settled(settings, device)
+    training = settings.training
+    with measuring(device, training.threads, training.batch), _as_in_training(settings, device):
+        say(f"{'compiling' if training.compile else 'warming up'} the steps of {settings.name}")
+        run = _Run(settings, device)
+        first = {stage.name: durations(partial(run.step, stage), device, WARM_UP) for stage in run.stages}
+        gc.collect()
+        gc.freeze()  # as in a run: the collector has no business with what lives as long
+
+        wanted = steps or (STEPS_ON_GPU if device.type == "cuda" else STEPS_ELSEWHERE)
+        alone = max(3, min(wanted, ALONE))
+        say(f"measuring each step {alone} times")
+        seconds = {
+            stage.name: median(durations(partial(run.step, stage), device, alone)) for stage in run.stages
+        }
+        average = median(durations(run.average, device, alone))
+        warm_up = sum(sum(spans) - WARM_UP * seconds[name] for name, spans in first.items())
+
+        period = math.lcm(*(stage.every for stage in run.stages))
+        iterations = -(-wanted // period) * period
+        say(f"measuring {iterations} iterations")
+        run.iterate(period)
+        spans = run.iterate(iterations)
+        whole = [math.fsum(spans[start : start + period]) for start in range(0, iterations, period)]
+        iteration = median(whole) / period
+        memory = devices.memory_gb(device)
+        busy = busy_seconds(partial(run.iterate, period), device)
+
+        say("measuring the ceiling of matrix products")
+        gflop = {name: count / 1e9 for name, count in flops_of_stages(settings).items()}
+        ceiling = matmul_ceiling(device, training.precision)
+        machine = this_machine(device)
+
+    of_stages = tuple(
+        StageFigures(
+            stage.name,
+            stage.every,
+            stage.batch,
+            1000 * seconds[stage.name],
+            gflop[stage.name],
+            gflop[stage.name] / seconds[stage.name] / 1000,
+            gflop[stage.name] / seconds[stage.name] / 1000 / ceiling,
+        )
+        for stage in run.stages
+    )
+    teraflops = sum(gflop[stage.name] / stage.every for stage in run.stages) / iteration / 1000
+    return TrainingFigures(
+        preset=settings.name,
+        batch=training.batch,
+        precision=training.precision,
+        compiled=training.compile is True,
+        iterations=iterations,
+        images_per_second=training.batch / iteration,
+        iteration_milliseconds=1000 * iteration,
+        stages=of_stages,
+        average_milliseconds=1000 * average,
+        teraflops=teraflops,
+        ceiling_teraflops=ceiling,
+        share_of_ceiling=teraflops / ceiling,
+        peak_memory_gib=memory,
+        warm_up_seconds=max(0.0, warm_up),
+        idle_share=None if busy is None else max(0.0, 1 - busy / (iteration * period)),
+        machine=machine,
+    )
+
+
+class _Run:
+    """A run of `gantx train` without data and without a journal.
+
+    Attributes:
+        stages: of one iteration, compiled where the settings say so.
+    """
+
+    def __init__(self, settings: RunConfig, device: torch.device) -> None:
+        self._settings, self._device = settings, device
+        self._state = TrainingState(settings, device)
+        self._state.set_attention_window(None)
+        self._batches = Batches(
+            _random_images(settings),
+            seed=settings.training.seed,
+            mirror=settings.data.mirror,
+            device=device,
+            resident=settings.data.resident,
+        )
+        state = self._state
+        plain = stages(settings, state.generator, state.discriminator, state.path_length)
+        self.stages = compiled(plain, settings)
+        self._autocast = torch.autocast(
+            device.type,
+            dtype=torch.bfloat16,
+            enabled=settings.training.precision == "bf16",
+            cache_enabled=False,
+        )
+
+    def step(self, stage: Stage) -> None:
+        """One step of a stage alone."""
+        run_stage(
+            stage,
+            {stream: self._batches.at(stream, 0, stage.batch) for stream in stage.reals},
+            draw(stage.spec, seed=0, stream=stage.name, step=0, device=self._device),
+            autocast=self._autocast,
+            statistics=self._state.statistics,
+        )
+
+    def average(self) -> None:
+        """One update of the average of G."""
+        ema.update(self._state.average, self._state.generator.network, 0.999)
+
+    def iterate(self, count: int) -> list[float]:
+        """So many iterations of the training loop: seconds of each."""
+        state, training = self._state, self._settings.training
+        until = {"kimg": (state.images + count * training.batch) / 1000}
+        settings = self._settings.model_copy(update={"training": training.model_copy(update=until)})
+        watch = Stopwatch(self._device)
+        watch.mark()
+        loop.train(settings, state, self.stages, self._batches, cast(Any, _Laps(watch)))
+        return watch.spans()
+
+
+class _Laps:
+    """Stands where the training loop has its journal, and marks the end of every iteration."""
+
+    def __init__(self, watch: Stopwatch) -> None:
+        self._watch = watch
+
+    def after_iteration(self, before: int, *, finished: bool) -> None:
+        """See Journal."""
+        self._watch.mark()
+
+
+def _settled(settings: RunConfig, device: torch.device) -> RunConfig:
+    """What the settings mean on this device, without the schedule of the attention window."""
+    training = settings.training
+    precision, _ = devices.pick_precision(training.precision, device)
+    deterministic = device.type == "cpu" if training.deterministic is None else training.deterministic
+    settled = {
+        "precision": precision,
+        "compile": pick_compile(training.compile, device, WORTHWHILE),
+        "deterministic": deterministic,
+        "attention_window": None,
+    }
+    return settings.model_copy(update={"training": training.model_copy(update=settled)})
+
+
+@contextlib.contextmanager
+def _as_in_training(settings: RunConfig, device: torch.device) -> Iterator[None]:
+    """What a run changes of its process; as before afterwards, but for the memory that a CPU keeps."""
+    products, strict = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+    fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(settings.training.deterministic is True)
+    if settings.training.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if device.type == "cpu":
+        devices.keep_freed_memory()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if settings.training.precision == "bf16" else "highest")
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        torch.set_float32_matmul_precision(products)
+        torch.use_deterministic_algorithms(strict)
+        torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
+
+
+def _random_images(settings: RunConfig) -> Prepared:
+    """A few batches of random bytes in place of a data set."""
+    side, count = settings.data.resolution, EPOCH * settings.training.batch
+    images = np.random.default_rng(0).integers(0, 256, (count, 3, side, side), np.uint8)
+    return Prepared(images, None, (), "random", "random", "random", ())

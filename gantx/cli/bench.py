@@ -1,0 +1,253 @@
+"""`gantx bench`: how fast this machine trains, paints and scores a preset."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gantx.cli.waiting import Waiting
+
+if TYPE_CHECKING:
+    from gantx.benchmarking.machine import Machine
+    from gantx.benchmarking.painting import PaintingFigures
+    from gantx.benchmarking.scoring import ScoringFigures
+    from gantx.benchmarking.training import TrainingFigures
+    from gantx.config import RunConfig
+
+app = typer.Typer(
+    help="Measure how fast this machine trains, paints and scores a preset.", no_args_is_help=True
+)
+
+Preset = Annotated[str, typer.Option(help="A recipe from `gantx presets ls`.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings, dotted: training.precision=fp32."),
+]
+
+
+@app.command("train")
+def train(
+    preset: Preset,
+    overrides: Overrides = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Real images of one discriminator step (the preset's).")
+    ] = None,
+    device: Device = "auto",
+    compile: Annotated[
+        str | None, typer.Option(help="auto, on or off: compile the training step (auto: on CUDA).")
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Iterations that count, rounded up to whole periods of lazy penalties."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure training: images a second, every step, share of the machine's arithmetic, memory.
+
+    Weights and pixels are random; nothing is read or written.
+
+    Examples:
+
+      gantx bench train --preset transgan-s
+
+      gantx bench train --preset transgan-tiny --batch 16 --device cpu --compile off
+
+      gantx bench train --preset transgan-xl --batch 128 training.generator_batch=256 --json
+    """
+    changes = {"training.batch": batch, "training.compile": compile}
+    settings = _settings(preset, overrides, changes)
+
+    from gantx import devices
+    from gantx.benchmarking import training
+
+    with Waiting() as waiting:
+        figures = training.measure(settings, devices.pick_device(device), steps=steps, say=waiting.say)
+    if as_json:
+        _print_json("train", figures)
+    else:
+        _show_training(figures)
+
+
+@app.command("sample")
+def sample(
+    preset: Preset,
+    overrides: Overrides = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images painted at once (as many as `gantx sample` would).")
+    ] = None,
+    number: Annotated[
+        int | None,
+        typer.Option("-n", min=1, help="Images of the file (50,000 on a GPU, else 512)."),
+    ] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure painting: the generator alone, and all the way from seeds to one .npy file.
+
+    Weights are random; the file is made in the folder for temporary files and removed.
+
+    Examples:
+
+      gantx bench sample --preset transgan-s --batch 512
+
+      gantx bench sample --preset transgan-tiny -n 256 --device cpu
+    """
+    settings = _settings(preset, overrides, {})
+
+    from gantx import devices
+    from gantx.benchmarking import painting
+
+    place = devices.pick_device(device)
+    with Waiting() as waiting:
+        figures = painting.measure(settings, place, batch=batch, number=number, say=waiting.say)
+    if as_json:
+        _print_json("sample", figures)
+    else:
+        _show_painting(figures)
+
+
+@app.command("eval")
+def evaluate(
+    preset: Preset,
+    overrides: Overrides = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images painted and looked at at once.")] = 64,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure scoring: the generator, the resizing, and the network that sees the images.
+
+    Generator and Inception have random weights, so nothing is downloaded.
+
+    Examples:
+
+      gantx bench eval --preset vitgan-cifar10 --batch 128
+
+      gantx bench eval --preset transgan-tiny --device cpu evaluation.features=random
+    """
+    settings = _settings(preset, overrides, {})
+
+    from gantx import devices
+    from gantx.benchmarking import scoring
+
+    with Waiting() as waiting:
+        figures = scoring.measure(settings, devices.pick_device(device), batch=batch, say=waiting.say)
+    if as_json:
+        _print_json("eval", figures)
+    else:
+        _show_scoring(figures)
+
+
+def _settings(preset: str, overrides: list[str] | None, changes: dict[str, Any]) -> RunConfig:
+    """The preset with what the command line changes."""
+    from gantx import config
+
+    given = {key: value for key, value in changes.items() if value is not None}
+    return config.load(preset, overrides=overrides or [], settings=given)
+
+
+def _print_json(what: str, figures: Any) -> None:
+    print(json.dumps({"schema": "gantx.bench/1", "what": what, **dataclasses.asdict(figures)}))
+
+
+def _show_training(figures: TrainingFigures) -> None:
+    how = "compiled" if figures.compiled else "eager"
+    _head(figures.preset, figures.machine, f"batch {figures.batch}, {figures.precision}, {how}")
+    table = _table("step", "every", "images", "ms", "GFLOP", "TFLOP/s", "of the ceiling")
+    for stage in figures.stages:
+        numbers = (stage.milliseconds, stage.gflop, stage.teraflops)
+        share = _percent(stage.share_of_ceiling)
+        table.add_row(stage.name, str(stage.every), str(stage.batch), *map(_short, numbers), share)
+    table.add_row("average of G", "", "", _short(figures.average_milliseconds), "", "", "")
+    whole = (figures.iteration_milliseconds, figures.iteration_milliseconds * figures.teraflops)
+    share = _percent(figures.share_of_ceiling)
+    row = (*map(_short, whole), _short(figures.teraflops), share)
+    table.add_row("whole iteration", "1", str(figures.batch), *row)
+    _print(table)
+    print()
+    idle = "-" if figures.idle_share is None else _percent(figures.idle_share)
+    _rows(
+        {
+            "throughput": (
+                f"{_short(figures.images_per_second)} images/s over {figures.iterations} iterations"
+            ),
+            "ceiling": f"{_short(figures.ceiling_teraflops)} TFLOP/s in matrix products, {figures.precision}",
+            "peak memory": f"{figures.peak_memory_gib:.2f} GiB",
+            "compilation" if figures.compiled else "warm-up": f"{figures.warm_up_seconds:.1f} s",
+            "host gaps": idle,
+        }
+    )
+
+
+def _show_painting(figures: PaintingFigures) -> None:
+    _head(figures.preset, figures.machine, f"batch {figures.batch}")
+    _rows(
+        {
+            "generator": f"{_short(figures.generator_images_per_second)} images/s",
+            "seeds to file": (
+                f"{_short(figures.file_images_per_second)} images/s "
+                f"({figures.number:,} images in {figures.file_seconds:.1f} s)"
+            ),
+            "of the generator": _percent(figures.share_of_generator),
+            "peak memory": f"{figures.peak_memory_gib:.2f} GiB",
+        }
+    )
+
+
+def _show_scoring(figures: ScoringFigures) -> None:
+    _head(figures.preset, figures.machine, f"batch {figures.batch}")
+    resizing = figures.resizing_images_per_second
+    _rows(
+        {
+            "generator": f"{_short(figures.generator_images_per_second)} images/s",
+            "resizing": "-" if resizing is None else f"{_short(resizing)} images/s",
+            "features": f"{_short(figures.features_images_per_second)} images/s ({figures.features})",
+            "together": (
+                f"{_short(figures.images_per_second)} images/s: {figures.number:,} images in "
+                f"{_short(figures.seconds)} s"
+            ),
+            "peak memory": f"{figures.peak_memory_gib:.2f} GiB",
+        }
+    )
+
+
+def _head(preset: str, machine: Machine, how: str) -> None:
+    threads = f"{machine.threads} thread{'s' if machine.threads != 1 else ''} of {machine.cores} cores"
+    print(f"{preset}: {how}")
+    print(f"on {machine.name} ({machine.device}), {threads}, {machine.system}")
+    print(", ".join(f"{name} {version}" for name, version in machine.versions.items()))
+    print()
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for heading in others:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _print(table: Table) -> None:
+    # In a pipe a row is one line, so that grep finds it whole.
+    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _rows(figures: dict[str, str]) -> None:
+    for label, value in figures.items():
+        print(f"{label:<18}{value}")
+
+
+def _short(value: float) -> str:
+    """Three digits that matter, and all of those before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,145 @@
+"""What `gantx bench` measures: the loop as it trains, the way to a file, the way to features."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from small_run import SMALL
+
+from gantx import config
+from gantx.benchmarking import painting, scoring, training
+from gantx.benchmarking.machine import measuring
+from gantx.errors import MissingError, UsageError
+
+CPU = torch.device("cpu")
+
+
+def small(*overrides):
+    return config.load(overrides=[*SMALL, *overrides])
+
+
+def quiet(line):
+    pass
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Figures of the small run, and what the process looked like around it."""
+    threads = torch.get_num_threads()
+    strict = torch.are_deterministic_algorithms_enabled()
+    said = []
+    figures = training.measure(small(), CPU, steps=1, say=said.append)
+    assert torch.get_num_threads() == threads
+    assert torch.are_deterministic_algorithms_enabled() == strict
+    return figures, said
+
+
+def test_training_counts_whole_periods_of_lazy_steps(trained):
+    figures, said = trained
+    assert figures.iterations == 6  # G every second iteration, R1 every third
+    assert any("6 iterations" in line for line in said)
+    assert figures.images_per_second == pytest.approx(8000 / figures.iteration_milliseconds)
+
+
+def test_training_measures_every_stage_of_the_recipe(trained):
+    figures, _ = trained
+    assert [(stage.name, stage.every, stage.batch) for stage in figures.stages] == [
+        ("discriminator", 1, 8),
+        ("r1_every_3", 3, 8),
+        ("generator", 2, 8),
+    ]
+    assert all(stage.milliseconds > 0 for stage in figures.stages)
+
+
+def test_shares_of_the_ceiling_follow_from_times_and_operations(trained):
+    figures, _ = trained
+    for stage in figures.stages:
+        assert stage.teraflops == pytest.approx(stage.gflop / stage.milliseconds)
+        assert stage.share_of_ceiling == pytest.approx(stage.teraflops / figures.ceiling_teraflops)
+    needed = sum(stage.gflop / stage.every for stage in figures.stages)
+    assert figures.teraflops == pytest.approx(needed / figures.iteration_milliseconds)
+    assert figures.share_of_ceiling == pytest.approx(figures.teraflops / figures.ceiling_teraflops)
+
+
+def test_a_cpu_says_nothing_of_gaps_and_does_not_compile_on_its_own(trained):
+    figures, _ = trained
+    assert figures.idle_share is None
+    assert figures.compiled is False
+    assert figures.machine.device == "cpu"
+    assert figures.machine.threads == 1
+
+
+@pytest.mark.parametrize("wanted", ["on", "off"])
+def test_the_stages_that_run_are_compiled_if_asked(monkeypatch, wanted):
+    run = []
+
+    def compiled(stages, settings):
+        assert settings.training.compile is (wanted == "on")
+        return [dataclasses.replace(stage, keep=lambda kept: run.append("compiled")) for stage in stages]
+
+    monkeypatch.setattr(training, "compiled", compiled)
+    figures = training.measure(small(f"training.compile={wanted}"), CPU, steps=1, say=quiet)
+    assert figures.compiled is (wanted == "on")
+    assert run
+
+
+def test_the_attention_window_is_open(monkeypatch):
+    windows = []
+    iterate = training._Run.iterate
+
+    def looking(run, count):
+        spans = iterate(run, count)
+        windows.append(run._state.generator.network.attention_window)
+        return spans
+
+    monkeypatch.setattr(training._Run, "iterate", looking)
+    training.measure(small(), CPU, steps=1, say=quiet)
+    assert windows
+    assert set(windows) == {None}
+
+
+def test_painting_goes_all_the_way_to_a_file(monkeypatch):
+    files = []
+    save = painting.imaging.save_images
+
+    def saved(path, *arguments):
+        save(path, *arguments)
+        files.append(np.load(path, mmap_mode="r").shape)
+
+    monkeypatch.setattr(painting.imaging, "save_images", saved)
+    figures = painting.measure(small(), CPU, batch=8, number=20, say=quiet)
+    assert files[-1] == (20, 8, 8, 3)
+    assert figures.number == 20
+    assert figures.file_images_per_second == pytest.approx(20 / figures.file_seconds)
+    share = figures.file_images_per_second / figures.generator_images_per_second
+    assert figures.share_of_generator == pytest.approx(share)
+
+
+def test_painting_takes_the_batch_of_sampling_unless_told():
+    assert painting.measure(small(), CPU, batch=None, number=8, say=quiet).batch == 64
+
+
+def test_scoring_with_the_random_network_resizes_nothing():
+    settings = small("evaluation.features=random", "evaluation.num=100")
+    figures = scoring.measure(settings, CPU, batch=8, say=quiet)
+    assert figures.resizing_images_per_second is None
+    rates = (figures.generator_images_per_second, figures.features_images_per_second)
+    assert 1 / figures.images_per_second == pytest.approx(sum(1 / rate for rate in rates))
+    assert figures.seconds == pytest.approx(100 / figures.images_per_second)
+
+
+def test_scoring_with_inception_needs_no_file():
+    figures = scoring.measure(small("evaluation.num=100"), CPU, batch=1, say=quiet)
+    assert figures.features == "inception"
+    assert figures.features_images_per_second < figures.resizing_images_per_second
+
+
+def test_an_unknown_feature_network_is_the_users_error():
+    with pytest.raises(UsageError, match="no features 'vgg'"):
+        scoring.measure(small("evaluation.features=vgg"), CPU, batch=1, say=quiet)
+
+
+def test_too_little_memory_is_told_in_a_sentence():
+    with pytest.raises(MissingError, match=r"batches of 64.*--batch"), measuring(CPU, 1, 64):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
