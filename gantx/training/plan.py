@@ -38,7 +38,7 @@ def plan(settings: RunConfig) -> dict[str, str]:
         "discriminator": f"{sizes[1]:,} parameters, {work[1]:.2f} GFLOP a forward pass",
         "length": f"{images / 1000:,g} kimg = {iterations:,} D steps of {training.batch} images",
         "generator steps": f"{generator_steps:,} of {settings.generator_batch} images",
-        "micro-batch": str(training.micro_batch or "whole batches"),
+        "micro-batch": micro_batch(settings),
         "memory": memory(settings, generator, discriminator),
         "checkpoints": (
             f"every {training.checkpoint_kimg:g} kimg, the last {training.keep_checkpoints} kept, "
@@ -52,6 +52,24 @@ def plan(settings: RunConfig) -> dict[str, str]:
             f"{window} until {until * scale:g} kimg" for until, window in schedule.steps
         )
     return figures
+
+
+def micro_batch(settings: RunConfig) -> str:
+    """How many samples are computed at once, and what that does to losses of a whole batch."""
+    size = settings.training.micro_batch
+    if size is None:
+        return "whole batches"
+    if size == "auto":
+        return "auto: on a GPU the largest that fits, found when the run starts; elsewhere whole batches"
+    # What a loss takes from several samples together, and not from each.
+    shared = []
+    if settings.objective.loss == "wgangp-eps":
+        shared.append("the drift of the loss")
+    if getattr(settings.discriminator, "group_size", 1) > 1:
+        shared.append("the spread across a batch that D sees")
+    if settings.objective.path_length is not None:
+        shared.append("the mean path length")
+    return f"{size} samples" + (f"; {', '.join(shared)}: taken from each micro-batch" if shared else "")
 
 
 def memory(settings: RunConfig, generator: nn.Module, discriminator: nn.Module) -> str:

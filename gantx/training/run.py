@@ -27,6 +27,7 @@ from gantx.errors import CheckpointError, DataError, GantxError, MissingError, U
 from gantx.training.compiling import compiled, pick_compile
 from gantx.training.diagnostics import diagnose
 from gantx.training.display import Display
+from gantx.training.fitting import fit
 from gantx.training.journal import Journal, claimed, create_folder
 from gantx.training.loop import target_images, train
 from gantx.training.monitor import Monitor
@@ -196,6 +197,10 @@ def _run(
         if header is not None:
             with _naming_an_older_checkpoint(folder):
                 state.restore(header)
+        if (fitted := fit(settings, state, notes)) is not settings:
+            settings = state.config = fitted
+            training = settings.training
+            _write_text(folder / "config.yaml", settings.to_yaml())
         batches = Batches(
             prepared,
             seed=training.seed,
@@ -339,8 +344,8 @@ def _explaining_memory(device: torch.device, batch: int) -> Iterator[None]:
         ):
             raise
         raise MissingError(
-            f"{device} has too little memory for this run: set training.micro_batch to a divisor of "
-            f"the batch {batch}, or choose a smaller preset"
+            f"{device} has too little memory for this run: set training.micro_batch to auto or to a divisor "
+            f"of the batch {batch}, or choose a smaller preset"
         ) from problem
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small_families import small
 
 from gantx import config, models
 from gantx.training import plan
@@ -95,3 +96,30 @@ def test_every_family_is_planned(family):
     figures = plan.plan(settings)
     assert "GiB throughout" in figures["memory"]
     assert "GFLOP" in figures["discriminator"]
+
+
+ALONE = "discriminator.group_size=1"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ((), "whole batches"),
+        (
+            ("training.micro_batch=auto",),
+            "auto: on a GPU the largest that fits, found when the run starts; elsewhere whole batches",
+        ),
+        (
+            ("training.micro_batch=2",),
+            "2 samples; the spread across a batch that D sees: taken from each micro-batch",
+        ),
+        (
+            ("training.micro_batch=2", "objective.loss=wgangp-eps", ALONE),
+            "2 samples; the drift of the loss: taken from each micro-batch",
+        ),
+        (("training.micro_batch=2", "objective.loss=hinge", ALONE), "2 samples"),
+    ],
+)
+def test_what_micro_batches_do_to_losses(overrides, expected):
+    loss = () if any("loss" in text for text in overrides) else ("objective.loss=hinge",)
+    assert plan.micro_batch(small("stylegan2", "stylegan2", *loss, *overrides)) == expected
