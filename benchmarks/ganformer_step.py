@@ -1,6 +1,6 @@
 """What GANformer costs on a CPU: gantx against a plain network of the same sizes, in turn, in CPU seconds.
 
-    OMP_NUM_THREADS=1 python benchmarks/ganformer_step.py time [--turns 3] [--only step,sampling]
+    OMP_NUM_THREADS=1 python benchmarks/ganformer_step.py time [--turns 3] [--only step,sampling] [--keep]
     OMP_NUM_THREADS=1 python benchmarks/ganformer_step.py memory
 
 `time` takes the steps of simplex attention at 64x64 with a batch of 4 (m = 16, d = 32, 512 channels),
@@ -34,6 +34,7 @@ sys.path[:0] = [str(ROOT)]
 from gantx import models  # noqa: E402
 from gantx.architectures.ganformer import GANformerGeneratorConfig  # noqa: E402
 from gantx.architectures.stylegan2 import StyleGAN2DiscriminatorConfig  # noqa: E402
+from gantx.devices import keep_freed_memory  # noqa: E402
 from gantx.draws import draw  # noqa: E402
 from gantx.training.regularizers import slope  # noqa: E402
 
@@ -347,12 +348,15 @@ def main() -> None:
     options.add_argument("what", choices=["time", "memory"])
     options.add_argument("--turns", type=int, default=3)
     options.add_argument("--only", default=",".join(TIMED))
+    options.add_argument("--keep", action="store_true", help="keep freed memory, as training on a CPU does")
     options.add_argument(
         "--alone", choices=list(MEASURED), help="measure the memory of this, in this process"
     )
     asked = options.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    if asked.keep:
+        keep_freed_memory()
     if asked.alone:
         task = MEASURED[asked.alone]()
         task()

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import accumulate
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,8 @@ from gantx.models.layers.gaze import follow
 from gantx.models.layers.linear import Linear
 from gantx.models.layers.recomputation import run_block
 from gantx.models.transgan import pixel_shuffle
+
+PIECE = 1 << 22  # logits of attention that are computed at a time where they are not kept: about a cache
 
 # --- the grid of tokens -----------------------------------------------------------------------------------
 
@@ -179,7 +182,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """Scaled dot-product attention: fused, except where writing it out is quicker.
 
     On a CPU the fused kernel cannot differentiate a bias, and in bf16 its backward pass takes several times
-    as long as the operations it stands for while the logits stay small.
+    as long as the operations it stands for while the logits stay small. Written out, it keeps all logits for
+    the way back; when they are many, it computes them again instead, some images at a time.
 
     Args:
         q: queries [B, h, M, d].
@@ -192,6 +196,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """
     small = q.dtype == torch.bfloat16 and k.shape[2] <= 256
     if q.device.type == "cpu" and (small or (bias is not None and bias.requires_grad)):
+        if bias is not None and _is_by_pieces(q, k, v):
+            by_pieces: Tensor = _AttentionByPieces.apply(q, k, v, bias)
+            return by_pieces
         logits = q * q.shape[3] ** -0.5 @ k.transpose(2, 3)  # [B, h, M, N]
         if bias is not None:
             logits += bias
@@ -199,6 +206,66 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         return seen
     mask = None if bias is None else bias[None].to(q.dtype)  # only four axes reach the fused kernels
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def _is_by_pieces(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether attention with a bias to learn goes some images at a time; a compiler reads no pieces."""
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return False
+    return q.dtype == k.dtype == v.dtype == torch.float32 and len(q) > _images_of_a_piece(q, k)
+
+
+def _images_of_a_piece(q: Tensor, k: Tensor) -> int:
+    return max(1, PIECE // (q.shape[1] * q.shape[2] * k.shape[2]))
+
+
+class _AttentionByPieces(torch.autograd.Function):
+    """Attention with a bias that keeps what it is given and no logits; differentiable any number of times."""
+
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        pieces = zip(*(each.split(_images_of_a_piece(q, k)) for each in (q, k, v)), strict=True)
+        return torch.cat([_looks(q, k, bias) @ v for q, k, v in pieces])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        q, k, v, bias = ctx.saved_tensors
+        if torch.is_grad_enabled():  # what a derivative of this one needs is kept whole
+            return _attention_gradients(q, k, v, bias, gradient)
+        of_bias = torch.zeros_like(bias)
+        found = []
+        pieces = zip(*(each.split(_images_of_a_piece(q, k)) for each in (q, k, v, gradient)), strict=True)
+        for q_of, k_of, v_of, gradient_of in pieces:
+            *of_piece, of_its_bias = _attention_gradients(q_of, k_of, v_of, bias, gradient_of)
+            of_bias += of_its_bias
+            found.append(of_piece)
+        return *(torch.cat(each) for each in zip(*found, strict=True)), of_bias
+
+
+def _looks(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+    """Where queries look, [B, h, M, N]; arguments as in `attend`."""
+    first, second = q * q.shape[3] ** -0.5, k.transpose(2, 3)
+    biases = bias.expand(len(q), -1, -1, -1).flatten(0, 1)  # of a single image, no copy
+    logits = torch.baddbmm(biases, first.flatten(0, 1), second.flatten(0, 1))
+    return logits.softmax(2).view(*q.shape[:2], *bias.shape[1:])
+
+
+def _attention_gradients(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Derivatives of attention by q, k, v and bias, in the direction `gradient` [B, h, M, d]."""
+    looks = _looks(q, k, bias)
+    mean = (gradient * (looks @ v)).sum(3, keepdim=True)  # of the derivatives by looks, [B, h, M, 1]
+    values = v.transpose(2, 3).flatten(0, 1)  # [B·h, d, N]
+    apart = torch.baddbmm(mean.flatten(0, 1), gradient.flatten(0, 1), values, beta=-1)
+    of_logits = looks * apart.view_as(looks)
+    of_v = looks.transpose(2, 3) @ gradient
+    scale = q.shape[3] ** -0.5
+    return of_logits @ k * scale, of_logits.transpose(2, 3) @ (q * scale), of_v, of_logits.sum(0)
 
 
 class Attention(nn.Module):

@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from gantx import architectures, models
 from gantx.draws import draw, take
 from gantx.importing.transgan import transgan_v2_discriminator, transgan_v2_generator
+from gantx.models import transgan2
 from gantx.models.transgan2 import (
     Attention,
     Discriminator,
@@ -423,6 +424,35 @@ def test_attention_written_out_agrees_with_the_fused(dtype):
     tolerance = 1e-6 if dtype == torch.float32 else 0.03
     torch.testing.assert_close(written.float(), fused, rtol=0, atol=tolerance)
     torch.testing.assert_close(attend(q, k, v, bias.detach()).float(), fused, rtol=0, atol=tolerance)
+
+
+def test_attention_by_pieces_is_attention_with_derivatives_of_both_orders(monkeypatch):
+    torch.manual_seed(0)
+    q, k, v = (part.requires_grad_() for part in torch.randn(3, 5, 2, 9, 4))
+    bias = torch.randn(2, 9, 9, requires_grad=True)
+    wanted = (q, k, v, bias)
+    direction = torch.randn(5, 2, 9, 4)
+
+    def compute():
+        seen = attend(*wanted)
+        plain = torch.autograd.grad((seen * direction).sum(), wanted, retain_graph=True)
+        firsts = torch.autograd.grad((seen * direction).sum(), wanted, create_graph=True)
+        seconds = torch.autograd.grad(sum(each.square().sum() for each in firsts), wanted)
+        return seen.detach(), *plain, *(each.detach() for each in firsts), *seconds
+
+    whole = compute()
+    monkeypatch.setattr(transgan2, "PIECE", 2 * 2 * 9 * 9)  # two images
+    for mine, other in zip(compute(), whole, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_by_pieces_keeps_no_logits(monkeypatch):
+    monkeypatch.setattr(transgan2, "PIECE", 2 * 64 * 64)
+    q, k, v = (part.requires_grad_() for part in torch.randn(3, 4, 2, 64, 4))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda each: kept.append(each.numel()), lambda each: each):
+        attend(q, k, v, torch.zeros(2, 64, 64, requires_grad=True))
+    assert 0 < max(kept) < 4 * 2 * 64 * 64
 
 
 # --- initialisation ---------------------------------------------------------------------------------------

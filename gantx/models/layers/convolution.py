@@ -6,12 +6,18 @@ tiles of 4x4 results, Winograd's way (Lavin and Gray 2015, arXiv 1509.09308) nee
 go to 6x6 points, are multiplied there, a matrix product over the channels, and come back. Convolutions that
 halve or double the side need 6.25 instead of 9, their low-pass filter included.
 
-Everything but the products of points is a matrix product with constants, so all of it can be differentiated
-any number of times. In single precision it is as exact as the direct sum. In half precision it would not be,
-and on a GPU the libraries are quicker: there, the convolutions of torch do the work.
+Points take several times the memory of pixels, so they are made anew for the derivatives, which are such
+convolutions again: all of it can be differentiated any number of times. In single precision it is as exact
+as the direct sum. In half precision it would not be, and on a GPU the libraries are quicker: there, the
+convolutions of torch do the work.
 """
 
 from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +26,7 @@ from torch import Tensor, nn
 from gantx.models.layers.resampling import Resample, filter_matrix, low_pass
 
 CHANNELS = 256  # with fewer, going to the points and back costs what the products save
+IMAGES = 4  # convolved at a time, since points take several times the memory of features
 
 
 class SameConvolution(nn.Module):
@@ -105,6 +112,8 @@ def by_points(x: Tensor, weight: Tensor) -> bool:
 class PointConvolution(nn.Module):
     """A convolution by products of points: every tile of pixels becomes N x N points, and so does the kernel.
 
+    For derivatives it keeps features and kernel, not their points, which are a multiple of them in size.
+
     Args:
         analysis: pixels of an axis to the points of its T tiles, [N, T, S].
         expansion: taps of an axis to points, [N, 3].
@@ -117,8 +126,6 @@ class PointConvolution(nn.Module):
 
     def __init__(self, analysis: Tensor, expansion: Tensor, synthesis: Tensor) -> None:
         super().__init__()
-        self.points = (len(expansion), len(expansion))
-        self.tiled = analysis.shape[:2]
         # Constants that follow from the arguments: not saved.
         self.register_buffer("analysis", analysis.flatten(0, 1).float(), persistent=False)
         self.register_buffer("expansion", torch.kron(expansion, expansion).float(), persistent=False)
@@ -126,28 +133,197 @@ class PointConvolution(nn.Module):
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
         """[B, in, S, S] and a kernel [out, in, 3, 3] to [B, out, S', S']."""
-        taps = weight.flatten(0, 1).flatten(1).t()  # [9, out·in]
-        kernels = (self.expansion @ taps).view(*self.points, *weight.shape[:2])  # [N, N, out, in]
-        # One point of the vertical axis after the other, which leaves pieces small enough for a cache.
-        # Stacking and unbinding are each other's derivatives; concatenating would leave zeros to be added up.
-        rows = torch.stack(list(map(self._multiply, self._analyse(x).unbind(1), kernels.unbind(0))), dim=1)
-        made: Tensor = self.synthesis @ rows.flatten(1, 2)  # [B, S', S'·out]
-        features: Tensor = made.unflatten(2, (len(self.synthesis), -1))  # [B, S', S', out]
-        return features.permute(0, 3, 1, 2)
+        constants = Constants(self.analysis, self.expansion, self.synthesis)
+        # A compiler decides by itself what to keep, and differentiates no function of ours twice.
+        if torch.compiler.is_compiling():
+            return convolve(x, weight, constants)
+        made: Tensor = _Convolution.apply(x, weight, *constants)
+        return made
 
-    def _analyse(self, x: Tensor) -> Tensor:
-        """Pixels [B, in, S, S] to points of the vertical axis, [B, N, T, S, in]."""
-        pixels = x.permute(0, 2, 3, 1)
-        points: Tensor = self.analysis @ pixels.flatten(2)  # [B, N·T, S·in]
-        return points.view(len(x), *self.tiled, *pixels.shape[2:])
 
-    def _multiply(self, pixels: Tensor, kernel: Tensor) -> Tensor:
-        """Rows [B, T, S, in] at a vertical point, and kernels [N, out, in] there, to rows [B, T, S'·out]."""
-        at = self.analysis @ pixels.flatten(0, 1)  # [B·T, N·T, in]
-        at = at.unflatten(1, self.tiled).transpose(0, 1).flatten(1, 2)  # [N, B·T·T, in]
-        at = (at @ kernel.transpose(1, 2)).unflatten(1, (-1, pixels.shape[1]))  # [N, B·T, T, out]
-        made: Tensor = self.synthesis @ at.transpose(0, 1).flatten(1, 2)  # [B·T, S', out]
-        return made.view(*pixels.shape[:2], -1)
+class Constants(NamedTuple):
+    """What a convolution by products of points multiplies with.
+
+    Attributes:
+        analysis: pixels of an axis to its points, [N·T, S].
+        expansion: taps to points, [N·N, 9].
+        synthesis: points of an axis to pixels, [S', N·T].
+    """
+
+    analysis: Tensor
+    expansion: Tensor
+    synthesis: Tensor
+
+    def transposed(self) -> Constants:
+        """Those of the transposed convolution."""
+        return Constants(self.synthesis.t(), self.expansion, self.analysis.t())
+
+    @property
+    def points(self) -> int:
+        """The number N of points along an axis of a tile."""
+        return math.isqrt(len(self.expansion))
+
+    def expansion_of(self, row: int) -> Tensor:
+        """Taps to a row of points, [N, 9]."""
+        return self.expansion[row * self.points : (row + 1) * self.points]
+
+
+def convolve(x: Tensor, weight: Tensor, constants: Constants) -> Tensor:
+    """Convolve features [B, in, S, S] by a kernel [out, in, 3, 3] to [B, out, S', S'] in channels_last."""
+    lines, taps = _no_lines(x, len(weight), constants), _taps(weight)
+    for row, points in enumerate(_points(x, constants)):
+        kernels = _kernels(row, taps, weight, constants)
+        lines[:, row] = _to_lines(points @ kernels.transpose(1, 2), len(x), constants)
+    return _to_features(lines, constants)
+
+
+def correlate(x: Tensor, y: Tensor, constants: Constants) -> Tensor:
+    """The derivative of `convolve` by its kernel: x [B, in, S, S], y [B, out, S', S'] to [out, in, 3, 3]."""
+    sums, points = None, _points(y, constants.transposed())
+    for row, of_x in enumerate(_points(x, constants)):
+        sums = _add_taps(sums, of_x, next(points), row, constants)
+    return _to_kernel(sums, y.shape[1])
+
+
+def derivatives(x: Tensor, weight: Tensor, y: Tensor, constants: Constants) -> tuple[Tensor, Tensor]:
+    """Both derivatives of `convolve` in the direction y [B, out, S', S'], whose points serve twice."""
+    back, taps, sums = constants.transposed(), _taps(weight), None
+    lines = _no_lines(y, weight.shape[1], back)
+    points = _points(x, constants)
+    for row, of_y in enumerate(_points(y, back)):
+        sums = _add_taps(sums, next(points), of_y, row, constants)
+        kernels = _kernels(row, taps, weight, constants)
+        lines[:, row] = _to_lines(of_y @ kernels, len(x), back)
+    return _to_features(lines, back), _to_kernel(sums, len(weight))
+
+
+# Tiles have N x N points. One row of them after the other leaves pieces small enough for a cache.
+
+
+def _points(x: Tensor, constants: Constants) -> Iterator[Tensor]:
+    """Features [B, C, S, S] as row after row of the points of all tiles, [N, B·T·T, C] each."""
+    tiled = constants.points, len(constants.analysis) // constants.points
+    pixels = x.permute(0, 2, 3, 1)
+    # Half of the rows at once: one by one would take longer, all of them twice the memory.
+    for some in constants.analysis.unflatten(0, tiled).split(-(-constants.points // 2)):
+        lines = (some.flatten(0, 1) @ pixels.flatten(2)).unflatten(1, (-1, tiled[1]))  # [B, N/2, T, S·C]
+        for row in lines.unbind(1):
+            # Without a name for the product [B·T, N·T, C]: it would stay until the next row.
+            yield _in_front(constants.analysis @ row.reshape(-1, *pixels.shape[2:]), tiled)
+
+
+def _in_front(points: Tensor, tiled: tuple[int, int]) -> Tensor:
+    """Points [B·T, N·T, C] as [N, B·T·T, C]."""
+    apart: Tensor = points.unflatten(1, tiled)
+    return apart.transpose(0, 1).flatten(1, 2)
+
+
+def _no_lines(x: Tensor, channels: int, constants: Constants) -> Tensor:
+    """Room for lines of pixels from each row of points, [B, N, T, S'·C]."""
+    tiles = constants.synthesis.shape[1] // constants.points
+    return x.new_empty(len(x), constants.points, tiles, len(constants.synthesis) * channels)
+
+
+def _to_lines(points: Tensor, batch: int, constants: Constants) -> Tensor:
+    """A row of points [N, B·T·T, C] to lines of pixels, [B, T, S'·C]."""
+    tiles = constants.synthesis.shape[1] // len(points)
+    points = points.unflatten(1, (-1, tiles)).transpose(0, 1).flatten(1, 2)  # [B·T, N·T, C]
+    lines: Tensor = constants.synthesis @ points  # [B·T, S', C]
+    return lines.view(batch, tiles, -1)
+
+
+def _to_features(lines: Tensor, constants: Constants) -> Tensor:
+    """Lines of pixels from each row of points, [B, N, T, S'·C], to features [B, C, S', S']."""
+    pixels: Tensor = constants.synthesis @ lines.flatten(1, 2)  # [B, S', S'·C]
+    features: Tensor = pixels.unflatten(2, (len(constants.synthesis), -1))
+    return features.permute(0, 3, 1, 2)
+
+
+def _taps(weight: Tensor) -> Tensor:
+    """A kernel [out, in, 3, 3] as [9, out·in]."""
+    return weight.flatten(2).flatten(0, 1).t()
+
+
+def _kernels(row: int, taps: Tensor, weight: Tensor, constants: Constants) -> Tensor:
+    """What a row of points is multiplied with, [N, out, in]."""
+    kernels: Tensor = constants.expansion_of(row) @ taps  # [N, out·in]
+    return kernels.view(-1, *weight.shape[:2])
+
+
+def _add_taps(sums: Tensor | None, x: Tensor, y: Tensor, row: int, constants: Constants) -> Tensor:
+    """What a row of points [N, P, in] and [N, P, out] adds to the taps, on top of `sums`: [9, out·in]."""
+    products = (y.transpose(1, 2) @ x).flatten(1)  # [N, out·in]
+    expansion = constants.expansion_of(row).t()
+    return expansion @ products if sums is None else sums.addmm_(expansion, products)
+
+
+def _to_kernel(taps: Tensor | None, out_channels: int) -> Tensor:
+    """Taps [9, out·in] as a kernel [out, in, 3, 3]."""
+    assert taps is not None
+    return taps.t().reshape(out_channels, -1, 3, 3)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Concatenate along the batch."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class _Convolution(torch.autograd.Function):
+    """`convolve`, whose derivatives are such convolutions and correlations again."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, *constants: Tensor) -> Tensor:
+        return _joined([convolve(some, weight, Constants(*constants)) for some in x.split(IMAGES)])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, *rest = ctx.saved_tensors
+        constants = Constants(*rest)
+        for_x, for_weight = ctx.needs_input_grad[:2]
+        if for_x and for_weight and not torch.is_grad_enabled():
+            pairs = zip(x.split(IMAGES), gradient.split(IMAGES), strict=True)
+            parts = [derivatives(some, weight, y, constants) for some, y in pairs]
+            of_x, of_weight = (list(each) for each in zip(*parts, strict=True))
+            return _joined(of_x), functools.reduce(torch.add, of_weight), None, None, None
+        back = constants.transposed()
+        return (
+            _Convolution.apply(gradient, weight.transpose(0, 1), *back) if for_x else None,
+            _Correlation.apply(x, gradient, *constants) if for_weight else None,
+            *(None, None, None),
+        )
+
+
+class _Correlation(torch.autograd.Function):
+    """`correlate`, the other of the two."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, y: Tensor, *constants: Tensor) -> Tensor:
+        pairs = zip(x.split(IMAGES), y.split(IMAGES), strict=True)
+        return functools.reduce(torch.add, (correlate(*pair, Constants(*constants)) for pair in pairs))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, *rest = ctx.saved_tensors
+        constants = Constants(*rest)
+        for_x, for_y = ctx.needs_input_grad[:2]
+        back = constants.transposed()
+        return (
+            _Convolution.apply(y, gradient.transpose(0, 1), *back) if for_x else None,
+            _Convolution.apply(x, gradient, *constants) if for_y else None,
+            *(None, None, None),
+        )
 
 
 def same_points(side: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -45,6 +45,60 @@ def test_values_and_gradients_of_both_orders_are_those_of_the_direct_sum(kind, s
 
 
 @pytest.mark.parametrize(("kind", "side"), CASES)
+def test_images_a_few_at_a_time_are_images_all_at_once(kind, side, monkeypatch):
+    channels = convolution.CHANNELS
+    layer = kind(channels, channels, side)
+    torch.manual_seed(0)
+    x = torch.randn(3, channels, side, side, requires_grad=True)
+    weight = (torch.randn(channels, channels, 3, 3) / (9 * channels) ** 0.5).requires_grad_()
+
+    def compute():
+        made = layer(x, weight)
+        return made.detach(), *torch.autograd.grad(made.square().mean(), (x, weight))
+
+    whole = compute()
+    monkeypatch.setattr(convolution, "IMAGES", 2)
+    for mine, other in zip(compute(), whole, strict=True):
+        close(mine, other, 1e-5)
+
+
+def test_derivatives_of_every_order_of_features_and_kernel_at_once(monkeypatch):
+    channels = convolution.CHANNELS
+    layer = SameConvolution(channels, channels, 32)
+    torch.manual_seed(0)
+    x = torch.randn(1, channels, 32, 32, requires_grad=True)
+    weight = (torch.randn(channels, channels, 3, 3) / (9 * channels) ** 0.5).requires_grad_()
+
+    def compute(layer):
+        total = layer(x, weight).square().mean()
+        firsts = torch.autograd.grad(total, (x, weight), create_graph=True)
+        seconds = torch.autograd.grad(sum(f.square().sum() for f in firsts), (x, weight), create_graph=True)
+        thirds = torch.autograd.grad(sum(s.square().sum() for s in seconds), (x, weight))
+        return *(each.detach() for each in (*firsts, *seconds)), *thirds
+
+    for mine, direct in zip(*by_points_and_directly(layer, monkeypatch, compute), strict=True):
+        close(mine, direct)
+
+
+@pytest.mark.parametrize(("kind", "side"), CASES)
+def test_points_are_not_kept_for_the_way_back(kind, side):
+    channels = convolution.CHANNELS
+    layer = kind(channels, channels, side)
+    x = torch.randn(1, channels, side, side, requires_grad=True)
+    weight = torch.randn(channels, channels, 3, 3, requires_grad=True)
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        layer(x, weight)
+    constants = sum(buffer.numel() for _, buffer in layer.named_buffers())
+    assert 0 < sum(kept.values()) <= x.numel() + weight.numel() + constants
+
+
+@pytest.mark.parametrize(("kind", "side"), CASES)
 def test_small_layers_half_precision_and_autocast_take_the_direct_way(kind, side):
     assert not list(kind(8, 8, side).named_buffers()) or not any(
         "analysis" in name for name, _ in kind(8, 8, side).named_buffers()
