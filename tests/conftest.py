@@ -1,12 +1,15 @@
 """What holds for every test: no network beyond this machine, no cache of the user's touched."""
 
 import os
+import signal
 import socket
 
 import pytest
 
 # Before anything imports torch: idle OpenMP threads must not spin against a busy neighbour.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# Whoever starts the tests in the background of a shell passes on that Ctrl-C is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _to_loopback_only(method):
