@@ -106,12 +106,56 @@ def memory_gb(device: torch.device) -> float:
     """Peak memory of this process on `device` in GiB: GPU allocations, or resident memory on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
+    if (peak := _linux_peak()) is not None:
+        return peak / 2**30
     try:
         import resource
     except ImportError:  # Windows
         return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let `memory_gb` count from here on, where the system can; glibc gives back what was freed first."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif platform.libc_ver()[0] == "glibc":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _linux_peak() -> int | None:
+    """The most bytes this process had in memory at once since the start, or since `forget_peak`."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
+    return None
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that this process can still take on `device`; None where the system does not tell."""
+    if device.type == "cuda":
+        reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + reusable
+    found = []
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
+    with contextlib.suppress(OSError, ValueError):  # a container may hold less than its machine
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text() for name in ("max", "current"))
+        found.append(max(0, int(limit) - int(used)))
+    return min(found, default=None)
+
+
+def moment(device: torch.device) -> float:
+    """The clock in seconds, once the device is done with all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()
 
 
 def _cpu_has_bf16() -> bool:

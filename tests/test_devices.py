@@ -1,5 +1,6 @@
 """Devices, precision and threads."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -101,3 +102,20 @@ print(mapped, touch())
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     mapped, kept = map(int, printed.split())
     assert kept < mapped / 4
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells")
+def test_free_memory_is_part_of_all_memory():
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < devices.free_memory(CPU) <= total
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc on Linux gives back what was freed")
+def test_a_forgotten_peak_no_longer_counts():
+    devices.forget_peak(CPU)
+    before = devices.memory_gb(CPU)
+    large = torch.ones(1 << 26)  # 256 MiB
+    del large
+    assert devices.memory_gb(CPU) > before + 0.2
+    devices.forget_peak(CPU)
+    assert devices.memory_gb(CPU) < before + 0.1

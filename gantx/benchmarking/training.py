@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import math
-import os
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -25,8 +21,9 @@ from gantx.data.batches import Batches
 from gantx.data.prepare import Prepared
 from gantx.draws import draw
 from gantx.training import ema, loop
-from gantx.training.compiling import WORTHWHILE, compiled, pick_compile
+from gantx.training.compiling import WORTHWHILE, compiled
 from gantx.training.recipes import stages
+from gantx.training.settling import Say, frozen_garbage, prepared_process, settle
 from gantx.training.stage import Stage, run_stage
 from gantx.training.state import TrainingState
 
@@ -34,8 +31,6 @@ WARM_UP = 3  # steps of each stage that do not count: compilers, caches and memo
 STEPS_ON_GPU, STEPS_ELSEWHERE = 40, 10  # iterations that count unless the user says otherwise
 ALONE = 10  # steps of each stage that are measured alone, at most
 EPOCH = 8  # batches of random pixels, so that epochs change as they do in a run
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -117,38 +112,39 @@ def measure(settings: RunConfig, device: torch.device, *, steps: int | None, say
     Raises:
         MissingError: the device has too little memory.
     """
-    settings = _settled(settings, device)
+    settings = settle(settings, device, WORTHWHILE, lambda text: None)
+    settings = settings.model_copy(
+        update={"training": settings.training.model_copy(update={"attention_window": None})}
+    )
     training = settings.training
-    with measuring(device, training.threads, training.batch), _as_in_training(settings, device):
+    with measuring(device, training.threads, training.batch), prepared_process(settings, device):
         say(f"{'compiling' if training.compile else 'warming up'} the steps of {settings.name}")
         run = _Run(settings, device)
         first = {stage.name: durations(partial(run.step, stage), device, WARM_UP) for stage in run.stages}
-        gc.collect()
-        gc.freeze()  # as in a run: the collector has no business with what lives as long
+        with frozen_garbage():
+            wanted = steps or (STEPS_ON_GPU if device.type == "cuda" else STEPS_ELSEWHERE)
+            alone = max(3, min(wanted, ALONE))
+            say(f"measuring each step {alone} times")
+            seconds = {
+                stage.name: median(durations(partial(run.step, stage), device, alone)) for stage in run.stages
+            }
+            average = median(durations(run.average, device, alone))
+            warm_up = sum(sum(spans) - WARM_UP * seconds[name] for name, spans in first.items())
 
-        wanted = steps or (STEPS_ON_GPU if device.type == "cuda" else STEPS_ELSEWHERE)
-        alone = max(3, min(wanted, ALONE))
-        say(f"measuring each step {alone} times")
-        seconds = {
-            stage.name: median(durations(partial(run.step, stage), device, alone)) for stage in run.stages
-        }
-        average = median(durations(run.average, device, alone))
-        warm_up = sum(sum(spans) - WARM_UP * seconds[name] for name, spans in first.items())
+            period = math.lcm(*(stage.every for stage in run.stages))
+            iterations = -(-wanted // period) * period
+            say(f"measuring {iterations} iterations")
+            run.iterate(period)
+            spans = run.iterate(iterations)
+            whole = [math.fsum(spans[start : start + period]) for start in range(0, iterations, period)]
+            iteration = median(whole) / period
+            memory = devices.memory_gb(device)
+            busy = busy_seconds(partial(run.iterate, period), device)
 
-        period = math.lcm(*(stage.every for stage in run.stages))
-        iterations = -(-wanted // period) * period
-        say(f"measuring {iterations} iterations")
-        run.iterate(period)
-        spans = run.iterate(iterations)
-        whole = [math.fsum(spans[start : start + period]) for start in range(0, iterations, period)]
-        iteration = median(whole) / period
-        memory = devices.memory_gb(device)
-        busy = busy_seconds(partial(run.iterate, period), device)
-
-        say("measuring the ceiling of matrix products")
-        gflop = {name: count / 1e9 for name, count in flops_of_stages(settings).items()}
-        ceiling = matmul_ceiling(device, training.precision)
-        machine = this_machine(device)
+            say("measuring the ceiling of matrix products")
+            gflop = {name: count / 1e9 for name, count in flops_of_stages(settings).items()}
+            ceiling = matmul_ceiling(device, training.precision)
+            machine = this_machine(device)
 
     of_stages = tuple(
         StageFigures(
@@ -245,42 +241,6 @@ class _Laps:
     def after_iteration(self, before: int, *, finished: bool) -> None:
         """See Journal."""
         self._watch.mark()
-
-
-def _settled(settings: RunConfig, device: torch.device) -> RunConfig:
-    """What the settings mean on this device, without the schedule of the attention window."""
-    training = settings.training
-    precision, _ = devices.pick_precision(training.precision, device)
-    deterministic = device.type == "cpu" if training.deterministic is None else training.deterministic
-    settled = {
-        "precision": precision,
-        "compile": pick_compile(training.compile, device, WORTHWHILE),
-        "deterministic": deterministic,
-        "attention_window": None,
-    }
-    return settings.model_copy(update={"training": training.model_copy(update=settled)})
-
-
-@contextlib.contextmanager
-def _as_in_training(settings: RunConfig, device: torch.device) -> Iterator[None]:
-    """What a run changes of its process; as before afterwards, but for the memory that a CPU keeps."""
-    products, strict = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
-    fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    torch.use_deterministic_algorithms(settings.training.deterministic is True)
-    if settings.training.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    if device.type == "cpu":
-        devices.keep_freed_memory()
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high" if settings.training.precision == "bf16" else "highest")
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        torch.set_float32_matmul_precision(products)
-        torch.use_deterministic_algorithms(strict)
-        torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
 
 
 def _random_images(settings: RunConfig) -> Prepared:

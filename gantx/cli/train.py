@@ -6,12 +6,15 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gantx.cli.waiting import Waiting
 from gantx.errors import UsageError
+
+if TYPE_CHECKING:
+    from gantx.config import RunConfig
 
 
 def train(
@@ -42,8 +45,12 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Exactly this run folder instead.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="Show configuration, sizes and steps; write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", "-n", help="Show configuration, sizes, and what some steps take here; write nothing."
+        ),
     ] = False,
+    probe: Annotated[bool, typer.Option(help="Let --dry-run try steps, for up to a minute.")] = True,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the resolved configuration as YAML; write nothing.")
     ] = False,
@@ -95,6 +102,8 @@ def train(
 
         print(settings.to_yaml())
         _show_plan(plan.plan(settings))
+        if probe:
+            _probe(settings, device)
         return
 
     from gantx.training import run
@@ -117,6 +126,18 @@ def _follow(device: str, work: Callable[..., Path]) -> None:
     print(folder)
 
 
+def _probe(settings: RunConfig, device: str) -> None:
+    """Show what some steps take."""
+    from gantx import devices
+    from gantx.training import probing
+
+    with Waiting() as waiting:
+        place = devices.pick_device(device)
+        waiting.say(f"trying steps on {place} (--no-probe leaves them away)")
+        figures = probing.probe(settings, place, waiting.say)
+    _show_plan(figures)
+
+
 def _show_plan(figures: dict[str, Any]) -> None:
     for label, value in figures.items():
-        print(f"{label:<18}{value}")
+        print(f"{label:<18}{value}", flush=True)

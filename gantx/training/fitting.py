@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import torch
 
-from gantx import config
+from gantx import config, devices
 from gantx.config import RunConfig
 from gantx.draws import draw, take
 from gantx.errors import MissingError, UsageError
@@ -48,7 +49,7 @@ def fit(settings: RunConfig, state: TrainingState, say: Callable[[str], None]) -
 
 
 def largest(settings: RunConfig, fits: Callable[[RunConfig], bool]) -> RunConfig | None:
-    """The settings with the largest micro-batch that fits, halved, at least, from one try to the next.
+    """The first of `ladder` that fits.
 
     Args:
         settings: the run.
@@ -57,27 +58,29 @@ def largest(settings: RunConfig, fits: Callable[[RunConfig], bool]) -> RunConfig
     Returns:
         None when none fits.
     """
+    return next((tried for tried in ladder(settings) if fits(tried)), None)
+
+
+def ladder(settings: RunConfig) -> list[RunConfig]:
+    """The run with whole batches, then with smaller micro-batches, each at most half of the one before."""
     batches = settings.training.batch, settings.generator_batch
-    sizes = [n for n in range(min(batches), 0, -1) if not any(batch % n for batch in batches)]
-    tried = _with_micro_batch(settings, None)
-    last = max(batches)
-    while not fits(tried):
-        for size in sizes:
-            if 2 * size <= last:
-                try:
-                    tried, last = _with_micro_batch(settings, size), size
-                except UsageError:  # does not divide the batch of the path lengths
-                    continue
-                break
-        else:
-            return None
-    return tried
+    found, last = [_with_micro_batch(settings, None)], max(batches)
+    for size in range(min(batches), 0, -1):
+        if 2 * size <= last and not any(batch % size for batch in batches):
+            # One that does not divide the batch of the path lengths is passed over.
+            with contextlib.suppress(UsageError):
+                found.append(_with_micro_batch(settings, size))
+                last = size
+    return found
 
 
-def rehearse(settings: RunConfig, state: TrainingState) -> None:
-    """Compute every loss of an iteration and its gradient once, and forget them.
+def rehearse(settings: RunConfig, state: TrainingState) -> dict[str, float]:
+    """Compute every loss of an iteration and its gradient once, on one micro-batch, and forget them.
 
     Beside the step there is what training keeps: the optimisers' moments, where they do not exist yet.
+
+    Returns:
+        Seconds by stage, for all micro-batches of its batch; without the step of the optimiser.
 
     Raises:
         torch.OutOfMemoryError: that did not fit.
@@ -91,19 +94,24 @@ def rehearse(settings: RunConfig, state: TrainingState) -> None:
     ]
     side, device = settings.data.resolution, state.device
     bf16 = settings.training.precision == "bf16"
+    seconds: dict[str, float] = {}
     for stage in stages(settings, *players, state.path_length):
         for other in stage.holds:
             other.network.requires_grad_(stage.spills)
         stage.moves.network.requires_grad_(True)
         draws = draw(stage.spec, seed=0, stream=stage.name, step=0, device=device)
+        seconds[stage.name] = 0.0
         for loss, samples in stage.passes:
             reals = {name: torch.zeros(samples, 3, side, side, device=device) for name in stage.reals}
+            began = devices.moment(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
                 outcome = loss(reals, take(draws, stage.spec, slice(0, samples)))
             outcome.loss.backward()
+            seconds[stage.name] += (devices.moment(device) - began) * stage.batch / samples
     for player in players:
         player.gradient.zero_()
     del moments
+    return seconds
 
 
 def _with_micro_batch(settings: RunConfig, size: int | None) -> RunConfig:

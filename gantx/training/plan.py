@@ -80,18 +80,30 @@ def memory(settings: RunConfig, generator: nn.Module, discriminator: nn.Module) 
         generator: G on the meta device.
         discriminator: D on the meta device.
     """
+    lasting, on_top = needed(settings, generator, discriminator)
+    passes = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in on_top)
+    return (
+        f"{lasting / 2**30:.2f} GiB throughout, and at the peak, in fp32 with attention written out, about: "
+        f"{passes} GiB"
+    )
+
+
+def needed(
+    settings: RunConfig, generator: nn.Module, discriminator: nn.Module
+) -> tuple[int, list[tuple[str, int]]]:
+    """Bytes that a run keeps all the time, and those of each pass on top; arguments as for `memory`."""
     players = (
         Player(generator, settings.optimizer.generator),
         Player(discriminator, settings.optimizer.discriminator),
     )
     # Weights, gradient and two moments of both; the average of G.
     lasting = 4 * (5 * parameters(generator) + 4 * parameters(discriminator))
-    passes = [
-        f"{stage.name if place == 0 else 'its penalty'} {size / 2**30:.2f}"
+    on_top = [
+        (stage.name if place == 0 else "its penalty", size)
         for stage in stages(settings, *players)
         for place, size in enumerate(peaks(stage, settings.data.resolution))
     ]
-    return f"{lasting / 2**30:.2f} GiB throughout, and at the peak in fp32 about: {', '.join(passes)} GiB"
+    return lasting, on_top
 
 
 def parameters(network: nn.Module) -> int:

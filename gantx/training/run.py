@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import json
 import os
 import platform
@@ -22,9 +21,8 @@ from gantx.checkpoint import Header
 from gantx.config import EvaluationConfig, RunConfig
 from gantx.data.batches import Batches
 from gantx.data.prepare import Prepared, prepare
-from gantx.data.sources import known_names
 from gantx.errors import CheckpointError, DataError, GantxError, MissingError, UsageError
-from gantx.training.compiling import compiled, pick_compile
+from gantx.training.compiling import compiled
 from gantx.training.diagnostics import diagnose
 from gantx.training.display import Display
 from gantx.training.fitting import fit
@@ -33,6 +31,7 @@ from gantx.training.loop import target_images, train
 from gantx.training.monitor import Monitor
 from gantx.training.recipes import at_once, stages
 from gantx.training.schedules import window_scale
+from gantx.training.settling import Say, frozen_garbage, prepared_process, settle
 from gantx.training.signals import StopAfterIteration, StopWhilePreparing
 from gantx.training.state import TrainingState
 
@@ -56,7 +55,6 @@ CHANGEABLE = {
 
 DIAGNOSED = 16  # images at which `training.diagnostics` looks
 
-Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
 
 
@@ -95,7 +93,7 @@ def start(
     if out is not None and out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} already exists and is not empty: name another, or go on with --resume {out}")
     notes = _Notes(say)
-    settings = _settle(settings, device, 0, notes)
+    settings = settle(settings, device, _steps_left(settings, 0), notes)
     with StopWhilePreparing():
         prepared = prepare(settings.data, say=notes, progress=progress)
         monitor = _monitor(settings, device, notes, progress)
@@ -156,7 +154,8 @@ def resume(
                 f"{2 * settings.training.kimg:g}"
             )
         notes = _Notes(say)
-        settings = _settle(settings, device, header.images if header else 0, notes)
+        steps = _steps_left(settings, header.images if header else 0)
+        settings = settle(settings, device, steps, notes)
         if header:
             _note_changes(header, settings, device, notes)
         with StopWhilePreparing():
@@ -182,17 +181,7 @@ def _run(
     notes: _Notes,
 ) -> Path:
     training = settings.training
-    assert isinstance(training.threads, int)
-    torch.set_num_threads(training.threads)
-    _set_determinism(training.deterministic is True)
-    if device.type == "cpu":
-        devices.keep_freed_memory()
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        # TF32 for what bf16 autocast leaves in fp32; whoever asks for fp32 gets fp32.
-        torch.set_float32_matmul_precision("high" if training.precision == "bf16" else "highest")
-
-    with _explaining_memory(device, training.batch):
+    with prepared_process(settings, device), _explaining_memory(device, training.batch):
         state = TrainingState(settings, device)
         if header is not None:
             with _naming_an_older_checkpoint(folder):
@@ -220,7 +209,7 @@ def _run(
                 for note in notes.lines:
                     journal.log(note)
                 _announce(journal, settings, state, header)
-                with _frozen_garbage():
+                with frozen_garbage():
                     journal.start()
                     train(settings, state, plan, batches, journal)
                 journal.say(f"done: {state.images / 1000:g} kimg in {state.seconds:.0f} s")
@@ -262,43 +251,9 @@ class _Notes:
         self._say(text)
 
 
-def _settle(settings: RunConfig, device: torch.device, images: int, say: Say) -> RunConfig:
-    """Fix every value that would otherwise depend on the moment, so that a resumed run repeats it.
-
-    Args:
-        settings: the run as it was asked for.
-        device: where it trains.
-        images: how far it is.
-        say: receives what was chosen.
-    """
-    training = settings.training
-    precision, note = devices.pick_precision(training.precision, device)
-    if note:
-        say(note)
-    threads, note = devices.pick_threads(training.threads)
-    say(note)
-    deterministic = device.type == "cpu" if training.deterministic is None else training.deterministic
-    if not deterministic:
-        say("deterministic: off, so a resumed run may differ in last bits (training.deterministic=true)")
-    steps = (target_images(settings) - images) // training.batch
-    compile = pick_compile(training.compile, device, steps)
-    if compile:
-        say("compile: on, so the first step of each kind takes up to minutes (--compile off)")
-    settled = {
-        "precision": precision,
-        "threads": threads,
-        "deterministic": deterministic,
-        "compile": compile,
-    }
-    source = settings.data.source
-    if source not in known_names() and source is not None and Path(source).exists():
-        source = str(Path(source).resolve())  # the run may be resumed from another folder
-    return settings.model_copy(
-        update={
-            "training": training.model_copy(update=settled),
-            "data": settings.data.model_copy(update={"source": source}),
-        }
-    )
+def _steps_left(settings: RunConfig, images: int) -> int:
+    """Steps of D from here to the end of the run."""
+    return (target_images(settings) - images) // settings.training.batch
 
 
 def _note_changes(header: Header, settings: RunConfig, device: torch.device, say: Say) -> None:
@@ -347,25 +302,6 @@ def _explaining_memory(device: torch.device, batch: int) -> Iterator[None]:
             f"{device} has too little memory for this run: set training.micro_batch to auto or to a divisor "
             f"of the batch {batch}, or choose a smaller preset"
         ) from problem
-
-
-@contextlib.contextmanager
-def _frozen_garbage() -> Iterator[None]:
-    """Spare the garbage collector the networks, which live as long as the run."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-def _set_determinism(wanted: bool) -> None:
-    torch.use_deterministic_algorithms(wanted)
-    # Filling fresh memory with NaN finds bugs of ours, not of the user's, and costs time.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
 
 
 def _announce(journal: Journal, settings: RunConfig, state: TrainingState, header: Header | None) -> None:

@@ -1,5 +1,6 @@
 """`gantx train` as a user types it: dry runs, and every error with its exit code."""
 
+import re
 import zipfile
 
 import pytest
@@ -70,13 +71,28 @@ def test_training_prints_the_run_folder(train, tmp_path, pictures):
 
 def test_dry_run_writes_nothing_and_says_what_would_be(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = run("train", "--preset", "transgan-s", "--data", "nowhere", "--dry-run", "--kimg", "800")
+    result = run(
+        *("train", "--preset", "transgan-s", "--data", "nowhere", "--dry-run", "--no-probe", "--kimg", "800")
+    )
     assert result.exit_code == 0, result.output
     assert "800 kimg = 12,500 D steps of 64 images" in result.stdout
     assert "2,500 of 128 images" in result.stdout
     assert "1.61 GFLOP" in result.stdout
     assert "34,368,555 parameters" in result.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_tries_steps(train, tmp_path):
+    result = train("--dry-run")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^fits +whole batches, [\d.]+ of [\d.]+ GiB on cpu at the peak$", result.stdout, re.M)
+    assert re.search(
+        r"^speed +[\d.,]+ images/s on cpu \(fp32, 1 thread, 4 samples at once\) in 20 iterations$",
+        result.stdout,
+        re.M,
+    )
+    assert re.search(r"^time +\d+s for 0.008 kimg", result.stdout, re.M)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_print_config_is_pure_yaml_that_config_reads_back(tmp_path):
