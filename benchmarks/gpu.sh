@@ -66,6 +66,7 @@ if [ "$SMOKE" = 1 ]; then
         "ganformer-64 ganformer-tiny 4")
     LARGE=("transgan-xl-4 transgan-tiny 4" "transgan-xl-8 transgan-tiny 8")
     STEPS=(--steps 1) PLAIN_STEPS=(--steps 1) SAMPLING=(--preset transgan-tiny --batch 16 -n 64) HOW=(--compile off)
+    PAINTER=(--no-compile)
 else
     # A row is: its name, the preset, the batch, settings.
     PAIRS=("transgan-s transgan-s 64" "transgan2-cifar10 transgan2-cifar10 64" "vitgan-cifar10 vitgan-cifar10 128"
@@ -73,7 +74,11 @@ else
     LARGE=("transgan-xl-64 transgan-xl 64" "transgan-xl-128 transgan-xl 128 training.generator_batch=256"
         "transgan-xl-256 transgan-xl 256 training.generator_batch=256")
     STEPS=() PLAIN_STEPS=() SAMPLING=(--preset transgan-s --batch 512 -n 50000) HOW=(--compile on)
+    PAINTER=(--compile)
 fi
+
+# How sampling is measured with gantx.
+PAINTED=(-m gantx bench sample --json --device "$DEVICE" "${SAMPLING[@]}")
 
 # trained ROW-WORDS...: the command that measures a row's training with gantx, in COMMAND.
 trained() {
@@ -90,6 +95,8 @@ if [ "$SMOKE" != 1 ]; then
         TORCHINDUCTOR_COMPILE_THREADS=4 timeout -k 5 230 "$PYTHON" "${COMMAND[@]}" --steps 1 \
             > "$SCRATCH/${words[0]}.cold.json" 2>> "$LOG" &
     done
+    TORCHINDUCTOR_COMPILE_THREADS=4 timeout -k 5 230 "$PYTHON" "${PAINTED[@]}" "${PAINTER[@]}" -n 512 \
+        > "$SCRATCH/transgan-s-compiled.cold.json" 2>> "$LOG" &
     wait
     for file in "$SCRATCH"/*.cold.json; do
         seconds=$("$PYTHON" -c 'import json, sys; print(round(json.load(sys.stdin)["warm_up_seconds"]))' \
@@ -110,7 +117,8 @@ for row in "${LARGE[@]}"; do
     trained "${words[@]}"
     measure "${words[0]}" gantx 60 "${COMMAND[@]}" "${STEPS[@]}"
 done
-measure transgan-s sampling 60 -m gantx bench sample --json --device "$DEVICE" "${SAMPLING[@]}"
+measure transgan-s sampling 60 "${PAINTED[@]}"
+measure transgan-s-compiled sampling 60 "${PAINTED[@]}" "${PAINTER[@]}"
 
 {
     [ "$SMOKE" = 1 ] && echo "A smoke test: tiny presets stand in for the named ones, and no target means anything." && echo

@@ -91,12 +91,15 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repetitions", type=int, default=4)
+    parser.add_argument("--compile", action="store_true", help="compile the generator")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     device = devices.pick_device(arguments.device)
     settings = config.load(arguments.preset, overrides=arguments.overrides)
     generator = models.build(settings.generator).to(device).eval().requires_grad_(False)
+    if arguments.compile:
+        generator = sampling.compiled(generator, device)
     found = measure(generator, arguments.n, arguments.batch, device, arguments.repetitions)
     print(f"{'':12}{'images/s':>10}{'share':>8}{'CPU ms/image':>14}{'share':>8}{'ceiling':>10}{'CPU ms':>8}")
     best_wall, best_cpu = found["generator"]

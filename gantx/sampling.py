@@ -3,7 +3,7 @@
 The image of a seed depends on the seed and the weights alone: its latent is drawn from the seed, and images
 are computed in whole tiles, because matrix products of very few rows round differently from larger ones.
 Another device or another number of threads may still round the last bit of a pixel the other way, and on a
-GPU another size of the batches too.
+GPU another size of the batches too. A compiled generator rounds differently from one that is not.
 
 A GPU never waits for the host: threads draw the latents of coming batches, and images are copied while the
 next ones are computed.
@@ -12,6 +12,7 @@ next ones are computed.
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import math
 import operator
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from gantx import checkpoint, models
 from gantx.ahead import ahead
 from gantx.checkpoint import Header
+from gantx.compiling import compile_whole
 from gantx.data.framing import rectangle
 from gantx.draws import Draw, Draws, Spec, for_seeds, place
 from gantx.errors import DataError, MissingError, UsageError
@@ -70,6 +72,36 @@ def open_generator(target: Path, device: torch.device, weights: Weights = "ema")
     part = "generator_ema" if weights == "ema" else "generator"
     checkpoint.load_into(network, checkpoint.read_part(header, part, device), header.path)
     return network.eval().requires_grad_(False), header
+
+
+def compiled(generator: Any, device: torch.device) -> Any:
+    """A generator with the same weights that paints by compiled code, and on CUDA by replaying CUDA graphs.
+
+    What is compiled is `synthesis` where there are styles, so that every truncation shares one graph, else
+    the whole of it. One graph more serves latents and styles that are given, whose noise is a stored one.
+    The first batch of a size takes up to minutes. The images are those of `generator` up to rounding.
+
+    Args:
+        generator: a network of `gantx.models`, on `device`; stays as it is.
+        device: where it is.
+
+    Raises:
+        MissingError: when it first paints and something that compiling needs is not installed.
+    """
+    graphs = device.type == "cuda"
+    painting = "synthesis" if isinstance(generator, models.StyleBased) else "forward"
+    whole = compile_whole(
+        getattr(generator, painting), name="the generator", instead="leave --compile away", graphs=graphs
+    )
+
+    def paint(given: Tensor, noise: Draws | None = None) -> Tensor:
+        # A mapping repeats one style for all layers without copying it, truncation copies: to one layout.
+        images: Tensor = whole(given.contiguous(), noise or None)
+        return images.clone() if graphs else images
+
+    fast = copy.copy(generator)
+    setattr(fast, painting, paint)
+    return fast
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -156,6 +188,7 @@ def paint(
     device: torch.device,
     truncation: Truncation | None = None,
     ratio: float = 1.0,
+    constant: bool = False,
 ) -> Iterator[Tensor]:
     """Paint one image per seed.
 
@@ -166,6 +199,8 @@ def paint(
         device: where the generator is.
         truncation: draw styles towards their average.
         ratio: height / width to which images are cropped; see `crop`.
+        constant: whether the last batch is filled up to the size of the others, as a compiled generator
+            needs it.
 
     Yields:
         uint8 [n, 3, H, W] on the CPU, in the order of the seeds.
@@ -173,7 +208,15 @@ def paint(
     Raises:
         UsageError: truncation of a network without styles.
     """
-    painted = generate(generator, seeds, batch=batch, device=device, truncation=truncation, ratio=ratio)
+    painted = generate(
+        generator,
+        seeds,
+        batch=batch,
+        device=device,
+        truncation=truncation,
+        ratio=ratio,
+        constant=constant,
+    )
     return fetch(quantise(images) for images in painted)
 
 
@@ -267,6 +310,7 @@ def generate(
     device: torch.device,
     truncation: Truncation | None = None,
     ratio: float = 1.0,
+    constant: bool = False,
 ) -> Iterator[Tensor]:
     """As `paint`, but yields what the generator gives: float [n, 3, H, W], nominally [-1, 1], on `device`."""
     spec, pinned = spec_of_one(generator), device.type == "cuda"
@@ -275,7 +319,7 @@ def generate(
         filled, count = part
         return for_seeds(spec, filled, torch.device("cpu"), pinned=pinned), count
 
-    for draws, count in ahead(drawn, in_tiles(seeds, batch), threads=_DRAWERS, waiting=_DRAWERS):
+    for draws, count in ahead(drawn, in_tiles(seeds, batch, constant), threads=_DRAWERS, waiting=_DRAWERS):
         with _memory_explained(batch, device):
             q: Any = place(draws, device)
             images = crop(render(generator, q["z"], q["noise"], truncation)[:count], ratio)
@@ -291,6 +335,7 @@ def from_latents(
     device: torch.device,
     truncation: Truncation | None = None,
     ratio: float = 1.0,
+    constant: bool = False,
 ) -> Iterator[Tensor]:
     """Images of given latents: float [n, 3, H, W], nominally [-1, 1], on `device`; noise at its stored value.
 
@@ -301,9 +346,10 @@ def from_latents(
         device: where the generator is.
         truncation: draw styles towards their average.
         ratio: height / width to which images are cropped; see `crop`.
+        constant: as in `paint`.
     """
     styles = tuple(latents.shape[1:]) != tuple(generator.latent_shape)
-    for filled, count in in_tiles(range(len(latents)), batch):
+    for filled, count in in_tiles(range(len(latents)), batch, constant):
         with _memory_explained(batch, device):
             chunk = latents[filled].to(device)
             if styles:
@@ -362,20 +408,22 @@ def spec_of_one(generator: Any) -> Spec:
     return {"z": Draw("normal", (1, *generator.latent_shape)), "noise": generator.noise_spec(1)}
 
 
-def in_tiles(items: Iterable[Item], batch: int) -> Iterator[tuple[list[Item], int]]:
+def in_tiles(items: Iterable[Item], batch: int, constant: bool = False) -> Iterator[tuple[list[Item], int]]:
     """Cut a sequence of any length into batches of whole tiles, the last one filled up with its last item.
 
     Args:
         items: one per image.
         batch: images computed at once, rounded up to whole tiles.
+        constant: whether the last batch is filled up to the size of the others, not just to whole tiles.
 
     Yields:
         The items of a batch, and how many of them are no filling.
     """
     tile = max(8, 4 * torch.get_num_threads())  # every thread gets at least four rows
     remaining = iter(items)
-    while chunk := list(itertools.islice(remaining, -(-batch // tile) * tile)):
-        yield chunk + chunk[-1:] * (-len(chunk) % tile), len(chunk)
+    size = -(-batch // tile) * tile
+    while chunk := list(itertools.islice(remaining, size)):
+        yield chunk + chunk[-1:] * (-len(chunk) % (size if constant else tile)), len(chunk)
 
 
 def latent_shapes(generator: Any) -> list[tuple[int, ...]]:

@@ -6,8 +6,12 @@ import socket
 
 import pytest
 
-# Before anything imports torch: idle OpenMP threads must not spin against a busy neighbour.
+# Before anything imports torch: idle OpenMP threads must not spin against a busy neighbour, and tests that
+# run side by side share the cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 # Whoever starts the tests in the background of a shell passes on that Ctrl-C is ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

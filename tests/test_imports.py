@@ -19,7 +19,15 @@ ROOT = PACKAGE.parent
 
 # A module may import its own line and every line above it. A package stands for all its modules.
 ORDER = [
-    {"gantx.errors", "gantx.atomic", "gantx.locks", "gantx.ahead", "gantx.draws", "gantx.devices"},
+    {
+        "gantx.errors",
+        "gantx.atomic",
+        "gantx.locks",
+        "gantx.ahead",
+        "gantx.draws",
+        "gantx.devices",
+        "gantx.compiling",
+    },
     {"gantx.sections"},
     {"gantx.architectures"},
     {"gantx.config"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,10 +33,12 @@ class PaintingFigures:
         preset: its name.
         batch: images painted at once.
         number: images of the file.
+        compiled: whether the generator was.
         generator_images_per_second: of the generator alone, from latents on the device to images there.
         file_images_per_second: from seeds to one whole .npy file, everything in between included.
         share_of_generator: `file_images_per_second` against `generator_images_per_second`.
         file_seconds: that the file took.
+        warm_up_seconds: what the first passes of the generator took longer than later ones: compiling.
         peak_memory_gib: of the GPU: all that was allocated at once; on the CPU: of the process.
         machine: where.
     """
@@ -44,16 +46,24 @@ class PaintingFigures:
     preset: str
     batch: int
     number: int
+    compiled: bool
     generator_images_per_second: float
     file_images_per_second: float
     share_of_generator: float
     file_seconds: float
+    warm_up_seconds: float
     peak_memory_gib: float
     machine: Machine
 
 
 def measure(
-    settings: RunConfig, device: torch.device, *, batch: int | None, number: int | None, say: Say
+    settings: RunConfig,
+    device: torch.device,
+    *,
+    batch: int | None,
+    number: int | None,
+    compile: bool = False,
+    say: Say,
 ) -> PaintingFigures:
     """Measure how fast a preset paints, at random weights.
 
@@ -62,20 +72,25 @@ def measure(
         device: where.
         batch: images painted at once; None for as many as `gantx sample` would.
         number: images of the file; None for 50,000 on a GPU and 512 elsewhere.
+        compile: whether the generator is compiled, as by `gantx sample --compile`.
         say: receives a line for each thing that is measured.
 
     Raises:
-        MissingError: the device has too little memory, or the disk too little room.
+        MissingError: the device has too little memory, the disk too little room, or compiling needs what is
+            not installed.
     """
     count = number or (IMAGES_ON_GPU if device.type == "cuda" else IMAGES_ELSEWHERE)
     with measuring(device, settings.training.threads, batch):
         generator = random_generator(settings, device)
         batch = batch or sampling.batch_for(generator, device, count)
+        if compile:
+            generator = sampling.compiled(generator, device)
         say(f"measuring the generator of {settings.name}")
-        alone = generator_rate(generator, batch, device)
+        alone, warm_up = generator_rate(generator, batch, device)
         say(f"painting {count:,} images to a file")
         with tempfile.TemporaryDirectory() as folder:
-            write = partial(_write, generator, batch=batch, device=device, ratio=settings.data.ratio)
+            how = {"batch": batch, "device": device, "ratio": settings.data.ratio, "constant": compile}
+            write = partial(_write, generator, how)
             write(Path(folder) / "first.npy", min(count, 2 * batch))
             before = time.perf_counter()
             write(Path(folder) / "all.npy", count)
@@ -84,10 +99,12 @@ def measure(
             preset=settings.name,
             batch=batch,
             number=count,
+            compiled=compile,
             generator_images_per_second=alone,
             file_images_per_second=count / seconds,
             share_of_generator=count / seconds / alone,
             file_seconds=seconds,
+            warm_up_seconds=warm_up,
             peak_memory_gib=devices.memory_gb(device),
             machine=this_machine(device),
         )
@@ -102,21 +119,24 @@ def random_generator(settings: RunConfig, device: torch.device) -> Any:
 
 
 @torch.no_grad()
-def generator_rate(generator: Any, batch: int, device: torch.device) -> float:
-    """Images that a generator paints in a second, from latents on the device to float images there.
+def generator_rate(generator: Any, batch: int, device: torch.device) -> tuple[float, float]:
+    """How fast a generator paints, from latents on the device to float images there.
 
     Args:
         generator: a network of `gantx.models`, on `device`.
         batch: images painted at once.
         device: where.
+
+    Returns:
+        Images a second, and the seconds that the first passes took longer than later ones.
     """
     q: Any = for_seeds(sampling.spec_of_one(generator), range(batch), device)
     seconds = durations(lambda: generator(q["z"], q["noise"]), device, WARM_UP + PASSES)
-    return batch / median(seconds[WARM_UP:])
+    usual = median(seconds[WARM_UP:])
+    return batch / usual, max(0.0, sum(seconds[:WARM_UP]) - WARM_UP * usual)
 
 
-def _write(generator: Any, path: Path, count: int, *, batch: int, device: torch.device, ratio: float) -> None:
-    """Paint seeds 0..count-1 into a .npy file, as `gantx sample` does."""
+def _write(generator: Any, how: Mapping[str, Any], path: Path, count: int) -> None:
+    """Paint seeds 0..count-1 into a .npy file, as `gantx sample` does; `how` is said to `sampling.paint`."""
     seeds = range(count)
-    images = sampling.paint(generator, seeds, batch=batch, device=device, ratio=ratio)
-    imaging.save_images(path, images, seeds, {})
+    imaging.save_images(path, sampling.paint(generator, seeds, **how), seeds, {})

@@ -88,6 +88,9 @@ def sample(
         typer.Option("-n", min=1, help="Images of the file (50,000 on a GPU, else 512)."),
     ] = None,
     device: Device = "auto",
+    compile: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Compile the generator, as `gantx sample` does.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure painting: the generator alone, and all the way from seeds to one .npy file.
@@ -96,7 +99,7 @@ def sample(
 
     Examples:
 
-      gantx bench sample --preset transgan-s --batch 512
+      gantx bench sample --preset transgan-s --batch 512 --compile
 
       gantx bench sample --preset transgan-tiny -n 256 --device cpu
     """
@@ -107,7 +110,9 @@ def sample(
 
     place = devices.pick_device(device)
     with Waiting() as waiting:
-        figures = painting.measure(settings, place, batch=batch, number=number, say=waiting.say)
+        figures = painting.measure(
+            settings, place, batch=batch, number=number, compile=compile, say=waiting.say
+        )
     if as_json:
         _print_json("sample", figures)
     else:
@@ -187,7 +192,8 @@ def _show_training(figures: TrainingFigures) -> None:
 
 
 def _show_painting(figures: PaintingFigures) -> None:
-    _head(figures.preset, figures.machine, f"batch {figures.batch}")
+    how = "compiled" if figures.compiled else "eager"
+    _head(figures.preset, figures.machine, f"batch {figures.batch}, {how}")
     _rows(
         {
             "generator": f"{_short(figures.generator_images_per_second)} images/s",
@@ -197,6 +203,7 @@ def _show_painting(figures: PaintingFigures) -> None:
             ),
             "of the generator": _percent(figures.share_of_generator),
             "peak memory": f"{figures.peak_memory_gib:.2f} GiB",
+            "compilation" if figures.compiled else "warm-up": f"{figures.warm_up_seconds:.1f} s",
         }
     )
 

@@ -9,23 +9,16 @@ once the attention window is switched off.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from gantx.compiling import compile_whole
 from gantx.config import RunConfig
-from gantx.draws import Draws
-from gantx.errors import MissingError
-from gantx.training.stage import Loss, Outcome, Pass, Reals, Stage
+from gantx.training.stage import Loss, Pass, Stage
 
 WORTHWHILE = 2000  # D steps: about as long as compiling takes what they save
-
-# How torch.compile says that something is not installed, and what it is.
-TOOLS = {
-    "InvalidCxxCompiler": "a C++ compiler",
-    "Failed to find C compiler": "a C compiler",
-    "TritonMissing": "Triton",
-}
 
 
 def pick_compile(wanted: bool | str, device: torch.device, steps: int) -> bool:
@@ -74,26 +67,23 @@ def compile_loss(loss: Loss, device: torch.device, graphs: bool = False) -> Loss
     Raises:
         MissingError: when it is first called and something that compiling needs is not installed.
     """
-    options: dict[str, Any] = {"triton.cudagraphs": graphs}
+    # A lookup of all that could have changed since the graph was made takes up to milliseconds a step.
+    options: dict[str, Any] = {"guard_filter_fn": what_a_run_changes}
     if device.type == "cpu":
         # Shuffled tokens would otherwise be gathered anew by each of their readers, without vectors.
         options["realize_reads_threshold"] = 2
-    whole = torch.compile(loss, fullgraph=True, dynamic=False, options=options)
+    return compile_whole(
+        loss, name="the training step", instead="train with --compile off", graphs=graphs, options=options
+    )
 
-    def compiled_loss(reals: Reals, draws: Draws) -> Outcome:
-        if graphs:
-            torch.compiler.cudagraph_mark_step_begin()
-        try:
-            outcome: Outcome = whole(reals, draws)
-        except RuntimeError as problem:
-            said = f"{type(problem).__name__} {problem}"
-            missing = next((tool for sign, tool in TOOLS.items() if sign in said), None)
-            if missing is None:
-                raise
-            raise MissingError(
-                f"{missing}, which compiling the training step needs, was not found: install it, or train "
-                "with --compile off"
-            ) from problem
-        return outcome
 
-    return compiled_loss
+def what_a_run_changes(guards: Sequence[Any]) -> list[bool]:
+    """Which of the compiler's conditions for using a graph again are looked at in each step.
+
+    Of all that a loss reads beside tensors, a run changes the attention window alone: from a number to none.
+    Shapes, networks and settings stay what they were when the run began, and each run compiles anew.
+
+    Args:
+        guards: each with the `name` of what it looks at, as a Python expression.
+    """
+    return ["attention_window" in guard.name for guard in guards]
