@@ -80,10 +80,11 @@ def compile_loss(loss: Loss, device: torch.device, graphs: bool = False) -> Loss
 def what_a_run_changes(guards: Sequence[Any]) -> list[bool]:
     """Which of the compiler's conditions for using a graph again are looked at in each step.
 
-    Of all that a loss reads beside tensors, a run changes the attention window alone: from a number to none.
-    Shapes, networks and settings stay what they were when the run began, and each run compiles anew.
+    There are thousands on the networks, and of all that a network holds beside tensors a run changes the
+    attention window alone: from a number to none. Each run compiles anew.
 
     Args:
-        guards: each with the `name` of what it looks at, as a Python expression.
+        guards: with the `name` of what each looks at, as a Python expression.
     """
-    return ["attention_window" in guard.name for guard in guards]
+    elsewhere = torch.compiler.skip_guard_on_all_nn_modules_unsafe(guards)
+    return [keep or "attention_window" in guard.name for guard, keep in zip(guards, elsewhere, strict=True)]

@@ -24,7 +24,8 @@ class Display:
         self.total = total
         self.console = console or Console(stderr=True, highlight=False)
         self.figures = ""
-        self._started: tuple[float, int] | None = None
+        self._calls = 0
+        self._started = (0.0, 0)
         self._spoke = time.monotonic()
         self._live: Progress | None = None
         if self.console.is_terminal and not os.environ.get("CI"):
@@ -43,9 +44,13 @@ class Display:
         self.console.print(text, markup=False, soft_wrap=True)
 
     def advance(self, images: int) -> None:
-        """Note progress; costs nothing on the device."""
+        """Note progress; costs nothing on the device.
+
+        Speed counts from the second call on: what lies between the first two may have been compiled.
+        """
         now = time.monotonic()
-        if self._started is None:
+        if self._calls < 2:
+            self._calls += 1
             self._started = (now, images)
         if self._live is not None:
             kimg, rest = self._words(images, now)
@@ -73,10 +78,10 @@ class Display:
             self._live.stop()
 
     def _words(self, images: int, now: float) -> tuple[str, str]:
-        assert self._started is not None
         began, first = self._started
         speed = (images - first) / (now - began) if images > first else 0.0
-        eta = duration((self.total - images) / speed) if speed else "?"
+        left = self.total - images
+        eta = duration(left / speed if left else 0) if speed or not left else "?"
         kimg = f"{images / 1000:.6g}/{self.total / 1000:.6g}"
         return kimg, f"eta {eta} img/s {speed:.3g} {self.figures}".rstrip()
 

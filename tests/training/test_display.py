@@ -26,14 +26,14 @@ def test_durations(seconds, text):
 
 
 def test_a_pipe_gets_plain_lines_now_and_then(monkeypatch):
-    clock = iter([0.0, 0.0, 1.0, 40.0, 50.0, 60.0])
+    clock = iter([0.0, 0.0, 10.0, 40.0, 50.0, 60.0])
     monkeypatch.setattr(display.time, "monotonic", lambda: next(clock))
     out = io.StringIO()
     shown = Display(10_000, Console(file=out, width=200))
     shown.advance(0)
-    shown.advance(1000)  # a second later: silent
+    shown.advance(1000)  # ten seconds later, some of which went to compiling: silent
     shown.figure(LINE)
-    shown.advance(4000)  # forty seconds later: a line
+    shown.advance(4000)  # forty seconds after the start: a line
     shown.advance(5000)  # ten seconds later: silent
     shown.advance(10_000)  # the end always speaks
     shown.close()

@@ -14,6 +14,7 @@ from gantx.errors import UsageError
 from gantx.importing import transgan
 from gantx.training import ema, schedules
 from gantx.training.augment import augment
+from gantx.training.compiling import compiled
 from gantx.training.recipes import in_order, stages
 from gantx.training.stage import Statistics, run_stage
 from gantx.training.state import TrainingState
@@ -48,10 +49,12 @@ def drawn(stage, step=0):
     return draw(stage.spec, seed=0, stream=stage.name, step=step, device=CPU)
 
 
-def test_released_v1_training_loop_parameter_by_parameter():
+@pytest.mark.parametrize("mode", ["off", "on"])
+def test_released_v1_training_loop_parameter_by_parameter(mode, quick_backend):
     settings = config.load(
         overrides=[
             *TINY,
+            f"training.compile={mode}",
             "generator.super_resolution=false",
             "generator.locality=none",
             "objective.n_critic=2",
@@ -67,7 +70,7 @@ def test_released_v1_training_loop_parameter_by_parameter():
         state.discriminator.network.load_state_dict(
             transgan.transgan_v1_discriminator(g.prefix("D0.")).tensors
         )
-        d_stage, g_stage = stages(settings, state.generator, state.discriminator)
+        d_stage, g_stage = compiled(stages(settings, state.generator, state.discriminator), settings)
         latents = iter(range(8))
         d_losses, g_losses = [], []
         for iteration in range(5):
@@ -119,6 +122,7 @@ def test_released_v1_training_loop_parameter_by_parameter():
             assert moved.max() > 1e-4 * (0.001 if name == "average" else 1)
             assert (gaps <= 2e-6).float().mean() >= 0.999, name
             assert gaps.max() <= 5e-5, name
+    assert quick_backend() == (2 if mode == "on" else 0)
 
 
 def silenced(draws):
@@ -146,19 +150,19 @@ def recorded(stage, losses):
     return dataclasses.replace(stage, passes=(only._replace(loss=loss),))
 
 
+HALF_LIFE = "ema={kind: half-life, half_life_kimg: 500, ramp: 0.1}"
+
+
 @pytest.mark.parametrize(
     ("name", "accumulated", "changes"),
     [
-        ("leakfixed", 1, ["ema={kind: half-life, half_life_kimg: 500, ramp: 0.1}"]),
-        (
-            "official",
-            1,
-            ["ema={kind: half-life, half_life_kimg: 500, ramp: 0.1}", "objective.gradient_leak=true"],
-        ),
+        ("leakfixed", 1, [HALF_LIFE]),
+        ("official", 1, [HALF_LIFE, "objective.gradient_leak=true"]),
+        ("official", 1, [HALF_LIFE, "objective.gradient_leak=true", "training.compile=on"]),
         ("official_accum", 2, ["ema={kind: constant, beta: 0.995}", "objective.gradient_leak=true"]),
     ],
 )
-def test_released_v2_training_loop_parameter_by_parameter(name, accumulated, changes):
+def test_released_v2_training_loop_parameter_by_parameter(name, accumulated, changes, quick_backend):
     settings = config.load(
         "transgan2-cifar10",
         overrides=[
@@ -178,7 +182,7 @@ def test_released_v2_training_loop_parameter_by_parameter(name, accumulated, cha
         state.average.load_state_dict(generator.tensors)
         state.discriminator.network.load_state_dict(discriminator.tensors)
         d_losses, g_losses = [], []
-        d_stage, g_stage = stages(settings, state.generator, state.discriminator)
+        d_stage, g_stage = compiled(stages(settings, state.generator, state.discriminator), settings)
         (only,) = g_stage.passes  # the released micro-batch of G is twice that of D
         g_stage = dataclasses.replace(g_stage, passes=(only._replace(samples=8),))
         d_stage, g_stage = recorded(d_stage, d_losses), recorded(g_stage, g_losses)
@@ -226,6 +230,7 @@ def test_released_v2_training_loop_parameter_by_parameter(name, accumulated, cha
             assert moved > 1e-7, who
             assert (gaps <= 2e-6).float().mean() >= 0.999, who
             assert gaps.max() <= 5e-5, who
+    assert quick_backend() == (2 if "training.compile=on" in changes else 0)
 
 
 @pytest.mark.parametrize("penalty_micro_batch", [None, 1])

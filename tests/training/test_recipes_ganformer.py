@@ -11,6 +11,7 @@ from golden_ganformer import ganformer_generator, stylegan2_discriminator
 from gantx import config
 from gantx.draws import draw
 from gantx.training import ema, schedules
+from gantx.training.compiling import compiled
 from gantx.training.recipes import in_order, stages
 from gantx.training.regularizers import path_length_penalty, path_lengths
 from gantx.training.stage import Statistics, run_stage
@@ -129,12 +130,13 @@ def test_losses_gradients_and_the_average_of_styles_agree_with_the_official_code
         assert g["pl/lengths_pytorch_code"].shape == (4, 16), "the released code has no length of an image"
 
 
-def test_four_iterations_agree_with_the_official_code():
+@pytest.mark.parametrize("mode", ["off", "on"])
+def test_four_iterations_agree_with_the_official_code(mode, quick_backend):
     with GoldenFile("gansformer/train4_simplex_16") as g:
         facts = g.config
         settings, state = game(
             g,
-            *("training.batch=8", "training.micro_batch=4"),
+            *("training.batch=8", "training.micro_batch=4", f"training.compile={mode}"),
             f"ema={{kind: half-life, half_life_kimg: {facts['ema_kimg']}}}",
             # Gradients are sums over micro-batches there and means here; Adam sees that in eps alone.
             *(
@@ -146,7 +148,7 @@ def test_four_iterations_agree_with_the_official_code():
         state.generator.network.load_state_dict(first, strict=False)
         state.average.load_state_dict(generator_of(g.prefix("init/Gs.")) or first, strict=False)
         state.discriminator.network.load_state_dict(stylegan2_discriminator(g.prefix("init/D."), 16))
-        made = stages(settings, state.generator, state.discriminator)
+        made = compiled(stages(settings, state.generator, state.discriminator), settings)
         order = []
         latents = {"generator": 0, "discriminator": 2}  # of G_main, G_reg, D_main, D_reg
         for iteration in range(facts["iters"]):
@@ -163,6 +165,7 @@ def test_four_iterations_agree_with_the_official_code():
                 compare(state, g, "after_iter0/")
         assert order == [stage for stage in facts["stage_order"] if "G_reg" not in stage]
         compare(state, g, "final/")
+    assert quick_backend() == (3 if mode == "on" else 0)
 
 
 def compare(state, golden, prefix):
