@@ -119,7 +119,7 @@ def measure(settings: RunConfig, device: torch.device, *, steps: int | None, say
     training = settings.training
     with measuring(device, training.threads, training.batch), prepared_process(settings, device):
         say(f"{'compiling' if training.compile else 'warming up'} the steps of {settings.name}")
-        run = _Run(settings, device)
+        run = Trainer(settings, device)
         first = {stage.name: durations(partial(run.step, stage), device, WARM_UP) for stage in run.stages}
         with frozen_garbage():
             wanted = steps or (STEPS_ON_GPU if device.type == "cuda" else STEPS_ELSEWHERE)
@@ -179,7 +179,7 @@ def measure(settings: RunConfig, device: torch.device, *, steps: int | None, say
     )
 
 
-class _Run:
+class Trainer:
     """A run of `gantx train` without data and without a journal.
 
     Attributes:

@@ -86,14 +86,14 @@ def test_the_stages_that_run_are_compiled_if_asked(monkeypatch, wanted):
 
 def test_the_attention_window_is_open(monkeypatch):
     windows = []
-    iterate = training._Run.iterate
+    iterate = training.Trainer.iterate
 
     def looking(run, count):
         spans = iterate(run, count)
         windows.append(run._state.generator.network.attention_window)
         return spans
 
-    monkeypatch.setattr(training._Run, "iterate", looking)
+    monkeypatch.setattr(training.Trainer, "iterate", looking)
     training.measure(small(), CPU, steps=1, say=quiet)
     assert windows
     assert set(windows) == {None}
