@@ -50,7 +50,7 @@ def train(
             "--dry-run", "-n", help="Show configuration, sizes, and what some steps take here; write nothing."
         ),
     ] = False,
-    probe: Annotated[bool, typer.Option(help="Let --dry-run try steps, for up to a minute.")] = True,
+    probe: Annotated[bool, typer.Option(help="Let --dry-run try steps, for about a minute.")] = True,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the resolved configuration as YAML; write nothing.")
     ] = False,
