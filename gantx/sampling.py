@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gantx import checkpoint, models
+from gantx import checkpoint, devices, models
 from gantx.ahead import ahead
 from gantx.checkpoint import Header
 from gantx.compiling import compile_whole
@@ -272,8 +272,8 @@ def batch_for(generator: Any, device: torch.device, count: int) -> int:
         used_by_few, used_by_more = _peak(generator, few, device), _peak(generator, more, device)
     except torch.OutOfMemoryError:
         return few
-    free = torch.cuda.mem_get_info(device)[0]
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = devices.free_memory(device)
+    assert free is not None  # CUDA always tells
     return fitting(free // 2, {few: used_by_few, more: used_by_more}, most)
 
 
