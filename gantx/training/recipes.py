@@ -298,7 +298,7 @@ def _penalty_stage(game: Game, every: int, penalties: list[Penalty]) -> Stage:
 
     def loss(reals: Reals, q: Any) -> Outcome:
         outcome = plain(reals, q)
-        return outcome._replace(loss=every * outcome.loss)
+        return Outcome(every * outcome.loss, outcome.observed, outcome.kept)
 
     spec: Spec = {penalty.name: penalty.spec(batch) for penalty in penalties}
     if any(penalty.needs_fakes for penalty in penalties):
