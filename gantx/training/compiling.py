@@ -67,7 +67,7 @@ def compile_loss(loss: Loss, device: torch.device, graphs: bool = False) -> Loss
     Raises:
         MissingError: when it is first called and something that compiling needs is not installed.
     """
-    # A lookup of all that could have changed since the graph was made takes up to milliseconds a step.
+    # A lookup of all that could have changed since the graph was made takes up to a millisecond a step.
     options: dict[str, Any] = {"guard_filter_fn": what_a_run_changes}
     if device.type == "cpu":
         # Shuffled tokens would otherwise be gathered anew by each of their readers, without vectors.
