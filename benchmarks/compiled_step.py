@@ -32,12 +32,12 @@ def trainer(preset, compile, threads):
     """A run of a preset, and its settings."""
     changes = {"training.compile": compile, "training.threads": threads, "training.attention_window": None}
     settings = settle(config.load(preset, settings=changes), CPU, 1, lambda text: None)
-    return Trainer(settings, CPU), settings
+    return Trainer(settings, CPU, print), settings
 
 
 def losses(run, settings):
     """A function that computes the losses of an iteration with their gradients, and returns CPU seconds."""
-    side, bf16 = settings.data.resolution, settings.training.precision == "bf16"
+    side = settings.data.resolution
     work = []
     for stage in run.stages:
         reals = {name: torch.rand(stage.batch, 3, side, side) * 2 - 1 for name in stage.reals}
@@ -46,13 +46,12 @@ def losses(run, settings):
     def once():
         spent = 0.0
         for stage, reals, draws in work:
-            for player in stage.holds:
-                player.network.requires_grad_(False)
-            stage.moves.network.requires_grad_(True)
+            for other in stage.holds:
+                other.train_parameters(False)
+            stage.moves.train_parameters(True)
+            part = stage.passes[0]
             began = time.process_time()
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False):
-                loss = stage.passes[0].loss(reals, draws).loss
-            loss.backward()
+            part.differentiate(part.loss, stage.moves.parameters, reals, draws, 1.0)
             spent += (time.process_time() - began) / stage.every
         return spent
 

@@ -281,7 +281,7 @@ def turn(moves: nn.Module, holds: nn.Module) -> None:
 
 
 def give_gradients(*networks: nn.Module) -> None:
-    """Gradients as views of one buffer per network, as `gantx.training.stage.Player` has them."""
+    """Gradients as views of one buffer per network, as `gantx.training.optimized_network` has them."""
     for network in networks:
         parameters = list(network.parameters())
         pieces = torch.zeros(sum(p.numel() for p in parameters)).split([p.numel() for p in parameters])

@@ -41,10 +41,12 @@ OUTPUTS = {"npy": "images.npy", "zip": "images.zip", "folder": "images"}
 
 @torch.no_grad()
 def paint_alone(generator, number, batch, device):
-    """The generator without anything before or after it; tiles as in `sampling`."""
+    """The generator without anything before or after it; tiles and replay as in `sampling`."""
     q = for_seeds(sampling.spec_of_one(generator), range(batch), device)
-    for _ in range(-(-number // batch)):
-        generator(q["z"], q["noise"])
+    batches = -(-number // batch)
+    painter = sampling.Painter(lambda given: generator(given["z"], given["noise"]), device, batches=batches)
+    for _ in range(batches):
+        painter(q)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -99,7 +101,7 @@ def main():
     settings = config.load(arguments.preset, overrides=arguments.overrides)
     generator = models.build(settings.generator).to(device).eval().requires_grad_(False)
     if arguments.compile:
-        generator = sampling.compiled(generator, device)
+        generator = sampling.compiled(generator)
     found = measure(generator, arguments.n, arguments.batch, device, arguments.repetitions)
     print(f"{'':12}{'images/s':>10}{'share':>8}{'CPU ms/image':>14}{'share':>8}{'ceiling':>10}{'CPU ms':>8}")
     best_wall, best_cpu = found["generator"]

@@ -8,7 +8,6 @@ the first one, which warms up, does not. Images are noise: what they show does n
 """
 
 import argparse
-import contextlib
 import json
 import platform
 import resource
@@ -18,7 +17,6 @@ import torch
 
 from gantx import config
 from gantx.draws import draw
-from gantx.training import ema
 from gantx.training.recipes import stages
 from gantx.training.stage import Statistics, run_stage
 from gantx.training.state import TrainingState
@@ -29,6 +27,7 @@ CPU = torch.device("cpu")
 def measure(settings, repetitions):
     """Least CPU seconds of every stage of a run, and of one update of the average."""
     state = TrainingState(settings, CPU)
+    state.average.set_beta(0.99)
     side = settings.data.resolution
     found = {}
     made = stages(settings, state.generator, state.discriminator, state.path_length)
@@ -37,10 +36,10 @@ def measure(settings, repetitions):
             reals = {name: torch.rand(stage.batch, 3, side, side) * 2 - 1 for name in stage.reals}
             draws = draw(stage.spec, seed=0, stream=stage.name, step=repetition, device=CPU)
             start = time.process_time()
-            run_stage(stage, reals, draws, autocast=contextlib.nullcontext(), statistics=Statistics())
+            run_stage(stage, reals, draws, Statistics())
             found.setdefault(stage.name, []).append(time.process_time() - start)
         start = time.process_time()
-        ema.update(state.average, state.generator.network, 0.99)
+        state.average.update()
         found.setdefault("average", []).append(time.process_time() - start)
     return {name: min(times[1:]) for name, times in found.items()}
 

@@ -18,7 +18,6 @@ parameter by parameter. Products then are PyTorch's own. It stands in for the re
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import ctypes
 import platform
@@ -30,8 +29,6 @@ from torch import nn
 from gantx import config, devices
 from gantx.draws import draw
 from gantx.models import transgan2
-from gantx.models.layers import linear
-from gantx.training import ema
 from gantx.training.losses import discriminator_loss, generator_loss
 from gantx.training.recipes import Game, stages
 from gantx.training.regularizers import gradient_penalty
@@ -78,9 +75,8 @@ def main():
             parted = [parts(game, real, turn) for turn in range(options.repeats + 1)]
             measured = [{**whole, **split} for whole, split in zip(measured, parted, strict=True)]
 
-    onednn = "oneDNN" if options.way == "gantx" and linear.prefers_onednn() else "PyTorch's own"
     print(f"{devices.device_name(CPU)}; Python {platform.python_version()}, torch {torch.__version__}")
-    print(f"{options.preset}, batch {options.batch}, way of {options.way}, products: {onednn}\n")
+    print(f"{options.preset}, batch {options.batch}, way of {options.way}\n")
     print("| part | CPU seconds, least | median |\n|---|---|---|")
     for name in measured[0]:
         values = sorted(turn[name] for turn in measured[1:])
@@ -109,9 +105,10 @@ def steps(settings, state, plan, real, turn):
     watch = Watch()
     for stage in plan:
         draws = draw(stage.spec, seed=0, stream=stage.name, step=turn, device=CPU)
-        run_stage(stage, {"real": real}, draws, autocast=contextlib.nullcontext(), statistics=Statistics())
+        run_stage(stage, {"real": real}, draws, Statistics())
         watch.lap(f"**{stage.name} step**")
-    ema.update(state.average, state.generator.network, 0.999)
+    state.average.set_beta(0.999)
+    state.average.update()
     watch.lap("average of G")
     return watch.seconds
 
@@ -164,7 +161,7 @@ def parts(game, real, turn):
 # --- the way of the released training loop ----------------------------------------------------------------
 
 
-def attend_by_hand(q, k, v, bias):
+def attend_by_hand(q, k, v, *, bias=None):
     """Attention with all its logits."""
     logits = q @ k.transpose(2, 3) * q.shape[3] ** -0.5
     return (logits if bias is None else logits + bias).softmax(3) @ v
@@ -181,7 +178,7 @@ def look_up(self):
 def released_steps(settings, state, real, turn):
     """One D step, one G step and the average, in the way of the released loop."""
     if turn == 0:
-        transgan2.attend = attend_by_hand
+        transgan2.attention = attend_by_hand
         transgan2.RelativePositions.forward = look_up
         for player in (state.generator, state.discriminator):
             options = player.settings
@@ -194,41 +191,30 @@ def released_steps(settings, state, real, turn):
         player.network.requires_grad_(True)
     watch = Watch()
 
-    with plain_products():
-        on_real = game.critic(real, q["on_real"])
-        fake = game.paint(q["latent"])[0].detach()
-        on_fake = game.critic(fake, q["on_fake"])
-        mixed = (alpha * real + (1 - alpha) * fake).requires_grad_()
-        logits = game.critic(mixed, q["mixed"])
-        slope = torch.autograd.grad(logits.sum(), mixed, create_graph=True)[0]
-        penalty = ((slope.flatten(1).norm(2, 1) - 1) ** 2).mean()
-        loss = discriminator_loss(objective.loss, on_real, on_fake, objective.drift)
-        (loss + objective.gradient_penalty.weight * penalty).backward()
-        nn.utils.clip_grad_norm_(discriminator.parameters, 5.0)
-        discriminator.optimizer.step()
-        discriminator.optimizer.zero_grad(set_to_none=True)
-        watch.lap("**discriminator step**")
+    on_real = game.critic(real, q["on_real"])
+    fake = game.paint(q["latent"])[0].detach()
+    on_fake = game.critic(fake, q["on_fake"])
+    mixed = (alpha * real + (1 - alpha) * fake).requires_grad_()
+    logits = game.critic(mixed, q["mixed"])
+    slope = torch.autograd.grad(logits.sum(), mixed, create_graph=True)[0]
+    penalty = ((slope.flatten(1).norm(2, 1) - 1) ** 2).mean()
+    loss = discriminator_loss(objective.loss, on_real, on_fake, objective.drift)
+    (loss + objective.gradient_penalty.weight * penalty).backward()
+    nn.utils.clip_grad_norm_(discriminator.parameters, 5.0)
+    discriminator.optimizer.step()
+    discriminator.optimizer.zero_grad(set_to_none=True)
+    watch.lap("**discriminator step**")
 
-        generator_loss(objective.loss, game.critic(game.paint(q["latent"])[0], q["on_fake"]), None).backward()
-        nn.utils.clip_grad_norm_(generator.parameters, 5.0)
-        generator.optimizer.step()
-        generator.optimizer.zero_grad(set_to_none=True)
-        watch.lap("**generator step**")
+    generator_loss(objective.loss, game.critic(game.paint(q["latent"])[0], q["on_fake"]), None).backward()
+    nn.utils.clip_grad_norm_(generator.parameters, 5.0)
+    generator.optimizer.step()
+    generator.optimizer.zero_grad(set_to_none=True)
+    watch.lap("**generator step**")
 
-        for kept, current in zip(state.average.parameters(), generator.parameters, strict=True):
-            kept.data.copy_(kept.data * 0.999 + copy.deepcopy(current.data) * 0.001)
-        watch.lap("average of G")
+    for kept, current in zip(state.average.network.parameters(), generator.parameters, strict=True):
+        kept.data.copy_(kept.data * 0.999 + copy.deepcopy(current.data) * 0.001)
+    watch.lap("average of G")
     return watch.seconds
-
-
-@contextlib.contextmanager
-def plain_products():
-    """Every linear layer is PyTorch's own."""
-    chosen, linear.prefers_onednn = linear.prefers_onednn, lambda: False
-    try:
-        yield
-    finally:
-        linear.prefers_onednn = chosen
 
 
 if __name__ == "__main__":

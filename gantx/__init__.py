@@ -9,7 +9,7 @@ Importing gantx loads no torch; the first call does.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +114,7 @@ class Model:
         self.weights = weights
         self.device = device
         self.compiled = compile
-        self._painter = sampling.compiled(network, device) if compile else network
+        self._painter = sampling.compiled(network) if compile else network
 
     @property
     def config(self) -> RunConfig:
@@ -184,6 +184,7 @@ class Model:
         truncation: float | None = None,
         cutoff: int | None = None,
         batch: int | None = None,
+        log: Callable[[str], None] | None = None,
     ) -> Iterator[Tensor]:
         """As `sample`, in constant memory: yields what the network gives, batch by batch.
 
@@ -192,6 +193,7 @@ class Model:
             truncation: as in `sample`.
             cutoff: as in `sample`.
             batch: as in `sample`.
+            log: receives a sentence where a GPU paints slower than it should; None for the logger `gantx`.
 
         Returns:
             Float images [n, 3, H, W], nominally in [-1, 1], on the device of the network.
@@ -211,6 +213,7 @@ class Model:
             "ratio": self.config.data.ratio,
             "device": self.device,
             "constant": self.compiled,
+            "log": log or sampling.to_log,
         }
         if isinstance(what, Tensor):
             latents = sampling.as_latents(what, sampling.latent_shapes(self.network), "the tensor")

@@ -25,7 +25,6 @@ def compile_whole(
     *,
     name: str,
     instead: str,
-    graphs: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> Callable[Given, Made]:
     """A compiled function: one graph for each combination of shapes, compiled when it is first called.
@@ -34,19 +33,15 @@ def compile_whole(
         work: takes and returns tensors, or dictionaries and tuples of them.
         name: what it is, for the message: "the training step".
         instead: what a user without a compiler can do, for the message: "train with --compile off".
-        graphs: replay CUDA graphs. What a call returns is then written over by the next call: clone what has
-            to stay.
-        options: of the compiler, beside that.
+        options: of the compiler. It captures nothing itself; see `gantx.runtime.replay`.
 
     Raises:
         MissingError: when it is first called and something that compiling needs is not installed.
     """
-    settings: dict[str, Any] = {"triton.cudagraphs": graphs, **(options or {})}
+    settings: dict[str, Any] = {"triton.cudagraphs": False, **(options or {})}
     whole = torch.compile(work, fullgraph=True, dynamic=False, options=settings)
 
     def compiled(*given: Given.args, **named: Given.kwargs) -> Made:
-        if graphs:
-            torch.compiler.cudagraph_mark_step_begin()
         try:
             return whole(*given, **named)
         except RuntimeError as problem:

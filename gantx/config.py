@@ -134,8 +134,6 @@ class ObjectiveConfig(Section):
         n_critic: D steps per G step.
         super_resolution_weight: weight of the co-training term of a generator built with
             `super_resolution` (MSE between the painted and the original image).
-        gradient_leak: D's next step starts from the gradients that the last G step left in D, as the released
-            training code of TransGAN version 2 does by oversight; costs a little time.
     """
 
     loss: Literal["wgangp-eps", "wgangp", "hinge", "lsgan", "non-saturating", "relativistic"] = "wgangp-eps"
@@ -151,7 +149,19 @@ class ObjectiveConfig(Section):
     first: Literal["discriminator", "generator"] = "discriminator"
     n_critic: Positive = 5
     super_resolution_weight: Annotated[float, Field(gt=0)] = 50.0
-    gradient_leak: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_former_keys(cls, tree: Any) -> Any:
+        # Checkpoints of earlier versions hold it.
+        if isinstance(tree, dict) and "gradient_leak" in tree:
+            if tree["gradient_leak"] not in (False, None):
+                raise ValueError(
+                    "gradient_leak, an oversight of TransGAN's released code, is no longer repeated: leave "
+                    "it out"
+                )
+            return {key: value for key, value in tree.items() if key != "gradient_leak"}
+        return tree
 
     @model_validator(mode="after")
     def _bounded(self) -> ObjectiveConfig:
@@ -298,10 +308,12 @@ class TrainingConfig(Section):
         diagnostics: observe, whenever metrics are reported, what ViTGAN's authors plot: the spectral norms of
             D's weights, the slope of D at real images, and the entropy of D's attention.
         seed: seed of everything random.
-        precision: fp32, bf16 autocast, or auto (bf16 on a GPU that has it, fp32 elsewhere).
+        precision: fp32, bf16 (matrix products, convolutions and attention multiply in bf16, all else is
+            float32), or auto (bf16 on a GPU that has it, fp32 elsewhere).
         compile: compile the losses with torch.compile, which takes minutes before it saves any; auto does so
             for long runs on CUDA.
-        cuda_graphs: replay compiled losses as CUDA graphs: less work for the host, more memory.
+        cuda_graphs: capture each kind of step as a CUDA graph and replay it, compiled or not: next to no work
+            for the host, more memory; auto does so on CUDA.
         threads: CPU threads, or auto (from the cores this process may use and how busy they are).
         deterministic: use deterministic algorithms; null means yes on the CPU, no on a GPU.
         attention_window: schedule of the locality window, or null.
@@ -324,7 +336,7 @@ class TrainingConfig(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto"] | bool = "auto"
-    cuda_graphs: bool = False
+    cuda_graphs: Literal["auto"] | bool = "auto"
     threads: Literal["auto"] | Positive = "auto"
     deterministic: bool | None = None
     attention_window: AttentionWindowConfig | None = None

@@ -18,14 +18,14 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def pick_device(name: str) -> torch.device:
-    """Turn `auto`, `cpu`, `cuda`, `cuda:1` or `mps` into a device.
+    """Turn `auto`, `cpu`, `cuda`, `cuda:1` or `mps` into a device; one of CUDA has an index.
 
     Raises:
         UsageError: the name is none of these.
         MissingError: the device is asked for but absent.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return best_device()
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -39,7 +39,17 @@ def pick_device(name: str) -> torch.device:
             raise MissingError(f"device '{name}' was asked for but {found} is here: use --device cpu or auto")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise MissingError("device 'mps' was asked for but is not here: use --device cpu or auto")
-    return device
+    return with_index(device)
+
+
+def best_device() -> torch.device:
+    """What `auto` means: a CUDA device where there is one, else the CPU."""
+    return with_index(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def with_index(device: torch.device) -> torch.device:
+    """Say which GPU `cuda` means: the current one, which other threads need not share."""
+    return torch.device("cuda", torch.cuda.current_device()) if str(device) == "cuda" else device
 
 
 def pick_precision(wanted: str, device: torch.device) -> tuple[str, str]:

@@ -1,19 +1,22 @@
 """What is random: declared by whoever consumes it, drawn in one place, sliced for its users.
 
 No module of gantx calls a random function on its own. A consumer declares a `Spec`, the loop draws it for
-the whole global batch from (seed, stream, step), and the consumer receives plain tensors. Every leaf has a
-generator of its own, seeded from its name as well, so a new random feature never shifts the numbers of an
-old one; a run that resumes needs no generator state, and N ranks draw what one would.
+the whole global batch from (seed, stream, step), and the consumer receives plain tensors. A run that resumes
+needs no generator state, and N ranks draw what one would. Training draws into tensors that stay, one call
+per kind of distribution (`RandomInputs`); elsewhere every leaf has a generator of its own, seeded from its
+name as well (`draw`, `for_seeds`), so that a new random feature never shifts the numbers of an old one.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias, Union
 
 import torch
 from torch import Tensor
+
+from gantx.runtime.flat import flat_zeros
 
 
 class Draw(NamedTuple):
@@ -53,6 +56,86 @@ def draw(spec: Spec, *, seed: int, stream: str, step: int, device: torch.device)
     """
     generator = torch.Generator(device)
     return _draw(spec, f"{seed}/{stream}/{step}", generator)
+
+
+class RandomInputs:
+    """The draws of a spec in tensors that live as long as the run: one call per kind of distribution.
+
+    What is drawn depends on (seed, stream, step) and on the whole spec, whatever the order of its names.
+
+    Args:
+        spec: names to draws; may nest.
+        device: where the tensors are.
+
+    Attributes:
+        draws: a dictionary shaped like `spec`; its tensors stay, `fill` writes into them.
+        tensors: what they are views of.
+    """
+
+    def __init__(self, spec: Spec, device: torch.device) -> None:
+        leaves = sorted(_leaves(spec, ""))
+        self._generator = torch.Generator(device) if device.type != "meta" else None
+        self._floats: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
+        for kind in ("normal", "uniform"):
+            chosen = [(path, wanted) for path, wanted in leaves if wanted.kind == kind]
+            flat, views = flat_zeros([wanted.shape for _, wanted in chosen], device)
+            tensors |= {path: view for (path, _), view in zip(chosen, views, strict=True)}
+            if chosen:
+                self._floats[kind] = flat
+        chosen = [(path, wanted) for path, wanted in leaves if wanted.kind == "integers"]
+        shapes = [wanted.shape for _, wanted in chosen]
+        (self._integers, views), (self._spans, spans), (self._lows, lows) = (
+            flat_zeros(shapes, device, torch.int64) for _ in range(3)
+        )
+        self._spans.fill_(1)  # of the padding
+        for (path, wanted), view, span, low in zip(chosen, views, spans, lows, strict=True):
+            tensors[path] = view
+            span.fill_(wanted.high - wanted.low)
+            low.fill_(wanted.low)
+        if unknown := [wanted.kind for path, wanted in leaves if path not in tensors]:
+            raise KeyError(unknown[0])
+        self.draws = _nested(spec, "", tensors)
+        self.tensors = [*self._floats.values(), self._integers]
+
+    def fill(self, *, seed: int, stream: str, step: int) -> None:
+        """Draw everything anew, for the whole global batch.
+
+        Args:
+            seed: seed of the run.
+            stream: name of the consumer (a stage), so that consumers do not share numbers.
+            step: the consumer's step.
+        """
+        generator = self._generator
+        assert generator is not None
+        for kind, flat in self._floats.items():
+            generator.manual_seed(_seed_of(f"{seed}/{stream}/{step}//{kind}"))
+            if kind == "normal":
+                flat.normal_(generator=generator)
+            else:
+                flat.uniform_(generator=generator)
+        if len(self._integers):
+            generator.manual_seed(_seed_of(f"{seed}/{stream}/{step}//integers"))
+            # 63 random bits: the remainder favours small numbers by less than one part in 10^17.
+            self._integers.random_(generator=generator).remainder_(self._spans).add_(self._lows)
+
+
+def _leaves(spec: Spec, path: str) -> Iterator[tuple[str, Draw]]:
+    for name, wanted in spec.items():
+        here = f"{path}/{name}"
+        if isinstance(wanted, dict):
+            yield from _leaves(wanted, here)
+        else:
+            yield here, wanted
+
+
+def _nested(spec: Spec, path: str, tensors: dict[str, Tensor]) -> Draws:
+    return {
+        name: _nested(wanted, f"{path}/{name}", tensors)
+        if isinstance(wanted, dict)
+        else tensors[f"{path}/{name}"]
+        for name, wanted in spec.items()
+    }
 
 
 def take(draws: Draws, spec: Spec, rows: slice) -> Draws:

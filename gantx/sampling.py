@@ -5,8 +5,8 @@ are computed in whole tiles, because matrix products of very few rows round diff
 Another device or another number of threads may still round the last bit of a pixel the other way, and on a
 GPU another size of the batches too. A compiled generator rounds differently from one that is not.
 
-A GPU never waits for the host: threads draw the latents of coming batches, and images are copied while the
-next ones are computed.
+A GPU never waits for the host: threads draw the latents of coming batches, batches of one size are painted
+by one replayed graph, and images are copied while the next ones are computed.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import logging
 import math
 import operator
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -34,13 +35,16 @@ from gantx.compiling import compile_whole
 from gantx.data.framing import rectangle
 from gantx.draws import Draw, Draws, Spec, for_seeds, place
 from gantx.errors import DataError, MissingError, UsageError
+from gantx.runtime.replay import Capture, CudaGraphs, Log, Replay
 
 BATCH = 64  # images painted at once unless the user, or the memory of a GPU, says otherwise
 _MOST, _MOST_PIXELS = 1024, 1 << 22  # images and pixels painted at once on a GPU, whatever its memory
 _DRAWERS = 2  # threads that draw latents, each of them a batch ahead
+REPLAYED_FROM = 6  # batches; with fewer, capturing takes longer than replaying saves
 
 Weights = Literal["ema", "raw"]
 Item = TypeVar("Item")
+to_log: Log = logging.getLogger("gantx").warning
 
 
 class Truncation(NamedTuple):
@@ -74,30 +78,26 @@ def open_generator(target: Path, device: torch.device, weights: Weights = "ema")
     return network.eval().requires_grad_(False), header
 
 
-def compiled(generator: Any, device: torch.device) -> Any:
-    """A generator with the same weights that paints by compiled code, and on CUDA by replaying CUDA graphs.
+def compiled(generator: Any) -> Any:
+    """A generator with the same weights that paints by compiled code.
 
     What is compiled is `synthesis` where there are styles, so that every truncation shares one graph, else
     the whole of it. One graph more serves latents and styles that are given, whose noise is a stored one.
     The first batch of a size takes up to minutes. The images are those of `generator` up to rounding.
 
     Args:
-        generator: a network of `gantx.models`, on `device`; stays as it is.
-        device: where it is.
+        generator: a network of `gantx.models`; stays as it is.
 
     Raises:
         MissingError: when it first paints and something that compiling needs is not installed.
     """
-    graphs = device.type == "cuda"
     painting = "synthesis" if isinstance(generator, models.StyleBased) else "forward"
-    whole = compile_whole(
-        getattr(generator, painting), name="the generator", instead="leave --compile away", graphs=graphs
-    )
+    whole = compile_whole(getattr(generator, painting), name="the generator", instead="leave --compile away")
 
     def paint(given: Tensor, noise: Draws | None = None) -> Tensor:
         # A mapping repeats one style for all layers without copying it, truncation copies: to one layout.
         images: Tensor = whole(given.contiguous(), noise or None)
-        return images.clone() if graphs else images
+        return images
 
     fast = copy.copy(generator)
     setattr(fast, painting, paint)
@@ -189,6 +189,7 @@ def paint(
     truncation: Truncation | None = None,
     ratio: float = 1.0,
     constant: bool = False,
+    log: Log = to_log,
 ) -> Iterator[Tensor]:
     """Paint one image per seed.
 
@@ -200,7 +201,8 @@ def paint(
         truncation: draw styles towards their average.
         ratio: height / width to which images are cropped; see `crop`.
         constant: whether the last batch is filled up to the size of the others, as a compiled generator
-            needs it.
+            needs it. It is too where a graph is replayed.
+        log: receives a sentence where painting goes on without a replayed graph.
 
     Yields:
         uint8 [n, 3, H, W] on the CPU, in the order of the seeds.
@@ -216,6 +218,7 @@ def paint(
         truncation=truncation,
         ratio=ratio,
         constant=constant,
+        log=log,
     )
     return fetch(quantise(images) for images in painted)
 
@@ -311,6 +314,7 @@ def generate(
     truncation: Truncation | None = None,
     ratio: float = 1.0,
     constant: bool = False,
+    log: Log = to_log,
 ) -> Iterator[Tensor]:
     """As `paint`, but yields what the generator gives: float [n, 3, H, W], nominally [-1, 1], on `device`."""
     spec, pinned = spec_of_one(generator), device.type == "cuda"
@@ -319,10 +323,14 @@ def generate(
         filled, count = part
         return for_seeds(spec, filled, torch.device("cpu"), pinned=pinned), count
 
-    for draws, count in ahead(drawn, in_tiles(seeds, batch, constant), threads=_DRAWERS, waiting=_DRAWERS):
+    def work(q: Any) -> Tensor:
+        return crop(render(generator, q["z"], q["noise"], truncation), ratio)
+
+    painter = Painter(work, device, batches=-(-len(seeds) // whole_tiles(batch)), log=log)
+    parts = in_tiles(seeds, batch, constant or painter.replays)
+    for draws, count in ahead(drawn, parts, threads=_DRAWERS, waiting=_DRAWERS):
         with _memory_explained(batch, device):
-            q: Any = place(draws, device)
-            images = crop(render(generator, q["z"], q["noise"], truncation)[:count], ratio)
+            images = painter(draws)[:count]
         yield images
 
 
@@ -336,6 +344,7 @@ def from_latents(
     truncation: Truncation | None = None,
     ratio: float = 1.0,
     constant: bool = False,
+    log: Log = to_log,
 ) -> Iterator[Tensor]:
     """Images of given latents: float [n, 3, H, W], nominally [-1, 1], on `device`; noise at its stored value.
 
@@ -347,18 +356,91 @@ def from_latents(
         truncation: draw styles towards their average.
         ratio: height / width to which images are cropped; see `crop`.
         constant: as in `paint`.
+        log: as in `paint`.
     """
     styles = tuple(latents.shape[1:]) != tuple(generator.latent_shape)
-    for filled, count in in_tiles(range(len(latents)), batch, constant):
+
+    def work(q: Any) -> Tensor:
+        if not styles:
+            return crop(render(generator, q["z"], None, truncation), ratio)
+        ws = q["ws"] if truncation is None else truncate(generator, q["ws"], *truncation)
+        return crop(generator.synthesis(ws), ratio)
+
+    painter = Painter(work, device, batches=-(-len(latents) // whole_tiles(batch)), log=log)
+    for filled, count in in_tiles(range(len(latents)), batch, constant or painter.replays):
         with _memory_explained(batch, device):
-            chunk = latents[filled].to(device)
-            if styles:
-                ws = chunk if truncation is None else truncate(generator, chunk, *truncation)
-                images = generator.synthesis(ws)
-            else:
-                images = render(generator, chunk, None, truncation)
-            images = crop(images[:count], ratio)
+            images = painter({"ws" if styles else "z": latents[filled]})[:count]
         yield images
+
+
+class Painter:
+    """Paints one batch after another; on CUDA, where many are to come, by replaying a captured graph.
+
+    Then all batches have the size of the first, which is painted as it is and tells what images look like.
+    From the second on, inputs are copied into those of the first, and images out of one tensor.
+
+    Args:
+        work: from draws on `device` to images; whatever else it reads stays where it is.
+        device: where it computes.
+        batches: how many are to come.
+        log: receives a sentence where painting goes on without a replayed graph.
+
+    Attributes:
+        replays: whether a graph is to be replayed.
+    """
+
+    _inputs: Draws
+    _images: Tensor
+
+    def __init__(
+        self, work: Callable[[Draws], Tensor], device: torch.device, *, batches: int, log: Log = to_log
+    ) -> None:
+        self._work = work
+        self._device = device
+        self._capture = capture_on(device) if batches >= REPLAYED_FROM else None
+        self._log = log
+        self._replay: Replay | None = None
+        self.replays = self._capture is not None
+
+    def __call__(self, draws: Draws) -> Tensor:
+        """Images of `draws`, which may lie on the host. Nothing writes over them later."""
+        if self._capture is None:
+            return self._work(place(draws, self._device))
+        if self._replay is None:
+            self._inputs = place(draws, self._device)
+            images = self._work(self._inputs)
+            self._images = torch.empty(images.shape, dtype=images.dtype, device=images.device)
+            self._replay = Replay(
+                self._paint,
+                {"images": self._images},
+                capture=self._capture,
+                name="painting",
+                log=self._log,
+            )
+            return images
+        _refill(self._inputs, draws)
+        self._replay()
+        return self._images.clone()
+
+    def _paint(self) -> None:
+        self._images.copy_(self._work(self._inputs))
+
+
+def _refill(inputs: Draws, draws: Draws) -> None:
+    """Copy draws into tensors that last; from page-locked memory that is queued, not waited for."""
+    for name, kept in inputs.items():
+        given = draws[name]
+        if isinstance(kept, Tensor):
+            assert isinstance(given, Tensor)
+            kept.copy_(given, non_blocking=True)
+        else:
+            assert isinstance(given, dict)
+            _refill(kept, given)
+
+
+def capture_on(device: torch.device) -> Capture | None:
+    """How work is captured on a device; None where launching it costs next to nothing."""
+    return CudaGraphs(device) if device.type == "cuda" else None
 
 
 @contextlib.contextmanager
@@ -419,11 +501,17 @@ def in_tiles(items: Iterable[Item], batch: int, constant: bool = False) -> Itera
     Yields:
         The items of a batch, and how many of them are no filling.
     """
-    tile = max(8, 4 * torch.get_num_threads())  # every thread gets at least four rows
     remaining = iter(items)
-    size = -(-batch // tile) * tile
+    size = whole_tiles(batch)
     while chunk := list(itertools.islice(remaining, size)):
-        yield chunk + chunk[-1:] * (-len(chunk) % (size if constant else tile)), len(chunk)
+        filled = size if constant else whole_tiles(len(chunk))
+        yield chunk + chunk[-1:] * (filled - len(chunk)), len(chunk)
+
+
+def whole_tiles(count: int) -> int:
+    """A number of images rounded up to whole tiles, of which every thread gets at least four rows."""
+    tile = max(8, 4 * torch.get_num_threads())
+    return -(-count // tile) * tile
 
 
 def latent_shapes(generator: Any) -> list[tuple[int, ...]]:

@@ -49,3 +49,16 @@ def _private_cache(tmp_path_factory, monkeypatch):
     for name in [name for name in os.environ if name.startswith("GANTX_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("GANTX_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def _auto_means_the_cpu(monkeypatch):
+    """Tests mean the CPU, on a machine with a GPU too; those of a GPU name it, as the command line can.
+
+    What `auto` means to users is tested in test_devices.py. Programs that tests start are told a device.
+    """
+    import torch
+
+    from gantx import devices
+
+    monkeypatch.setattr(devices, "best_device", lambda: torch.device("cpu"))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch._inductor.config
+from recorded_operations import RecordedOperations
 from small_families import GENERATORS, small
 from small_run import SMALL
 from styled_networks import save_styled, styled
@@ -59,7 +60,7 @@ def painted(generator, **how):
 def test_one_graph_paints_all_batches_of_every_family(family, quick_backend):
     torch.manual_seed(0)
     generator = models.build(small(family, "transgan").generator).eval().requires_grad_(False)
-    fast = sampling.compiled(generator, CPU)
+    fast = sampling.compiled(generator)
     expected = painted(generator)
     assert quick_backend() == 0
     found = painted(fast, constant=True)
@@ -71,7 +72,7 @@ def test_one_graph_paints_all_batches_of_every_family(family, quick_backend):
 @pytest.mark.parametrize("family", ["stylegan2", "vitgan"])
 def test_every_truncation_shares_a_graph_and_so_do_latents_and_styles(family, quick_backend):
     generator = styled(family)
-    fast = sampling.compiled(generator, CPU)
+    fast = sampling.compiled(generator)
     ways = [None, sampling.Truncation(0.7), sampling.Truncation(0.3, 2)]
     for truncation in ways:
         (expected,) = sampling.generate(generator, range(5), batch=8, device=CPU, truncation=truncation)
@@ -177,12 +178,16 @@ def test_other_errors_stay_what_they_are(quick_backend):
         fast(torch.zeros(2, 3))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_images_of_replayed_graphs_are_not_written_over():
-    cuda = torch.device("cuda")
-    generator = styled("stylegan2").to(cuda)
-    expected = list(sampling.generate(generator, range(40), batch=8, device=cuda))
-    fast = sampling.compiled(generator, cuda)
-    found = list(sampling.generate(fast, range(40), batch=8, device=cuda, constant=True))
+def test_a_compiled_generator_is_captured_too(quick_backend, monkeypatch):
+    generator = styled("stylegan2")
+    fast = sampling.compiled(generator)
+    how = {"batch": 8, "device": CPU, "constant": True, "truncation": sampling.Truncation(0.7)}
+    expected = list(sampling.generate(fast, range(60), **how))
+    capture, said = RecordedOperations(), []
+    monkeypatch.setattr(sampling, "capture_on", lambda device: capture)
+    found = list(sampling.generate(fast, range(60), **how, log=said.append))
+    assert not said
+    assert capture.replayed == 6
     for ours, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3 * float(theirs.abs().max()))
+        agree(ours, theirs)
+    assert quick_backend() == 1

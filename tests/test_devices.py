@@ -12,11 +12,54 @@ from gantx import devices
 from gantx.errors import MissingError, UsageError
 
 CPU = torch.device("cpu")
+BEST_DEVICE = devices.best_device  # of users; tests/conftest.py replaces it
 
 
-def test_auto_and_cpu():
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """The second of two GPUs is the current one."""
+    monkeypatch.setattr(devices, "best_device", BEST_DEVICE)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+
+
+def test_auto_and_cpu(monkeypatch):
     assert devices.pick_device("cpu") == CPU
-    assert devices.pick_device("auto").type in ("cpu", "cuda")
+    monkeypatch.setattr(devices, "best_device", BEST_DEVICE)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert devices.pick_device("auto") == CPU
+
+
+@pytest.mark.parametrize(
+    ("name", "picked"),
+    [("auto", "cuda:1"), ("cuda", "cuda:1"), ("cuda:0", "cuda:0"), ("cuda:1", "cuda:1"), ("cpu", "cpu")],
+)
+def test_a_cuda_device_has_an_index(two_gpus, name, picked):
+    """`torch.cuda.set_device` refuses one without."""
+    device = devices.pick_device(name)
+    assert str(device) == picked
+    assert devices.with_index(device) == device
+
+
+def test_only_a_cuda_device_gets_an_index(two_gpus):
+    assert devices.with_index(torch.device("cuda")) == torch.device("cuda:1")
+    for name in ("cuda:0", "cpu", "mps", "meta"):
+        assert devices.with_index(torch.device(name)) == torch.device(name)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_a_gpu_is_found_and_can_become_the_current_one(monkeypatch, name):
+    monkeypatch.setattr(devices, "best_device", BEST_DEVICE)
+    device = devices.pick_device(name)
+    assert device == torch.device("cuda", torch.cuda.current_device())
+    torch.cuda.set_device(device)
+    assert torch.zeros(1, device=device).device == device
+
+
+def test_in_tests_auto_means_the_cpu():
+    assert devices.pick_device("auto") == CPU
 
 
 @pytest.mark.parametrize("name", ["gpu", "tpu:0", "cuda:x"])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gantx.draws import Draw, draw, for_seeds, take
+from gantx.draws import Draw, RandomInputs, draw, for_seeds, take
 
 CPU = torch.device("cpu")
 SPEC = {
@@ -201,3 +201,61 @@ def test_numbers_stay_what_they_are():
         rtol=0,
         atol=1e-6,
     )
+
+
+# --- draws of a run, in tensors that stay ------------------------------------------------------------------
+
+
+def filled(spec=SPEC, seed=1, stream="D", step=3):
+    inputs = RandomInputs(spec, CPU)
+    inputs.fill(seed=seed, stream=stream, step=step)
+    return inputs.draws
+
+
+def test_inputs_are_shaped_like_draws_and_stay_where_they_are():
+    inputs = RandomInputs(SPEC, CPU)
+    places = {name: value.data_ptr() for name, value in leaves(inputs.draws)}
+    assert {n: (v.shape, v.dtype) for n, v in leaves(inputs.draws)} == {
+        n: (v.shape, v.dtype) for n, v in leaves(make())
+    }
+    for step in (3, 4, 3):
+        before = {name: value.clone() for name, value in leaves(inputs.draws)}
+        inputs.fill(seed=1, stream="D", step=step)
+        assert {name: value.data_ptr() for name, value in leaves(inputs.draws)} == places
+        assert all(not torch.equal(value, before[name]) for name, value in leaves(inputs.draws))
+    assert same(inputs.draws, filled())
+
+
+@pytest.mark.parametrize("change", [{"seed": 2}, {"stream": "G"}, {"step": 4}])
+def test_seed_stream_and_step_change_every_input(change):
+    other = dict(leaves(filled(**change)))
+    assert not [name for name, value in leaves(filled()) if torch.equal(value, other[name])]
+
+
+def test_order_of_the_names_does_not_matter_to_inputs():
+    assert same(filled({name: SPEC[name] for name in reversed(SPEC)}), filled())
+
+
+def test_inputs_have_the_distributions_that_were_asked_for():
+    spec = {
+        "normal": Draw("normal", (20_000,)),
+        "uniform": Draw("uniform", (20_000,)),
+        "few": Draw("integers", (20_000,), low=-2, high=3),
+        "many": Draw("integers", (20_000,), low=10, high=14),
+    }
+    found = filled(spec)
+    assert abs(found["normal"].mean()) < 0.03
+    assert abs(found["normal"].std() - 1) < 0.03
+    assert 0 <= found["uniform"].min() < found["uniform"].max() < 1
+    for name, numbers in (("few", [-2, -1, 0, 1, 2]), ("many", [10, 11, 12, 13])):
+        kinds, counts = found[name].unique(return_counts=True)
+        assert kinds.tolist() == numbers
+        assert counts.min() > 0.9 * 20_000 / len(numbers)
+
+
+def test_filling_inputs_leaves_the_global_generator_alone_and_knows_its_kinds():
+    before = torch.get_rng_state()
+    filled()
+    assert torch.equal(before, torch.get_rng_state())
+    with pytest.raises(KeyError, match="gaussian"):
+        RandomInputs({"z": Draw("gaussian", (4,))}, CPU)

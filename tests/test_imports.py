@@ -27,6 +27,7 @@ ORDER = [
         "gantx.draws",
         "gantx.devices",
         "gantx.compiling",
+        "gantx.runtime",
     },
     {"gantx.sections"},
     {"gantx.architectures"},

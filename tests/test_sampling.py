@@ -8,7 +8,7 @@ import pytest
 import torch
 from styled_networks import SECTIONS, styled
 
-from gantx import config, models, sampling
+from gantx import config, devices, models, sampling
 from gantx.draws import Draw, for_seeds
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.sampling import Truncation
@@ -189,7 +189,7 @@ def test_on_the_cpu_batches_pass_through_one_by_one():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_batches_arrive_whole_and_in_order(generator):
-    device = torch.device("cuda")
+    device = devices.pick_device("cuda")
     batches = [torch.full((64, 3, 64, 64), number, dtype=torch.uint8, device=device) for number in range(9)]
     for number, batch in enumerate(sampling.fetch(iter(batches))):
         assert batch.device.type == "cpu"

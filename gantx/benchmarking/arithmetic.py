@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
@@ -14,9 +13,9 @@ from gantx import models
 from gantx.benchmarking.timing import durations
 from gantx.config import RunConfig
 from gantx.draws import Draws, draw, take
-from gantx.models.layers.linear import linear
+from gantx.training.optimized_network import OptimizedNetwork
 from gantx.training.recipes import stages
-from gantx.training.stage import Player, Stage
+from gantx.training.stage import Stage, differentiate
 
 ON_GPU, ON_CPU, ON_FEW_THREADS = 8192, 4096, 1024  # sides of matrices large enough to find the ceiling
 FEW_THREADS = 4
@@ -59,25 +58,26 @@ def flops_of_stages(settings: RunConfig) -> dict[str, int]:
     """
     with torch.device("meta"):
         generator, discriminator = models.build(settings.generator), models.build(settings.discriminator)
-    players = (
-        Player(generator, settings.optimizer.generator),
-        Player(discriminator, settings.optimizer.discriminator),
+    networks = (
+        OptimizedNetwork(generator, settings.optimizer.generator),
+        OptimizedNetwork(discriminator, settings.optimizer.discriminator),
     )
-    return {stage.name: _flops(stage, settings.data.resolution) for stage in stages(settings, *players)}
+    return {stage.name: _flops(stage, settings.data.resolution) for stage in stages(settings, *networks)}
 
 
 def _flops(stage: Stage, side: int) -> int:
-    """Operations of one step of a stage whose players are on the meta device."""
-    for player in stage.holds:
-        player.network.requires_grad_(stage.spills)
-    stage.moves.network.requires_grad_(True)
+    """Operations of one step of a stage whose networks are on the meta device."""
+    for other in stage.holds:
+        other.train_parameters(False)
+    stage.moves.train_parameters(True)
     drawn = draw(stage.spec, seed=0, stream=stage.name, step=0, device=torch.device("cpu"))
     draws: Draws = tree_map(lambda value: value.to("meta"), drawn)
     total = 0
-    for loss, samples in stage.passes:
+    for loss, samples, _ in stage.passes:
         reals = {name: torch.empty(samples, 3, side, side, device="meta") for name in stage.reals}
         with FlopCounter() as counter:
-            loss(reals, take(draws, stage.spec, slice(0, samples))).loss.backward()
+            part = take(draws, stage.spec, slice(0, samples))
+            differentiate(loss, stage.moves.parameters, reals, part, 1.0)
         total += counter.total * (stage.batch // samples)
     return total
 
@@ -85,8 +85,7 @@ def _flops(stage: Stage, side: int) -> int:
 def matmul_ceiling(device: torch.device, precision: str, side: int | None = None) -> float:
     """TFLOP/s of the fastest product of two large matrices, measured now: what no network can exceed by much.
 
-    On a CPU in float32 the faster of PyTorch's own product and that of `gantx.models.layers.linear` counts,
-    at the number of threads that torch has.
+    On a CPU at the number of threads that torch has.
 
     Args:
         device: where; a CUDA device must be the current one.
@@ -97,11 +96,8 @@ def matmul_ceiling(device: torch.device, precision: str, side: int | None = None
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     times = 25 if device.type == "cuda" else 8
-    fastest = float("inf")
     with torch.no_grad():
-        for product in (_product, linear) if device.type == "cpu" else (_product,):
-            seconds = durations(lambda product=product: product(left, right), device, times)  # type: ignore[misc]
-            fastest = min(fastest, *seconds)
+        fastest = min(durations(lambda: left @ right.T, device, times))
     return 2 * side**3 / fastest / 1e12
 
 
@@ -110,7 +106,3 @@ def _large(device: torch.device) -> int:
     if device.type != "cpu":
         return ON_GPU
     return ON_FEW_THREADS if torch.get_num_threads() <= FEW_THREADS else ON_CPU
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    return left @ right.T

@@ -19,7 +19,7 @@ from gantx.benchmarking.timing import durations
 from gantx.config import RunConfig
 from gantx.draws import for_seeds
 
-WARM_UP, PASSES = 3, 10  # passes of the generator that do not count, and that do
+WARM_UP, PASSES = 3, 10  # passes of the generator that do not count (the third captures), and that do
 IMAGES_ON_GPU, IMAGES_ELSEWHERE = 50_000, 512  # painted to the file unless the user says otherwise
 
 Say = Callable[[str], None]
@@ -38,7 +38,8 @@ class PaintingFigures:
         file_images_per_second: from seeds to one whole .npy file, everything in between included.
         share_of_generator: `file_images_per_second` against `generator_images_per_second`.
         file_seconds: that the file took.
-        warm_up_seconds: what the first passes of the generator took longer than later ones: compiling.
+        warm_up_seconds: what the first passes of the generator took longer than later ones: compiling, and
+            capturing what is replayed.
         peak_memory_gib: of the GPU: all that was allocated at once; on the CPU: of the process.
         machine: where.
     """
@@ -84,13 +85,13 @@ def measure(
         generator = random_generator(settings, device)
         batch = batch or sampling.batch_for(generator, device, count)
         if compile:
-            generator = sampling.compiled(generator, device)
+            generator = sampling.compiled(generator)
         say(f"measuring the generator of {settings.name}")
-        alone, warm_up = generator_rate(generator, batch, device)
+        alone, warm_up = generator_rate(generator, batch, device, say)
         say(f"painting {count:,} images to a file")
         with tempfile.TemporaryDirectory() as folder:
             how = {"batch": batch, "device": device, "ratio": settings.data.ratio, "constant": compile}
-            write = partial(_write, generator, how)
+            write = partial(_write, generator, {**how, "log": say})
             write(Path(folder) / "first.npy", min(count, 2 * batch))
             before = time.perf_counter()
             write(Path(folder) / "all.npy", count)
@@ -119,19 +120,24 @@ def random_generator(settings: RunConfig, device: torch.device) -> Any:
 
 
 @torch.no_grad()
-def generator_rate(generator: Any, batch: int, device: torch.device) -> tuple[float, float]:
-    """How fast a generator paints, from latents on the device to float images there.
+def generator_rate(generator: Any, batch: int, device: torch.device, say: Say) -> tuple[float, float]:
+    """How fast a generator paints, from latents on the device to float images there; replayed on CUDA.
 
     Args:
         generator: a network of `gantx.models`, on `device`.
         batch: images painted at once.
         device: where.
+        say: receives a line where nothing can be replayed.
 
     Returns:
         Images a second, and the seconds that the first passes took longer than later ones.
     """
     q: Any = for_seeds(sampling.spec_of_one(generator), range(batch), device)
-    seconds = durations(lambda: generator(q["z"], q["noise"]), device, WARM_UP + PASSES)
+    passes = WARM_UP + PASSES
+    painter = sampling.Painter(
+        lambda given: generator(given["z"], given["noise"]), device, batches=passes, log=say
+    )
+    seconds = durations(lambda: painter(q), device, passes)
     usual = median(seconds[WARM_UP:])
     return batch / usual, max(0.0, sum(seconds[:WARM_UP]) - WARM_UP * usual)
 

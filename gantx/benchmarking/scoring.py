@@ -74,7 +74,7 @@ def measure(settings: RunConfig, device: torch.device, *, batch: int, say: Say) 
         generator = random_generator(settings, device)
         say(f"measuring the generator of {settings.name}")
         with full_precision(device):
-            painting, _ = generator_rate(generator, batch, device)
+            painting, _ = generator_rate(generator, batch, device, say)
         say(f"measuring the features of {wanted.features}")
         images = torch.randint(0, 256, (batch, *generator.image_shape), dtype=torch.uint8, device=device)
         resizing = None

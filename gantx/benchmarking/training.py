@@ -19,13 +19,12 @@ from gantx.benchmarking.timing import Stopwatch, durations
 from gantx.config import RunConfig
 from gantx.data.batches import Batches
 from gantx.data.prepare import Prepared
-from gantx.draws import draw
-from gantx.training import ema, loop
-from gantx.training.compiling import WORTHWHILE, compiled
-from gantx.training.recipes import stages
+from gantx.training import loop
+from gantx.training.compiling import WORTHWHILE
 from gantx.training.settling import Say, frozen_garbage, prepared_process, settle
-from gantx.training.stage import Stage, run_stage
+from gantx.training.stage import Stage
 from gantx.training.state import TrainingState
+from gantx.training.steps import Required, Step, build_steps
 
 WARM_UP = 3  # steps of each stage that do not count: compilers, caches and memory settle in them
 STEPS_ON_GPU, STEPS_ELSEWHERE = 40, 10  # iterations that count unless the user says otherwise
@@ -63,8 +62,9 @@ class TrainingFigures:
     Attributes:
         preset: its name.
         batch: real images of one iteration.
-        precision: `fp32` or `bf16` autocast.
+        precision: `fp32` or `bf16`.
         compiled: whether the losses are.
+        replayed: whether steps are replayed as CUDA graphs.
         iterations: that were measured.
         images_per_second: real images shown to D in a second of the whole loop.
         iteration_milliseconds: of the whole loop, in the mean over a period of its lazy steps.
@@ -83,6 +83,7 @@ class TrainingFigures:
     batch: int
     precision: str
     compiled: bool
+    replayed: bool
     iterations: int
     images_per_second: float
     iteration_milliseconds: float
@@ -119,14 +120,17 @@ def measure(settings: RunConfig, device: torch.device, *, steps: int | None, say
     training = settings.training
     with measuring(device, training.threads, training.batch), prepared_process(settings, device):
         say(f"{'compiling' if training.compile else 'warming up'} the steps of {settings.name}")
-        run = Trainer(settings, device)
-        first = {stage.name: durations(partial(run.step, stage), device, WARM_UP) for stage in run.stages}
+        run = Trainer(settings, device, say)
+        first = {
+            step.stage.name: durations(partial(run.step, step), device, WARM_UP) for step in run.steps.steps
+        }
         with frozen_garbage():
             wanted = steps or (STEPS_ON_GPU if device.type == "cuda" else STEPS_ELSEWHERE)
             alone = max(3, min(wanted, ALONE))
             say(f"measuring each step {alone} times")
             seconds = {
-                stage.name: median(durations(partial(run.step, stage), device, alone)) for stage in run.stages
+                step.stage.name: median(durations(partial(run.step, step), device, alone))
+                for step in run.steps.steps
             }
             average = median(durations(run.average, device, alone))
             warm_up = sum(sum(spans) - WARM_UP * seconds[name] for name, spans in first.items())
@@ -164,6 +168,7 @@ def measure(settings: RunConfig, device: torch.device, *, steps: int | None, say
         batch=training.batch,
         precision=training.precision,
         compiled=training.compile is True,
+        replayed=training.cuda_graphs is True and device.type == "cuda",
         iterations=iterations,
         images_per_second=training.batch / iteration,
         iteration_milliseconds=1000 * iteration,
@@ -182,11 +187,16 @@ def measure(settings: RunConfig, device: torch.device, *, steps: int | None, say
 class Trainer:
     """A run of `gantx train` without data and without a journal.
 
+    Args:
+        settings: settled.
+        device: where.
+        log: receives a sentence where an optimisation fails.
+
     Attributes:
-        stages: of one iteration, compiled where the settings say so.
+        steps: of one iteration, compiled and replayed where the settings say so.
     """
 
-    def __init__(self, settings: RunConfig, device: torch.device) -> None:
+    def __init__(self, settings: RunConfig, device: torch.device, log: Say) -> None:
         self._settings, self._device = settings, device
         self._state = TrainingState(settings, device)
         self._state.set_attention_window(None)
@@ -197,29 +207,25 @@ class Trainer:
             device=device,
             resident=settings.data.resident,
         )
-        state = self._state
-        plain = stages(settings, state.generator, state.discriminator, state.path_length)
-        self.stages = compiled(plain, settings)
-        self._autocast = torch.autocast(
-            device.type,
-            dtype=torch.bfloat16,
-            enabled=settings.training.precision == "bf16",
-            cache_enabled=False,
-        )
+        # A step that goes on without an optimisation would be measured under its name.
+        self.steps = build_steps(settings, self._state, log=log, required=Required(True, True))
+        self._iteration = 0
 
-    def step(self, stage: Stage) -> None:
+    @property
+    def stages(self) -> list[Stage]:
+        """The kinds of steps of one iteration."""
+        return [step.stage for step in self.steps.steps]
+
+    def step(self, step: Step) -> None:
         """One step of a stage alone."""
-        run_stage(
-            stage,
-            {stream: self._batches.at(stream, 0, stage.batch) for stream in stage.reals},
-            draw(stage.spec, seed=0, stream=stage.name, step=0, device=self._device),
-            autocast=self._autocast,
-            statistics=self._state.statistics,
-        )
+        self._iteration += 1
+        positions = dict.fromkeys(step.stage.reals, self._iteration * step.stage.batch)
+        step.load(self._batches, positions, seed=0, iteration=self._iteration)
+        step()
 
     def average(self) -> None:
         """One update of the average of G."""
-        ema.update(self._state.average, self._state.generator.network, 0.999)
+        self.steps.average()
 
     def iterate(self, count: int) -> list[float]:
         """So many iterations of the training loop: seconds of each."""
@@ -228,7 +234,7 @@ class Trainer:
         settings = self._settings.model_copy(update={"training": training.model_copy(update=until)})
         watch = Stopwatch(self._device)
         watch.mark()
-        loop.train(settings, state, self.stages, self._batches, cast(Any, _Laps(watch)))
+        loop.train(settings, state, self.steps, self._batches, cast(Any, _Laps(watch)))
         return watch.spans()
 
 

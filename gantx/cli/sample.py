@@ -126,13 +126,18 @@ def sample(
         columns, rows = imaging.grid_shape(0, grid) if grid is not None else (8, 8)
         what = numbers = range(seed, seed + (number or columns * rows))
     shape = imaging.grid_shape(len(numbers), grid) if output.suffix.lower() == ".png" else None
-    images: Iterator[Any] = model.paint(what, truncation=truncation, cutoff=cutoff, batch=batch)
-    if dtype == "uint8":
-        images = (sampling.quantise(part) for part in images)
     origin = "seed" if latents is None else "latent"
     text = model.provenance(truncation, cutoff)
-    shown = _shown(sampling.fetch(images), len(numbers), compile)
-    imaging.save_images(output, shown, numbers, text, shape, origin)
+    with Waiting() as waiting:
+        images: Iterator[Any] = model.paint(
+            what, truncation=truncation, cutoff=cutoff, batch=batch, log=waiting.say
+        )
+        if dtype == "uint8":
+            images = (sampling.quantise(part) for part in images)
+        if compile:
+            waiting.say("compiling the generator: the first images may take minutes")
+        shown = _shown(sampling.fetch(images), len(numbers), waiting)
+        imaging.save_images(output, shown, numbers, text, shape, origin)
     print(output)
 
 
@@ -166,13 +171,10 @@ def _compare(source: Path, target: Path | None, batch: int | None, device: str) 
         )
 
 
-def _shown(batches: Iterator[Any], total: int, compiling: bool) -> Iterator[Any]:
-    """Pass batches on, showing how far the painting is, and what the first of them waits for."""
+def _shown(batches: Iterator[Any], total: int, waiting: Waiting) -> Iterator[Any]:
+    """Pass batches on, showing how far the painting is."""
     done = 0
-    with Waiting() as waiting:
-        if compiling:
-            waiting.say("compiling the generator: the first images may take minutes")
-        for batch in batches:
-            yield batch
-            done += len(batch)
-            waiting.show("painting", done, total)
+    for batch in batches:
+        yield batch
+        done += len(batch)
+        waiting.show("painting", done, total)

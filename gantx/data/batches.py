@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from gantx import devices
 from gantx.data.prepare import Prepared
 
 _ORDERS_KEPT = 2  # epochs a stream; a batch may straddle two
@@ -69,7 +70,7 @@ class Batches:
         self.resident = resident == "device" or (resident == "auto" and _fits(prepared, device))
         self._seed = seed
         self._mirror = mirror
-        self._device = _with_index(torch.device(device))
+        self._device = devices.with_index(torch.device(device))
         with warnings.catch_warnings():
             # The map is read-only, which torch cannot express; nothing here writes to it.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -97,19 +98,19 @@ class Batches:
         Returns:
             float32 [count, 3, R, R] in [-1, 1] on the device: pixel / 127.5 - 1.
         """
+        images = torch.empty((count, *self._images.shape[1:]), device=self._device)
+        self.fill(images, stream, start)
+        return images
+
+    def fill(self, images: Tensor, stream: str, start: int) -> None:
+        """Write images start, start + 1, ... of a stream, as `at` gives them, into `images` [B, 3, R, R]."""
+        count = len(images)
         if self.resident:
             order = self._order(stream, start, count)
-            return _to_float(self._images.index_select(0, order.rows), order.flips)
-        waiting = self._fetches.pop((stream, start, count), None)
-        fetched = self._fetch(stream, start, count) if waiting is None else waiting.result()
-        if fetched.arrived is not None:
-            current = torch.cuda.current_stream(self._device)
-            current.wait_event(fetched.arrived)
-            # The memory belongs to the copying stream; it must not be reused before this one has read it.
-            for tensor in (fetched.pixels, fetched.flips):
-                if tensor is not None:
-                    tensor.record_stream(current)
-        return _to_float(fetched.pixels, fetched.flips)
+            pixels, flips = self._images.index_select(0, order.rows), order.flips
+        else:
+            pixels, flips, _ = self._arrived(stream, start, count)
+        _to_float(pixels, flips, images)
 
     def prefetch(self, stream: str, start: int, count: int) -> None:
         """Begin to fetch what `at` with the same arguments will return; nothing to do when resident."""
@@ -121,6 +122,19 @@ class Batches:
         while len(self._fetches) >= _FETCHES_KEPT:
             self._fetches.pop(next(iter(self._fetches))).cancel()
         self._fetches[key] = self._fetcher.submit(self._fetch, stream, start, count)
+
+    def _arrived(self, stream: str, start: int, count: int) -> _Fetched:
+        """A batch that was prefetched, or is fetched now, once the device has it."""
+        waiting = self._fetches.pop((stream, start, count), None)
+        fetched = self._fetch(stream, start, count) if waiting is None else waiting.result()
+        if fetched.arrived is not None:
+            current = torch.cuda.current_stream(self._device)
+            current.wait_event(fetched.arrived)
+            # The memory belongs to the copying stream; it must not be reused before this one has read it.
+            for tensor in (fetched.pixels, fetched.flips):
+                if tensor is not None:
+                    tensor.record_stream(current)
+        return fetched
 
     def _fetch(self, stream: str, start: int, count: int) -> _Fetched:
         rows, flips = self._order(stream, start, count)
@@ -174,16 +188,11 @@ class Batches:
         return _Order(rows.to(where), None if flips is None else flips.to(where))
 
 
-def _to_float(pixels: Tensor, flips: Tensor | None) -> Tensor:
-    """uint8 [B, 3, R, R], mirrored where `flips` [B] says so, to float32 in [-1, 1]."""
+def _to_float(pixels: Tensor, flips: Tensor | None, out: Tensor) -> None:
+    """uint8 [B, 3, R, R], mirrored where `flips` [B] says so, into float32 `out` in [-1, 1]."""
     if flips is not None:
         pixels = torch.where(flips[:, None, None, None], pixels.flip(-1), pixels)
-    return pixels.to(torch.float32).div_(127.5).sub_(1.0)
-
-
-def _with_index(device: torch.device) -> torch.device:
-    """Fix which GPU "cuda" means: the fetching thread has a current device of its own."""
-    return torch.device("cuda", torch.cuda.current_device()) if str(device) == "cuda" else device
+    torch.div(pixels, 127.5, out=out).sub_(1.0)
 
 
 def _fits(prepared: Prepared, device: torch.device) -> bool:

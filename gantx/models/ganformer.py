@@ -11,6 +11,7 @@ Notable in it:
 - queries, keys, values and modulation are linear, so their products are formed on the side of the m latents
   and the n cells meet one narrow matrix; position codes never carry the batch
 - attention maps are by-products, returned only on request
+- features and products are of the compute type; latents, scores, attention, gates and statistics are float32
 - a discriminator with latents of its own, `aggregators`, that read the image at every resolution
 
 Sizes, order of operations and initialisation follow the released code. Biases of keys are left out: they
@@ -27,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantx.draws import Draw, Draws, Spec
+from gantx.models.layers.normalization import rms_norm
 from gantx.models.layers.recomputation import run_block
 from gantx.models.stylegan2 import (
     SLOPE,
@@ -40,8 +42,8 @@ from gantx.models.stylegan2 import (
     group_deviation,
     pointwise,
     to_cells,
-    unit_rms,
 )
+from gantx.runtime.precision import to_compute, widened
 
 MASKED = -10_000.0  # added to the scores of a latent that is left out
 
@@ -121,7 +123,7 @@ def by_head(x: Tensor, heads: int) -> Tensor:
 
 
 def per_head(layer: EqualLinear, heads: int) -> Tensor:
-    """The matrix of a layer with h·s outputs as [h, s, in]."""
+    """The matrix of a layer with h·s outputs as [h, s, in], in the compute type."""
     split: Tensor = layer.matrix().unflatten(0, (heads, -1))
     return split
 
@@ -136,6 +138,8 @@ class SimplexScores(nn.Module):
         position_dim: size q of the latents' position codes, or None when they have none.
         heads: attention heads h.
     """
+
+    compute_dtype: torch.dtype | None = None
 
     def __init__(
         self, channels: int, latent_dim: int, grid_dim: int, position_dim: int | None, heads: int
@@ -162,8 +166,9 @@ class SimplexScores(nn.Module):
             mask: added to the scores of each latent, [B, m], or None.
 
         Returns:
-            Attention that each cell pays to each latent, [B, n, h, m]; sums to 1 over m.
+            Attention that each cell pays to each latent, float32 [B, n, h, m]; sums to 1 over m.
         """
+        cells, grid = to_compute(cells, self.compute_dtype), to_compute(grid, self.compute_dtype)
         keys = self.to_keys(latents)  # [B, m, C]
         if self.positions_to_keys is not None:
             keys = keys + self.positions_to_keys(positions)
@@ -171,7 +176,8 @@ class SimplexScores(nn.Module):
         # Queries are linear in cells and codes: what they would be multiplied with is multiplied instead.
         for_cells = (keys @ per_head(self.to_queries, self.heads)).flatten(1, 2)  # [B, h·m, C]
         for_grid = (keys @ per_head(self.grid_to_queries, self.heads)).flatten(1, 2)  # [B, h·m, p]
-        bias = (self.to_queries.offset() + self.grid_to_queries.offset()).unflatten(0, (self.heads, -1, 1))
+        bias = (self.to_queries.offset() + self.grid_to_queries.offset()).to(keys.dtype)
+        bias = bias.unflatten(0, (self.heads, -1, 1))
         fixed = grid @ for_grid.transpose(1, 2) + (keys @ bias).flatten(1)[:, None]  # [B, n, h·m]
         scores = torch.baddbmm(fixed, cells, for_cells.transpose(1, 2))
         return attention_of(scores, self.heads, mask)
@@ -191,12 +197,14 @@ class CentroidScores(nn.Module):
         iterations: how often cells choose; between two choices, centroids move to the cells that chose them.
     """
 
+    compute_dtype: torch.dtype | None = None
+
     def __init__(self, channels: int, latents: int, grid_dim: int, heads: int, iterations: int) -> None:
         super().__init__()
         self.heads = heads
         self.iterations = iterations
-        self.to_queries = EqualLinear(channels, channels)
-        self.grid_to_queries = EqualLinear(grid_dim, channels)
+        self.to_queries = EqualLinear(channels, channels, widen=True)
+        self.grid_to_queries = EqualLinear(grid_dim, channels, widen=True)
         self.centroids = nn.Parameter(torch.randn(heads, latents, 2 * channels // heads))
         self.weights = nn.Parameter(torch.ones(heads, 1, 2 * channels // heads))
 
@@ -204,6 +212,7 @@ class CentroidScores(nn.Module):
         self, cells: Tensor, grid: Tensor, latents: Tensor, positions: Tensor | None, mask: Tensor | None
     ) -> Tensor:
         """As in `SimplexScores`; what the latents and their positions are plays no part."""
+        cells, grid = to_compute(cells, self.compute_dtype), to_compute(grid, self.compute_dtype)
         scale = (cells.shape[2] // self.heads) ** -0.5
         # Piece h of the 2C numbers belongs to head h; zeros elsewhere keep heads apart in one product.
         rows = torch.block_diag(*(self.centroids * self.weights * scale))  # [h·m, 2C]
@@ -216,17 +225,19 @@ class CentroidScores(nn.Module):
 
     def _choose(self, cells: Tensor, grid: Tensor, rows: Tensor, mask: Tensor | None) -> Tensor:
         """Attention [B, n, h, m] by scores with `rows` [h·m, 2C] or [B, h·m, 2C]."""
-        content, place = rows.chunk(2, dim=-1)
+        content, place = rows.to(cells.dtype).chunk(2, dim=-1)
         for_cells = content @ self.to_queries.matrix()  # [..., h·m, C]
         for_grid = place @ self.grid_to_queries.matrix()  # [..., h·m, p]
-        bias = content @ self.to_queries.offset() + place @ self.grid_to_queries.offset()  # [..., h·m]
+        of_content = content @ self.to_queries.offset().to(cells.dtype)
+        of_place = place @ self.grid_to_queries.offset().to(cells.dtype)
+        bias = of_content + of_place  # [..., h·m]
         fixed = grid @ for_grid.transpose(-2, -1) + bias[..., None, :]  # [..., n, h·m]
         return attention_of(cells @ for_cells.transpose(-2, -1) + fixed, self.heads, mask)
 
     def _centres(self, cells: Tensor, grid: Tensor, chosen: Tensor) -> Tensor:
         """Mean of the 2C numbers of the cells that chose each latent, [B, h, m, 2C]."""
         shares = chosen / (chosen.sum(1, keepdim=True) + 1e-8)  # [B, n, h, m]
-        shares = shares.flatten(2).transpose(1, 2)  # [B, h·m, n]
+        shares = shares.to(cells.dtype).flatten(2).transpose(1, 2)  # [B, h·m, n]
         content: Tensor = self.to_queries(shares @ cells)
         place: Tensor = self.grid_to_queries(shares @ grid)
         centres: Tensor = torch.cat([content, place], dim=2).unflatten(1, (self.heads, -1))
@@ -234,8 +245,8 @@ class CentroidScores(nn.Module):
 
 
 def attention_of(scores: Tensor, heads: int, mask: Tensor | None) -> Tensor:
-    """Scores [B, n, h·m] to attention [B, n, h, m] that sums to 1 over m; `mask` [B, m] is added first."""
-    split: Tensor = scores.unflatten(2, (heads, -1))
+    """Scores [B, n, h·m], `mask` [B, m] added, to float32 attention [B, n, h, m] that sums to 1 over m."""
+    split: Tensor = widened(scores).unflatten(2, (heads, -1))
     if mask is not None:
         split = split + mask[:, None, None]
     return split.softmax(3)
@@ -277,11 +288,11 @@ class Gate(nn.Module):
     def __init__(self, dim: int, position_dim: int | None, heads: int, bias: float) -> None:
         super().__init__()
         self.bias = bias
-        self.content = EqualLinear(dim, heads)
-        self.position = None if position_dim is None else EqualLinear(position_dim, heads)
+        self.content = EqualLinear(dim, heads, widen=True)
+        self.position = None if position_dim is None else EqualLinear(position_dim, heads, widen=True)
 
     def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
-        """[B, k, dim] with position codes [k, p] to values in (0, 1), [B, k, h]."""
+        """[B, k, dim] with position codes [k, p] to float32 in (0, 1), [B, k, h]."""
         logits: Tensor = self.content(x) + self.bias
         if self.position is not None:
             logits = logits + self.position(positions)
@@ -352,7 +363,7 @@ class ImageAttention(nn.Module):
 
         Returns:
             Cells [B, n, C]; a gain [B, n, C] that they still have to be multiplied with, or None; the
-            attention [B, n, h, m] before dropout.
+            attention [B, n, h, m] before dropout, float32.
         """
         looks = self.scores(cells, grid, latents, positions, mask)
         if self.latent_gate is not None:
@@ -369,53 +380,60 @@ class ImageAttention(nn.Module):
 
         mean, inverse = self._statistics(cells)
         if self.integration == "add":
-            read = torch.baddbmm(bias, shares, values)
+            read = scaled_product(shares, values, bias, None)
             return (cells if mean is None else cells - mean) + read, None, looks
         channels = cells.shape[2]
         gain = scaled_product(shares, values[..., :channels], 1 + bias[:channels], inverse)
         if self.integration == "mul":
             return cells, gain, looks
-        read = torch.baddbmm(bias[channels:], shares, values[..., channels:])
+        read = scaled_product(shares, values[..., channels:], bias[channels:], None)
         return (cells if mean is None else cells - mean) * gain + read, None, looks
 
     def _statistics(self, cells: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Mean, if a bias is read, and 1 / root mean square, if a gain is, of cells [B, n, C]."""
+        """Of cells [B, n, C]: their mean, if a bias is read, and float32 1 / root mean square, if a gain is.
+
+        Sums are float32. The cells are not widened for them: backward would keep a large tensor.
+        """
         if self.normalization == "none":
             return None, None
         dim = 2 if self.normalization == "layer" else 1
-        mean = None if self.integration == "mul" else cells.mean(dim, keepdim=True)
+        wide = torch.promote_types(cells.dtype, torch.float32)
+        mean = None
+        if self.integration != "mul":
+            mean = cells.mean(dim, keepdim=True, dtype=wide).to(cells.dtype)
         if self.integration == "add":
             return mean, None
-        centred = cells if mean is None else cells - mean
+        centred = widened(cells if mean is None else cells - mean)
         norm = torch.linalg.vector_norm(centred, dim=dim, keepdim=True)
         return mean, (norm.square() / cells.shape[dim] + 1e-8).rsqrt()
 
 
 def per_head_inputs(layer: EqualLinear, heads: int) -> Tensor:
-    """The matrix of a layer with h·s inputs as [h, s, out]."""
+    """The matrix of a layer with h·s inputs as [h, s, out], in the compute type."""
     split: Tensor = layer.matrix().unflatten(1, (heads, -1))
     return split.permute(1, 2, 0)
 
 
 def scaled_product(shares: Tensor, values: Tensor, bias: Tensor, scale: Tensor | None) -> Tensor:
-    """(shares @ values + bias) · scale in one product.
+    """(shares @ values + bias) · scale in one product, of the type of the values.
 
     Args:
-        shares: [B, n, k].
-        values: [B, k, C].
+        shares: [B, n, k], float32 as all that follow but the values.
+        values: [B, k, C], in the compute type.
         bias: [C].
         scale: per cell [B, n, 1] or per channel [B, 1, C], or None.
 
     Returns:
-        [B, n, C].
+        [B, n, C], in the compute type.
     """
+    kind = values.dtype
     if scale is None:
-        return torch.baddbmm(bias, shares, values)
+        return torch.baddbmm(bias.to(kind), shares.to(kind), values)
     shares = torch.cat([shares, torch.ones_like(shares[..., :1])], dim=2)
-    values = torch.cat([values, bias.expand(len(values), 1, -1)], dim=1)
+    values = torch.cat([values, bias.to(kind).expand(len(values), 1, -1)], dim=1)
     if scale.shape[2] == 1:
-        return (shares * scale) @ values
-    return shares @ (values * scale)
+        return (shares * scale).to(kind) @ values
+    return shares.to(kind) @ (values * scale.to(kind))
 
 
 class LatentAttention(nn.Module):
@@ -429,6 +447,8 @@ class LatentAttention(nn.Module):
         heads: attention heads h.
     """
 
+    compute_dtype: torch.dtype | None = None
+
     def __init__(
         self, dim: int, seen_dim: int, position_dim: int | None, seen_position_dim: int | None, heads: int
     ) -> None:
@@ -437,7 +457,7 @@ class LatentAttention(nn.Module):
         self.to_queries = EqualLinear(dim, dim)
         self.to_keys = EqualLinear(seen_dim, dim, bias=None)
         self.to_values = EqualLinear(seen_dim, dim)
-        self.modulation = EqualLinear(dim, dim)
+        self.modulation = EqualLinear(dim, dim, widen=True)
         self.positions_to_queries = None if position_dim is None else EqualLinear(position_dim, dim)
         self.positions_to_keys = None
         if seen_position_dim is not None:
@@ -465,8 +485,9 @@ class LatentAttention(nn.Module):
             rate: of the dropout.
 
         Returns:
-            [B, m, d].
+            [B, m, d], float32.
         """
+        seen = to_compute(seen, self.compute_dtype)
         queries = self.to_queries(latents)
         if self.positions_to_queries is not None:
             queries = queries + self.positions_to_queries(positions)
@@ -476,16 +497,16 @@ class LatentAttention(nn.Module):
         scores = for_seen @ seen.transpose(1, 2)  # [B, h·m, n]
         if self.positions_to_keys is not None and seen_positions is not None:
             for_positions = queries @ per_head(self.positions_to_keys, self.heads)
-            scores = scores + for_positions.flatten(1, 2) @ seen_positions.t()
-        scores = scores.unflatten(1, (self.heads, -1))
+            scores = scores + for_positions.flatten(1, 2) @ seen_positions.to(seen.dtype).t()
+        scores = widened(scores).unflatten(1, (self.heads, -1))
         if mask is not None:
             scores = scores + mask[:, None, None]
         looks = dropped(scores.softmax(3).transpose(1, 2), draws, rate).transpose(1, 2)  # [B, h, m, n]
 
-        read = looks.flatten(1, 2) @ seen  # [B, h·m, c]
+        read = looks.to(seen.dtype).flatten(1, 2) @ seen  # [B, h·m, c]
         values = read.unflatten(1, (self.heads, -1)) @ per_head(self.to_values, self.heads).transpose(1, 2)
         bias = self.to_values.offset().unflatten(0, (self.heads, 1, -1))  # [h, 1, s]
-        values = values + looks.sum(3, keepdim=True) * bias  # [B, h, m, s]
+        values = widened(values) + looks.sum(3, keepdim=True) * bias  # [B, h, m, s]
         added: Tensor = self.modulation(values.transpose(1, 2).flatten(2))
         return latents + added
 
@@ -506,8 +527,8 @@ class LatentStage(nn.Module):
     def __init__(self, dim: int, rate: float, residual: bool, attention: LatentAttention | None) -> None:
         super().__init__()
         self.attention = attention
-        self.first = EqualLinear(dim, dim, rate=rate, leaky=True)
-        self.second = EqualLinear(dim, dim, rate=rate) if residual else None
+        self.first = EqualLinear(dim, dim, rate=rate, leaky=True, widen=True)
+        self.second = EqualLinear(dim, dim, rate=rate, widen=True) if residual else None
 
     def forward(self, latents: Tensor, *reading: Any) -> Tensor:
         """[..., d] to [..., d]; `reading` is passed on to the attention."""
@@ -553,9 +574,9 @@ class Mapping(nn.Module):
             return LatentStage(dim, 0.01, residual, reading)
 
         self.local = nn.ModuleList(local_stage() for _ in range(stages))
-        self.local_out = EqualLinear(dim, dim, rate=0.01, leaky=True)
+        self.local_out = EqualLinear(dim, dim, rate=0.01, leaky=True, widen=True)
         self.overall = nn.ModuleList(LatentStage(dim, 0.01, residual, attention=None) for _ in range(stages))
-        self.overall_out = EqualLinear(dim, dim, rate=0.01, leaky=True)
+        self.overall_out = EqualLinear(dim, dim, rate=0.01, leaky=True, widen=True)
 
     def forward(
         self, z: Tensor, positions: Tensor | None, mask: Tensor | None, noise: Draws | None, rate: float
@@ -572,11 +593,11 @@ class Mapping(nn.Module):
         Returns:
             w, [B, m + 1, d].
         """
-        local = unit_rms(z[:, :-1], (1, 2) if self.latent_norm == "joint" else 2)
+        local = rms_norm(z[:, :-1], (1, 2) if self.latent_norm == "joint" else 2)
         for index, stage in enumerate(self.local):
             draws = None if noise is None else noise.get(f"mapping{index}")
             local = stage(local, local, positions, positions, mask, draws, rate)
-        overall = unit_rms(z[:, -1:], 2) if self.normalize_global else z[:, -1:]
+        overall = rms_norm(z[:, -1:]) if self.normalize_global else z[:, -1:]
         for stage in self.overall:
             overall = stage(overall)
         return torch.cat([self.local_out(local), self.overall_out(overall)], dim=1)
@@ -935,7 +956,7 @@ class Discriminator(nn.Module):
         self.from_rgb = EqualLinear(3, channels[0], leaky=True)
         self.blocks = nn.ModuleList(map(DownBlock, channels[:-1], channels[1:], sides))
         self.epilogue = Epilogue(channels[-1], group_size, group_channels)
-        self.out = EqualLinear(channels[-1] + components, max(classes, 1))
+        self.out = EqualLinear(channels[-1] + components, max(classes, 1), exact=True)
 
         self.aggregators = nn.Parameter(torch.rand(components, latent_dim))
         self.positions = nn.Parameter(torch.rand(components, latent_dim)) if positions else None
@@ -953,7 +974,7 @@ class Discriminator(nn.Module):
             }
         )
         self.component_linear = EqualLinear(latent_dim + 1, latent_dim, leaky=True)
-        self.component_out = EqualLinear(latent_dim, 1)
+        self.component_out = EqualLinear(latent_dim, 1, widen=True)
 
     def noise_spec(self, batch: int) -> Spec:
         """Draws of what is left out while training; {} otherwise."""

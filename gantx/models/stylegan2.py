@@ -8,7 +8,8 @@ Notable in it:
 - the released GANformer code adds a linear 3x3 convolution before the pixels: both linear maps are multiplied
   together before they meet the features, which saves more than a third of the generator's work
 - other families may put something `between` a layer's convolution and its activation: GANformer is that
-- features travel as channels_last
+- features travel as channels_last, between the generator's layers in the type that is multiplied in; styles,
+  colours and sums of the discriminator's branches are float32
 
 Sizes, order of operations and initialisation follow the released code.
 """
@@ -25,8 +26,10 @@ from torch import Tensor, nn
 
 from gantx.draws import Draw, Draws, Spec
 from gantx.models.layers.convolution import DoublingConvolution, HalvingConvolution, SameConvolution
+from gantx.models.layers.normalization import rms_norm
 from gantx.models.layers.recomputation import run_block
 from gantx.models.layers.resampling import Resample
+from gantx.runtime.precision import to_compute, widened
 
 Between = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 """What happens between a layer's convolution and its activation, see `Synthesis`."""
@@ -48,7 +51,11 @@ class EqualLinear(nn.Module):
         rate: learning rate in units of the optimiser's; weight and bias are stored divided by it.
         leaky: follow with a leaky ReLU of gain sqrt(2).
         gain: an extra factor on the result.
+        widen: return float32, for styles, latents, gates and sums.
+        exact: multiply in the type of the parameters whatever the compute type, for logits.
     """
+
+    compute_dtype: torch.dtype | None = None
 
     def __init__(
         self,
@@ -59,9 +66,13 @@ class EqualLinear(nn.Module):
         rate: float = 1.0,
         leaky: bool = False,
         gain: float = 1.0,
+        widen: bool = False,
+        exact: bool = False,
     ) -> None:
         super().__init__()
         self.leaky = leaky
+        self.widen = widen
+        self.exact = exact
         self.bias_scale = rate * gain * (GAIN if leaky else 1.0)  # as good before the leaky ReLU as after
         self.weight_scale = self.bias_scale / math.sqrt(in_dim)
         self.weight = nn.Parameter(torch.randn(out_dim, in_dim) / rate)
@@ -69,20 +80,23 @@ class EqualLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_dim] to [..., out_dim]."""
-        rows, columns = x.reshape(-1, x.shape[-1]), self.weight.t()
+        dtype = None if self.exact else self.compute_dtype
+        rows = to_compute(x, dtype).reshape(-1, x.shape[-1])
         if self.bias is None:
-            made = rows @ (columns * self.weight_scale)
+            made = rows @ to_compute(self.weight * self.weight_scale, dtype).t()
         else:
-            made = torch.addmm(self.bias, rows, columns, beta=self.bias_scale, alpha=self.weight_scale)
+            weight, bias = to_compute(self.weight, dtype), to_compute(self.bias, dtype)
+            made = torch.addmm(bias, rows, weight.t(), beta=self.bias_scale, alpha=self.weight_scale)
         made = made.view(*x.shape[:-1], -1)
+        made = widened(made) if self.widen else made
         return F.leaky_relu(made, SLOPE, inplace=True) if self.leaky else made
 
     def matrix(self) -> Tensor:
-        """The matrix [out_dim, in_dim] that inputs are multiplied with."""
-        return self.weight * self.weight_scale
+        """The matrix [out_dim, in_dim] that inputs are multiplied with, in the compute type."""
+        return to_compute(self.weight * self.weight_scale, self.compute_dtype)
 
     def offset(self) -> Tensor:
-        """What is added then, [out_dim]."""
+        """What is added then, [out_dim], in the type of the parameters."""
         assert self.bias is not None
         return self.bias * self.bias_scale
 
@@ -106,13 +120,11 @@ class EqualConvolution(nn.Module):
         self.scale = self.gain / math.sqrt(in_channels * 3**2)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        kind = HalvingConvolution if halve else SameConvolution
-        self.convolve = kind(in_channels, out_channels, side)
+        self.convolve = HalvingConvolution(in_channels, side) if halve else SameConvolution()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, in, S, S] to [B, out, S, S], or to half the side."""
+        """[B, in, S, S] to [B, out, S, S], or to half the side; in the compute type."""
         x = self.convolve(x, self.weight)
-        # Small tensors of full precision must not make large ones of half precision full again.
         bias = (self.gain * self.bias[:, None, None]).to(x.dtype)
         x = torch.add(bias, x, alpha=self.scale)
         return F.leaky_relu(x, SLOPE, inplace=True)
@@ -135,6 +147,7 @@ class ModulatedConvolution(nn.Module):
         double: double the side: transposed convolution of stride 2, then the low-pass filter.
     """
 
+    compute_dtype: torch.dtype | None = None
     plain_factor: Tensor
 
     def __init__(
@@ -149,11 +162,10 @@ class ModulatedConvolution(nn.Module):
         super().__init__()
         self.scale = 1 / math.sqrt(in_channels * 3**2)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
-        self.to_style = None if style_dim is None else EqualLinear(style_dim, in_channels, bias=1.0)
+        self.to_style = style_layer(style_dim, in_channels)
         if style_dim is None:
             self.register_buffer("plain_factor", torch.tensor(self.scale), persistent=False)
-        kind = DoublingConvolution if double else SameConvolution
-        self.convolve = kind(in_channels, out_channels, side)
+        self.convolve = DoublingConvolution(out_channels, side) if double else SameConvolution()
 
     def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         """Convolve.
@@ -163,20 +175,28 @@ class ModulatedConvolution(nn.Module):
             w: styles [B, D].
 
         Returns:
-            Features [B, out, S, S], or with twice the side, and a factor [B, out, 1, 1] or [] that they
-            still have to be multiplied with.
+            Features [B, out, S, S], or with twice the side, in the compute type; a float32 factor
+            [B, out, 1, 1] or [] that they still have to be multiplied with.
         """
         if self.to_style is None:
             return self.convolve(x, self.weight), self.plain_factor
         style, normalizer = self.factors(w)
-        return self.convolve(x * style[:, :, None, None], self.weight), normalizer[:, :, None, None]
+        x = to_compute(x, self.compute_dtype)
+        x = x * style.to(x.dtype)[:, :, None, None]
+        return self.convolve(x, self.weight), normalizer[:, :, None, None]
 
     def factors(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """What input and output channels are multiplied with, [B, in] and [B, out], for styles w [B, D]."""
         assert self.to_style is not None
         style = self.to_style(w) * self.scale
+        # A statistic, and a small product: float32 whatever the compute type.
         energy = style.square() @ self.weight.square().sum((2, 3)).t()
         return style, (energy + 1e-8).rsqrt()
+
+
+def style_layer(style_dim: int | None, channels: int) -> EqualLinear | None:
+    """What makes factors for channels of styles w; None without them."""
+    return None if style_dim is None else EqualLinear(style_dim, channels, bias=1.0, widen=True)
 
 
 class StyledLayer(nn.Module):
@@ -231,16 +251,16 @@ class StyledLayer(nn.Module):
             between: as in `Synthesis`, the index left out.
 
         Returns:
-            [B, out, S, S].
+            [B, out, S, S], in the compute type.
         """
         x, factor = self.convolution(x, w)
         if between is not None:
             x, factor = between(x, factor)
-        # Small tensors of full precision must not make large ones of half precision full again.
         bias = (self.gain * self.bias[:, None, None]).to(x.dtype)
         x = torch.addcmul(bias, x, factor.to(x.dtype), value=self.gain)
         if self.strength is not None:
-            x = x.add_((self.constant if noise is None else noise) * (self.gain * self.strength))
+            noise = (self.constant if noise is None else noise) * (self.gain * self.strength)
+            x = x.add_(noise.to(x.dtype))
         return F.leaky_relu(x, SLOPE, inplace=True)
 
 
@@ -252,16 +272,21 @@ class ToRGB(nn.Module):
         style_dim: size of w, or None for a plain convolution.
     """
 
+    compute_dtype: torch.dtype | None = None
+
     def __init__(self, channels: int, style_dim: int | None) -> None:
         super().__init__()
         self.scale = 1 / math.sqrt(channels)
         self.weight = nn.Parameter(torch.randn(3, channels))
         self.bias = nn.Parameter(torch.zeros(3))
-        self.to_style = None if style_dim is None else EqualLinear(style_dim, channels, bias=1.0)
+        self.to_style = style_layer(style_dim, channels)
 
     def forward(self, x: Tensor, ws: Tensor) -> Tensor:
-        """Features [B, C, H, W] and styles ws [B, 1, D] to colours [B, 3, H, W]."""
-        colours = torch.baddbmm(self.bias, to_cells(x), self.mixture(ws[:, 0]).transpose(1, 2))
+        """Features [B, C, H, W] and styles ws [B, 1, D] to float32 colours [B, 3, H, W]."""
+        bias, cells, mixture = (
+            to_compute(each, self.compute_dtype) for each in (self.bias, to_cells(x), self.mixture(ws[:, 0]))
+        )
+        colours = widened(torch.baddbmm(bias, cells, mixture.transpose(1, 2)))
         return from_cells(colours, x.shape[2])
 
     def mixture(self, w: Tensor) -> Tensor:
@@ -285,24 +310,28 @@ class FinalToRGB(nn.Module):
         side: side of the features.
     """
 
+    compute_dtype: torch.dtype | None = None
+
     def __init__(self, channels: int, style_dim: int | None, side: int) -> None:
         super().__init__()
         self.convolution = ModulatedConvolution(channels, channels, style_dim, side)
         self.to_rgb = ToRGB(channels, style_dim)
 
     def forward(self, x: Tensor, ws: Tensor) -> Tensor:
-        """Features [B, C, H, W] and styles ws [B, 2, D] to colours [B, 3, H, W]."""
+        """Features [B, C, H, W] and styles ws [B, 2, D] to float32 colours [B, 3, H, W]."""
+        dtype = self.compute_dtype
         mixture = self.to_rgb.mixture(ws[:, 1])  # [B, 3, C]
-        kernel = self.convolution.weight.flatten(1)  # [C, C·9]
+        kernel = to_compute(self.convolution.weight.flatten(1), dtype)  # [C, C·9]
         if self.convolution.to_style is None:
-            merged = (mixture * self.convolution.plain_factor) @ kernel
+            merged = to_compute(mixture * self.convolution.plain_factor, dtype) @ kernel
         else:
             style, normalizer = self.convolution.factors(ws[:, 0])
-            merged = (mixture * normalizer[:, None]) @ kernel * style.repeat_interleave(9, dim=1)[:, None]
+            merged = widened(to_compute(mixture * normalizer[:, None], dtype) @ kernel)
+            merged = merged * style.repeat_interleave(9, dim=1)[:, None]
         # As `fold` adds every pixel's share to its neighbours, the kernel turns round.
         taps = merged.unflatten(2, (-1, 9)).flip(3).transpose(2, 3).flatten(1, 2)  # [B, 3·9, C]
-        shares = to_cells(x) @ taps.transpose(1, 2)  # [B, H·W, 3·9]
-        colours = F.fold(shares.transpose(1, 2), x.shape[2:], kernel_size=3, padding=1)
+        shares = to_compute(to_cells(x), dtype) @ to_compute(taps, dtype).transpose(1, 2)  # [B, H·W, 3·9]
+        colours = F.fold(widened(shares).transpose(1, 2), x.shape[2:], kernel_size=3, padding=1)
         return colours + self.to_rgb.bias[:, None, None]
 
 
@@ -454,7 +483,7 @@ class Synthesis(nn.Module):
                 goes on to noise, bias and activation.
 
         Returns:
-            Images [B, 3, R, R].
+            Images [B, 3, R, R], float32.
         """
         x = self.constant.expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
         image: Tensor | None = None
@@ -462,10 +491,10 @@ class Synthesis(nn.Module):
             x = block(x, ws, noise, between)
             if self.skip:
                 colours = self.to_rgb[level](x, ws[:, 2 * level + 1 :])
-                image = colours if image is None else colours + self.upsample[level - 1](image)
+                image = colours if image is None else colours + widened(self.upsample[level - 1](image))
         if image is None:
             image = self.to_rgb[0](x, ws[:, len(self.sides) :])
-        return image.float()
+        return image
 
 
 def channels_at(side: int, base: int, most: int) -> int:
@@ -483,17 +512,14 @@ class Mapping(nn.Module):
 
     def __init__(self, dim: int, layers: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(*(EqualLinear(dim, dim, rate=0.01, leaky=True) for _ in range(layers)))
+        self.layers = nn.Sequential(
+            *(EqualLinear(dim, dim, rate=0.01, leaky=True, widen=True) for _ in range(layers))
+        )
 
     def forward(self, z: Tensor) -> Tensor:
         """[B, D] to [B, D]."""
-        w: Tensor = self.layers(unit_rms(z, -1))
+        w: Tensor = self.layers(rms_norm(z))
         return w
-
-
-def unit_rms(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
-    """Divide by the root of the mean square along `dim`."""
-    return x * (x.square().mean(dim, keepdim=True) + 1e-8).rsqrt()
 
 
 class Generator(nn.Module):
@@ -576,17 +602,19 @@ class DownBlock(nn.Module):
         side: side S of the features that come in.
     """
 
+    compute_dtype: torch.dtype | None = None
+
     def __init__(self, in_channels: int, out_channels: int, side: int) -> None:
         super().__init__()
         self.first = EqualConvolution(in_channels, in_channels, side)
         self.second = EqualConvolution(in_channels, out_channels, side, halve=True, gain=HALF)
         self.downsample = Resample(in_channels, side, down=2, before=1, after=1, twice=True)
-        self.shortcut = EqualLinear(in_channels, out_channels, bias=None, gain=HALF)
+        self.shortcut = EqualLinear(in_channels, out_channels, bias=None, gain=HALF, widen=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, in, S, S] to [B, out, S/2, S/2]."""
-        summed: Tensor = self.second(self.first(x)) + pointwise(self.shortcut, self.downsample(x))
-        return summed
+        """[B, in, S, S] to [B, out, S/2, S/2], float32."""
+        x = to_compute(x, self.compute_dtype)  # once for both branches
+        return widened(self.second(self.first(x))) + pointwise(self.shortcut, self.downsample(x))
 
 
 class Epilogue(nn.Module):
@@ -603,10 +631,10 @@ class Epilogue(nn.Module):
         self.group_size = group_size
         self.deviations = deviations
         self.convolution = EqualConvolution(channels + deviations, channels, 4)
-        self.linear = EqualLinear(channels * 4**2, channels, leaky=True)
+        self.linear = EqualLinear(channels * 4**2, channels, leaky=True, widen=True)
 
     def forward(self, x: Tensor, parts: int = 1) -> Tensor:
-        """Features [B, C, 4, 4] to [B, C]; `parts` as in `group_deviation`."""
+        """Float32 features [B, C, 4, 4] to float32 [B, C]; `parts` as in `group_deviation`."""
         differing = group_deviation(x, self.group_size, self.deviations, parts)  # [B, F]
         x = torch.cat([x, differing[:, :, None, None].expand(-1, -1, *x.shape[2:])], dim=1)
         vector: Tensor = self.linear(self.convolution(x).flatten(1))
@@ -626,9 +654,10 @@ def group_deviation(x: Tensor, group_size: int, count: int, parts: int) -> Tenso
         parts: the batch consists of this many batches that are to be kept apart, one after the other.
 
     Returns:
-        Standard deviation over the group, averaged over the channel group and all that follows, [B, F].
+        Standard deviation over the group, averaged over the channel group and all that follows, [B, F];
+        float32.
     """
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    x = widened(x)
     batch = len(x) // parts
     group = next(size for size in range(min(group_size, batch), 0, -1) if batch % size == 0)
     grouped = x.reshape(parts, group, batch // group, count, -1)  # [parts, G, B/G, F, ...]
@@ -670,7 +699,7 @@ class Discriminator(nn.Module):
         self.from_rgb = EqualLinear(3, channels[0], leaky=True)
         self.blocks = nn.ModuleList(map(DownBlock, channels[:-1], channels[1:], sides))
         self.epilogue = Epilogue(channels[-1], group_size, group_channels)
-        self.out = EqualLinear(channels[-1], max(classes, 1))
+        self.out = EqualLinear(channels[-1], max(classes, 1), exact=True)
 
     def noise_spec(self, batch: int) -> Spec:
         """Nothing is random."""
@@ -699,7 +728,6 @@ class Discriminator(nn.Module):
 
 def for_labels(logits: Tensor, classes: int, labels: Tensor | None) -> Tensor:
     """Pick each sample's logit: logits [B, max(classes, 1)] and one-hot labels [B, classes] to [B]."""
-    logits = logits.float()
     if not classes:
         return logits.squeeze(1)
     if labels is None:

@@ -21,9 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantx.draws import Draws, Spec
+from gantx.models.layers.attention import attention
 from gantx.models.layers.gaze import follow
 from gantx.models.layers.linear import Linear
+from gantx.models.layers.normalization import LayerNorm
 from gantx.models.layers.recomputation import run_block
+from gantx.runtime.precision import widened
 
 # --- blocks -----------------------------------------------------------------------------------------------
 
@@ -40,28 +43,28 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.qkv = Linear(dim, 3 * dim, bias=False)
-        self.out = Linear(dim, dim)
+        self.out = Linear(dim, dim, widen=True)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, keep: int | None = None) -> Tensor:
-        """Let tokens look at each other.
+        """Let tokens attend to each other.
 
         Args:
             tokens: [B, N, D].
-            mask: boolean [N, N], True where row may look at column; None for everywhere.
-            keep: only the first `keep` tokens look; None for all.
+            mask: boolean [N, N], True where a row may attend to a column; None for everywhere.
+            keep: only the first `keep` tokens attend; None for all.
 
         Returns:
-            What they saw, [B, keep or N, D].
+            [B, keep or N, D].
         """
         q, k, v = self._project(tokens)
-        seen = attend(q[:, :, :keep], k, v, mask)  # [B, h, keep, D/h]
-        mixed: Tensor = self.out(seen.transpose(1, 2).flatten(2))
+        attended = attention(q[:, :, :keep], k, v, mask=mask)  # [B, h, keep, D/h]
+        mixed: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return mixed
 
     def row(self, place: int, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Where the token at `place` looks, [B, h, N], summing to one; other arguments as in `forward`."""
         q, k, _ = self._project(tokens)
-        logits: Tensor = (k @ (q[:, :, place] * q.shape[3] ** -0.5)[..., None]).squeeze(3)  # [B, h, N]
+        logits = widened(k @ (q[:, :, place] * q.shape[3] ** -0.5)[..., None]).squeeze(3)  # [B, h, N]
         if mask is not None:
             logits = logits.masked_fill(~mask[place], -math.inf)
         return logits.softmax(2)
@@ -70,30 +73,6 @@ class Attention(nn.Module):
         """Queries, keys and values of tokens [B, N, D]: [3, B, h, N, D/h]."""
         split: Tensor = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))  # [B, N, 3, h, D/h]
         return split.permute(2, 0, 3, 1, 4)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Scaled dot-product attention: fused, except where writing it out is quicker.
-
-    On a CPU in bf16 the fused kernel's backward pass takes several times as long as the three operations it
-    stands for, as long as the logits stay small.
-
-    Args:
-        q: queries [B, h, M, d].
-        k: keys [B, h, N, d].
-        v: values [B, h, N, d].
-        mask: boolean [M, N], True where row may look at column; None for everywhere.
-
-    Returns:
-        [B, h, M, d].
-    """
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or k.shape[2] > 256:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    logits = q * q.shape[3] ** -0.5 @ k.transpose(2, 3)  # [B, h, M, N]
-    if mask is not None:
-        logits = logits.masked_fill(~mask, -math.inf)
-    seen: Tensor = logits.softmax(3).to(v.dtype) @ v
-    return seen
 
 
 class Block(nn.Module):
@@ -107,13 +86,13 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, heads: int, mlp_ratio: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = LayerNorm(dim)
         self.attention = Attention(dim, heads)
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm2 = LayerNorm(dim)
         self.mlp = nn.Sequential(
             Linear(dim, mlp_ratio * dim),
             nn.GELU(),
-            Linear(mlp_ratio * dim, dim),
+            Linear(mlp_ratio * dim, dim, widen=True),
         )
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, keep: int | None = None) -> Tensor:
@@ -243,13 +222,13 @@ class Generator(nn.Module):
         self.latent_shape = (latent_dim,)
         self.image_shape = (3, resolution, resolution)
 
-        self.to_tokens = Linear(latent_dim, base_size**2 * base_dim)
+        self.to_tokens = Linear(latent_dim, base_size**2 * base_dim, widen=True)
         self.stages = nn.ModuleList(
             Stage(side, dim, depth, count, mlp_ratio)
             for side, dim, depth, count in zip(self.sides, dims, depths, heads, strict=True)
         )
-        self.to_rgb = nn.Linear(dims[-1], 3 * rgb_patch**2)
-        self.from_rgb = nn.Linear(3, dims[1]) if super_resolution else None
+        self.to_rgb = Linear(dims[-1], 3 * rgb_patch**2, widen=True)
+        self.from_rgb = Linear(3, dims[1], widen=True) if super_resolution else None
         if super_resolution:
             self.low_resolution = self.sides[1]
         # How far training has come is no property of the network: no buffer, and not saved with it. A plain
@@ -317,7 +296,7 @@ class Generator(nn.Module):
             if stage > first:
                 tokens = pixel_shuffle(tokens, self.sides[stage - 1], 2)
             tokens = self.stages[stage](tokens, self._mask(tokens.device) if stage == last else None)
-        pixels = pixel_shuffle(self.to_rgb(tokens).float(), self.sides[-1], self.rgb_patch)  # [B, R², 3]
+        pixels = pixel_shuffle(self.to_rgb(tokens), self.sides[-1], self.rgb_patch)  # [B, R², 3]
         return pixels.transpose(1, 2).reshape(-1, *self.image_shape)
 
     def _mask(self, device: torch.device) -> Tensor | None:
@@ -353,12 +332,12 @@ class Discriminator(nn.Module):
         super().__init__()
         self.patch_size = patch_size
         side = resolution // patch_size
-        self.from_patches = nn.Linear(3 * patch_size**2, dim)
+        self.from_patches = Linear(3 * patch_size**2, dim, widen=True)
         self.class_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.positions = nn.Parameter(torch.zeros(1, 1 + side**2, dim))
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, 1)
+        self.norm = LayerNorm(dim)
+        self.head = nn.Linear(dim, 1)  # logits are float32
 
         if init == "compact":
             initialize_compact(self)
@@ -391,7 +370,7 @@ class Discriminator(nn.Module):
         # Only the class token is read, so the last block updates no other.
         judged = last(tokens, keep=1)[:, 0]  # [B, D]
         logits: Tensor = self.head(self.norm(judged))  # [B, 1]
-        return logits.float().squeeze(1)
+        return logits.squeeze(1)
 
 
 # --- initialisation ---------------------------------------------------------------------------------------

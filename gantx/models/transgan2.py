@@ -19,19 +19,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import accumulate
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantx.draws import Draw, Draws, Spec
+from gantx.models.layers.attention import attention
+from gantx.models.layers.convolution import Convolution
 from gantx.models.layers.gaze import follow
 from gantx.models.layers.linear import Linear
+from gantx.models.layers.normalization import LayerNorm, rms_norm
 from gantx.models.layers.recomputation import run_block
 from gantx.models.transgan import pixel_shuffle
-
-PIECE = 1 << 22  # logits of attention that are computed at a time where they are not kept: about a cache
+from gantx.runtime.precision import to_compute, widened
 
 # --- the grid of tokens -----------------------------------------------------------------------------------
 
@@ -82,6 +83,7 @@ class Resample(nn.Module):
     Shapes: tokens [B, N², D] in raster order -> [B, M², D].
     """
 
+    compute_dtype: torch.dtype | None = None
     matrix: Tensor
 
     def __init__(self, matrix: Tensor) -> None:
@@ -91,9 +93,11 @@ class Resample(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Resample tokens [B, N², D] to [B, M², D]."""
         before = self.matrix.shape[1]
-        rows = self.matrix @ tokens.unflatten(1, (before, before)).flatten(2)  # [B, M, N·D]
-        grid: Tensor = self.matrix @ rows.unflatten(2, (before, -1))  # [B, M, M, D]
-        return grid.flatten(1, 2)
+        tokens = to_compute(tokens, self.compute_dtype)
+        matrix = self.matrix.to(tokens.dtype)
+        rows = matrix @ tokens.unflatten(1, (before, before)).flatten(2)  # [B, M, N·D]
+        grid: Tensor = matrix @ rows.unflatten(2, (before, -1))  # [B, M, M, D]
+        return widened(grid.flatten(1, 2))
 
 
 class PixelShuffle(nn.Module):
@@ -141,11 +145,10 @@ class PixelNorm(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Normalise tokens [..., D]; float32 whatever comes in."""
-        tokens = tokens.float()
-        return tokens * (tokens.square().mean(-1, keepdim=True) + 1e-8).rsqrt()
+        return rms_norm(tokens)
 
 
-_NORMS: dict[str, type[nn.Module]] = {"layer": nn.LayerNorm, "pixel": PixelNorm}
+_NORMS: dict[str, type[nn.Module]] = {"layer": LayerNorm, "pixel": PixelNorm}
 
 
 class RelativePositions(nn.Module):
@@ -160,6 +163,7 @@ class RelativePositions(nn.Module):
         heads: attention heads h.
     """
 
+    compute_dtype: torch.dtype | None = None
     spread: Tensor
 
     def __init__(self, side: int, heads: int) -> None:
@@ -172,100 +176,12 @@ class RelativePositions(nn.Module):
 
     def forward(self) -> Tensor:
         """The bias [h, W², W²] of all queries (rows) and keys (columns)."""
-        table = self.table.T.unflatten(1, (2 * self.side - 1, -1))  # [h, dy, dx]
-        pairs: Tensor = self.spread @ table @ self.spread.T  # [h, y·y', x·x']
+        table = to_compute(self.table.T, self.compute_dtype)
+        table = table.unflatten(1, (2 * self.side - 1, -1))  # [h, dy, dx]
+        spread = self.spread.to(table.dtype)
+        pairs: Tensor = spread @ table @ spread.T  # [h, y·y', x·x']
         pairs = pairs.view(-1, *4 * (self.side,)).transpose(2, 3)  # [h, y, x, y', x']
         return pairs.flatten(3).flatten(1, 2)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """Scaled dot-product attention: fused, except where writing it out is quicker.
-
-    On a CPU the fused kernel cannot differentiate a bias, and in bf16 its backward pass takes several times
-    as long as the operations it stands for while the logits stay small. Written out, it keeps all logits for
-    the way back; when they are many, it computes them again instead, some images at a time.
-
-    Args:
-        q: queries [B, h, M, d].
-        k: keys [B, h, N, d].
-        v: values [B, h, N, d].
-        bias: added to the scaled logits, [h, M, N]; None for nothing.
-
-    Returns:
-        [B, h, M, d].
-    """
-    small = q.dtype == torch.bfloat16 and k.shape[2] <= 256
-    if q.device.type == "cpu" and (small or (bias is not None and bias.requires_grad)):
-        if bias is not None and _is_by_pieces(q, k, v):
-            by_pieces: Tensor = _AttentionByPieces.apply(q, k, v, bias)
-            return by_pieces
-        logits = q * q.shape[3] ** -0.5 @ k.transpose(2, 3)  # [B, h, M, N]
-        if bias is not None:
-            logits += bias
-        seen: Tensor = logits.softmax(3).to(v.dtype) @ v
-        return seen
-    mask = None if bias is None else bias[None].to(q.dtype)  # only four axes reach the fused kernels
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-
-
-def _is_by_pieces(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether attention with a bias to learn goes some images at a time; a compiler reads no pieces."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
-        return False
-    return q.dtype == k.dtype == v.dtype == torch.float32 and len(q) > _images_of_a_piece(q, k)
-
-
-def _images_of_a_piece(q: Tensor, k: Tensor) -> int:
-    return max(1, PIECE // (q.shape[1] * q.shape[2] * k.shape[2]))
-
-
-class _AttentionByPieces(torch.autograd.Function):
-    """Attention with a bias that keeps what it is given and no logits; differentiable any number of times."""
-
-    @staticmethod
-    def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        pieces = zip(*(each.split(_images_of_a_piece(q, k)) for each in (q, k, v)), strict=True)
-        return torch.cat([_looks(q, k, bias) @ v for q, k, v in pieces])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        q, k, v, bias = ctx.saved_tensors
-        if torch.is_grad_enabled():  # what a derivative of this one needs is kept whole
-            return _attention_gradients(q, k, v, bias, gradient)
-        of_bias = torch.zeros_like(bias)
-        found = []
-        pieces = zip(*(each.split(_images_of_a_piece(q, k)) for each in (q, k, v, gradient)), strict=True)
-        for q_of, k_of, v_of, gradient_of in pieces:
-            *of_piece, of_its_bias = _attention_gradients(q_of, k_of, v_of, bias, gradient_of)
-            of_bias += of_its_bias
-            found.append(of_piece)
-        return *(torch.cat(each) for each in zip(*found, strict=True)), of_bias
-
-
-def _looks(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-    """Where queries look, [B, h, M, N]; arguments as in `attend`."""
-    first, second = q * q.shape[3] ** -0.5, k.transpose(2, 3)
-    biases = bias.expand(len(q), -1, -1, -1).flatten(0, 1)  # of a single image, no copy
-    logits = torch.baddbmm(biases, first.flatten(0, 1), second.flatten(0, 1))
-    return logits.softmax(2).view(*q.shape[:2], *bias.shape[1:])
-
-
-def _attention_gradients(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, gradient: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Derivatives of attention by q, k, v and bias, in the direction `gradient` [B, h, M, d]."""
-    looks = _looks(q, k, bias)
-    mean = (gradient * (looks @ v)).sum(3, keepdim=True)  # of the derivatives by looks, [B, h, M, 1]
-    values = v.transpose(2, 3).flatten(0, 1)  # [B·h, d, N]
-    apart = torch.baddbmm(mean.flatten(0, 1), gradient.flatten(0, 1), values, beta=-1)
-    of_logits = looks * apart.view_as(looks)
-    of_v = looks.transpose(2, 3) @ gradient
-    scale = q.shape[3] ** -0.5
-    return of_logits @ k * scale, of_logits.transpose(2, 3) @ (q * scale), of_v, of_logits.sum(0)
 
 
 class Attention(nn.Module):
@@ -286,27 +202,27 @@ class Attention(nn.Module):
         self.heads = heads
         self.window = window
         self.qkv = Linear(dim, 3 * dim, bias=False)
-        self.out = Linear(dim, dim)
+        self.out = Linear(dim, dim, widen=True)
         self.relative_positions = (
             RelativePositions(window, heads) if window is not None and relative_positions else None
         )
         self.noise_strength = nn.Parameter(torch.zeros(())) if noise else None
 
     def forward(self, tokens: Tensor, noise: Tensor | None = None, keep: int | None = None) -> Tensor:
-        """Let tokens look at each other.
+        """Let tokens attend to each other.
 
         Args:
             tokens: normalised, [B, T, D]; in window order if they attend within windows.
             noise: standard normal [B, T], in the order of the tokens; None for none.
-            keep: only the first `keep` tokens of each window look; None for all.
+            keep: only the first `keep` tokens of each window attend; None for all.
 
         Returns:
-            What they saw, [B, T, D]; fewer tokens with `keep`.
+            [B, T, D]; fewer tokens with `keep`.
         """
         q, k, v = self._project(tokens, noise)
         bias = None if self.relative_positions is None else self.relative_positions()
-        seen = attend(q[:, :, :keep], k, v, bias)  # [B·windows, h, keep or N, D/h]
-        mixed: Tensor = self.out(seen.transpose(1, 2).reshape(len(tokens), -1, tokens.shape[2]))
+        attended = attention(q[:, :, :keep], k, v, bias=bias)  # [B·windows, h, keep or N, D/h]
+        mixed: Tensor = self.out(attended.transpose(1, 2).reshape(len(tokens), -1, tokens.shape[2]))
         return mixed
 
     def row(self, place: int, tokens: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -325,7 +241,7 @@ class Attention(nn.Module):
         (row, y), (column, x) = (divmod(part, window) for part in divmod(place, side))
         number, inside = row * (side // window) + column, y * window + x
         q, k, _ = (each.unflatten(0, (len(tokens), -1))[:, number] for each in self._project(tokens, noise))
-        logits: Tensor = (k @ (q[:, :, inside] * q.shape[3] ** -0.5)[..., None]).squeeze(3)  # [B, h, N]
+        logits = widened(k @ (q[:, :, inside] * q.shape[3] ** -0.5)[..., None]).squeeze(3)  # [B, h, N]
         if self.relative_positions is not None:
             logits = logits + self.relative_positions()[:, inside]
         looks = logits.new_zeros(*logits.shape[:2], side, side)
@@ -358,13 +274,13 @@ class CrossAttention(nn.Module):
         self.q = Linear(dim, dim, bias=False)
         self.k = Linear(latent_dim, dim, bias=False)
         self.v = Linear(latent_dim, dim, bias=False)
-        self.out = Linear(dim, dim)
+        self.out = Linear(dim, dim, widen=True)
 
     def forward(self, tokens: Tensor, latents: Tensor) -> Tensor:
-        """What tokens [B, T, D] see in latents [B, N, E]."""
+        """Let tokens [B, T, D] attend to latents [B, N, E]."""
         layers = ((self.q, tokens), (self.k, latents), (self.v, latents))
         q, k, v = (layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer, x in layers)
-        mixed: Tensor = self.out(attend(q, k, v, None).transpose(1, 2).flatten(2))
+        mixed: Tensor = self.out(attention(q, k, v).transpose(1, 2).flatten(2))
         return mixed
 
 
@@ -403,7 +319,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(
             Linear(dim, mlp_ratio * dim),
             nn.GELU(),
-            Linear(mlp_ratio * dim, dim),
+            Linear(mlp_ratio * dim, dim, widen=True),
         )
 
     def forward(
@@ -528,8 +444,8 @@ class Generator(nn.Module):
         self.latent_shape = (latent_dim,)
         self.image_shape = (3, sides[-1], sides[-1])
 
-        self.to_tokens = Linear(latent_dim, self.base_tokens * dim)
-        self.to_latents = Linear(latent_dim, self.base_tokens * dim) if latent_grid else None
+        self.to_tokens = Linear(latent_dim, self.base_tokens * dim, widen=True)
+        self.to_latents = Linear(latent_dim, self.base_tokens * dim, widen=True) if latent_grid else None
         self.latent_positions = nn.Parameter(torch.zeros(1, self.base_tokens, dim)) if latent_grid else None
         self.upsamplings = nn.ModuleList(
             build_upsampling(kind, side) for kind, side in zip(upsampling, sides[:-1], strict=True)
@@ -544,7 +460,7 @@ class Generator(nn.Module):
             Stage(side, width, depth, window, 0, build_block)
             for side, width, depth, window in zip(sides, dims, depths, windows, strict=True)
         )
-        self.to_rgb = nn.Linear(dims[-1], 3)
+        self.to_rgb = Linear(dims[-1], 3, widen=True)
         self._noise_shapes = {
             f"stage{number}": (depth, side**2)
             for number, (depth, side) in enumerate(zip(depths, sides, strict=True), 1)
@@ -579,7 +495,7 @@ class Generator(nn.Module):
             if number > 1:
                 tokens = self.upsamplings[number - 2](tokens)
             tokens = stage(tokens, noise_of(noise, f"stage{number}"), latents)
-        pixels: Tensor = self.to_rgb(tokens).float()  # [B, R², 3]
+        pixels: Tensor = self.to_rgb(tokens)  # [B, R², 3]
         return pixels.transpose(1, 2).reshape(-1, *self.image_shape)
 
     def follow(
@@ -644,11 +560,11 @@ class Discriminator(nn.Module):
         strides = [patch_size * 2**stage for stage in range(len(shares))]
         self.sides = [resolution // stride for stride in strides]
         self.from_patches = nn.ModuleList(
-            nn.Conv2d(3, channels, kernel_size=stride, stride=stride)
+            Convolution(3, channels, kernel_size=stride, stride=stride)
             for channels, stride in zip(added, strides, strict=True)
         )
         if overlap:
-            self.from_patches[0] = nn.Conv2d(
+            self.from_patches[0] = Convolution(
                 3, added[0], kernel_size=2 * patch_size, stride=patch_size, padding=patch_size // 2
             )
 
@@ -667,7 +583,7 @@ class Discriminator(nn.Module):
         self.class_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.last_block = build_block(dim, None)
         self.norm = _NORMS[norm](dim)
-        self.head = nn.Linear(dim, 1)
+        self.head = nn.Linear(dim, 1)  # logits are float32
         self._noise_shapes: dict[str, tuple[int, ...]] = {}
         if noise:
             for number, (depth, side) in enumerate(zip(depths, self.sides, strict=True), 1):
@@ -709,7 +625,7 @@ class Discriminator(nn.Module):
         # Only the class token is read, so the last block updates no other.
         judged = self.last_block(tokens, noise_of(noise, "last"), keep=1)[:, 0]  # [B, D]
         logits: Tensor = self.head(self.norm(judged))  # [B, 1]
-        return logits.float().squeeze(1)
+        return logits.squeeze(1)
 
 
 def noise_of(noise: Draws | None, name: str) -> Tensor | None:

@@ -19,15 +19,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantx.draws import Draw, Draws, Spec
+from gantx.models.layers.attention import attention
+from gantx.models.layers.convolution import convolve, convolve_transposed
 from gantx.models.layers.gaze import follow
+from gantx.models.layers.linear import linear
+from gantx.models.layers.normalization import LayerNorm, layer_norm
 from gantx.models.layers.recomputation import run_block
+from gantx.runtime.precision import to_compute, widened
 
 # --- equalised layers and spectral normalisation ----------------------------------------------------------
 
@@ -42,7 +47,7 @@ class SpectralNorm(nn.Module):
     """The factor that gives a weight matrix W a fixed spectral norm: target / σ(W).
 
     σ is uᵀWv with the singular vectors kept as buffers. They are exact at the start and follow W by one power
-    step in `advance`. To autograd they are constants, which makes uvᵀ the gradient of σ.
+    step in `advance_spectral_norms`. To autograd they are constants, which makes uvᵀ the gradient of σ.
 
     Args:
         weight: the matrix as it starts, [M, N].
@@ -63,14 +68,8 @@ class SpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The 0-d factor for `weight` [M, N]."""
-        # A dot product of the flattened matrices, because autocast would round a matrix product to bf16.
+        # A dot product of the flattened matrices: one sum over the weight, in float32 like the weight.
         return self.target / torch.dot(weight.flatten(), torch.outer(self.u, self.v).flatten())
-
-    @torch.no_grad()
-    def advance(self, weight: Tensor) -> None:
-        """Move the vectors by one power step towards those of `weight`."""
-        self.v.copy_(F.normalize(weight.T @ self.u, dim=0))
-        self.u.copy_(F.normalize(weight @ self.v, dim=0))
 
 
 class ReleasedSpectralNorm(nn.Module):
@@ -93,7 +92,7 @@ class ReleasedSpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The 0-d factor for `weight` [M, N]."""
-        # Sums of products, because autocast would round matrix products to bf16.
+        # In float32 like the weight, whatever its layer multiplies in.
         v = (weight * self.u[:, None]).sum(0)  # [N]
         v = v / (v.norm() + 1e-4)
         mapped = (weight * v).sum(1)  # [M]
@@ -136,7 +135,10 @@ class EqualizedLinear(nn.Module):
         lr: relative rate at which weights and biases learn.
         gain: factor on the output, biases included.
         spectral: normalisation of the weights: `none`, `plain`, `improved` or `released`.
+        widen: return float32, for an output that joins the residual stream or scales float32 features.
     """
+
+    compute_dtype: torch.dtype | None = None
 
     def __init__(
         self,
@@ -149,8 +151,10 @@ class EqualizedLinear(nn.Module):
         lr: float = 1.0,
         gain: float = 1.0,
         spectral: str = "none",
+        widen: bool = False,
     ) -> None:
         super().__init__()
+        self.widen = widen
         self.scale = (in_dim**-0.5 if std is None else std) * lr * gain
         self.bias_scale = lr * gain
         self.weight = nn.Parameter(torch.randn(out_dim, in_dim) / lr)
@@ -158,23 +162,47 @@ class EqualizedLinear(nn.Module):
         self.spectral = build_spectral_norm(spectral, self.weight, self.scale)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Inputs [..., in_dim] to [..., out_dim]."""
-        bias: Tensor | None = self.bias
-        if bias is not None and self.bias_scale != 1:
-            bias = bias * self.bias_scale
-        return F.linear(inputs, self.effective_weight(), bias)
+        """Inputs [..., in_dim] to [..., out_dim], in the compute type unless widened."""
+        weight, bias = self.effective_weight(), self.effective_bias()
+        return linear(inputs, weight, bias, dtype=self.compute_dtype, widen=self.widen)
 
     def effective_weight(self) -> Tensor:
-        """The matrix that multiplies the inputs, [out_dim, in_dim]."""
+        """The matrix that multiplies the inputs, [out_dim, in_dim], in float32."""
         scale = self.scale if self.spectral is None else self.scale * self.spectral(self.weight)
         return self.weight * scale
 
+    def effective_bias(self) -> Tensor | None:
+        """What is added to the outputs, [out_dim]; None without a bias."""
+        if self.bias is None or self.bias_scale == 1:
+            return self.bias
+        return self.bias * self.bias_scale
 
+
+class LogitHead(EqualizedLinear):
+    """The last layer of a discriminator, which multiplies in float32: bf16 would round its logits."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs [..., in_dim] to logits [..., out_dim], both float32."""
+        return F.linear(inputs, self.effective_weight(), self.effective_bias())
+
+
+@torch.no_grad()
 def advance_spectral_norms(network: nn.Module) -> None:
-    """Let the singular vectors of all normalised layers follow their weights by one power step."""
+    """Let the singular vectors of all normalised layers follow their weights by one power step.
+
+    Matrices of one shape move together: tens of small operations would each wait for the one before.
+    """
+    by_shape: dict[torch.Size, list[tuple[Tensor, SpectralNorm]]] = {}
     for layer in network.modules():
         if isinstance(layer, EqualizedLinear) and isinstance(layer.spectral, SpectralNorm):
-            layer.spectral.advance(layer.weight)
+            by_shape.setdefault(layer.weight.shape, []).append((layer.weight, layer.spectral))
+    for layers in by_shape.values():
+        weights = torch.stack([weight for weight, _ in layers])  # [G, M, N]
+        u = torch.stack([norm.u for _, norm in layers])  # [G, M]
+        v = F.normalize((u[:, None] @ weights).squeeze(1), dim=1)  # [G, N]
+        u = F.normalize((weights @ v[:, :, None]).squeeze(2), dim=1)
+        torch._foreach_copy_([norm.u for _, norm in layers], list(u.unbind()))
+        torch._foreach_copy_([norm.v for _, norm in layers], list(v.unbind()))
 
 
 class Mapping(nn.Module):
@@ -191,7 +219,7 @@ class Mapping(nn.Module):
         self.layers = nn.ModuleList(EqualizedLinear(dim, dim, lr=lr, gain=math.sqrt(2)) for _ in range(depth))
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Latents [B, D] to styles [B, D]."""
+        """Latents [B, D] to styles [B, D], in the compute type."""
         styles = latents * torch.rsqrt(latents.square().mean(-1, keepdim=True) + 1e-8)
         for layer in self.layers:
             styles = F.leaky_relu(layer(styles), 0.2)
@@ -201,25 +229,22 @@ class Mapping(nn.Module):
 # --- attention --------------------------------------------------------------------------------------------
 
 
-def with_key_bias(q: Tensor, k: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Lengthen queries and keys so that their inner product gains a bias that depends on the key alone.
+class Products(NamedTuple):
+    """A similarity of queries and keys as an inner product: what `layers.attention` takes besides the values.
 
-    In half precision the bias takes two columns, its rounded value and what rounding lost: it is a sum of
-    squares and larger than the products beside it. Eight columns are added in all, the others without effect,
-    because fused kernels want head dimensions divisible by 8.
-
-    Args:
+    Attributes:
         q: queries [B, h, M, d].
         k: keys [B, h, N, d].
-        bias: [B, h, N], in float32 or better.
-
-    Returns:
-        Queries [B, h, M, d + 8] and keys [B, h, N, d + 8].
+        scale: factor on the sum of inner product and biases.
+        key_bias: float32 [B, h, N]; None for nothing.
+        query_bias: float32 [B, h, M], a term that softmax ignores; None for nothing.
     """
-    high = bias.to(k.dtype)
-    low = (bias - high.to(bias.dtype)).to(k.dtype)  # zero unless k is of half precision
-    columns = F.pad(torch.stack([high, low], dim=3), (0, 6))  # [B, h, N, 8]
-    return F.pad(q, (0, 8), value=1.0), torch.cat([k, columns], dim=3)
+
+    q: Tensor
+    k: Tensor
+    scale: float
+    key_bias: Tensor | None = None
+    query_bias: Tensor | None = None
 
 
 def half_squares(vectors: Tensor) -> Tensor:
@@ -227,27 +252,21 @@ def half_squares(vectors: Tensor) -> Tensor:
     return widened(vectors).square().sum(-1) / 2
 
 
-def widened(values: Tensor) -> Tensor:
-    """The values in float32, unless they are float64 already."""
-    return values if values.dtype == torch.float64 else values.float()
+def near_products(q: Tensor, k: Tensor) -> Products:
+    """−‖q − k‖²/√d, which is 2(q·k − ‖k‖²/2 − ‖q‖²/2)/√d."""
+    key_bias = -half_squares(k)
+    return Products(q, k, 2 * q.shape[3] ** -0.5, key_bias, key_bias if q is k else -half_squares(q))
 
 
-def near_products(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, float]:
-    """−‖q − k‖²/√d as an inner product, up to a term that softmax ignores: see `_PRODUCTS`.
-
-    −‖q − k‖² = 2(q·k − ‖k‖²/2) − ‖q‖², and the last term is the same for all keys of a query.
-    """
-    return *with_key_bias(q, k, -half_squares(k)), 2 * q.shape[3] ** -0.5
+def far_products(q: Tensor, k: Tensor) -> Products:
+    """+‖q − k‖²/√d."""
+    key_bias = half_squares(k)
+    return Products(-q, k, 2 * q.shape[3] ** -0.5, key_bias, key_bias if q is k else half_squares(q))
 
 
-def far_products(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, float]:
-    """+‖q − k‖²/√d as an inner product, up to a term that softmax ignores: see `_PRODUCTS`."""
-    return *with_key_bias(-q, k, half_squares(k)), 2 * q.shape[3] ** -0.5
-
-
-def plain_products(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, float]:
-    """q·k/√d: see `_PRODUCTS`."""
-    return q, k, q.shape[3] ** -0.5
+def plain_products(q: Tensor, k: Tensor) -> Products:
+    """q·k/√d."""
+    return Products(q, k, q.shape[3] ** -0.5)
 
 
 def distances(q: Tensor, k: Tensor) -> Tensor:
@@ -255,14 +274,14 @@ def distances(q: Tensor, k: Tensor) -> Tensor:
 
     Takes M·N·d numbers a head, since the cheaper expansion cannot tell a distance of zero from a small one.
     """
+    q, k = widened(q), widened(k)
     squared = (q[:, :, :, None] - k[:, :, None]).square().sum(4)
     apart = squared > 0
     return torch.where(apart, squared, 1.0).sqrt() * apart
 
 
-# Similarities that are inner products: what turns queries and keys into longer queries, longer keys, and the
-# scale of their product.
-_PRODUCTS: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor, float]]] = {
+# Similarities that are inner products.
+_PRODUCTS: dict[str, Callable[[Tensor, Tensor], Products]] = {
     "dot": plain_products,
     "l2": near_products,
     "l2-positive": far_products,
@@ -272,36 +291,25 @@ _DISTANCES = {"l2-root": -1.0, "l2-printed": 1.0}
 
 
 def attention_logits(similarity: str, q: Tensor, k: Tensor) -> Tensor:
-    """What softmax turns into attention, up to a term that it ignores: [B, h, M, N]; see `Attention`."""
+    """What softmax turns into attention, in float32: [B, h, M, N]; see `Attention`."""
     if similarity in _DISTANCES:
         logits: Tensor = distances(q, k) * (_DISTANCES[similarity] * q.shape[3] ** -0.5)
-    else:
-        q, k, scale = _PRODUCTS[similarity](q, k)
-        logits = q @ k.transpose(2, 3) * scale
-    return logits
+        return logits
+    return products_of(_PRODUCTS[similarity](q, k))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """softmax(scale·q·k) v: fused, except where writing it out is quicker.
+def products_of(given: Products) -> Tensor:
+    """The similarities [B, h, M, N] in float32, up to a term that softmax ignores."""
+    logits = widened(given.q) @ widened(given.k).transpose(2, 3)
+    if given.key_bias is not None:
+        logits = logits + given.key_bias[:, :, None]
+    return logits * given.scale
 
-    On a CPU in bf16 the fused kernel's backward pass takes several times as long as the three operations it
-    stands for, as long as the logits stay small. Written out, logits are rounded to bf16, which would undo
-    the care of `with_key_bias`: queries and keys that it lengthened are left to the library.
 
-    Args:
-        q: queries [B, h, M, e].
-        k: keys [B, h, N, e].
-        v: values [B, h, N, d].
-        scale: factor on the inner products.
-
-    Returns:
-        [B, h, M, d].
-    """
-    lengthened = k.shape[3] != v.shape[3]
-    if lengthened or q.device.type != "cpu" or q.dtype != torch.bfloat16 or k.shape[2] > 256:
-        return F.scaled_dot_product_attention(q, k, v, scale=scale)
-    attention = (q @ k.transpose(2, 3) * scale).softmax(3).to(v.dtype)  # [B, h, M, N]
-    return attention @ v
+def attend(given: Products, v: Tensor) -> Tensor:
+    """Values [B, h, N, d] weighted by the softmax of similarities: [B, h, M, d], in the values' type."""
+    q, k, scale, key_bias, query_bias = given
+    return attention(q, k, v, scale=scale, key_bias=key_bias, query_bias=query_bias)
 
 
 class Attention(nn.Module):
@@ -310,7 +318,8 @@ class Attention(nn.Module):
     Similarities of a query and a key of d channels: `dot` is q·k/√d; `l2` is −‖q − k‖²/√d (Kim et al. 2021,
     arXiv 2006.04710), the one that keeps D Lipschitz; `l2-root` is −‖q − k‖/√d; `l2-printed` is +‖q − k‖/√d,
     the letter of the paper's equation, which looks away from what is near; `l2-positive` is +‖q − k‖²/√d.
-    Every distance is one between projections of the same matrix: keys are tied to queries.
+    Every distance is one between projections of the same matrix: keys are tied to queries. Squared distances
+    are inner products with a bias for each key, which lets them through fused attention.
 
     Args:
         dim: channels D of the tokens.
@@ -320,6 +329,8 @@ class Attention(nn.Module):
             and 0.02 with a distance, where 1/√D would leave every token looking at itself alone.
         spectral: normalisation of all weights, see `EqualizedLinear`.
     """
+
+    compute_dtype: torch.dtype | None = None
 
     def __init__(
         self, dim: int, heads: int, similarity: str, qk_std: float | None = None, spectral: str = "none"
@@ -332,7 +343,7 @@ class Attention(nn.Module):
         self.query = EqualizedLinear(dim, dim, bias=False, std=std, spectral=spectral)
         self.key = None if tied else EqualizedLinear(dim, dim, bias=False, std=std, spectral=spectral)
         self.value = EqualizedLinear(dim, dim, bias=False, spectral=spectral)
-        self.out = EqualizedLinear(dim, dim, spectral=spectral)
+        self.out = EqualizedLinear(dim, dim, spectral=spectral, widen=True)
 
     def forward(self, tokens: Tensor, keep: int | None = None) -> Tensor:
         """Let tokens look at each other.
@@ -342,15 +353,15 @@ class Attention(nn.Module):
             keep: only the first `keep` tokens look; None for all.
 
         Returns:
-            What they saw, [B, keep or N, D].
+            What they saw, float32 [B, keep or N, D].
         """
+        tokens = to_compute(tokens, self.compute_dtype)  # once for all three projections
         q, k = self._queries_and_keys(tokens, keep)
         v = self._split(self.value(tokens))
         if self.similarity in _DISTANCES:
             seen = attention_logits(self.similarity, q, k).softmax(3).to(v.dtype) @ v
         else:
-            q, k, scale = _PRODUCTS[self.similarity](q, k)
-            seen = attend(q, k, v, scale)  # [B, h, keep, d]
+            seen = attend(_PRODUCTS[self.similarity](q, k), v)  # [B, h, keep, d]
         mixed: Tensor = self.out(seen.transpose(1, 2).flatten(2))
         return mixed
 
@@ -366,8 +377,11 @@ class Attention(nn.Module):
     def _queries_and_keys(self, tokens: Tensor, keep: int | None) -> tuple[Tensor, Tensor]:
         """Queries [B, h, keep or N, d] and keys [B, h, N, d]."""
         if self.key is None:
-            k = self._split(self.query(tokens))
-            return k[:, :, :keep], k
+            projected = self.query(tokens)  # [B, N, D]
+            # Subtracting what all tokens share changes no distance, and bf16 rounds the rest less. The mean
+            # counts as a constant, because derivatives do not depend on it either.
+            k = self._split(projected - projected.mean(1, keepdim=True).detach())
+            return (k if keep is None else k[:, :, :keep]), k
         return self._split(self.query(tokens[:, :keep])), self._split(self.key(tokens))
 
     def _split(self, projected: Tensor) -> Tensor:
@@ -396,32 +410,30 @@ class ReleasedAttention(nn.Module):
         self.by_distance = by_distance
         self.qkv = EqualizedLinear(dim, 3 * dim, spectral=spectral)
         self.temperature = nn.Parameter(torch.ones(()))
-        self.out = EqualizedLinear(dim, dim, spectral=spectral)
+        self.out = EqualizedLinear(dim, dim, spectral=spectral, widen=True)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, N, D] to what they saw of each other, [B, N, D]."""
-        q, k, v = self._project(tokens)
-        seen = attend(q, k, v, v.shape[3] ** -0.5)  # [B, h, N, d]
+        """Tokens [B, N, D] to what they saw of each other, float32 [B, N, D]."""
+        seen = attend(*self._project(tokens))  # [B, h, N, d]
         mixed: Tensor = self.out(seen.transpose(1, 2).flatten(2))
         return mixed
 
     def row(self, place: int, tokens: Tensor) -> Tensor:
         """Where the token at `place` looks: tokens [B, N, D] to [B, h, N], summing to one."""
-        q, k, v = self._project(tokens)
-        logits: Tensor = (k @ (q[:, :, place] * v.shape[3] ** -0.5)[..., None]).squeeze(3)  # [B, h, N]
-        return logits.softmax(2)
+        given, _ = self._project(tokens)
+        attention = products_of(given._replace(q=given.q[:, :, place, None])).softmax(3)  # [B, h, 1, N]
+        return attention.squeeze(2)
 
-    def _project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries and keys whose product, over √d, is the logits, and values [B, h, N, d]."""
+    def _project(self, tokens: Tensor) -> tuple[Products, Tensor]:
+        """The similarities of all tokens, and their values [B, h, N, d]."""
         split = self.qkv(tokens).unflatten(2, (3, self.heads, -1))  # [B, N, 3, h, d]
         q, k, v = split.permute(2, 0, 3, 1, 4)  # each [B, h, N, d]
         d = q.shape[3]
-        if self.by_distance:
-            bias = half_squares(q) * (2 / d) * self.temperature  # [B, h, N]
-            q, k = with_key_bias(-2 * q * self.temperature.to(q.dtype), k, bias)
-        else:
-            q = q * self.temperature.to(q.dtype)
-        return q, k, v
+        temperature = self.temperature.to(q.dtype)
+        if not self.by_distance:
+            return Products(q * temperature, k, d**-0.5), v
+        key_bias = half_squares(q) * (2 / d) * self.temperature
+        return Products(-2 * q * temperature, k, d**-0.5, key_bias), v
 
 
 def build_attention(kind: str, dim: int, heads: int, spectral: str) -> nn.Module:
@@ -439,11 +451,11 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "silu": nn.
 
 
 def perceptron(dim: int, ratio: int, activation: str, spectral: str) -> nn.Sequential:
-    """The MLP of a block: D to ratio·D, `gelu` or `silu`, back to D."""
+    """The MLP of a block: D to ratio·D, `gelu` or `silu`, back to D in float32."""
     return nn.Sequential(
         EqualizedLinear(dim, ratio * dim, spectral=spectral),
         _ACTIVATIONS[activation](),
-        EqualizedLinear(ratio * dim, dim, spectral=spectral),
+        EqualizedLinear(ratio * dim, dim, spectral=spectral, widen=True),
     )
 
 
@@ -460,12 +472,12 @@ class SelfModulatedLayerNorm(nn.Module):
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
-        self.gain = EqualizedLinear(dim, dim, bias_start=1.0)
-        self.bias = EqualizedLinear(dim, dim)
+        self.gain = EqualizedLinear(dim, dim, bias_start=1.0, widen=True)
+        self.bias = EqualizedLinear(dim, dim, widen=True)
 
     def forward(self, tokens: Tensor, style: Tensor) -> Tensor:
-        """Tokens [B or 1, N, D] under styles [B, D]: [B, N, D]."""
-        normalized = F.layer_norm(tokens, tokens.shape[-1:], eps=self.eps)
+        """Tokens [B or 1, N, D] under styles [B, D]: float32 [B, N, D]."""
+        normalized = layer_norm(tokens, eps=self.eps)
         return torch.addcmul(self.bias(style)[:, None], normalized, self.gain(style)[:, None])
 
 
@@ -526,9 +538,9 @@ class Block(nn.Module):
         self, dim: int, heads: int, mlp_ratio: int, attention: str, qk_std: float | None, spectral: str
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.norm1 = LayerNorm(dim, eps=1e-6)
         self.attention = Attention(dim, heads, attention, qk_std, spectral)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.norm2 = LayerNorm(dim, eps=1e-6)
         self.mlp = perceptron(dim, mlp_ratio, "gelu", spectral)
 
     def forward(self, tokens: Tensor, keep: int | None = None) -> Tensor:
@@ -561,7 +573,7 @@ class SineGrid(nn.Module):
 
     def forward(self) -> Tensor:
         """Features [side², D] in raster order."""
-        # Not a matrix product: autocast would round the phases to bf16.
+        # No matrix product: phases and their sines are float32, whatever is multiplied in.
         phases = (self.coordinates[:, None] * self.weight).sum(2) + self.bias
         return phases.sin()
 
@@ -598,6 +610,8 @@ class ModulatedLinear(nn.Module):
         noisy: add noise of a learned strength, which starts at zero.
     """
 
+    compute_dtype: torch.dtype | None = None
+
     def __init__(
         self,
         in_dim: int,
@@ -611,7 +625,7 @@ class ModulatedLinear(nn.Module):
         super().__init__()
         self.demodulate = demodulate
         self.gain = gain
-        self.modulation = EqualizedLinear(style_dim, in_dim, bias_start=1.0, gain=in_dim**-0.5)
+        self.modulation = EqualizedLinear(style_dim, in_dim, bias_start=1.0, gain=in_dim**-0.5, widen=True)
         self.weight = nn.Parameter(torch.randn(out_dim, in_dim))
         self.bias = nn.Parameter(torch.zeros(out_dim))
         self.noise_strength = nn.Parameter(torch.zeros(())) if noisy else None
@@ -625,18 +639,21 @@ class ModulatedLinear(nn.Module):
             noise: [T, P], or None for none.
 
         Returns:
-            [T, P, out_dim].
+            [T, P, out_dim], in the compute type.
         """
-        scale = self.modulation(style)  # [T, in_dim], the equalising constant of `weight` included
-        scaled = features.to(scale.dtype) * scale[:, None]
+        dtype = self.compute_dtype
+        scale = self.modulation(style)  # float32 [T, in_dim], the equalising constant of `weight` included
+        scaled = to_compute(features, dtype) * to_compute(scale, dtype)[:, None]
         if not self.demodulate:
-            return F.linear(scaled, self.weight, self.bias)
-        product = F.linear(scaled, self.weight)
-        strength = torch.rsqrt(F.linear(scale.square(), self.weight.square()) + 1e-8) * self.gain
-        shift = self.bias * self.gain  # [out_dim]
+            return linear(scaled, self.weight, self.bias, dtype=dtype)
+        product = linear(scaled, self.weight, dtype=dtype)
+        energy = F.linear(scale.square(), self.weight.square())  # float32 [T, out_dim]
+        strength = torch.rsqrt(energy + 1e-8) * self.gain
+        shift = to_compute(self.bias * self.gain, dtype)  # [out_dim]
         if noise is not None and self.noise_strength is not None:
-            shift = shift + noise[:, :, None] * (self.noise_strength * self.gain)  # [T, P, out_dim]
-        return torch.addcmul(shift.to(product.dtype), product, strength[:, None].to(product.dtype))
+            added = to_compute(noise * (self.noise_strength * self.gain), dtype)  # [T, P]
+            shift = shift + added[:, :, None]  # [T, P, out_dim]
+        return torch.addcmul(shift, product, to_compute(strength, dtype)[:, None])
 
 
 class ModulatedConv(nn.Module):
@@ -651,13 +668,17 @@ class ModulatedConv(nn.Module):
         noisy: add noise of a learned strength, which starts at zero.
     """
 
+    compute_dtype: torch.dtype | None = None
+
     def __init__(
         self, in_dim: int, out_dim: int, style_dim: int, *, upsample: bool, gain: float, noisy: bool
     ) -> None:
         super().__init__()
         self.upsample = upsample
         self.gain = gain
-        self.modulation = EqualizedLinear(style_dim, in_dim, bias_start=1.0, gain=(9 * in_dim) ** -0.5)
+        self.modulation = EqualizedLinear(
+            style_dim, in_dim, bias_start=1.0, gain=(9 * in_dim) ** -0.5, widen=True
+        )
         self.weight = nn.Parameter(torch.randn(out_dim, in_dim, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_dim))
         self.noise_strength = nn.Parameter(torch.zeros(())) if noisy else None
@@ -671,21 +692,21 @@ class ModulatedConv(nn.Module):
             noise: [B, 1, H', W'], or None for none.
 
         Returns:
-            [B, out_dim, H', W'], twice as large when upsampling.
+            [B, out_dim, H', W'] in the compute type, twice as large when upsampling.
         """
-        scale = self.modulation(style)  # [B, in_dim]
-        scaled = images * scale[:, :, None, None]
+        dtype = self.compute_dtype
+        scale = self.modulation(style)  # float32 [B, in_dim]
+        scaled = to_compute(images, dtype) * to_compute(scale, dtype)[:, :, None, None]
         if self.upsample:
-            product = blur(F.conv_transpose2d(scaled, self.weight.transpose(0, 1), stride=2))
+            product = blur(convolve_transposed(scaled, self.weight, dtype=dtype, stride=2))
         else:
-            product = F.conv2d(scaled, self.weight, padding=1)
-        squares = self.weight.square().sum((2, 3))  # [out_dim, in_dim]
-        strength = torch.rsqrt(F.linear(scale.square(), squares) + 1e-8) * self.gain
-        shift = self.bias[:, None, None] * self.gain
+            product = convolve(scaled, self.weight, dtype=dtype, padding=1)
+        energy = F.linear(scale.square(), self.weight.square().sum((2, 3)))  # float32 [B, out_dim]
+        strength = torch.rsqrt(energy + 1e-8) * self.gain
+        shift = to_compute(self.bias * self.gain, dtype)[:, None, None]
         if noise is not None and self.noise_strength is not None:
-            shift = shift + noise * (self.noise_strength * self.gain)
-        strength = strength[:, :, None, None].to(product.dtype)
-        return torch.addcmul(shift.to(product.dtype), product, strength)
+            shift = shift + to_compute(noise * (self.noise_strength * self.gain), dtype)
+        return torch.addcmul(shift, product, to_compute(strength, dtype)[:, :, None, None])
 
 
 def blur(images: Tensor) -> Tensor:
@@ -927,7 +948,7 @@ class Generator(nn.Module):
 
     def mapping(self, z: Tensor, labels: Tensor | None = None, noise: Draws | None = None) -> Tensor:
         """Latents [B, D] to styles ws [B, depth + 1, D], one per use; `labels` and `noise` are not used."""
-        w: Tensor = self.mapping_network(z)
+        w = widened(self.mapping_network(z))
         return w[:, None].expand(-1, len(self.blocks) + 1, -1)
 
     def synthesis(self, ws: Tensor, noise: Draws | None = None) -> Tensor:
@@ -1011,14 +1032,15 @@ class Discriminator(nn.Module):
         self.overlap = overlap
         self.padding = padding
         side = resolution // patch_size
-        self.from_patches = EqualizedLinear(3 * (patch_size + 2 * overlap) ** 2, dim, spectral=spectral_norm)
+        pixels = 3 * (patch_size + 2 * overlap) ** 2
+        self.from_patches = EqualizedLinear(pixels, dim, spectral=spectral_norm, widen=True)
         self.class_token = nn.Parameter(0.02 * torch.randn(1, 1, dim))
         self.positions = nn.Parameter(0.02 * torch.randn(1, 1 + side**2, dim))
         self.blocks = nn.ModuleList(
             Block(dim, heads, mlp_ratio, attention, qk_std, spectral_norm) for _ in range(depth)
         )
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.head = EqualizedLinear(dim, 1, spectral=spectral_norm)
+        self.norm = LayerNorm(dim, eps=1e-6)
+        self.head = LogitHead(dim, 1, spectral=spectral_norm)
 
     def noise_spec(self, batch: int) -> Spec:
         """Nothing is random."""
@@ -1033,7 +1055,7 @@ class Discriminator(nn.Module):
         # Only the class token is read, so the last block updates no other.
         judged = last(tokens, keep=1)[:, 0]  # [B, D]
         logits: Tensor = self.head(self.norm(judged))  # [B, 1]
-        return widened(logits).squeeze(1)
+        return logits.squeeze(1)
 
     def tokens(self, images: Tensor) -> Tensor:
         """What the first block reads of images [B, 3, R, R]: [B, 1 + N, D], the class token first."""

@@ -8,7 +8,6 @@ operation a chance by which it hits or spares an image. Nothing is clamped, so i
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
@@ -188,20 +187,12 @@ def filter_bands(images: Tensor, q: Any) -> Tensor:
     power = (1 + LOWEST_BAND * surplus[:, :1]) * (1 + OTHER_BANDS * surplus[:, 1:]).prod(1, keepdim=True)
     gains = (gains * power.rsqrt()).to(images.dtype)
     height, width = images.shape[2:]
-    with _full_precision(images.device.type):  # sums of 43 products are no place for bf16
-        down, across = (
-            torch.einsum("bk,kij->bij", gains, band_operators(side, images.device).to(images.dtype))[:, None]
-            for side in (height, width)
-        )  # [B, 1, H, H], [B, 1, W, W]
-        filtered: Tensor = down @ images @ across.mT
+    down, across = (
+        torch.einsum("bk,kij->bij", gains, band_operators(side, images.device).to(images.dtype))[:, None]
+        for side in (height, width)
+    )  # [B, 1, H, H], [B, 1, W, W]
+    filtered: Tensor = down @ images @ across.mT  # in float32: sums of 43 products are no place for bf16
     return filtered
-
-
-def _full_precision(device_type: str) -> contextlib.AbstractContextManager[Any]:
-    """A context without autocast, on devices that have it: all that compute."""
-    if device_type != "meta":
-        return torch.autocast(device_type, enabled=False)
-    return contextlib.nullcontext()
 
 
 @cache

@@ -9,16 +9,21 @@ once the attention window is switched off.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gantx.compiling import compile_whole
 from gantx.config import RunConfig
-from gantx.training.stage import Loss, Pass, Stage
+from gantx.draws import Draws
+from gantx.errors import GantxError, MissingError
+from gantx.training.stage import Gradients, Loss, Outcome, Pass, Reals, Stage, differentiate
 
 WORTHWHILE = 2000  # D steps: about as long as compiling takes what they save
+
+Log = Callable[[str], None]
 
 
 def pick_compile(wanted: bool | str, device: torch.device, steps: int) -> bool:
@@ -34,35 +39,96 @@ def pick_compile(wanted: bool | str, device: torch.device, steps: int) -> bool:
     return device.type == "cuda" and steps >= WORTHWHILE
 
 
-def compiled(stages: list[Stage], settings: RunConfig) -> list[Stage]:
+def compiled(
+    stages: list[Stage], settings: RunConfig, *, log: Log = lambda line: None, required: bool = True
+) -> list[Stage]:
     """The same stages with compiled losses; unchanged unless `training.compile` is true.
 
     Nothing is compiled before the first step of each stage. What was compiled earlier in this process is
     forgotten.
+
+    Args:
+        stages: of an iteration.
+        settings: settled.
+        log: receives a sentence when a loss cannot be compiled.
+        required: raise in place of going on without.
     """
     if settings.training.compile is not True:
         return stages
     torch.compiler.reset()
     device = stages[0].moves.gradient.device
-    graphs = settings.training.cuda_graphs and device.type == "cuda"
-    return [
-        dataclasses.replace(
-            stage,
-            passes=tuple(
-                Pass(compile_loss(part.loss, device, graphs), part.samples) for part in stage.passes
-            ),
+
+    def faster(stage: Stage, part: Pass) -> Pass:
+        work = CompiledDifferentiation(
+            compile_loss(part.loss, device), f"the loss of {stage.name}", log, required
         )
+        return part._replace(differentiate=work)
+
+    return [
+        dataclasses.replace(stage, passes=tuple(faster(stage, part) for part in stage.passes))
         for stage in stages
     ]
 
 
-def compile_loss(loss: Loss, device: torch.device, graphs: bool = False) -> Loss:
+class CompiledDifferentiation:
+    """Computes a loss and its gradients by compiled code, and without it once that fails.
+
+    Args:
+        compiled: the compiled loss.
+        name: of the loss, for messages.
+        log: receives a sentence when compiling fails.
+        required: raise in place of going on without.
+
+    Raises:
+        MissingError: when it is called, compiling fails, and it is `required`.
+    """
+
+    def __init__(self, compiled: Loss, name: str, log: Log, required: bool) -> None:
+        self._compiled: Loss | None = compiled
+        self._name = name
+        self._log = log
+        self._required = required
+
+    def __call__(
+        self, loss: Loss, parameters: Sequence[Tensor], reals: Reals, draws: Draws, share: float
+    ) -> tuple[Outcome, Gradients]:
+        """See `differentiate`."""
+        if self._compiled is not None:
+            try:
+                return differentiate(self._compiled, parameters, reals, draws, share)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as problem:  # of Dynamo, Inductor, Triton or a C++ compiler, in either direction
+                self._give_up(problem)
+        return differentiate(loss, parameters, reals, draws, share)
+
+    def _give_up(self, problem: Exception) -> None:
+        if self._required:
+            if isinstance(problem, GantxError):
+                raise problem
+            raise MissingError(
+                f"{self._name} cannot be compiled ({first_line(problem)}): train with --compile auto or off, "
+                "and please report it"
+            ) from problem
+        self._compiled = None
+        self._log(
+            f"{self._name} is not compiled: {first_line(problem)}. Training goes on, slower; please report "
+            f"this line with torch {torch.__version__}"
+        )
+
+
+def first_line(problem: Exception) -> str:
+    """What went wrong, in one line."""
+    lines = str(problem).strip().splitlines() or [""]
+    return f"{type(problem).__name__}: {lines[0][:200]}"
+
+
+def compile_loss(loss: Loss, device: torch.device) -> Loss:
     """A compiled loss: one graph, fixed shapes, settings that suit the device.
 
     Args:
         loss: of one pass.
         device: where it will run.
-        graphs: replay CUDA graphs.
 
     Raises:
         MissingError: when it is first called and something that compiling needs is not installed.
@@ -72,9 +138,7 @@ def compile_loss(loss: Loss, device: torch.device, graphs: bool = False) -> Loss
     if device.type == "cpu":
         # Shuffled tokens would otherwise be gathered anew by each of their readers, without vectors.
         options["realize_reads_threshold"] = 2
-    return compile_whole(
-        loss, name="the training step", instead="train with --compile off", graphs=graphs, options=options
-    )
+    return compile_whole(loss, name="the training step", instead="train with --compile off", options=options)
 
 
 def what_a_run_changes(guards: Sequence[Any]) -> list[bool]:

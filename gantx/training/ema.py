@@ -7,21 +7,44 @@ import copy
 import torch
 from torch import Tensor, nn
 
-
-def averaged(network: nn.Module) -> nn.Module:
-    """A copy of `network` that starts as its average: same weights, no gradients."""
-    return copy.deepcopy(network).requires_grad_(False).eval()
+from gantx.runtime.flat import flatten_buffers, flatten_parameters
+from gantx.training.optimized_network import OptimizedNetwork
 
 
-@torch.no_grad()
-def update(average: nn.Module, network: nn.Module, beta: float) -> None:
-    """average ← beta·average + (1 − beta)·network, parameter by parameter; buffers are copied."""
-    olds: list[Tensor] = list(average.parameters())
-    news: list[Tensor] = list(network.parameters())
-    torch._foreach_lerp_(olds, news, 1 - beta)
-    current = dict(network.named_buffers())
-    for name, buffer in average.named_buffers():
-        buffer.copy_(current[name])
+class Average:
+    """The running average of a network's parameters; saved buffers are copied.
+
+    Args:
+        of: the network that is averaged. The average starts with the same weights.
+
+    Attributes:
+        network: the average, without gradients; computes in float32.
+        weights: all its parameters [n]; they are views of it.
+        buffers: all its saved buffers; they are views of it.
+    """
+
+    def __init__(self, of: OptimizedNetwork) -> None:
+        self.network: nn.Module = copy.deepcopy(of.network).requires_grad_(False).eval()
+        for parameter in self.network.parameters():
+            parameter.grad = None
+        self.weights = flatten_parameters(self.network)
+        self.buffers = flatten_buffers(self.network)
+        self._of = of
+        # A tensor on the device: a captured update reads what the schedule has written there.
+        self._share = torch.zeros((), device=self.weights.device)
+        self._beta = 1.0
+
+    def set_beta(self, beta: float) -> None:
+        """Choose the weight of the old average in coming updates."""
+        if beta != self._beta:
+            self._beta = beta
+            self._share.fill_(1 - beta)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """average ← beta·average + (1 − beta)·network; buffers are copied."""
+        self.weights.lerp_(self._of.weights, self._share)
+        self.buffers.copy_(self._of.buffers)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from gantx.config import RunConfig
 from gantx.draws import draw, take
 from gantx.errors import MissingError, UsageError
 from gantx.training.recipes import stages
+from gantx.training.stage import differentiate
 from gantx.training.state import TrainingState
 
 
@@ -77,40 +78,27 @@ def ladder(settings: RunConfig) -> list[RunConfig]:
 def rehearse(settings: RunConfig, state: TrainingState) -> dict[str, float]:
     """Compute every loss of an iteration and its gradient once, on one micro-batch, and forget them.
 
-    Beside the step there is what training keeps: the optimisers' moments, where they do not exist yet.
-
     Returns:
         Seconds by stage, for all micro-batches of its batch; without the step of the optimiser.
 
     Raises:
         torch.OutOfMemoryError: that did not fit.
     """
-    players = state.generator, state.discriminator
-    moments = [
-        torch.empty_like(player.gradient)
-        for player in players
-        if not player.optimizer.state
-        for _ in range(2)
-    ]
+    networks = state.generator, state.discriminator
     side, device = settings.data.resolution, state.device
-    bf16 = settings.training.precision == "bf16"
     seconds: dict[str, float] = {}
-    for stage in stages(settings, *players, state.path_length):
+    for stage in stages(settings, *networks, state.path_length):
         for other in stage.holds:
-            other.network.requires_grad_(stage.spills)
-        stage.moves.network.requires_grad_(True)
+            other.train_parameters(False)
+        stage.moves.train_parameters(True)
         draws = draw(stage.spec, seed=0, stream=stage.name, step=0, device=device)
         seconds[stage.name] = 0.0
-        for loss, samples in stage.passes:
+        for loss, samples, _ in stage.passes:
             reals = {name: torch.zeros(samples, 3, side, side, device=device) for name in stage.reals}
             began = devices.moment(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
-                outcome = loss(reals, take(draws, stage.spec, slice(0, samples)))
-            outcome.loss.backward()
+            part = take(draws, stage.spec, slice(0, samples))
+            differentiate(loss, stage.moves.parameters, reals, part, samples / stage.batch)
             seconds[stage.name] += (devices.moment(device) - began) * stage.batch / samples
-    for player in players:
-        player.gradient.zero_()
-    del moments
     return seconds
 
 

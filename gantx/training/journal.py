@@ -164,7 +164,8 @@ class Journal:
             return
         self._refuse_divergence(self.state.statistics.means())
         # A stop does not give up the last score: nothing would make up for it.
-        found = self.monitor.score(self.state.average, lambda: not finished and self.stop() is not None)
+        average = self.state.average.network
+        found = self.monitor.score(average, lambda: not finished and self.stop() is not None)
         if found is None:
             return
         line = {"kimg": images / 1000, "images": images, "seconds": round(self.state.seconds, 2), **found}
@@ -217,7 +218,7 @@ class Journal:
         """Paint the fixed latents with the averaged generator."""
         seeds = range(self.config.training.samples)
         images = sampling.paint(
-            self.state.average,
+            self.state.average.network,
             seeds,
             batch=sampling.BATCH,
             device=self.state.device,

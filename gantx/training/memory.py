@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gantx.draws import Draw, Draws, Spec, take
-from gantx.training.stage import Stage
+from gantx.training.stage import Stage, differentiate
 
 
 class PeakMeter(TorchDispatchMode):
@@ -60,18 +60,18 @@ def peaks(stage: Stage, side: int) -> list[int]:
     """Bytes that each pass of a stage takes on top of networks and optimisers, in float32.
 
     Args:
-        stage: of players on the meta device.
+        stage: of networks on the meta device.
         side: of the images in pixels.
     """
-    for player in stage.holds:
-        player.network.requires_grad_(stage.spills)
-    stage.moves.network.requires_grad_(True)
+    for other in stage.holds:
+        other.train_parameters(False)
+    stage.moves.train_parameters(True)
     found = []
-    for loss, samples in stage.passes:
+    for loss, samples, _ in stage.passes:
         with PeakMeter() as meter:
             draws = take(_shaped(stage.spec), stage.spec, slice(0, samples))
             reals = {name: torch.empty(samples, 3, side, side, device="meta") for name in stage.reals}
-            loss(reals, draws).loss.backward()
+            differentiate(loss, stage.moves.parameters, reals, draws, 1.0)
         found.append(meter.peak)
     return found
 

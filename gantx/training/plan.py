@@ -12,9 +12,9 @@ from gantx import models
 from gantx.config import RunConfig
 from gantx.training.loop import target_images
 from gantx.training.memory import peaks
+from gantx.training.optimized_network import OptimizedNetwork
 from gantx.training.recipes import stages
 from gantx.training.schedules import window_scale
-from gantx.training.stage import Player
 
 
 def plan(settings: RunConfig) -> dict[str, str]:
@@ -92,15 +92,15 @@ def needed(
     settings: RunConfig, generator: nn.Module, discriminator: nn.Module
 ) -> tuple[int, list[tuple[str, int]]]:
     """Bytes that a run keeps all the time, and those of each pass on top; arguments as for `memory`."""
-    players = (
-        Player(generator, settings.optimizer.generator),
-        Player(discriminator, settings.optimizer.discriminator),
+    networks = (
+        OptimizedNetwork(generator, settings.optimizer.generator),
+        OptimizedNetwork(discriminator, settings.optimizer.discriminator),
     )
     # Weights, gradient and two moments of both; the average of G.
     lasting = 4 * (5 * parameters(generator) + 4 * parameters(discriminator))
     on_top = [
         (stage.name if place == 0 else "its penalty", size)
-        for stage in stages(settings, *players)
+        for stage in stages(settings, *networks)
         for place, size in enumerate(peaks(stage, settings.data.resolution))
     ]
     return lasting, on_top

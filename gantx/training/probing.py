@@ -11,7 +11,6 @@ import torch
 
 from gantx import devices, models
 from gantx.config import RunConfig
-from gantx.training import ema
 from gantx.training.display import duration
 from gantx.training.fitting import ladder, rehearse
 from gantx.training.loop import target_images
@@ -176,7 +175,7 @@ def _update(settings: RunConfig, state: TrainingState) -> float:
         began = devices.moment(state.device)
         stage.moves.step()
         if stage.moves is state.generator:
-            ema.update(state.average, state.generator.network, 1.0)
+            state.average.update()
         spent += (devices.moment(state.device) - began) / stage.every
     return spent
 

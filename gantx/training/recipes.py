@@ -23,6 +23,7 @@ from gantx.training.augment import augment
 from gantx.training.augment import spec as augment_spec
 from gantx.training.ema import follow_styles
 from gantx.training.losses import discriminator_loss, generator_loss
+from gantx.training.optimized_network import OptimizedNetwork
 from gantx.training.regularizers import (
     gradient_penalty,
     inconsistency,
@@ -30,12 +31,15 @@ from gantx.training.regularizers import (
     path_lengths,
     zero_centered_penalty,
 )
-from gantx.training.stage import Outcome, Pass, Player, Reals, Stage
+from gantx.training.stage import Outcome, Pass, Reals, Stage
 from gantx.training.style_mixing import mix
 
 
 def stages(
-    config: RunConfig, generator: Player, discriminator: Player, path_length: Tensor | None = None
+    config: RunConfig,
+    generator: OptimizedNetwork,
+    discriminator: OptimizedNetwork,
+    path_length: Tensor | None = None,
 ) -> list[Stage]:
     """The stages of one iteration, in order.
 
@@ -47,7 +51,7 @@ def stages(
             them; None starts a new one.
     """
     if path_length is None:
-        path_length = torch.zeros((), device=generator.gradient.device)
+        path_length = torch.zeros((), device=generator.weights.device)
     game = Game(config, generator, discriminator, path_length)
     penalties = _penalties(game)
     lazy = sorted({penalty.every for penalty in penalties if penalty.every > 1})
@@ -63,26 +67,13 @@ def stages(
     return of_discriminator + of_generator
 
 
-def in_order(due: list[Stage]) -> list[tuple[Stage, Stage | None]]:
-    """The order in which the stages of an iteration run, each with one that runs inside it.
-
-    A G step that leaks into D comes after the first micro-batch of the D step where D accumulates, and after
-    the whole of it otherwise, as in the released training code of TransGAN version 2.
-    """
-    inner = next((stage for stage in due if stage.spills), None)
-    first = due[0]
-    if inner is None or inner is first or first.passes[0].samples == first.batch:
-        return [(stage, None) for stage in due]
-    return [(first, inner), *((stage, None) for stage in due[1:] if stage is not inner)]
-
-
 @dataclass(frozen=True)
 class Game:
     """The two players and what passes between them."""
 
     config: RunConfig
-    generator: Player
-    discriminator: Player
+    generator: OptimizedNetwork
+    discriminator: OptimizedNetwork
     path_length: Tensor
 
     def latent_spec(self, batch: int) -> Spec:
@@ -350,7 +341,6 @@ def _generator_stage(game: Game) -> Stage:
         streams,
         spec,
         (Pass(loss, at_once(config.training.micro_batch, batch)),),
-        spills=objective.gradient_leak,
         **{"keep": game.keep, **game.average_every_pass()},
     )
 

@@ -12,7 +12,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from gantx.models.layers.attention import twice_differentiable
+from gantx.runtime.precision import widened
 
 Critic = Callable[[Tensor], Tensor]
 Synthesis = Callable[[Tensor], Tensor]
@@ -20,7 +22,7 @@ Synthesis = Callable[[Tensor], Tensor]
 
 def slope(critic: Critic, images: Tensor) -> Tensor:
     """Gradient [B, 3, H, W] of each image's logit with respect to the image, itself differentiable."""
-    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+    with twice_differentiable():
         gradient: Tensor = torch.func.grad(lambda x: critic(x).sum())(images)
     return gradient
 
@@ -63,8 +65,8 @@ def path_lengths(synthesis: Synthesis, ws: Tensor, direction: Tensor) -> Tensor:
         [B], differentiable.
     """
     unit = direction / math.sqrt(direction.shape[2] * direction.shape[3])
-    ws = ws.to(torch.promote_types(ws.dtype, torch.float32))  # lengths are sums of squares: no place for bf16
-    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+    ws = widened(ws)  # lengths are sums of squares: no place for bf16
+    with twice_differentiable():
         gradient: Tensor = torch.func.grad(lambda s: (synthesis(s) * unit).sum())(ws)
     # The tiny constant keeps the derivative of the root finite where a slope is exactly zero.
     return (gradient.square().sum(-1).flatten(1).mean(1) + 1e-12).sqrt()

@@ -22,18 +22,18 @@ from gantx.config import EvaluationConfig, RunConfig
 from gantx.data.batches import Batches
 from gantx.data.prepare import Prepared, prepare
 from gantx.errors import CheckpointError, DataError, GantxError, MissingError, UsageError
-from gantx.training.compiling import compiled
 from gantx.training.diagnostics import diagnose
 from gantx.training.display import Display
 from gantx.training.fitting import fit
 from gantx.training.journal import Journal, claimed, create_folder
 from gantx.training.loop import target_images, train
 from gantx.training.monitor import Monitor
-from gantx.training.recipes import at_once, stages
+from gantx.training.recipes import at_once
 from gantx.training.schedules import window_scale
 from gantx.training.settling import Say, frozen_garbage, prepared_process, settle
 from gantx.training.signals import StopAfterIteration, StopWhilePreparing
 from gantx.training.state import TrainingState
+from gantx.training.steps import Required, build_steps
 
 # What may differ when a run goes on: its length, what it writes and how often, and where its images lie.
 CHANGEABLE = {
@@ -93,6 +93,7 @@ def start(
     if out is not None and out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} already exists and is not empty: name another, or go on with --resume {out}")
     notes = _Notes(say)
+    required = Required(settings.training.compile is True, settings.training.cuda_graphs is True)
     settings = settle(settings, device, _steps_left(settings, 0), notes)
     with StopWhilePreparing():
         prepared = prepare(settings.data, say=notes, progress=progress)
@@ -100,7 +101,7 @@ def start(
     folder = out or create_folder(parent, f"{settings.name}-{prepared.name}")
     _write_text(folder / "config.yaml", settings.to_yaml())
     with claimed(folder):
-        return _run(settings, folder, None, prepared, monitor, device, command, notes)
+        return _run(settings, folder, None, prepared, monitor, device, command, notes, required)
 
 
 def resume(
@@ -153,6 +154,12 @@ def resume(
                 f"{folder} is already complete at {header.images / 1000:g} kimg: extend it with --kimg "
                 f"{2 * settings.training.kimg:g}"
             )
+        # The stored values may be what `auto` came to: only this command's words count.
+        asked = {*changes, *(text.partition("=")[0] for text in overrides)}
+        required = Required(
+            "training.compile" in asked and settings.training.compile is True,
+            "training.cuda_graphs" in asked and settings.training.cuda_graphs is True,
+        )
         notes = _Notes(say)
         steps = _steps_left(settings, header.images if header else 0)
         settings = settle(settings, device, steps, notes)
@@ -167,7 +174,7 @@ def resume(
                 "--data"
             )
         _write_text(folder / "config.yaml", settings.to_yaml())
-        return _run(settings, folder, header, prepared, monitor, device, command, notes)
+        return _run(settings, folder, header, prepared, monitor, device, command, notes, required)
 
 
 def _run(
@@ -179,6 +186,7 @@ def _run(
     device: torch.device,
     command: Sequence[str],
     notes: _Notes,
+    required: Required,
 ) -> Path:
     training = settings.training
     with prepared_process(settings, device), _explaining_memory(device, training.batch):
@@ -197,7 +205,6 @@ def _run(
             device=device,
             resident=settings.data.resident,
         )
-        plan = compiled(stages(settings, state.generator, state.discriminator, state.path_length), settings)
         _record(folder, settings, device, command)
         display = Display(target_images(settings))
         with StopAfterIteration(display.say, folder) as signals, contextlib.closing(display):
@@ -209,9 +216,10 @@ def _run(
                 for note in notes.lines:
                     journal.log(note)
                 _announce(journal, settings, state, header)
+                steps = build_steps(settings, state, log=journal.say, required=required)
                 with frozen_garbage():
                     journal.start()
-                    train(settings, state, plan, batches, journal)
+                    train(settings, state, steps, batches, journal)
                 journal.say(f"done: {state.images / 1000:g} kimg in {state.seconds:.0f} s")
                 journal.say(f"look at {journal.last_picture}")
             except GantxError as problem:
@@ -330,6 +338,7 @@ def _record(folder: Path, settings: RunConfig, device: torch.device, command: Se
         "threads": settings.training.threads,
         "precision": settings.training.precision,
         "compile": settings.training.compile,
+        "cuda_graphs": settings.training.cuda_graphs,
     }
     _write_text(folder / "env.json", json.dumps(environment, indent=2) + "\n")
     lines = folder / "command.txt"

@@ -37,6 +37,7 @@ def settle(settings: RunConfig, device: torch.device, steps: int, say: Say) -> R
     if not deterministic:
         say("deterministic: off, so a resumed run may differ in last bits (training.deterministic=true)")
     compile = pick_compile(training.compile, device, steps)
+    graphs = device.type == "cuda" if training.cuda_graphs == "auto" else training.cuda_graphs
     if compile:
         say("compile: on, so the first step of each kind takes up to minutes (--compile off)")
     settled = {
@@ -44,6 +45,7 @@ def settle(settings: RunConfig, device: torch.device, steps: int, say: Say) -> R
         "threads": threads,
         "deterministic": deterministic,
         "compile": compile,
+        "cuda_graphs": graphs,
     }
     source = settings.data.source
     if source not in known_names() and source is not None and Path(source).exists():
@@ -58,7 +60,7 @@ def settle(settings: RunConfig, device: torch.device, steps: int, say: Say) -> R
 
 @contextlib.contextmanager
 def prepared_process(settings: RunConfig, device: torch.device) -> Iterator[None]:
-    """A process that trains as settled settings say: threads, determinism, TF32, memory.
+    """A process that trains as settled settings say: threads, determinism, full float32, memory.
 
     All is as before afterwards, but for the memory that a CPU's process keeps.
 
@@ -73,6 +75,7 @@ def prepared_process(settings: RunConfig, device: torch.device) -> Iterator[None
         torch.are_deterministic_algorithms_enabled(),
         fills.fill_uninitialized_memory,  # type: ignore[attr-defined]
         torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.allow_tf32,
     )
     torch.set_num_threads(training.threads)
     torch.use_deterministic_algorithms(training.deterministic is True)
@@ -84,16 +87,18 @@ def prepared_process(settings: RunConfig, device: torch.device) -> Iterator[None
         devices.keep_freed_memory()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        # TF32 for what bf16 autocast leaves in fp32; whoever asks for fp32 gets fp32.
-        torch.set_float32_matmul_precision("high" if training.precision == "bf16" else "highest")
+        # What is float32 in a bf16 run is little, and meant so; whoever asks for fp32 gets fp32.
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        threads, strict, filled, products = before
+        threads, strict, filled, products, convolutions = before
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(strict)
         fills.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
         torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 @contextlib.contextmanager

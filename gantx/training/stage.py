@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gantx.config import AdamConfig
 from gantx.draws import Draws, Spec, take
 from gantx.models import KeepsState
+from gantx.training.optimized_network import OptimizedNetwork
 
 Reals = dict[str, Tensor]
 
@@ -32,6 +31,28 @@ class Outcome(NamedTuple):
 
 
 Loss = Callable[[Reals, Draws], Outcome]
+Gradients = Sequence[Tensor | None]
+Differentiate = Callable[[Loss, Sequence[Tensor], Reals, Draws, float], tuple[Outcome, Gradients]]
+
+
+def differentiate(
+    loss: Loss, parameters: Sequence[Tensor], reals: Reals, draws: Draws, share: float
+) -> tuple[Outcome, Gradients]:
+    """Compute a loss and the gradients of `share` times its value.
+
+    Args:
+        loss: of real images and draws.
+        parameters: to differentiate by.
+        reals: real images [B, 3, H, W] by stream.
+        draws: everything random in the loss.
+        share: of the samples in the whole batch.
+
+    Returns:
+        The outcome, and a gradient for each parameter, None where the loss does not depend on it.
+    """
+    outcome = loss(reals, draws)
+    value = outcome.loss if share == 1 else outcome.loss * share
+    return outcome, torch.autograd.grad(value, parameters, allow_unused=True)
 
 
 class Pass(NamedTuple):
@@ -40,67 +61,12 @@ class Pass(NamedTuple):
     Attributes:
         loss: pure function of (real images by stream, draws); a mean over the samples.
         samples: gradients accumulate over the rest of the stage's batch.
+        differentiate: computes the loss and its gradients; see `differentiate`.
     """
 
     loss: Loss
     samples: int
-
-
-class Player:
-    """A network with its optimiser and one flat gradient.
-
-    The gradients of all parameters are views of one buffer, so that zeroing, clipping and checking are one
-    operation each.
-
-    Args:
-        network: the network; must be on its final device.
-        settings: its optimiser.
-
-    Attributes:
-        lr: learning rate before the schedule.
-        gradient: of all parameters, in their order.
-        spilled: `gradient` holds what another player's stage left there; the next step starts from it.
-        accumulating: `gradient` holds the first part of a step that is not finished.
-    """
-
-    def __init__(self, network: nn.Module, settings: AdamConfig) -> None:
-        self.network = network
-        self.settings = settings
-        self.parameters = list(network.parameters())
-        device = self.parameters[0].device
-        self.gradient = torch.zeros(sum(p.numel() for p in self.parameters), device=device)
-        self.spilled = self.accumulating = False
-        offset = 0
-        for parameter in self.parameters:
-            parameter.grad = self.gradient[offset : offset + parameter.numel()].view_as(parameter)
-            offset += parameter.numel()
-        kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
-        # Lazy steps come on top of the others (StyleGAN2, appendix B): k/(k + 1) of the rate and of the
-        # decay in each step keep both the same by the iteration.
-        ratio = 1.0 if settings.lazy_every is None else settings.lazy_every / (settings.lazy_every + 1)
-        self.lr = settings.lr * ratio
-        self.optimizer = kind(
-            self.parameters,
-            lr=self.lr,
-            betas=(settings.betas[0] ** ratio, settings.betas[1] ** ratio),
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-            fused=device.type in ("cpu", "cuda"),
-        )
-
-    def set_rate(self, factor: float) -> None:
-        """Scale the configured learning rate by the schedule's `factor`."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * factor
-
-    @torch.no_grad()
-    def step(self) -> Tensor:
-        """Clip, move the parameters, return the gradient's norm before clipping (0-d, on the device)."""
-        norm: Tensor = torch.linalg.vector_norm(self.gradient)
-        if self.settings.clip_norm is not None:
-            self.gradient.mul_((self.settings.clip_norm / (norm + 1e-6)).clamp(max=1.0))
-        self.optimizer.step()
-        return norm
+    differentiate: Differentiate = differentiate
 
 
 @dataclass(frozen=True)
@@ -109,117 +75,131 @@ class Stage:
 
     Attributes:
         name: names the stage's random stream and its metrics.
-        moves: the player whose parameters move.
-        holds: the players that stand still; gradients pass through them to the images only.
+        moves: the network whose parameters are trained.
+        holds: the networks that are frozen; gradients pass through them to the images only.
         every: the stage runs at every iteration that this number divides.
         batch: samples of one step.
         reals: the streams of real images it reads. `real` is what D sees in this iteration; any other
             stream advances with the stage's own steps.
         spec: every random tensor its losses use.
         passes: what is minimised, the sum of these; each has gradients of its own to accumulate.
-        spills: leave the gradients of the players that stand still for their next step to start from.
         keep: moves what is kept from step to step beside networks and optimisers, from `Outcome.kept`.
         keep_every_pass: call `keep` after every loss that is computed, not once per step with the means.
     """
 
     name: str
-    moves: Player
-    holds: tuple[Player, ...]
+    moves: OptimizedNetwork
+    holds: tuple[OptimizedNetwork, ...]
     every: int
     batch: int
     reals: tuple[str, ...]
     spec: Spec
     passes: tuple[Pass, ...]
-    spills: bool = False
     keep: Callable[[dict[str, Tensor]], None] = field(default=lambda kept: None)
     keep_every_pass: bool = False
 
 
 class Statistics:
-    """Means of 0-d tensors, accumulated on the device and read once per report."""
+    """Means of 0-d tensors, summed on the device in tensors that stay, and read once per report.
+
+    Attributes:
+        sums: of everything ever observed, by name; 0-d.
+        counts: of the observations since `clear`.
+    """
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, float] = {}
+        self._groups: dict[tuple[str, ...], Tensor] = {}
 
-    def add(self, name: str, value: Tensor, weight: float = 1.0) -> None:
-        """Add one observation."""
-        weighted = value.detach().float() * weight
-        self.sums[name] = self.sums[name] + weighted if name in self.sums else weighted
-        self.counts[name] = self.counts.get(name, 0.0) + weight
+    def group(self, names: tuple[str, ...], device: torch.device) -> Tensor:
+        """The sums of values that are always observed together, as one tensor [n]."""
+        if names not in self._groups:
+            sums = torch.zeros(len(names), device=device)
+            for place, name in enumerate(names):
+                if name in self.sums:  # of a run that goes on
+                    sums[place] = self.sums[name]
+                self.sums[name] = sums[place]
+            self._groups[names] = sums
+        return self._groups[names]
+
+    def count(self, names: Sequence[str]) -> None:
+        """Count one observation of each; the device has added or will add its value."""
+        for name in names:
+            self.counts[name] = self.counts.get(name, 0.0) + 1.0
 
     def means(self) -> dict[str, float]:
         """The mean of everything observed since `clear`; one copy from the device."""
-        if not self.sums:
+        if not self.counts:
             return {}
-        values = torch.stack(list(self.sums.values())).tolist()
-        return {name: value / self.counts[name] for name, value in zip(self.sums, values, strict=True)}
+        values = torch.stack([self.sums[name] for name in self.counts]).tolist()
+        return {name: value / count for (name, count), value in zip(self.counts.items(), values, strict=True)}
 
     def clear(self) -> None:
         """Forget all observations."""
-        self.sums, self.counts = {}, {}
+        for sums in self._groups.values():
+            sums.zero_()
+        self.counts = {}
+
+    def restore(self, sums: dict[str, Tensor], counts: dict[str, float]) -> None:
+        """Go on from stored sums and counts, before anything is observed."""
+        self.sums, self.counts = dict(sums), dict(counts)
 
 
-def run_stage(
-    stage: Stage,
-    reals: Reals,
-    draws: Draws,
-    *,
-    autocast: contextlib.AbstractContextManager[None],
-    statistics: Statistics,
-    meanwhile: Callable[[], None] | None = None,
-) -> None:
+def run_stage(stage: Stage, reals: Reals, draws: Draws, statistics: Statistics) -> tuple[str, ...]:
     """Run one optimiser step of a stage.
+
+    All of it happens on tensors that stay where they are and without waiting for the device, so it can be
+    captured and replayed. The caller counts what was observed.
 
     Args:
         stage: what to do.
         reals: real images [batch, 3, H, W] by stream.
         draws: the stage's spec, drawn for the whole batch.
-        autocast: a reusable context in which the losses are computed.
-        statistics: receives `<stage>/<value>` and `<stage>/gradient_norm`.
-        meanwhile: called after the first of several micro-batches.
-    """
-    player = stage.moves
-    for other in stage.holds:
-        other.network.requires_grad_(stage.spills)
-        if stage.spills and not other.accumulating:
-            other.gradient.zero_()
-            other.spilled = True
-    player.network.requires_grad_(True)
-    if not player.spilled:
-        player.gradient.zero_()
-    player.spilled = False
+        statistics: receives the values of what was observed.
 
-    total: Tensor | None = None
+    Returns:
+        Their names: `<stage>/<value>`, `<stage>/loss` and `<stage>/gradient_norm`.
+    """
+    optimized = stage.moves
+    for other in stage.holds:
+        other.train_parameters(False)
+    optimized.train_parameters(True)
+
+    observed: dict[str, Tensor] = {}
     kept: dict[str, Tensor] = {}
-    for loss, samples in stage.passes:
-        share = samples / stage.batch
-        for start in range(0, stage.batch, samples):
-            rows, whole = slice(start, start + samples), samples == stage.batch
+    begun = False
+    for part in stage.passes:
+        share = part.samples / stage.batch
+        for start in range(0, stage.batch, part.samples):
+            rows, whole = slice(start, start + part.samples), part.samples == stage.batch
             part_reals = reals if whole else {name: images[rows] for name, images in reals.items()}
             part_draws = draws if whole else take(draws, stage.spec, rows)
-            with autocast:
-                outcome = loss(part_reals, part_draws)
-            (outcome.loss * share).backward()
-            weighted = outcome.loss.detach() * share
-            total = weighted if total is None else total + weighted
-            for name, value in outcome.observed.items():
-                statistics.add(f"{stage.name}/{name}", value, share)
+            outcome, gradients = part.differentiate(
+                part.loss, optimized.parameters, part_reals, part_draws, share
+            )
+            optimized.collect(gradients, add=begun)
+            begun = True
+            add_shares(observed, {**outcome.observed, "loss": outcome.loss}, share)
             if stage.keep_every_pass:
                 stage.keep(outcome.kept)
             else:
-                for name, value in outcome.kept.items():
-                    kept[name] = kept[name] + share * value if name in kept else share * value
-            if meanwhile is not None:
-                player.accumulating = True
-                meanwhile()
-                player.accumulating, meanwhile = False, None
-                player.network.requires_grad_(True)
-    assert total is not None
-    statistics.add(f"{stage.name}/loss", total)
-    statistics.add(f"{stage.name}/gradient_norm", player.step())
+                add_shares(kept, outcome.kept, share)
     with torch.no_grad():
-        if isinstance(player.network, KeepsState):
-            player.network.update_state()
+        observed["gradient_norm"] = optimized.step()
+        if isinstance(optimized.network, KeepsState):
+            optimized.network.update_state()
         if not stage.keep_every_pass:
             stage.keep(kept)
+        names = tuple(f"{stage.name}/{name}" for name in observed)
+        sums = statistics.group(names, optimized.weights.device)
+        sums.add_(torch.stack([value.float() for value in observed.values()]))
+    return names
+
+
+@torch.no_grad()
+def add_shares(sums: dict[str, Tensor], values: dict[str, Tensor], share: float) -> None:
+    """Add `share` times each value, without its graph, to the sum of its name."""
+    for name, value in values.items():
+        part = value.detach() if share == 1 else value.detach() * share
+        sums[name] = sums[name] + part if name in sums else part

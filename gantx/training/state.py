@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gantx import checkpoint, models
 from gantx.checkpoint import Header
 from gantx.config import RunConfig
 from gantx.errors import CheckpointError
-from gantx.training.ema import averaged
-from gantx.training.stage import Player, Statistics
+from gantx.runtime.precision import set_compute_dtype
+from gantx.training.ema import Average
+from gantx.training.optimized_network import OptimizedNetwork
+from gantx.training.stage import Statistics
 
 
 class TrainingState:
@@ -23,7 +24,7 @@ class TrainingState:
     Attributes:
         generator: G with its optimiser.
         discriminator: D with its optimiser.
-        average: the running average of G.
+        average: the running average of G, which computes in float32.
         statistics: observations since the last report.
         path_length: running mean of the generator's path lengths, 0-d; zero without their penalty.
         iteration: iterations done.
@@ -39,13 +40,17 @@ class TrainingState:
             torch.manual_seed(config.training.seed)
             generator = models.build(config.generator)
             discriminator = models.build(config.discriminator)
-        self.average: nn.Module = averaged(generator).to(device)
-        self.generator = Player(generator.to(device), config.optimizer.generator)
-        self.discriminator = Player(discriminator.to(device), config.optimizer.discriminator)
+        self.generator = OptimizedNetwork(generator.to(device), config.optimizer.generator)
+        self.discriminator = OptimizedNetwork(discriminator.to(device), config.optimizer.discriminator)
+        self.average = Average(self.generator)
+        if config.training.precision == "bf16":
+            for network in (self.generator.network, self.discriminator.network):
+                set_compute_dtype(network, torch.bfloat16)
         self.statistics = Statistics()
         self.path_length = torch.zeros((), device=device)
         self.iteration = 0
         self.seconds = 0.0
+        self._window: int | None = None
 
     @property
     def images(self) -> int:
@@ -57,39 +62,46 @@ class TrainingState:
         self.generator.set_rate(factor)
         self.discriminator.set_rate(factor)
 
-    def set_attention_window(self, window: int | None) -> None:
-        """Limit the attention of a generator that relaxes it; the average always attends everywhere."""
+    def set_attention_window(self, window: int | None) -> bool:
+        """Limit the attention of a generator that relaxes it; the average always attends everywhere.
+
+        Returns:
+            Whether the window was opened or closed: steps that were captured before do not know of that.
+        """
         network = self.generator.network
-        if not isinstance(network, models.RelaxesAttention):
-            return
+        if not isinstance(network, models.RelaxesAttention) or window == self._window:
+            return False
+        toggled = (window is None) != (self._window is None)
         if window is None:
             network.attention_window = None
         elif network.attention_window is None:
             network.attention_window = torch.tensor(window, device=self.device)
         else:
             network.attention_window.fill_(window)
+        self._window = window
+        return toggled
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything a checkpoint stores, under the keys of the checkpoint format."""
         found: dict[str, Tensor] = {}
         networks = {
             "generator": self.generator.network,
-            "generator_ema": self.average,
+            "generator_ema": self.average.network,
             "discriminator": self.discriminator.network,
         }
         for name, network in networks.items():
             found |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
-        for name, player in (("generator", self.generator), ("discriminator", self.discriminator)):
-            keys = [key for key, _ in player.network.named_parameters()]
-            for index, moments in player.optimizer.state_dict()["state"].items():
-                for moment, value in moments.items():
-                    found[f"optimizer.{name}.{keys[index]}.{moment}"] = value
-        found |= {f"state.statistics.{name}": value for name, value in self.statistics.sums.items()}
+        for name, optimized in self._optimized().items():
+            kept = optimized.optimizer_state()
+            found |= {f"optimizer.{name}.{key}": value for key, value in kept.items()}
+        sums = self.statistics.sums
+        found |= {f"state.statistics.{name}": sums[name] for name in self.statistics.counts}
         if self.config.objective.path_length is not None:
             found["state.path_length"] = self.path_length
-        if self.discriminator.spilled:
-            found["state.spilled"] = self.discriminator.gradient
         return found
+
+    def _optimized(self) -> dict[str, OptimizedNetwork]:
+        return {"generator": self.generator, "discriminator": self.discriminator}
 
     def progress(self) -> dict[str, Any]:
         """The numbers that go into a checkpoint's header."""
@@ -99,7 +111,6 @@ class TrainingState:
             "seconds": round(self.seconds, 3),
             "device": self.device.type,
             "observations": self.statistics.counts,
-            "spilled": self.discriminator.spilled,
         }
 
     def save(self, path: Path, data: dict[str, Any]) -> None:
@@ -110,7 +121,7 @@ class TrainingState:
         """Continue from a checkpoint; CheckpointError when it does not fit."""
         networks = {
             "generator": self.generator.network,
-            "generator_ema": self.average,
+            "generator_ema": self.average.network,
             "discriminator": self.discriminator.network,
         }
         for name, network in networks.items():
@@ -118,24 +129,20 @@ class TrainingState:
         self._restore_optimizers(header)
         self.iteration = int(header.progress["iteration"])
         self.seconds = float(header.progress["seconds"])
-        self.statistics.counts = dict(header.progress["observations"])
-        self.discriminator.spilled = bool(header.progress.get("spilled", False))
+        counts = dict(header.progress["observations"])
         stored = checkpoint.read_part(header, "state", self.device) if "state" in header.digests else {}
-        self.statistics.sums = {name: stored[f"statistics.{name}"] for name in self.statistics.counts}
+        self.statistics.restore({name: stored[f"statistics.{name}"] for name in counts}, counts)
         if self.config.objective.path_length is not None:
             self.path_length.copy_(stored["path_length"])
-        if self.discriminator.spilled:
-            self.discriminator.gradient.copy_(stored["spilled"])
 
     def _restore_optimizers(self, header: Header) -> None:
         if "optimizer" not in header.digests:
             raise CheckpointError(f"{header.path} holds no optimizer state, so training cannot go on from it")
         stored = checkpoint.read_part(header, "optimizer")
-        for name, player in (("generator", self.generator), ("discriminator", self.discriminator)):
-            keys = {key: index for index, (key, _) in enumerate(player.network.named_parameters())}
-            moments: dict[int, dict[str, Tensor]] = {}
-            for full, value in stored.items():
-                if found := re.fullmatch(rf"{name}\.(.+)\.(\w+)", full):
-                    moments.setdefault(keys[found[1]], {})[found[2]] = value
-            state = player.optimizer.state_dict()
-            player.optimizer.load_state_dict({**state, "state": moments})
+        for name, optimized in self._optimized().items():
+            own = {
+                key.removeprefix(f"{name}."): value
+                for key, value in stored.items()
+                if key.startswith(f"{name}.")
+            }
+            optimized.load_optimizer_state(own)

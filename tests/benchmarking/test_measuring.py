@@ -11,6 +11,7 @@ from gantx import config
 from gantx.benchmarking import painting, scoring, training
 from gantx.benchmarking.machine import measuring
 from gantx.errors import MissingError, UsageError
+from gantx.training import steps
 
 CPU = torch.device("cpu")
 
@@ -74,11 +75,12 @@ def test_a_cpu_says_nothing_of_gaps_and_does_not_compile_on_its_own(trained):
 def test_the_stages_that_run_are_compiled_if_asked(monkeypatch, wanted):
     run = []
 
-    def compiled(stages, settings):
+    def compiled(stages, settings, *, log, required):
+        assert required  # what is not compiled must not be told as compiled
         assert settings.training.compile is (wanted == "on")
         return [dataclasses.replace(stage, keep=lambda kept: run.append("compiled")) for stage in stages]
 
-    monkeypatch.setattr(training, "compiled", compiled)
+    monkeypatch.setattr(steps, "compiled", compiled)
     figures = training.measure(small(f"training.compile={wanted}"), CPU, steps=1, say=quiet)
     assert figures.compiled is (wanted == "on")
     assert run

@@ -122,7 +122,7 @@ def test_info_shows_and_prints_json(run_folder):
     assert document["schema"] == "gantx.info/1"
     assert document["config"]["generator"]["family"] == "transgan"
     assert document["progress"]["images"] == 0
-    assert set(document["digests"]) == {"generator", "generator_ema", "discriminator"}
+    assert set(document["digests"]) == {"generator", "generator_ema", "discriminator", "optimizer"}
 
 
 def test_latents_from_a_file_as_the_generator_gives_them(run_folder, tmp_path):

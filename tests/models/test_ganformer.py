@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from computed_types import ComputedTypes, agreement, gradient_of, in_bf16
 from golden_file import GoldenFile
 from golden_ganformer import (
     LOOK_PARTS,
@@ -31,8 +32,9 @@ from gantx.models.ganformer import (
     dropped,
     sine_grid,
 )
-from gantx.models.stylegan2 import unit_rms
-from gantx.training.regularizers import slope
+from gantx.models.layers.normalization import rms_norm
+from gantx.runtime.precision import to_compute
+from gantx.training.regularizers import path_lengths, slope, zero_centered_penalty
 
 SMALL = {
     "resolution": 16,
@@ -434,7 +436,7 @@ def test_single_operations_agree_with_the_official_code():
         for size, dim, directions in ((4, 16, 2), (16, 16, 2), (8, 32, 2), (4, 32, 4), (8, 16, 4)):
             made = sine_grid(size, dim, directions).view(size, size, dim)
             check(made, ops[f"posenc/sinus_size{size}_dim{dim}_dirs{directions}"])
-        check(unit_rms(ops["norm/x"], (1, 2)), ops["norm/z_joint"])
+        check(rms_norm(ops["norm/x"], (1, 2)), ops["norm/z_joint"])
 
         cells = ops["attnorm/x"].view(2, 5, 6)
         for key, expected in ops.prefix("attnorm/").items():
@@ -810,20 +812,154 @@ def test_path_length_has_the_derivative_of_finite_differences(attention):
 
 
 @pytest.mark.parametrize("attention", ["simplex", "kmeans", "duplex"])
-def test_bf16_autocast_is_close_to_fp32(attention):
+def test_bf16_is_close_to_fp32(attention):
     generator, discriminator = shaken(small_generator(attention=attention)), shaken(small_discriminator())
-    kinds = set()
-    for block in (*generator.synthesis_network.blocks, *discriminator.blocks):
-        block.register_forward_hook(lambda _, __, x: kinds.add(x.dtype))
     z = latents(generator, 4)
-    with torch.autocast("cpu", torch.bfloat16):
-        images = generator(z)
-        logits = discriminator(images)
-    assert kinds == {torch.bfloat16}  # nothing falls back to twice the memory
-    assert images.dtype == logits.dtype == torch.float32
     exact = generator(z)
+    exact_logits = discriminator(exact)
+    generator, discriminator = in_bf16(generator), in_bf16(discriminator)
+    made, summed, read = set(), set(), set()
+    for modules, kinds in (
+        (generator.synthesis_network.blocks, made),
+        (discriminator.blocks, summed),
+        (discriminator.reading.values(), read),
+    ):
+        for module in modules:
+            module.register_forward_hook(lambda _, __, x, kinds=kinds: kinds.add(x.dtype))
+    ws = generator.mapping(z)
+    images, maps = generator.observe(ws, layers="all")
+    logits = discriminator(images)
+    assert (made, summed, read) == ({torch.bfloat16}, {torch.float32}, {torch.float32})
+    assert ws.dtype == images.dtype == logits.dtype == torch.float32
+    assert {attention.dtype for attention in maps.values()} == {torch.float32}
     assert (images - exact).abs().max() < 0.1 * exact.abs().max()
-    torch.testing.assert_close(logits, discriminator(exact), rtol=0.05, atol=0.1)
+    torch.testing.assert_close(logits, exact_logits, rtol=0.05, atol=0.1)
+
+
+def losses_of_generator(generator, batch, dtype=torch.float32):
+    """A loss of the images, and the mean of path lengths."""
+    torch.manual_seed(1)
+    z, direction = latents(generator, batch).to(dtype), torch.randn(batch, *generator.image_shape).to(dtype)
+    noise = of_dtype(noise_of(generator, batch), dtype)
+
+    def of_images(network):
+        return (network(z, noise) * direction).mean()
+
+    def of_paths(network):
+        mapped = network.mapping(z, noise=noise)
+        return path_lengths(lambda ws: network.synthesis(ws, noise), mapped, direction).mean()
+
+    return of_images, of_paths
+
+
+def losses_of_discriminator(discriminator, batch, dtype=torch.float32):
+    """A loss of the logits, and the penalty R1."""
+    torch.manual_seed(1)
+    images = torch.randn(batch, 3, 16, 16).to(dtype)
+    noise = of_dtype(noise_of(discriminator, batch), dtype)
+
+    def of_logits(network):
+        return F.softplus(network(images, noise)).mean()
+
+    def of_slopes(network):
+        return zero_centered_penalty(lambda x: network(x, noise), images)
+
+    return of_logits, of_slopes
+
+
+def of_dtype(noise, dtype):
+    return {name: of_dtype(x, dtype) if isinstance(x, dict) else x.to(dtype) for name, x in noise.items()}
+
+
+def check_types(computed, batch, operations):
+    """All products are bf16 but some of vectors, one per sample; no operation mixes types."""
+    for name, kinds, shapes in computed.other_than(torch.bfloat16):
+        assert kinds == {torch.float32}
+        assert name in operations
+        assert any(batch in shape for shape in shapes)
+    assert not computed.mixed
+
+
+VARIANTS = [
+    {},
+    {"heads": 2, "integration": "both", "normalization": "instance"},
+    {"integration": "add", "normalization": "none", "architecture": "skip", "style": False},
+    {"latent_gate": True, "image_gate": True, "noise": False, "final_convolution": False},
+    {"integration": "add", "grid": "linear", "grid_dim": 6, "grid_directions": 3, "positions": False},
+    {"normalization": "none", "grid": "trainable", "grid_dim": 4, "component_dropout": 0.5},
+]
+
+
+@pytest.mark.parametrize("attention", ["simplex", "kmeans", "duplex"])
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_types_of_the_generator_in_bf16(attention, changes):
+    generator = in_bf16(shaken(small_generator(attention=attention, **changes)))
+    for loss in losses_of_generator(generator, 5):
+        with ComputedTypes() as computed:
+            gradient_of(generator, loss)
+        check_types(computed, 5, {"aten.mm"})
+
+
+@pytest.mark.parametrize("attention", ["simplex", "kmeans", "duplex"])
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_gradients_of_a_layer_in_bf16(attention, changes):
+    """Of one layer: what a network of such layers does with rounding errors is another matter."""
+    torch.manual_seed(0)
+    wide = {"channel_max": 64, "channel_base": 1024, "latent_dim": 24, "components": 8, **changes}
+    generator = small_generator(attention=attention, **wide)
+    layer = shaken(generator.attention_layers["layer2"])
+    x, ws = torch.randn(4, 64, 8, 8), torch.randn(4, 8, 24)
+    of_features, of_latents = torch.randn_like(x), torch.randn_like(ws)
+
+    def of_outputs(layer, ws=ws):
+        features = to_compute(x, layer.look.scores.compute_dtype)
+        features, factor, read, _ = layer(features, torch.ones(()), ws, generator.positions, None, None, 0.0)
+        assert read.dtype == torch.float32
+        assert factor.dtype == features.dtype
+        return ((features * factor).float() * of_features).mean() + (read * of_latents).mean()
+
+    def of_slopes(layer):
+        return torch.func.grad(lambda ws: of_outputs(layer, ws))(ws).square().sum()
+
+    for loss in (of_outputs, of_slopes):
+        assert agreement(layer, loss) > 0.99
+
+
+@pytest.mark.parametrize("attention", ["simplex", "kmeans"])
+def test_gradients_of_the_generator_in_bf16(attention):
+    """As close as those of weights moved by half a unit of bf16; duplex amplifies any error too much."""
+    torch.manual_seed(0)
+    wide = {"channel_max": 64, "channel_base": 1024, "latent_dim": 32, "components": 8}
+    generator = shaken(small_generator(attention=attention, **wide))
+    for loss in losses_of_generator(generator, 4):
+        assert agreement(generator, loss) > 0.97
+
+
+@pytest.mark.parametrize("changes", [{}, {"heads": 2, "positions": False, "grid": "trainable"}])
+def test_gradients_of_the_discriminator_in_bf16(changes):
+    discriminator = shaken(small_discriminator(**changes))
+    for loss in losses_of_discriminator(discriminator, 5):
+        assert agreement(discriminator, loss) > 0.99
+        with ComputedTypes() as computed:
+            gradient_of(in_bf16(discriminator), loss)
+        check_types(computed, 5, {"aten.mm", "aten.addmm"})
+        assert len(computed.other_than(torch.bfloat16)) == 3  # the last layer, forward and back
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("attention", ["simplex", "kmeans", "duplex"])
+def test_without_a_compute_type_all_has_the_type_of_the_parameters(dtype, attention):
+    generator = shaken(small_generator(attention=attention)).to(dtype)
+    discriminator = shaken(small_discriminator()).to(dtype)
+    for network, losses in (
+        (generator, losses_of_generator(generator, 2, dtype)),
+        (discriminator, losses_of_discriminator(discriminator, 2, dtype)),
+    ):
+        for loss in losses:
+            with ComputedTypes() as computed:
+                gradient_of(network, loss)
+            assert computed.products
+            assert not computed.other_than(dtype)
 
 
 def test_lives_on_the_meta_device():

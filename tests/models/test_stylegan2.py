@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from computed_types import ComputedTypes, agreement, gradient_of, in_bf16
 from golden_file import GoldenFile
 from golden_ganformer import stylegan2_discriminator, stylegan2_generator, vitgan_discriminator
 
@@ -505,20 +506,105 @@ def test_path_length_has_the_derivative_of_finite_differences(architecture):
     torch.testing.assert_close((gradient * step).sum(), (values[0] - values[1]) / 2e-6, rtol=1e-5, atol=0)
 
 
-def test_bf16_autocast_is_close_to_fp32():
+def losses_of_generator(generator, batch, dtype=torch.float32):
+    """A loss of the images, and the mean of path lengths."""
+    torch.manual_seed(1)
+    z, direction = torch.randn(batch, 8), torch.randn(batch, *generator.image_shape)
+    noise = {name: torch.randn(draw.shape).to(dtype) for name, draw in generator.noise_spec(batch).items()}
+    z, direction = z.to(dtype), direction.to(dtype)
+
+    def of_images(network):
+        return (network(z, noise) * direction).mean()
+
+    def of_paths(network):
+        return path_lengths(network, network.mapping(z), noise, direction).mean()
+
+    return of_images, of_paths
+
+
+def losses_of_discriminator(batch, dtype=torch.float32):
+    """A loss of the logits, and the penalty R1."""
+    torch.manual_seed(1)
+    images = torch.randn(batch, 3, 16, 16).to(dtype)
+
+    def of_logits(network):
+        return F.softplus(network(images)).mean()
+
+    def of_slopes(network):
+        return zero_centered_penalty(network, images)
+
+    return of_logits, of_slopes
+
+
+def test_bf16_is_close_to_fp32():
     generator, discriminator = shaken(small_generator()), shaken(small_discriminator())
-    kinds = set()
-    for block in (*generator.synthesis_network.blocks, *discriminator.blocks):
-        block.register_forward_hook(lambda _, __, x: kinds.add(x.dtype))
     z = torch.randn(4, 8)
-    with torch.autocast("cpu", torch.bfloat16):
-        images = generator(z)
-        logits = discriminator(images)
-    assert kinds == {torch.bfloat16}  # nothing falls back to twice the memory
-    assert images.dtype == logits.dtype == torch.float32
     exact = generator(z)
+    exact_logits = discriminator(exact)
+    generator, discriminator = in_bf16(generator), in_bf16(discriminator)
+    made, summed = set(), set()
+    for network, kinds in ((generator.synthesis_network, made), (discriminator, summed)):
+        for block in network.blocks:
+            block.register_forward_hook(lambda _, __, x, kinds=kinds: kinds.add(x.dtype))
+    ws = generator.mapping(z)
+    images = generator.synthesis(ws)
+    logits = discriminator(images)
+    assert (made, summed) == ({torch.bfloat16}, {torch.float32})
+    assert ws.dtype == images.dtype == logits.dtype == torch.float32
     assert (images - exact).abs().max() < 0.05 * exact.abs().max()
-    torch.testing.assert_close(logits, discriminator(exact), rtol=0.05, atol=0.1)
+    torch.testing.assert_close(logits, exact_logits, rtol=0.05, atol=0.1)
+
+
+@pytest.mark.parametrize("architecture", ["skip", "resnet", "orig"])
+@pytest.mark.parametrize("final_convolution", [True, False])
+def test_gradients_of_the_generator_in_bf16(architecture, final_convolution):
+    generator = shaken(small_generator(architecture=architecture, final_convolution=final_convolution))
+    for loss in losses_of_generator(generator, 5):
+        assert agreement(generator, loss) > 0.99
+        with ComputedTypes() as computed:
+            gradient_of(in_bf16(generator), loss)
+        assert not computed.mixed
+        for name, kinds, shapes in computed.other_than(torch.bfloat16):
+            # The norms of modulated kernels, one per sample, and their derivatives.
+            assert kinds == {torch.float32}
+            assert name == "aten.mm"
+            assert any(5 in shape for shape in shapes)
+
+
+def test_float32_products_of_the_generator_are_one_per_modulated_kernel():
+    generator = shaken(small_generator())
+    modulated = [module for module in generator.modules() if isinstance(module, ModulatedConvolution)]
+    with ComputedTypes() as computed, torch.no_grad():
+        in_bf16(generator)(torch.randn(5, 8))
+    assert len(computed.other_than(torch.bfloat16)) == len(modulated)
+
+
+def test_gradients_of_the_discriminator_in_bf16():
+    discriminator = shaken(small_discriminator())
+    for loss in losses_of_discriminator(5):
+        assert agreement(discriminator, loss) > 0.99
+        with ComputedTypes() as computed:
+            gradient_of(in_bf16(discriminator), loss)
+        assert not computed.mixed
+        wide = computed.other_than(torch.bfloat16)
+        assert all(kinds == {torch.float32} for _, kinds, _ in wide)
+        assert len(wide) == 3  # the last layer, forward and back
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_without_a_compute_type_all_has_the_type_of_the_parameters(dtype):
+    generator, discriminator = small_generator(architecture="skip"), small_discriminator()
+    for network, losses in (
+        (generator, losses_of_generator(generator, 2, dtype)),
+        (discriminator, losses_of_discriminator(2, dtype)),
+    ):
+        shaken(network).to(dtype)
+        for loss in losses:
+            with ComputedTypes() as computed:
+                gradient_of(network, loss)
+            assert computed.products
+            assert not computed.other_than(dtype)
+            assert not computed.mixed
 
 
 def test_lives_on_the_meta_device():

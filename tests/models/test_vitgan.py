@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import math
 import re
@@ -5,13 +6,17 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
+from computed_types import ComputedTypes, agreement, in_bf16
 from golden_file import GoldenFile
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gantx import models
+from gantx.config import AdamConfig
 from gantx.draws import draw
 from gantx.models import vitgan
+from gantx.models.layers.attention import twice_differentiable
+from gantx.runtime.precision import set_compute_dtype
 from gantx.training import ema
+from gantx.training.optimized_network import OptimizedNetwork
 from gantx.training.regularizers import slope, zero_centered_penalty
 
 # --- small networks ---------------------------------------------------------------------------------------
@@ -367,6 +372,13 @@ def test_attention_agrees_with_the_direct_formulas():
                 check_output(vitgan.distances(q, q).square(), golden["sq_dist"], EXACT)
 
 
+def advance(norm, weight):
+    """One power step of a spectral norm for this weight."""
+    layer = vitgan.EqualizedLinear(weight.shape[1], weight.shape[0], bias=False)
+    layer.weight, layer.spectral = torch.nn.Parameter(weight.detach()), norm
+    vitgan.advance_spectral_norms(layer)
+
+
 @pytest.mark.usefixtures("_float64")
 def test_spectral_norms_agree_with_the_formulas():
     with GoldenFile("vitgan/spectral_norm") as golden:
@@ -390,7 +402,7 @@ def test_spectral_norms_agree_with_the_formulas():
             sigmas = []
             for _ in range(10):
                 with torch.no_grad():
-                    improved.advance(weight)
+                    advance(improved, weight)
                     sigmas.append(improved.target / improved(weight))
             check_output(torch.stack(sigmas), case["power_sigma_1_to_10"], EXACT)
             check_output(improved.u, case["u10"], EXACT)
@@ -606,6 +618,7 @@ def test_discriminator_has_the_computed_number_of_parameters(resolution, compute
     ],
 )
 def test_generator_paints_images_of_its_resolution(changes):
+    torch.manual_seed(0)
     generator = small_generator(**changes)
     z = torch.randn(3, *generator.latent_shape)
     images = generator(z)
@@ -680,31 +693,43 @@ def test_attention_by_distance_equals_the_direct_formula():
     q, k, v = (torch.randn(2, 3, 11, 5, requires_grad=True) for _ in range(3))
     towards = torch.randn(2, 3, 11, 5)
     direct = (-(q[:, :, :, None] - k[:, :, None]).square().sum(4) / 5**0.5).softmax(3) @ v
-    longer_q, longer_k, scale = vitgan.near_products(q, k)
-    for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH):
-        with sdpa_kernel([backend, SDPBackend.MATH]):
-            seen = vitgan.attend(longer_q, longer_k, v, scale)
-            gradients = torch.autograd.grad((seen * towards).sum(), (q, k, v), retain_graph=True)
+    for context in (contextlib.nullcontext(), twice_differentiable()):
+        with context:
+            seen = vitgan.attend(vitgan.near_products(q, k), v)
+        gradients = torch.autograd.grad((seen * towards).sum(), (q, k, v), retain_graph=True)
         torch.testing.assert_close(seen, direct, rtol=0, atol=1e-10)
         expected = torch.autograd.grad((direct * towards).sum(), (q, k, v), retain_graph=True)
         torch.testing.assert_close(gradients, expected, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("backends", [[SDPBackend.FLASH_ATTENTION, SDPBackend.MATH], [SDPBackend.MATH]])
+@pytest.mark.parametrize("similarity", ["l2", "l2-positive"])
+@pytest.mark.parametrize("context", [contextlib.nullcontext, twice_differentiable])
 @pytest.mark.parametrize("tokens", [65, 300])
-def test_attention_by_distance_survives_bf16(tokens, backends):
+def test_attention_by_distance_survives_bf16(tokens, context, similarity):
     torch.manual_seed(0)
     # Close to each other and far from the origin: ‖k‖²/2 is near 300, where bf16 counts in twos, and logits
     # differ by little more than one.
     k = (3 + 0.3 * torch.randn(1, 2, tokens, 64)).bfloat16()
     v = torch.randn(1, 2, tokens, 64).bfloat16()
-    exact = vitgan.attention_logits("l2", k.double(), k.double()).softmax(3) @ v.double()
-    longer_q, longer_k, scale = vitgan.near_products(k, k)
-    assert longer_q.dtype == longer_k.dtype == torch.bfloat16
-    assert longer_q.shape[3] % 8 == 0
-    with sdpa_kernel(backends), torch.autocast("cpu", torch.bfloat16):
-        seen = vitgan.attend(longer_q, longer_k, v, scale)
+    exact = vitgan.attention_logits(similarity, k.double(), k.double()).softmax(3) @ v.double()
+    products = {"l2": vitgan.near_products, "l2-positive": vitgan.far_products}[similarity]
+    with context():
+        seen = vitgan.attend(products(k, k), v)
+    assert seen.dtype == torch.bfloat16
     assert (seen.double() - exact).abs().max() < 0.01 * exact.abs().max()
+
+
+@pytest.mark.parametrize("similarity", ["l2", "l2-root", "l2-positive", "l2-printed"])
+def test_what_all_tokens_share_changes_no_distance(similarity):
+    torch.manual_seed(0)
+    attention = vitgan.Attention(16, 2, similarity, qk_std=0.2)
+    tokens, shared = torch.randn(2, 9, 16), 3 * torch.randn(16)
+    for keep in (None, 2):
+        q, k = attention._queries_and_keys(tokens, keep)
+        shifted_q, shifted_k = attention._queries_and_keys(tokens + shared, keep)
+        torch.testing.assert_close(shifted_q, q, rtol=0, atol=1e-4)
+        torch.testing.assert_close(shifted_k, k, rtol=0, atol=1e-4)
+        assert torch.equal(q, k[:, :, :keep])
 
 
 def test_tokens_start_by_looking_around():
@@ -814,9 +839,11 @@ def test_state_is_all_there_is(changes):
     trained(discriminator, 1, images)
     assert torch.equal(restored[1](images), discriminator(images))
 
-    average = ema.averaged(small_generator(**changes))
-    ema.update(average, generator, beta=0.0)
-    assert torch.equal(average(z), generator(z))
+    average = ema.Average(OptimizedNetwork(generator, AdamConfig(lr=0.1)))
+    trained(generator, 1, z)
+    average.set_beta(0.0)
+    average.update()
+    assert torch.equal(average.network(z), generator(z))
     assert torch.equal(copy.deepcopy(generator)(z), generator(z))
 
 
@@ -835,7 +862,7 @@ def test_slope_agrees_with_double_backward(attention):
 
     functional = gradients(slope(discriminator, images))
     images.requires_grad_()
-    with sdpa_kernel(SDPBackend.MATH):
+    with twice_differentiable():
         (direct,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
     for one, other in zip(functional, gradients(direct), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
@@ -858,8 +885,12 @@ def test_penalty_has_the_gradient_of_finite_differences():
     torch.testing.assert_close((gradient * towards).sum(), expected, rtol=1e-5, atol=1e-10)
 
 
-def test_compiles_whole_with_r1():
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_compiles_whole_with_r1(dtype):
     generator, discriminator = shaken(small_generator(depth=1)), shaken(small_discriminator(depth=1))
+    set_compute_dtype(generator, dtype)
+    set_compute_dtype(discriminator, dtype)
+    near = {"rtol": 1e-4, "atol": 1e-6} if dtype is None else {"rtol": 0.05, "atol": 0.01}
     parameters = [*generator.parameters(), *discriminator.parameters()]
 
     def loss(real, z):
@@ -873,10 +904,10 @@ def test_compiles_whole_with_r1():
     def check():
         real, z = torch.randn(3, 3, 16, 16), torch.randn(3, 16)
         eager_loss, compiled_loss = loss(real, z), compiled(real, z)
-        torch.testing.assert_close(compiled_loss, eager_loss)
+        torch.testing.assert_close(compiled_loss, eager_loss, **near)
         expected = torch.autograd.grad(eager_loss, parameters)
         gradients = torch.autograd.grad(compiled_loss, parameters)
-        torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(gradients, expected, **near)
 
     check()
     discriminator.update_state()  # new vectors, no new graph
@@ -884,26 +915,160 @@ def test_compiles_whole_with_r1():
         check()
 
 
-@pytest.mark.parametrize("changes", [{}, {"decoder": "conv"}, RELEASED])
-def test_bf16_autocast_is_close_to_fp32(changes):
+# --- bf16 -------------------------------------------------------------------------------------------------
+
+GENERATORS = {
+    "plain": {},
+    "noisy": {"decoder_noise": True},
+    "sine": {"decoder": "inr-sine"},
+    "convolutions": {"decoder": "conv", "decoder_noise": True},
+    "by distance": {"attention": "l2", "spectral_norm": "improved"},
+    "released": RELEASED,
+}
+
+
+def some_noise(generator):
+    noise = draw(generator.noise_spec(8), seed=0, stream="test", step=0, device=torch.device("cpu"))
+    return noise or None
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_generator_in_bf16_is_close_to_float32(name):
     torch.manual_seed(0)
-    generator, discriminator = small_generator(**changes), small_discriminator()
-    z, images = torch.randn(4, 16), torch.randn(4, 3, 16, 16)
-    with torch.autocast("cpu", torch.bfloat16):
-        painted, logits = generator(z), discriminator(images)
-    assert painted.dtype == logits.dtype == torch.float32
-    exact = generator(z)
-    assert (painted - exact).abs().max() < 0.05 * exact.abs().max()
-    torch.testing.assert_close(logits, discriminator(images), rtol=0.03, atol=0.03)
+    generator = small_generator(**GENERATORS[name])
+    z, noise = torch.randn(8, 16), some_noise(generator)
+    exact, painted = generator(z, noise), in_bf16(generator)(z, noise)
+    assert painted.dtype == torch.float32
+    assert not torch.equal(painted, exact)
+    assert (painted - exact).norm() < 0.05 * exact.norm()
 
 
-def test_the_norm_of_a_weight_is_not_rounded_under_autocast():
-    layer = vitgan.EqualizedLinear(64, 64, spectral="improved")
-    released = vitgan.EqualizedLinear(64, 64, spectral="released")
-    for kind in (layer, released):
-        exact = kind.spectral(kind.weight)
-        with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(kind.spectral(kind.weight), exact)
+def test_styles_are_float32_in_bf16():
+    generator = in_bf16(small_generator())
+    assert generator.mapping(torch.randn(2, 16)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("attention", ["l2", "l2-root", "l2-positive", "l2-printed", "dot"])
+def test_discriminator_in_bf16_is_close_to_float32(attention):
+    torch.manual_seed(0)
+    discriminator = small_discriminator(attention=attention)
+    images = torch.randn(4, 3, 16, 16)
+    exact, logits = discriminator(images), in_bf16(discriminator)(images)
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, exact)
+    torch.testing.assert_close(logits, exact, rtol=0.03, atol=0.03)
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_generator_has_the_gradient_of_float32_in_bf16(name):
+    torch.manual_seed(0)
+    generator = small_generator(**GENERATORS[name])
+    z, noise = torch.randn(8, 16), some_noise(generator)
+    assert agreement(generator, lambda network: network(z, noise).square().mean()) > 0.99
+
+
+@pytest.mark.parametrize("attention", ["l2", "l2-root", "dot"])
+def test_discriminator_has_the_gradients_of_float32_in_bf16(attention):
+    torch.manual_seed(0)
+    discriminator = shaken(small_discriminator(attention=attention))
+    images = torch.randn(8, 3, 16, 16)
+    assert agreement(discriminator, lambda network: F.softplus(network(images)).mean()) > 0.999
+    assert agreement(discriminator, lambda network: zero_centered_penalty(network, images)) > 0.99
+
+
+@pytest.mark.parametrize("qk_std", [0.05, 0.25])
+def test_penalty_in_bf16_survives_what_all_tokens_share(qk_std):
+    torch.manual_seed(0)
+    discriminator = shaken(small_discriminator(qk_std=qk_std))
+    with torch.no_grad():
+        for block in discriminator.blocks:
+            block.norm1.bias.add_(3 * torch.randn(16))
+    images = torch.randn(8, 3, 16, 16)
+    exact, rounded = (
+        torch.autograd.grad(
+            zero_centered_penalty(network, images), [block.attention.query.weight for block in network.blocks]
+        )
+        for network in (discriminator, in_bf16(discriminator))
+    )
+    for one, other in zip(exact, rounded, strict=True):
+        assert F.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.99
+
+
+class Types(ComputedTypes):
+    """Also the types in which is normalised."""
+
+    def __init__(self):
+        super().__init__()
+        self.normalised = set()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation.overloadpacket.__name__
+        if "softmax" in name or "layer_norm" in name:
+            self.normalised |= {(name, x.dtype) for x in args if isinstance(x, torch.Tensor)}
+        return super().__torch_dispatch__(operation, types, args, kwargs)
+
+
+def float32_products(watch):
+    """The products that are not of bf16, by shapes, after what holds for all operations."""
+    assert not watch.mixed
+    assert {kind for _, kind in watch.normalised} == {torch.float32}
+    assert {name for name, _ in watch.normalised} >= {
+        *("_softmax", "_softmax_backward_data", "native_layer_norm", "native_layer_norm_backward")
+    }
+    others = watch.other_than(torch.bfloat16)
+    assert all(kinds == {torch.float32} for _, kinds, _ in others)
+    return [
+        shapes for name, _, shapes in others if name != "aten.dot"
+    ]  # which is the spectral norm of a weight
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_types_of_the_generator(name):
+    generator = in_bf16(small_generator(**GENERATORS[name]))
+    noise = some_noise(generator)
+    with Types() as watch:
+        generator(torch.randn(8, 16), noise).square().mean().backward()
+    demodulated = [
+        layer
+        for layer in generator.modules()
+        if isinstance(layer, vitgan.ModulatedConv) or getattr(layer, "demodulate", False)
+    ]
+    assert len(float32_products(watch)) == 3 * len(demodulated)  # energies and their two derivatives
+
+
+@pytest.mark.parametrize("attention", ["l2", "l2-root", "dot"])
+def test_types_of_the_discriminator(attention):
+    discriminator = in_bf16(small_discriminator(attention=attention))
+    images = torch.randn(8, 3, 16, 16)
+    losses = (lambda: discriminator(images).mean(), lambda: zero_centered_penalty(discriminator, images))
+    for loss in losses:
+        with Types() as watch:
+            loss().backward()
+        products = float32_products(watch)
+        assert len(products) == 3
+        assert all(any(1 in shape for shape in shapes) for shapes in products)  # logits
+
+
+@pytest.mark.parametrize("name", ["plain", "released"])
+def test_types_of_maps_and_attention(name):
+    generator, discriminator = in_bf16(small_generator(**GENERATORS[name])), in_bf16(small_discriminator())
+    _, rows = generator.follow(generator.mapping(torch.randn(2, 16)), (0.5, 0.5), layers="all")
+    maps = discriminator.attention(torch.randn(2, 3, 16, 16))
+    for shown in (*rows.values(), *maps.values()):
+        assert shown.dtype == torch.float32
+    for weights in maps.values():
+        torch.testing.assert_close(weights.sum(3), torch.ones(2, 2, 17))
+
+
+def test_spectral_norm_is_computed_in_float32():
+    torch.manual_seed(0)
+    for kind in ("improved", "plain", "released"):
+        layer = vitgan.EqualizedLinear(64, 64, spectral=kind)
+        rounded = in_bf16(layer)
+        assert torch.equal(rounded.effective_weight(), layer.effective_weight())
+        if kind != "released":
+            vitgan.advance_spectral_norms(torch.nn.ModuleList([layer, rounded]))
+            assert torch.equal(rounded.spectral.u, layer.spectral.u)
 
 
 @pytest.mark.parametrize("changes", [{}, RELEASED, {"decoder": "conv"}])

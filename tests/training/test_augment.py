@@ -196,13 +196,6 @@ def test_differentiable_twice():
     assert torch.autograd.gradgradcheck(lambda x: augment(x, draws, EVERYTHING).sin(), images)
 
 
-def test_bf16_autocast_costs_no_precision():
-    images, draws = torch.randn(4, 3, 16, 16), drawn(EVERYTHING)
-    with torch.autocast("cpu", torch.bfloat16):
-        changed = augment(images, draws, EVERYTHING)
-    assert torch.equal(changed, augment(images, draws, EVERYTHING))
-
-
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_compiles_whole_with_a_slope_inside():
     def slope(images, draws):

@@ -5,51 +5,59 @@ import torch
 from golden_file import GoldenFile
 from torch import nn
 
-from gantx.config import EMAConfig, OptimizerConfig
+from gantx.config import AdamConfig, EMAConfig, OptimizerConfig
 from gantx.training import ema, schedules
+from gantx.training.optimized_network import OptimizedNetwork
+
+
+def averaged(network):
+    return ema.Average(OptimizedNetwork(network, AdamConfig(lr=0.1)))
+
+
+def update(average, beta):
+    average.set_beta(beta)
+    average.update()
 
 
 def test_average_starts_equal_and_moves_by_its_weight():
     network = nn.BatchNorm1d(3)
-    average = ema.averaged(network)
-    assert not any(p.requires_grad for p in average.parameters())
+    average = averaged(network)
+    assert not any(p.requires_grad for p in average.network.parameters())
     with torch.no_grad():
         network.weight.fill_(5.0)
         network.running_mean.fill_(2.0)
-    ema.update(average, network, 0.75)
-    torch.testing.assert_close(average.weight, torch.full((3,), 0.75 * 1 + 0.25 * 5))
-    torch.testing.assert_close(average.running_mean, torch.full((3,), 2.0))
+    update(average, 0.75)
+    torch.testing.assert_close(average.network.weight, torch.full((3,), 0.75 * 1 + 0.25 * 5))
+    torch.testing.assert_close(average.network.running_mean, torch.full((3,), 2.0))
     assert network.weight[0] == 5.0
 
 
 def test_weight_zero_copies_and_weight_one_keeps():
     network = nn.Linear(2, 2)
-    average = ema.averaged(network)
-    before = average.weight.clone()
+    average = averaged(network)
+    before = average.network.weight.clone()
     with torch.no_grad():
         network.weight.add_(1)
-    ema.update(average, network, 1.0)
-    torch.testing.assert_close(average.weight, before)
-    ema.update(average, network, 0.0)
-    torch.testing.assert_close(average.weight, network.weight)
+    update(average, 1.0)
+    torch.testing.assert_close(average.network.weight, before)
+    update(average, 0.0)
+    torch.testing.assert_close(average.network.weight, network.weight)
 
 
 def test_average_warm_up_and_half_life_agree_with_the_official_code_of_vitgan():
     with GoldenFile("vitgan/ema_warmup") as golden:
-
-        def network(prefix):
-            made = nn.Module()
-            made.a = nn.Linear(5, 4)
-            made.register_buffer("buf", torch.zeros(3))
-            made.load_state_dict(golden.prefix(prefix))
-            return made
-
-        average = network("init.dst.")
-        network("init.src.")  # moves to `step0` before the first update
+        network = nn.Module()
+        network.a = nn.Linear(5, 4)
+        network.register_buffer("buf", torch.zeros(3))
+        average = averaged(network)
+        average.network.load_state_dict(golden.prefix("init.dst."))
+        network.load_state_dict(golden.prefix("init.src."))  # moves to `step0` before the first update
         for step, beta in enumerate(golden.config["decays"]):
-            ema.update(average, network(f"step{step}.src."), beta)
+            network.load_state_dict(golden.prefix(f"step{step}.src."))
+            update(average, beta)
             for name, expected in golden.prefix(f"step{step}.dst.").items():
-                torch.testing.assert_close(average.state_dict()[name], expected, rtol=2e-5, atol=2e-5)
+                found = average.network.state_dict()[name]
+                torch.testing.assert_close(found, expected, rtol=2e-5, atol=2e-5)
 
         for (batch, half_life), expected in zip(
             golden["halflife.batch_kimg"].tolist(), golden["halflife.decay"].tolist(), strict=True

@@ -5,8 +5,8 @@ import torch
 
 from gantx import config, models
 from gantx.training.memory import PeakMeter, peaks
+from gantx.training.optimized_network import OptimizedNetwork
 from gantx.training.recipes import stages
-from gantx.training.stage import Player
 
 MIB = 2**20
 
@@ -48,8 +48,8 @@ def found(*overrides):
     with torch.device("meta"):
         networks = models.build(settings.generator), models.build(settings.discriminator)
     sides = (settings.optimizer.generator, settings.optimizer.discriminator)
-    players = [Player(network, side) for network, side in zip(networks, sides, strict=True)]
-    return {stage.name: peaks(stage, settings.data.resolution) for stage in stages(settings, *players)}
+    optimized = [OptimizedNetwork(network, side) for network, side in zip(networks, sides, strict=True)]
+    return {stage.name: peaks(stage, settings.data.resolution) for stage in stages(settings, *optimized)}
 
 
 def test_levers_take_memory_from_where_they_say():

@@ -183,7 +183,6 @@ def test_every_kind_of_run_resumes_to_the_bit(tmp_path, variant):
     assert_equal_runs(whole, folder)
 
 
-@pytest.mark.slow
 def test_resume_is_bit_identical_after_sigkill_at_random_moments(tmp_path):
     whole = start(tmp_path / "whole", "training.kimg=1.6")
     command = [sys.executable, "-m", "gantx", "train", "--data", "shapes", "--device", "cpu"]

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gantx.runtime.precision import to_compute
+
 SMALL = 65  # side up to which matrix products take little more time than a depthwise convolution
 
 
@@ -28,6 +30,7 @@ class Resample(nn.Module):
         twice: will be differentiated twice, as by a gradient penalty: no convolution, however large.
     """
 
+    compute_dtype: torch.dtype | None = None
     matrix: Tensor
     taps: Tensor
 
@@ -55,15 +58,18 @@ class Resample(nn.Module):
             self.register_buffer("taps", row.outer(row).repeat(channels, 1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, S, S] to [B, C, S', S'], S' being (up·S + before + after - 4) / down + 1."""
+        """[B, C, S, S] to [B, C, S', S'] in the compute type, S' = (up·S + before + after - 4) / down + 1."""
+        x = to_compute(x, self.compute_dtype)
         if self.by_matrix:
+            matrix = self.matrix.to(x.dtype)  # its entries are exact in half precision
             x = x.permute(0, 2, 3, 1)  # [B, S, S, C]
-            x = (self.matrix @ x.flatten(2)).unflatten(2, x.shape[2:])  # [B, S', S, C]
-            return (self.matrix @ x).permute(0, 3, 1, 2)
+            x = (matrix @ x.flatten(2)).unflatten(2, x.shape[2:])  # [B, S', S, C]
+            return (matrix @ x).permute(0, 3, 1, 2)
+        taps = self.taps.to(x.dtype)
         if self.up == 2:
             padding = 3 - self.before
-            return F.conv_transpose2d(x, self.taps, stride=2, padding=padding, groups=x.shape[1])
-        return F.conv2d(x, self.taps, stride=self.down, padding=self.before, groups=x.shape[1])
+            return F.conv_transpose2d(x, taps, stride=2, padding=padding, groups=x.shape[1])
+        return F.conv2d(x, taps, stride=self.down, padding=self.before, groups=x.shape[1])
 
 
 def filter_matrix(row: Tensor, side: int, up: int, down: int, before: int, after: int) -> Tensor:

@@ -1,116 +1,113 @@
-"""Convolutions by products of points give what direct sums give, with derivatives of both orders."""
+"""Convolutions are those of PyTorch, in the compute type."""
 
 import pytest
 import torch
+import torch.nn.functional as F
+from computed_types import ComputedTypes
+from torch import nn
 
-from gantx.models.layers import convolution
-from gantx.models.layers.convolution import DoublingConvolution, HalvingConvolution, SameConvolution
-
-CASES = [(SameConvolution, 32), (SameConvolution, 64), (HalvingConvolution, 64), (DoublingConvolution, 32)]
-
-
-def by_points_and_directly(layer, monkeypatch, compute):
-    """What `compute` gives on the two ways."""
-    found = [compute(layer)]
-    with monkeypatch.context() as patch:
-        patch.setattr(convolution, "by_points", lambda x, weight: False)
-        found.append(compute(layer))
-    return found
-
-
-def close(one, other, limit=1e-4):
-    torch.testing.assert_close(one, other, rtol=0, atol=limit * float(other.abs().max()))
+from gantx.models.layers.convolution import (
+    Convolution,
+    DoublingConvolution,
+    HalvingConvolution,
+    SameConvolution,
+    convolve,
+    convolve_transposed,
+)
+from gantx.models.layers.resampling import low_pass
+from gantx.runtime.precision import set_compute_dtype
 
 
-@pytest.mark.parametrize(("kind", "side"), CASES)
-def test_values_and_gradients_of_both_orders_are_those_of_the_direct_sum(kind, side, monkeypatch):
-    channels = convolution.CHANNELS
-    layer = kind(channels, channels, side)
-    assert any("analysis" in name for name, _ in layer.named_buffers()), "this size goes by points"
+def filtered(x, before, after, gain=1.0):
+    """The low-pass filter along both axes as a depthwise convolution, with zeros outside."""
+    row = low_pass().to(x.dtype)
+    taps = (gain * row.outer(row)).expand(x.shape[1], 1, 4, 4)
+    return F.conv2d(F.pad(x, [before, after, before, after]), taps, groups=x.shape[1])
+
+
+# What each layer makes of features [B, 6, 8, 8] and a kernel [5, 6, 3, 3], by public functions.
+KINDS = {
+    "same": (SameConvolution, lambda x, w: F.conv2d(x, w, padding=1)),
+    "halving": (lambda: HalvingConvolution(6, 8), lambda x, w: F.conv2d(filtered(x, 2, 2), w, stride=2)),
+    "doubling": (
+        lambda: DoublingConvolution(5, 8),
+        lambda x, w: filtered(F.conv_transpose2d(x, w.transpose(0, 1), stride=2), 1, 1, gain=4.0),
+    ),
+}
+
+
+def operands(dtype=torch.float32):
     torch.manual_seed(0)
-    x = torch.randn(1, channels, side, side)
-    weight = (torch.randn(channels, channels, 3, 3) / (9 * channels) ** 0.5).requires_grad_()
-
-    def compute(layer):
-        def total(images):
-            return layer(images, weight).square().mean()
-
-        slope = torch.func.grad(total)(x)  # as a gradient penalty takes it ...
-        (second,) = torch.autograd.grad(slope.square().sum(), weight)  # ... and as it is differentiated
-        (first,) = torch.autograd.grad(total(x), weight)
-        return layer(x, weight).detach(), slope.detach(), first, second
-
-    for mine, direct in zip(*by_points_and_directly(layer, monkeypatch, compute), strict=True):
-        close(mine, direct)
+    x, weight = torch.randn(2, 6, 8, 8, dtype=dtype), torch.randn(5, 6, 3, 3, dtype=dtype) / 7
+    return x.requires_grad_(), weight.requires_grad_()
 
 
-@pytest.mark.parametrize(("kind", "side"), CASES)
-def test_images_a_few_at_a_time_are_images_all_at_once(kind, side, monkeypatch):
-    channels = convolution.CHANNELS
-    layer = kind(channels, channels, side)
-    torch.manual_seed(0)
-    x = torch.randn(3, channels, side, side, requires_grad=True)
-    weight = (torch.randn(channels, channels, 3, 3) / (9 * channels) ** 0.5).requires_grad_()
-
-    def compute():
-        made = layer(x, weight)
-        return made.detach(), *torch.autograd.grad(made.square().mean(), (x, weight))
-
-    whole = compute()
-    monkeypatch.setattr(convolution, "IMAGES", 2)
-    for mine, other in zip(compute(), whole, strict=True):
-        close(mine, other, 1e-5)
+def derivatives(layer, x, weight):
+    """The output, its gradients, and those of a penalty on the gradient by the features."""
+    made = layer(x, weight)
+    firsts = torch.autograd.grad(made.sin().sum(), (x, weight), create_graph=True)
+    seconds = torch.autograd.grad(firsts[0].square().sum(), (x, weight))
+    return made, *firsts, *seconds
 
 
-def test_derivatives_of_every_order_of_features_and_kernel_at_once(monkeypatch):
-    channels = convolution.CHANNELS
-    layer = SameConvolution(channels, channels, 32)
-    torch.manual_seed(0)
-    x = torch.randn(1, channels, 32, 32, requires_grad=True)
-    weight = (torch.randn(channels, channels, 3, 3) / (9 * channels) ** 0.5).requires_grad_()
-
-    def compute(layer):
-        total = layer(x, weight).square().mean()
-        firsts = torch.autograd.grad(total, (x, weight), create_graph=True)
-        seconds = torch.autograd.grad(sum(f.square().sum() for f in firsts), (x, weight), create_graph=True)
-        thirds = torch.autograd.grad(sum(s.square().sum() for s in seconds), (x, weight))
-        return *(each.detach() for each in (*firsts, *seconds)), *thirds
-
-    for mine, direct in zip(*by_points_and_directly(layer, monkeypatch, compute), strict=True):
-        close(mine, direct)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_values_and_gradients_of_both_orders(kind, dtype):
+    build, direct = KINDS[kind]
+    layer = build().to(dtype)
+    with ComputedTypes() as computed:
+        found = derivatives(layer, *operands(dtype))
+    assert computed.products
+    assert not computed.other_than(dtype)
+    torch.testing.assert_close(found, derivatives(direct, *operands(dtype)), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("kind", "side"), CASES)
-def test_points_are_not_kept_for_the_way_back(kind, side):
-    channels = convolution.CHANNELS
-    layer = kind(channels, channels, side)
-    x = torch.randn(1, channels, side, side, requires_grad=True)
-    weight = torch.randn(channels, channels, 3, 3, requires_grad=True)
-    kept = {}
-
-    def keep(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.numel()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        layer(x, weight)
-    constants = sum(buffer.numel() for _, buffer in layer.named_buffers())
-    assert 0 < sum(kept.values()) <= x.numel() + weight.numel() + constants
+@pytest.mark.parametrize("kind", KINDS)
+def test_everything_is_multiplied_in_bf16(kind):
+    build, _ = KINDS[kind]
+    layer = build()
+    exact = derivatives(layer, *operands())
+    set_compute_dtype(layer, torch.bfloat16)
+    with ComputedTypes() as computed:
+        found = derivatives(layer, *operands())
+    assert computed.products
+    assert not computed.other_than(torch.bfloat16)
+    assert not computed.mixed
+    assert [each.dtype for each in found] == [torch.bfloat16] + 4 * [torch.float32]
+    for rounded, single in zip(found, exact, strict=True):
+        assert (rounded - single).abs().max() < 0.03 * single.abs().max()
 
 
-@pytest.mark.parametrize(("kind", "side"), CASES)
-def test_small_layers_half_precision_and_autocast_take_the_direct_way(kind, side):
-    assert not list(kind(8, 8, side).named_buffers()) or not any(
-        "analysis" in name for name, _ in kind(8, 8, side).named_buffers()
-    )
-    x, weight = torch.randn(1, 4, 8, 8), torch.randn(4, 4, 3, 3)
-    assert convolution.by_points(x, weight)
-    assert not convolution.by_points(x.bfloat16(), weight.bfloat16())
-    assert not convolution.by_points(x.to("meta"), weight.to("meta"))
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not convolution.by_points(x, weight)
+@pytest.mark.parametrize("kind", KINDS)
+def test_constants_are_not_saved(kind):
+    assert KINDS[kind][0]().state_dict() == {}
 
 
-def test_constants_are_not_saved():
-    layer = SameConvolution(convolution.CHANNELS, convolution.CHANNELS, 32)
-    assert layer.state_dict() == {}
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_convolution_with_parameters_is_that_of_pytorch_and_widened(bias):
+    layer, usual = Convolution(6, 5, 3, stride=2, padding=1, bias=bias), nn.Conv2d(6, 5, 3, 2, 1, bias=bias)
+    usual.load_state_dict(layer.state_dict())
+    x, _ = operands()
+    assert torch.equal(layer(x), usual(x))
+    set_compute_dtype(layer, torch.bfloat16)
+    with ComputedTypes() as computed:
+        rounded = layer(x)
+    assert not computed.other_than(torch.bfloat16)
+    assert rounded.dtype == torch.float32
+    assert torch.equal(rounded, usual.bfloat16()(x.bfloat16()).float())
+    layer, usual = layer.double(), usual.double()
+    set_compute_dtype(layer, None)
+    assert layer(x.double()).dtype == torch.float64
+
+
+def test_operands_are_cast_and_results_are_not():
+    x, weight = operands()
+    bias = torch.randn(5)
+    made = convolve(x, weight, bias, dtype=torch.bfloat16, padding="same")
+    expected = F.conv2d(x.bfloat16(), weight.bfloat16(), bias.bfloat16(), padding="same")
+    assert made.dtype == torch.bfloat16
+    assert torch.equal(made, expected)
+    made = convolve_transposed(x, weight, dtype=torch.bfloat16, stride=2)
+    expected = F.conv_transpose2d(x.bfloat16(), weight.bfloat16().transpose(0, 1), stride=2)
+    assert made.dtype == torch.bfloat16
+    assert torch.equal(made, expected)

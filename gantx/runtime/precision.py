@@ -1,0 +1,34 @@
+"""Which floating-point types compute: written where they apply, inherited from no context.
+
+A layer that multiplies (a linear map, a convolution, attention) casts its operands to its `compute_dtype`.
+Everything else is float32: parameters, the residual stream, normalisation, softmax, logits, losses,
+penalties, statistics, optimisers, averages. So types are the same on every device, inside `torch.func.grad`,
+in eager and in compiled code, and what a CPU shows about them holds on a GPU.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def set_compute_dtype(network: nn.Module, dtype: torch.dtype | None) -> None:
+    """Choose the type in which the layers of a network multiply.
+
+    Args:
+        network: every module in it that declares `compute_dtype` is set.
+        dtype: such as `torch.bfloat16`; None for the type of the operands themselves, without a cast.
+    """
+    for module in network.modules():
+        if hasattr(module, "compute_dtype"):
+            setattr(module, "compute_dtype", dtype)  # noqa: B010 - a type checker knows no such attribute
+
+
+def to_compute(x: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Cast an operand to the type that is multiplied in; None leaves it as it is."""
+    return x if dtype is None else x.to(dtype)
+
+
+def widened(x: Tensor) -> Tensor:
+    """Cast half precision to float32; float32 and float64 stay as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

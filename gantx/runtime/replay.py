@@ -1,0 +1,186 @@
+"""Steps that are captured once and replayed: on a GPU, a CUDA graph in place of thousands of launches.
+
+What is replayed reads and writes tensors that stay where they are. Nothing in it depends on a Python number
+that changes, and nothing waits for the device. A replay that cannot be captured, or that computes other
+numbers, is an optimisation that failed, not a run: the work goes on as it is, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gantx.errors import MissingError
+
+TOLERANCE = 0.02  # relative difference of a tensor's change that is still rounding, in bf16
+
+Work = Callable[[], None]
+Log = Callable[[str], None]
+
+
+class Capture(Protocol):
+    """Records work without running it."""
+
+    def __call__(self, work: Work) -> Callable[[], None]:
+        """Returns what runs it."""
+
+    def warm_up(self, work: Work) -> None:
+        """Run work as it is, in the place where it will be captured."""
+
+
+class CudaGraphs:
+    """Captures work as CUDA graphs, which share one pool of memory: they never run at the same time.
+
+    Args:
+        device: a CUDA device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, work: Work) -> Callable[[], None]:
+        """Capture `work`; other threads may use the device meanwhile."""
+        graph = torch.cuda.CUDAGraph()
+        # A capture that fails leaves its own stream behind as the current one: the outer block puts it back.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream(self._device)),
+            torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
+        ):
+            work()
+        return graph.replay
+
+    def warm_up(self, work: Work) -> None:
+        """Run `work` on the stream of the captures: libraries allocate, compilers compile."""
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            work()
+        current.wait_stream(self._stream)
+
+
+class Replay:
+    """Work that runs as it is at first, is then captured, compared with itself, and replayed from there on.
+
+    Args:
+        work: reads and writes tensors that last.
+        changes: the tensors that it writes, by what they are called in a message.
+        capture: how it is captured; None for never.
+        name: what it is, for messages: "the discriminator's step".
+        log: receives a sentence when the work goes on without replay.
+        required: raise in place of that.
+
+    Raises:
+        MissingError: when it is called, cannot be replayed, and that is `required`.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        changes: dict[str, Tensor],
+        *,
+        capture: Capture | None,
+        name: str,
+        log: Log,
+        required: bool = False,
+    ) -> None:
+        self._work = work
+        self._changes = changes
+        self._capture = capture
+        self._name = name
+        self._log = log
+        self._required = required
+        self._warm = False
+        self._replay: Callable[[], None] | None = None
+
+    def __call__(self) -> None:
+        """Do the work once."""
+        if self._replay is not None:
+            self._replay()
+        elif self._capture is None:
+            self._work()
+        elif not self._warm:
+            self._warm = True
+            self._capture.warm_up(self._work)
+        else:
+            self._first_replay(self._capture)
+
+    def forget(self) -> None:
+        """Drop what was captured, because the work does something else now; it is captured anew."""
+        self._warm, self._replay = False, None
+
+    def _first_replay(self, capture: Capture) -> None:
+        try:
+            before = _copies(self._changes)
+        except torch.OutOfMemoryError as problem:
+            self._give_up(f"capturing failed ({_line_of(problem)})", problem)
+            self._work()
+            return
+        # First as it is: what that takes is free again before the graph takes as much for itself.
+        self._work()
+        plain: dict[str, Tensor] = {}
+        try:
+            plain = _copies(self._changes)
+            replay = capture(self._work)
+            _restore(self._changes, before)
+            replay()
+            differing = [
+                name for name, moved in self._changes.items() if not agrees(before[name], plain[name], moved)
+            ]
+        except Exception as problem:  # of CUDA, of a library, of a compiler: none of them may end a run
+            _restore(self._changes, plain)
+            self._give_up(f"capturing failed ({_line_of(problem)})", problem)
+            return
+        if differing:
+            _restore(self._changes, plain)
+            self._give_up(f"a replay gives other numbers ({', '.join(differing)})", None)
+        else:
+            self._replay = replay
+
+    def _give_up(self, reason: str, problem: Exception | None) -> None:
+        self._capture = None
+        if self._required:
+            raise MissingError(
+                f"{self._name} cannot be replayed: {reason}; leave training.cuda_graphs at auto to train "
+                "without"
+            ) from problem
+        self._log(
+            f"{self._name} is not replayed: {reason}. It goes on as it is, slower; please report this line "
+            f"with torch {torch.__version__} and the name of the GPU"
+        )
+
+
+@torch.no_grad()
+def agrees(before: Tensor, plain: Tensor, replayed: Tensor) -> bool:
+    """Whether two changes of a tensor are the same up to rounding; what is no number is so in both."""
+    if bool(((plain == replayed) | (plain.isnan() & replayed.isnan())).all()):
+        return True  # as it should be, without copies in double precision
+    before, plain, replayed = before.double(), plain.double(), replayed.double()
+    change = torch.linalg.vector_norm(plain - before)
+    apart = torch.linalg.vector_norm(replayed - plain)
+    # What hardly changes may round the other way in its last bit.
+    allowed = TOLERANCE * change + 2e-7 * torch.linalg.vector_norm(plain)
+    return bool(apart <= allowed)
+
+
+@torch.no_grad()
+def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def _restore(tensors: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    for name, value in values.items():
+        tensors[name].copy_(value)
+
+
+def _line_of(problem: BaseException) -> str:
+    lines = str(problem).strip().splitlines()
+    line = f"{type(problem).__name__}: {lines[0][:200]}" if lines else type(problem).__name__
+    # Ending a capture that has failed fails as well, and says less than what happened before.
+    earlier = problem.__context__
+    return line if earlier is None else f"{line}; before that {_line_of(earlier)}"
