@@ -43,6 +43,7 @@ from gantx import config, devices, models  # noqa: E402
 from gantx.benchmarking.machine import this_machine  # noqa: E402
 from gantx.benchmarking.timing import Stopwatch  # noqa: E402
 from gantx.draws import draw  # noqa: E402
+from gantx.runtime.precision import set_compute_dtype  # noqa: E402
 from gantx.training import ema  # noqa: E402
 from gantx.training.augment import augment  # noqa: E402
 from gantx.training.augment import spec as augment_spec  # noqa: E402
@@ -51,7 +52,7 @@ from gantx.training.regularizers import inconsistency, path_length_penalty  # no
 from gantx.training.style_mixing import mix  # noqa: E402
 
 IMPROVEMENTS = {
-    "bf16": "autocast, and TF32 where float32 remains",
+    "bf16": "matrix products, convolutions and attention in bf16",
     "attention": "fused, where no second derivative is taken",
     "detached": "no graph of G in the D step",
     "adam": "one fused step for all parameters",
@@ -95,6 +96,9 @@ class Classic:
         self.generator = models.build(settings.generator).to(device)
         self.discriminator = models.build(settings.discriminator).to(device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        if "bf16" in improved:
+            for network in (self.generator, self.discriminator):
+                set_compute_dtype(network, torch.bfloat16)
         self.players = {
             network: (self._optimizer(network, adam), adam.clip_norm)
             for network, adam in (
@@ -136,9 +140,8 @@ class Classic:
     def _step(self, network, loss_of, real):
         optimizer, clip_norm = self.players[network]
         optimizer.zero_grad()
-        autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled="bf16" in self.improved)
         fused = "attention" in self.improved
-        with autocast, contextlib.nullcontext() if fused else sdpa_kernel(SDPBackend.MATH):
+        with contextlib.nullcontext() if fused else sdpa_kernel(SDPBackend.MATH):
             loss = loss_of(real)
         loss.backward()
         if clip_norm is not None:
@@ -251,11 +254,12 @@ class Classic:
 
     @torch.no_grad()
     def _follow(self):
+        pairs = list(zip(self.average.parameters(), self.generator.parameters(), strict=True))
         if "average" in self.improved:
-            ema.update(self.average, self.generator, 0.999)
-            return
-        for old, new in zip(self.average.parameters(), self.generator.parameters(), strict=True):
-            old.mul_(0.999).add_(copy.deepcopy(new).data, alpha=0.001)
+            torch._foreach_lerp_([old for old, _ in pairs], [new.detach() for _, new in pairs], 0.001)
+        else:
+            for old, new in pairs:
+                old.mul_(0.999).add_(copy.deepcopy(new).data, alpha=0.001)
         for old, new in zip(self.average.buffers(), self.generator.buffers(), strict=True):
             old.copy_(new)
 
@@ -294,7 +298,6 @@ def measure(settings, device, improved, steps, workers):
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.cuda.reset_peak_memory_stats(device)
-        torch.set_float32_matmul_precision("high" if "bf16" in improved else "highest")
     else:
         devices.keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,127 +1,66 @@
 #!/usr/bin/env bash
-# Every figure that needs a GPU, in one go of less than nine minutes: gantx against the classic loop.
+# Everything that needs a GPU, in eight minutes: does gantx run there, how fast, and does it learn?
 #
 #     OUT=gpu-results benchmarks/gpu.sh
-#     OUT=/tmp/smoke DEVICE=cpu SMOKE=1 benchmarks/gpu.sh      (tiny presets, a few steps: does it run at all?)
+#     PART=smoke OUT=gpu-results benchmarks/gpu.sh              (one part alone)
+#     OUT=/tmp/smoke DEVICE=cpu SMOKE=1 SECONDS_EACH=600 benchmarks/gpu.sh        (does it run at all?)
 #
-# Needs Python with PyTorch 2.11 or later and the packages gantx depends on; reads no data and no network.
-# Each row runs under a timeout of its own, alone on the GPU; one that fails is told in the log and left out.
+# Needs Python with PyTorch 2.11 or later and the packages gantx depends on; uses no network.
+#
+# Parts, each ending in time whatever fails:
+#   smoke     145 s  each tiny preset trained, resumed, sampled, attended, exported, eager, with replay and without;
+#                    trained, resumed and sampled compiled (fewer blocks); resumed deterministically to the bit
+#   speed     140 s  gantx, all rows compiled at once and measured one by one, each with a profile
+#   baseline   65 s  the classic loop for the same rows
+#   train     130 s  transgan-s on CIFAR-10, scored by ../shared/eval/cifar_fd.py
+#
+# OUT receives table.md, <part>.jsonl (a document for each command), profiles/ of one iteration as text, logs/ of
+# every command, kernels/ that failed to compile, train/, and log.txt.
 #
 # Variables:
-#   OUT       folder for table.md, results.jsonl (one document a row) and log.txt     [gpu-results]
-#   DEVICE    cuda, cuda:N, or cpu                                                    [cuda]
-#   SMOKE     1 for tiny presets and few steps                                        [0]
-#   PYTHON    the interpreter                                                         [python3]
-#   SETTINGS  more settings for the rows of gantx, such as training.cuda_graphs=true  []
-#   LIMIT     seconds after which no row starts any more                              [510]
+#   OUT           folder of the results                                    [gpu-results]
+#   PART          parts, separated by spaces                               [smoke speed baseline train]
+#   ROWS          rows of speed and baseline: "vitgan-cifar10 sample"      [all of them]
+#   DEVICE        cuda, cuda:N, or cpu                                     [cuda]
+#   SMOKE         1 for tiny presets and few steps                         [0]
+#   COMPILE       0 to compile nothing                                     [1; on a CPU 0]
+#   PYTHON        the interpreter                                          [python3]
+#   CIFAR         zip of CIFAR-10 images                                   [../shared/data/cifar10-train.zip]
+#   KIMG          length of the training run                               [200]
+#   SECONDS_EACH  that each part may take                                  [as above]
+#   CACHE         folder that keeps what compiles                          [a temporary one]
+#   SETTINGS      more settings for rows of gantx: training.batch=128      []
 
 set -uo pipefail
-OUT=${OUT:-gpu-results} DEVICE=${DEVICE:-cuda} SMOKE=${SMOKE:-0} PYTHON=${PYTHON:-python3} LIMIT=${LIMIT:-510}
+OUT=${OUT:-gpu-results} DEVICE=${DEVICE:-cuda} SMOKE=${SMOKE:-0} PYTHON=${PYTHON:-python3} KIMG=${KIMG:-200}
+read -ra PARTS <<< "${PART:-smoke speed baseline train}"
+read -ra ONLY <<< "${ROWS:-}"
 read -ra MORE <<< "${SETTINGS:-}"
+[ "$DEVICE" = cpu ] && COMPILE=${COMPILE:-0}
 mkdir -p "$OUT" && OUT=$(cd "$OUT" && pwd) || exit
+[ -n "${CIFAR:-}" ] && CIFAR=$(realpath "$CIFAR")
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
-LOG=$OUT/log.txt RESULTS=$OUT/results.jsonl
-: > "$LOG"
-: > "$RESULTS"
-SCRATCH=$(mktemp -d) || exit
-trap 'rm -rf "$SCRATCH"' EXIT
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-# What compiles in the first part is found by the second.
-export TORCHINDUCTOR_CACHE_DIR="$SCRATCH/inductor" TRITON_CACHE_DIR="$SCRATCH/triton"
-
-if ! "$PYTHON" -c "import torch, pydantic, yaml, typer, rich, safetensors, PIL, torchvision" 2>> "$LOG"; then
-    echo "error: $PYTHON lacks a package gantx depends on ($(tail -n 1 "$LOG")): install gantx there" >&2
+if ! "$PYTHON" -c "import torch, pydantic, yaml, typer, rich, safetensors, PIL, torchvision" 2> "$OUT/log.txt"; then
+    echo "error: $PYTHON lacks a package gantx depends on ($(tail -n 1 "$OUT/log.txt")): install gantx there" >&2
     exit 3
 fi
-
-say() { echo "[$SECONDS s] $*" | tee -a "$LOG" >&2; }
-
-# keep ROW SIDE FILE: append one document, or null for a row without figures.
-keep() {
-    local figures=null
-    [ -s "$3" ] && figures=$(tail -n 1 "$3")
-    printf '{"row": "%s", "side": "%s", "figures": %s}\n' "$1" "$2" "$figures" >> "$RESULTS"
-}
-
-# measure ROW SIDE SECONDS COMMAND...: one row, alone, for so many seconds at most.
-measure() {
-    local row=$1 side=$2 most=$3 file="$SCRATCH/$1.$2.json" left=$((LIMIT - SECONDS))
-    shift 3
-    [ "$left" -lt "$most" ] && most=$left
-    if [ "$most" -lt 10 ]; then
-        say "$row, $side: no time left"
-    else
-        say "$row, $side: $*"
-        if ! timeout -k 5 "$most" "$PYTHON" "$@" > "$file" 2>> "$LOG"; then
-            say "$row, $side: failed or took more than $most s"
-            : > "$file"
-        fi
-    fi
-    keep "$row" "$side" "$file"
-}
-
-AT_64="data.resolution=64 generator.resolution=64 discriminator.resolution=64"
-if [ "$SMOKE" = 1 ]; then
-    PAIRS=("transgan-s transgan-tiny 4" "transgan2-cifar10 transgan-tiny 4" "vitgan-cifar10 vitgan-tiny 4"
-        "ganformer-64 ganformer-tiny 4")
-    LARGE=("transgan-xl-4 transgan-tiny 4" "transgan-xl-8 transgan-tiny 8")
-    STEPS=(--steps 1) PLAIN_STEPS=(--steps 1) SAMPLING=(--preset transgan-tiny --batch 16 -n 64) HOW=(--compile off)
-    PAINTER=(--no-compile)
-else
-    # A row is: its name, the preset, the batch, settings.
-    PAIRS=("transgan-s transgan-s 64" "transgan2-cifar10 transgan2-cifar10 64" "vitgan-cifar10 vitgan-cifar10 128"
-        "ganformer-64 ganformer-ffhq 32 $AT_64")
-    LARGE=("transgan-xl-64 transgan-xl 64" "transgan-xl-128 transgan-xl 128 training.generator_batch=256"
-        "transgan-xl-256 transgan-xl 256 training.generator_batch=256")
-    STEPS=() PLAIN_STEPS=() SAMPLING=(--preset transgan-s --batch 512 -n 50000) HOW=(--compile on)
-    PAINTER=(--compile)
+if [ -z "${CACHE:-}" ]; then
+    CACHE=$(mktemp -d) || exit
+    trap 'rm -rf "$CACHE"' EXIT
 fi
+HOW=()
+[ "$SMOKE" = 1 ] && HOW+=(--small)
+[ "${COMPILE:-1}" = 0 ] && HOW+=(--no-compile)
+[ -n "${CIFAR:-}" ] && HOW+=(--cifar "$CIFAR")
+[ -n "${SECONDS_EACH:-}" ] && HOW+=(--seconds "$SECONDS_EACH")
+for row in ${ONLY[@]+"${ONLY[@]}"}; do HOW+=(--row "$row"); done
+for setting in ${MORE[@]+"${MORE[@]}"}; do HOW+=(--set "$setting"); done
 
-# How sampling is measured with gantx.
-PAINTED=(-m gantx bench sample --json --device "$DEVICE" "${SAMPLING[@]}")
-
-# trained ROW-WORDS...: the command that measures a row's training with gantx, in COMMAND.
-trained() {
-    COMMAND=(-m gantx bench train --json --device "$DEVICE" "${HOW[@]}" --preset "$2" --batch "$3" "${@:4}")
-    COMMAND+=(${MORE[@]+"${MORE[@]}"})
-}
-
-if [ "$SMOKE" != 1 ]; then
-    # Compilers need processor cores, not the GPU: all rows compile at once, each to find the result later.
-    say "compiling every row at once"
-    for row in "${PAIRS[@]}" "${LARGE[@]}"; do
-        read -ra words <<< "$row"
-        trained "${words[@]}"
-        TORCHINDUCTOR_COMPILE_THREADS=4 timeout -k 5 230 "$PYTHON" "${COMMAND[@]}" --steps 1 \
-            > "$SCRATCH/${words[0]}.cold.json" 2>> "$LOG" &
-    done
-    TORCHINDUCTOR_COMPILE_THREADS=4 timeout -k 5 230 "$PYTHON" "${PAINTED[@]}" "${PAINTER[@]}" -n 512 \
-        > "$SCRATCH/transgan-s-compiled.cold.json" 2>> "$LOG" &
-    wait
-    for file in "$SCRATCH"/*.cold.json; do
-        seconds=$("$PYTHON" -c 'import json, sys; print(round(json.load(sys.stdin)["warm_up_seconds"]))' \
-            < "$file" 2>> "$LOG") || seconds="more than 230"
-        say "$(basename "$file" .cold.json): $seconds s of first steps, beside the other compilers"
-    done
-fi
-
-for row in "${PAIRS[@]}"; do
-    read -ra words <<< "$row"
-    trained "${words[@]}"
-    measure "${words[0]}" gantx 70 "${COMMAND[@]}" "${STEPS[@]}"
-    measure "${words[0]}" classic 45 benchmarks/classic.py --device "$DEVICE" --preset "${words[1]}" \
-        --batch "${words[2]}" "${PLAIN_STEPS[@]}" "${words[@]:3}"
-done
-for row in "${LARGE[@]}"; do
-    read -ra words <<< "$row"
-    trained "${words[@]}"
-    measure "${words[0]}" gantx 60 "${COMMAND[@]}" "${STEPS[@]}"
-done
-measure transgan-s sampling 60 "${PAINTED[@]}"
-measure transgan-s-compiled sampling 60 "${PAINTED[@]}" "${PAINTER[@]}"
-
+"$PYTHON" benchmarks/gpu_parts.py "${PARTS[@]}" --out "$OUT" --device "$DEVICE" --caches "$CACHE" --kimg "$KIMG" \
+    ${HOW[@]+"${HOW[@]}"}
+code=$?
 {
     [ "$SMOKE" = 1 ] && echo "A smoke test: tiny presets stand in for the named ones, and no target means anything." && echo
-    "$PYTHON" benchmarks/gpu_table.py "$RESULTS"
+    "$PYTHON" benchmarks/gpu_table.py "$OUT"/{smoke,speed,baseline,train}.jsonl
 } | tee "$OUT/table.md"
-say "done: $OUT/table.md"
+exit $code

@@ -1,9 +1,11 @@
 """The table of benchmarks/gpu.sh, from the figures it collected.
 
-    python benchmarks/gpu_table.py results.jsonl > table.md
+    python benchmarks/gpu_table.py smoke.jsonl speed.jsonl baseline.jsonl train.jsonl > table.md
 
-Every line of the file is {"row": ..., "side": "gantx" | "classic" | "sampling", "figures": ...}; the figures
-are those of `gantx bench --json` or `benchmarks/classic.py`, or null where a row failed or had no time left.
+Every line of a file is {"row": ..., "side": ..., "figures": ..., "notes": [...]}. The side is `gantx`,
+`classic` or `sampling`, with the figures of `gantx bench --json` or `benchmarks/classic.py`; `smoke`, with
+what went wrong; or `train`, with the last metrics and a score. Figures are null where a row failed or had no
+time left; notes tell of optimisations that failed.
 """
 
 import argparse
@@ -12,18 +14,63 @@ from pathlib import Path
 
 # Targets: times the speed of the classic loop; shares of the ceiling, of the time, of the classic loop's
 # memory, of the generator's speed.
-SPEED = {"transgan-s": 6, "transgan2-cifar10": 4, "vitgan-cifar10": 8, "ganformer-64": 4}
+SPEED = {"transgan-s": 12, "transgan2-cifar10": 6, "vitgan-cifar10": 15, "ganformer-64": 8}
 SHARE, GAPS, MEMORY, FILE = 0.35, 0.03, 0.5, 0.8
 
 
-def read(path):
-    """Figures by (row, side), in the order of the file."""
-    found = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    return {(line["row"], line["side"]): line["figures"] for line in found}
+def read(*paths):
+    """Figures by (row, side), in the order of the files, which may be missing; and all notes by row."""
+    texts = [path.read_text(encoding="utf-8") for path in map(Path, paths) if path.is_file()]
+    found = [json.loads(line) for text in texts for line in text.splitlines()]
+    figures = {(line["row"], line["side"]): line["figures"] for line in found}
+    notes = {f"{line['row']}, {line['side']}": line["notes"] for line in found if line.get("notes")}
+    return figures, notes
 
 
-def table(figures):
+def table(figures, notes):
     """Markdown: each target beside what was measured, and the figures behind it."""
+    smoke = {name: found for (name, side), found in figures.items() if side == "smoke"}
+    trained = {name: found for (name, side), found in figures.items() if side == "train"}
+    figures = {key: found for key, found in figures.items() if key[1] not in ("smoke", "train")}
+    lines = [*_smoke(smoke), *_speed(figures), *_trained(trained)]
+    if notes:
+        lines += ["", "Optimisations that failed:", ""]
+        lines += [f"- {row}: {note}" for row, found in notes.items() for note in found]
+    return "\n".join(lines).strip("\n") + "\n"
+
+
+def _smoke(found):
+    """What passed and what did not."""
+    if not found:
+        return
+    wrong = {name: result["wrong"] for name, result in found.items() if result["wrong"]}
+    yield f"Smoke: {len(found) - len(wrong)} of {len(found)} commands pass."
+    yield ""
+    if wrong:
+        yield from (f"- {name}: {text}" for name, text in wrong.items())
+        yield ""
+
+
+def _trained(found):
+    """What the training run came to."""
+    for name, result in found.items():
+        if result is None:
+            yield from ("", f"{name}: failed.")
+            continue
+        known = {
+            "kimg": "kimg",
+            "seconds": "s of training",
+            "images_per_second": "images/s",
+            "cfd": "CFD",
+        }
+        parts = [f"{result[key]} {unit}" for key, unit in known.items() if key in result]
+        yield from ("", f"{name}: {', '.join(parts)}.")
+
+
+def _speed(figures):
+    """Targets and measurements."""
+    if not figures:
+        return []
     lines = ["| what | target | measured | holds |", "|---|---|---|---|"]
     lines += [row for name, target in SPEED.items() for row in _pair(name, target, figures)]
     large = [(name, found) for (name, side), found in figures.items() if name.startswith("transgan-xl")]
@@ -41,7 +88,7 @@ def table(figures):
     for machine in machines.values():
         versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
         lines += ["", f"{machine['name']}, {machine['threads']} of {machine['cores']} cores; {versions}."]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _pair(name, target, figures):
@@ -88,8 +135,8 @@ def _details(figures):
 def main():
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results")
-    print(table(read(parser.parse_args().results)), end="")
+    parser.add_argument("results", nargs="+")
+    print(table(*read(*parser.parse_args().results)), end="")
 
 
 if __name__ == "__main__":
