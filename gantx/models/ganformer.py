@@ -390,10 +390,7 @@ class ImageAttention(nn.Module):
         return (cells if mean is None else cells - mean) * gain + read, None, looks
 
     def _statistics(self, cells: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Of cells [B, n, C]: their mean, if a bias is read, and float32 1 / root mean square, if a gain is.
-
-        Sums are float32. The cells are not widened for them: backward would keep a large tensor.
-        """
+        """Of cells [B, n, C]: the mean, if a bias is read; float32 1 / root mean square, if a gain is."""
         if self.normalization == "none":
             return None, None
         dim = 2 if self.normalization == "layer" else 1
