@@ -23,11 +23,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import gantx
 from gantx import config as configuration
 from gantx.atomic import replacing
 from gantx.config import RunConfig
 from gantx.errors import CheckpointError, DivergedError, MissingError, UsageError
+from gantx.version import __version__
 
 FORMAT_VERSION = 1
 _NAME = re.compile(r"kimg-(\d{6}\.\d{3})\.safetensors")
@@ -71,7 +71,7 @@ def checkpoint_name(images: int) -> str:
 
 def versions() -> dict[str, str]:
     """Versions that decide whether numbers repeat to the bit."""
-    return {"gantx": gantx.__version__, "python": platform.python_version(), "torch": str(torch.__version__)}
+    return {"gantx": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}
 
 
 def write(
@@ -122,7 +122,7 @@ def read_header(path: Path) -> Header:
         )
     if metadata.get("format_version") != str(FORMAT_VERSION):
         raise CheckpointError(
-            f"{path} has checkpoint format {metadata.get('format_version')}, this gantx {gantx.__version__} "
+            f"{path} has checkpoint format {metadata.get('format_version')}, this gantx {__version__} "
             f"reads format {FORMAT_VERSION}: use the gantx that wrote it, or a newer one"
         )
     try:
@@ -135,7 +135,7 @@ def read_header(path: Path) -> Header:
         raise CheckpointError(f"{path} has a damaged header: {problem!r}") from problem
     except UsageError as problem:
         raise CheckpointError(
-            f"{path} holds a configuration this gantx {gantx.__version__} does not know: {problem}"
+            f"{path} holds a configuration this gantx {__version__} does not know: {problem}"
         ) from problem
     return Header(path, config, **stored)
 

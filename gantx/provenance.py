@@ -18,11 +18,11 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-import gantx
 from gantx import checkpoint, imaging, sampling
 from gantx.checkpoint import Header
 from gantx.errors import CheckFailed, CheckpointError, DataError, MissingError, UsageError
 from gantx.sampling import Truncation, Weights
+from gantx.version import __version__
 
 # What `describe` and `gantx sample` write; pictures that say more were made in another way.
 _KNOWN = {"version", "preset", "images", "weights", "digest", "truncation", "cutoff", "seed", "seeds"}
@@ -41,7 +41,7 @@ def describe(
     """
     text = {
         "Software": "gantx",
-        "gantx:version": gantx.__version__,
+        "gantx:version": __version__,
         "gantx:preset": header.config.name,
         "gantx:images": str(header.images),
         "gantx:weights": weights,

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-import gantx
 from gantx.cli import (
     assets,
     attend,
@@ -31,6 +30,7 @@ from gantx.cli import (
     train,
 )
 from gantx.errors import GantxError, Stopped
+from gantx.version import __version__
 
 
 class Program(TyperGroup):
@@ -109,7 +109,7 @@ def _complain(text: str) -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"gantx {gantx.__version__}")
+        print(f"gantx {__version__}")
         raise typer.Exit
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-import gantx
+from gantx import api
 from gantx.cli.waiting import Waiting
 from gantx.errors import UsageError
 
@@ -84,7 +84,7 @@ def attend(
     from gantx import attending, provenance, sampling
 
     chosen = sampling.parse_seeds(seeds) if seeds is not None else [seed]
-    model = gantx.load(checkpoint, weights=cast(Any, weights), device=device)
+    model = api.load(checkpoint, weights=cast(Any, weights), device=device)
     view = attending.completed(
         model.network,
         attending.View(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-import gantx
+from gantx import api
 from gantx.cli.waiting import Waiting
 from gantx.errors import UsageError
 
@@ -76,7 +76,7 @@ def interpolate(
     columns, rows = imaging.grid_shape(1 if grid is None else 0, grid)
     paths = columns * rows
     chosen = range(4 * paths) if seeds is None else sampling.parse_seeds(seeds)
-    model = gantx.load(checkpoint, weights=cast(Any, weights), device=device)
+    model = api.load(checkpoint, weights=cast(Any, weights), device=device)
     walk = model.walk(
         chosen,
         frames or (10 if output.suffix.lower() == ".png" else 60),

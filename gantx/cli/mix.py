@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-import gantx
+from gantx import api
 from gantx.errors import UsageError
 
 
@@ -52,7 +52,7 @@ def mix(
     from gantx import imaging, mixing, sampling
 
     changed, taken = sampling.parse_seeds(rows), sampling.parse_seeds(columns)
-    model = gantx.load(checkpoint, weights=cast(Any, weights), device=device)
+    model = api.load(checkpoint, weights=cast(Any, weights), device=device)
     images = mixing.table(
         model.network,
         changed,

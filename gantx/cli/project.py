@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-import gantx
+from gantx import api
 from gantx.cli.waiting import Waiting
 from gantx.errors import UsageError
 
@@ -70,7 +70,7 @@ def project(
 
     for path in (output, latents):
         imaging.check_output(path)
-    model = gantx.load(checkpoint, weights=cast(Any, weights), device=device)
+    model = api.load(checkpoint, weights=cast(Any, weights), device=device)
     ratio = model.config.data.ratio
     target = projection.read_target(image, sampling.cropped_shape(model.network, ratio))
     network = projection.inception_features(feature_file, model.device) if features else None

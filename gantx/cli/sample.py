@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-import gantx
+from gantx import api
 from gantx.cli.waiting import Waiting
 from gantx.errors import CheckFailed, UsageError
 
@@ -115,7 +115,7 @@ def sample(
 
     if output.suffix:
         imaging.check_output(output)
-    model = gantx.load(checkpoint, weights=cast(Any, weights), device=device, compile=compile)
+    model = api.load(checkpoint, weights=cast(Any, weights), device=device, compile=compile)
     what: Any
     if latents is not None:
         what = sampling.latents_for(model.network, latents)
@@ -147,7 +147,7 @@ def _compare(source: Path, target: Path | None, batch: int | None, device: str) 
 
     pictures = provenance.read_pictures(source)
     file, weights = provenance.painter_of(pictures, target, Path("runs"))
-    model = gantx.load(file, weights=weights, device=device)
+    model = api.load(file, weights=weights, device=device)
     different = 0
     for found in provenance.repaint(
         model.network,

@@ -17,10 +17,10 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-import gantx
 from gantx.atomic import replacing
 from gantx.errors import MissingError
 from gantx.locks import alone
+from gantx.version import __version__
 
 Progress = Callable[[int, int], None]
 
@@ -156,7 +156,7 @@ def _ask(url: str, have: int) -> tuple[HTTPResponse, int]:
 
 
 def _open(url: str, headers: dict[str, str]) -> HTTPResponse:
-    always = {"User-Agent": f"gantx/{gantx.__version__}", "Accept-Encoding": "identity"}
+    always = {"User-Agent": f"gantx/{__version__}", "Accept-Encoding": "identity"}
     response: HTTPResponse = urlopen(Request(url, headers=always | headers), timeout=_PATIENCE)
     return response
 

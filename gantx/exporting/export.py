@@ -15,7 +15,6 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-import gantx
 from gantx import sampling
 from gantx.atomic import replacing
 from gantx.checkpoint import Header
@@ -24,6 +23,7 @@ from gantx.exporting import hub, onnx, parity, program, web
 from gantx.exporting.painter import RANGES, Morph, Painter, Pixels, latents_of
 from gantx.exporting.parity import Difference, Run
 from gantx.sampling import Truncation
+from gantx.version import __version__
 
 SCHEMA = "gantx.export/1"
 RECORD = "export.json"
@@ -113,7 +113,7 @@ def export(target: Path, request: Request, say: Callable[[str], None]) -> Path:
                 "license": request.license,
             },
             **entry,
-            "versions": {"gantx": gantx.__version__, "torch": str(torch.__version__)},
+            "versions": {"gantx": __version__, "torch": str(torch.__version__)},
         }
         for path in sorted(path for path in scratch.rglob("*") if path.is_file()):
             with replacing(home / path.relative_to(scratch)) as beside:
@@ -237,7 +237,7 @@ def _checked_weights(generator: nn.Module, path: Path, say: Callable[[str], None
     """As `_checked`, for a checkpoint that is read back."""
     again, _ = sampling.open_generator(path, CPU)
     z = latents_of(generator, range(max(parity.BATCHES)))
-    return _checked(generator, again, [z], f"gantx {gantx.__version__}", say)
+    return _checked(generator, again, [z], f"gantx {__version__}", say)
 
 
 def _sentence(difference: Difference, runtime: str) -> str:
@@ -253,7 +253,7 @@ def _sentence(difference: Difference, runtime: str) -> str:
 def _metadata(header: Header, request: Request) -> dict[str, str]:
     """Texts that travel inside the file."""
     told = {
-        "gantx.version": gantx.__version__,
+        "gantx.version": __version__,
         "gantx.preset": header.config.name,
         "gantx.kimg": f"{header.images / 1000:g}",
         "gantx.digest": header.digest,

@@ -13,7 +13,6 @@ import torch
 import yaml
 from torch import nn
 
-import gantx
 from gantx import checkpoint, imaging, sampling
 from gantx.checkpoint import Header
 from gantx.data.framing import height_of
@@ -21,6 +20,7 @@ from gantx.errors import GantxError, UsageError
 from gantx.evaluation import reports, results
 from gantx.evaluation.results import Result
 from gantx.provenance import describe
+from gantx.version import __version__
 
 WEIGHTS = "model.safetensors"
 UNSTATED = "unknown"  # the Hub's word for a licence that is not stated
@@ -62,7 +62,7 @@ def write_folder(
     shared = checkpoint.read_header(folder / WEIGHTS)
     about = {
         "library_name": "gantx",
-        "gantx_version": gantx.__version__,
+        "gantx_version": __version__,
         "preset": header.config.name,
         "kimg": header.images / 1000,
         "digest": header.digest,

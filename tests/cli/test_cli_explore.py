@@ -146,7 +146,7 @@ def test_a_projected_image_is_sampled_from_its_latents(ganformer):
 def test_an_output_that_cannot_be_written_is_said_before_the_work(ganformer, tmp_path, monkeypatch):
     done("sample", ganformer, "--seeds", "900", "-o", "target.png")
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr("gantx.load", lambda *_, **__: pytest.fail("the work has begun"))
+    monkeypatch.setattr("gantx.api.load", lambda *_, **__: pytest.fail("the work has begun"))
     for output, latents in (("file/x.png", "x.safetensors"), ("x.png", "file/x.safetensors")):
         said = refused("project", "target.png", ganformer, "-o", output, "--latents", latents, code=3)
         assert "cannot write file/x" in said
