@@ -31,7 +31,9 @@ LOWEST_BAND, OTHER_BANDS = 10 / 13, 1 / 13  # shares of the lowest and of each o
 
 
 Chances: TypeAlias = Mapping[str, float]
+Constants: TypeAlias = Mapping[str, Mapping[str, Tensor]]
 ALWAYS: Chances = {}  # every operation is applied as it is defined
+NO_CONSTANTS: Constants = {}
 
 
 def spec(policy: Sequence[str], batch: int, resolution: int, chances: Chances = ALWAYS) -> Spec:
@@ -53,7 +55,31 @@ def spec(policy: Sequence[str], batch: int, resolution: int, chances: Chances = 
     return wanted
 
 
-def augment(images: Tensor, draws: Draws, policy: Sequence[str], chances: Chances = ALWAYS) -> Tensor:
+def constants(policy: Sequence[str], resolution: int, device: torch.device) -> Constants:
+    """What operations of `policy` multiply with, made once: a compiled step would make it anew each time.
+
+    Args:
+        policy: names of operations.
+        resolution: side of the images in pixels.
+        device: where they are.
+
+    Returns:
+        Tensors by the names of the operation and their own.
+    """
+    return {
+        name: {"operators": band_operators(resolution, device)}
+        for name in _expand(policy)
+        if _OPERATIONS[name].apply is filter_bands
+    }
+
+
+def augment(
+    images: Tensor,
+    draws: Draws,
+    policy: Sequence[str],
+    chances: Chances = ALWAYS,
+    constants: Constants = NO_CONSTANTS,
+) -> Tensor:
     """Apply the operations of `policy` in its order.
 
     Args:
@@ -62,12 +88,14 @@ def augment(images: Tensor, draws: Draws, policy: Sequence[str], chances: Chance
         policy: names of operations; none leave the images as they are.
         chances: of an operation to be applied to an image, by its name; decides in place of the coin that
             some operations throw.
+        constants: of the function of this name, for square images; without them, they are made.
 
     Returns:
         [B, 3, H, W], of the same type as `images`.
     """
     for name in _expand(policy):
-        q: Any = draws[name]
+        drawn: Any = draws[name]
+        q = {**drawn, **constants.get(name, {})}
         if name in chances:
             certain = {"coin": torch.zeros_like(q["coin"])} if "coin" in q else {}
             hit = _per_image(q["gate"] < chances[name])
@@ -186,10 +214,12 @@ def filter_bands(images: Tensor, q: Any) -> Tensor:
     surplus = gains.square() - 1
     power = (1 + LOWEST_BAND * surplus[:, :1]) * (1 + OTHER_BANDS * surplus[:, 1:]).prod(1, keepdim=True)
     gains = (gains * power.rsqrt()).to(images.dtype)
-    height, width = images.shape[2:]
+    operators: list[Tensor] = [
+        q["operators"] if "operators" in q else band_operators(side, images.device)
+        for side in images.shape[2:]
+    ]
     down, across = (
-        torch.einsum("bk,kij->bij", gains, band_operators(side, images.device).to(images.dtype))[:, None]
-        for side in (height, width)
+        torch.einsum("bk,kij->bij", gains, along.to(images.dtype))[:, None] for along in operators
     )  # [B, 1, H, H], [B, 1, W, W]
     filtered: Tensor = down @ images @ across.mT  # in float32: sums of 43 products are no place for bf16
     return filtered

@@ -8,7 +8,7 @@ as TransGAN's code does, or G before D as in the code of GANformer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,7 +19,8 @@ from gantx.config import RunConfig
 from gantx.draws import Draw, Draws, Spec
 from gantx.models import LooksAcrossBatch, StyleBased
 from gantx.models.layers.recomputation import recomputing
-from gantx.training.augment import augment
+from gantx.training.augment import Constants, augment
+from gantx.training.augment import constants as augment_constants
 from gantx.training.augment import spec as augment_spec
 from gantx.training.ema import follow_styles
 from gantx.training.losses import discriminator_loss, generator_loss
@@ -52,7 +53,9 @@ def stages(
     """
     if path_length is None:
         path_length = torch.zeros((), device=generator.weights.device)
-    game = Game(config, generator, discriminator, path_length)
+    policy, device = config.augment.policy, generator.weights.device
+    fixed = augment_constants(policy, config.data.resolution, device)
+    game = Game(config, generator, discriminator, path_length, fixed)
     penalties = _penalties(game)
     lazy = sorted({penalty.every for penalty in penalties if penalty.every > 1})
     of_discriminator = [
@@ -69,12 +72,13 @@ def stages(
 
 @dataclass(frozen=True)
 class Game:
-    """The two players and what passes between them."""
+    """The two networks and what passes between them."""
 
     config: RunConfig
     generator: OptimizedNetwork
     discriminator: OptimizedNetwork
     path_length: Tensor
+    augment_constants: Constants = field(default_factory=dict)
 
     def latent_spec(self, batch: int) -> Spec:
         """The draws of one G pass."""
@@ -120,7 +124,9 @@ class Game:
     def augment(self, images: Tensor, q: Any) -> Tensor:
         """What D sees of images, with the draws of `critic_spec`; without `augment` as they are."""
         settings = self.config.augment
-        return augment(images, q["augment"], settings.policy, settings.chances) if "augment" in q else images
+        if "augment" not in q:
+            return images
+        return augment(images, q["augment"], settings.policy, settings.chances, self.augment_constants)
 
     def critic(self, images: Tensor, q: Any) -> Tensor:
         """One D pass with the draws of `critic_spec`: logits [B]."""

@@ -355,6 +355,14 @@ def test_position_tables_are_spread_once():
     assert {products(node) for node in spreads} == {2}  # from the left and from the right
 
 
+def test_a_compiled_step_makes_no_filters():
+    """The bank of filters is made once: in a graph of a GPU it would be made on the CPU, step by step."""
+    settings = small("transgan", "transgan", *WGAN, "augment.policy=[filter]")
+    names = {str(node.target) for node in forward_graph(play(settings)[0], settings).nodes}
+    assert any("aten.bmm" in name for name in names)
+    assert not [name for name in names if "convolution" in name or "scatter" in name or "conv1d" in name]
+
+
 # --- whole runs -------------------------------------------------------------------------------------------
 
 
