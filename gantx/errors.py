@@ -68,3 +68,9 @@ def closest(word: str, known: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" for the known word most like `word`, or "" when none is alike."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean '{matches[0]}'?)" if matches else ""
+
+
+def first_line(problem: BaseException) -> str:
+    """An exception of another library in one line: its type, and the first line of what it says."""
+    lines = str(problem).strip().splitlines()
+    return f"{type(problem).__name__}: {lines[0][:200]}" if lines else type(problem).__name__

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gantx.errors import MissingError
+from gantx.errors import MissingError, first_line
 
 TOLERANCE = 0.02  # relative difference of a tensor's change that is still rounding, in bf16
 
@@ -179,8 +179,7 @@ def _restore(tensors: dict[str, Tensor], values: dict[str, Tensor]) -> None:
 
 
 def _line_of(problem: BaseException) -> str:
-    lines = str(problem).strip().splitlines()
-    line = f"{type(problem).__name__}: {lines[0][:200]}" if lines else type(problem).__name__
+    line = first_line(problem)
     # Ending a capture that has failed fails as well, and says less than what happened before.
     earlier = problem.__context__
     return line if earlier is None else f"{line}; before that {_line_of(earlier)}"

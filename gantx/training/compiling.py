@@ -18,7 +18,7 @@ from torch import Tensor
 from gantx.compiling import compile_whole
 from gantx.config import RunConfig
 from gantx.draws import Draws
-from gantx.errors import GantxError, MissingError
+from gantx.errors import GantxError, MissingError, first_line
 from gantx.training.stage import Gradients, Loss, Outcome, Pass, Reals, Stage, differentiate
 
 WORTHWHILE = 2000  # D steps: about as long as compiling takes what they save
@@ -115,12 +115,6 @@ class CompiledDifferentiation:
             f"{self._name} is not compiled: {first_line(problem)}. Training goes on, slower; please report "
             f"this line with torch {torch.__version__}"
         )
-
-
-def first_line(problem: Exception) -> str:
-    """What went wrong, in one line."""
-    lines = str(problem).strip().splitlines() or [""]
-    return f"{type(problem).__name__}: {lines[0][:200]}"
 
 
 def compile_loss(loss: Loss, device: torch.device) -> Loss:
