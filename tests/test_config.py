@@ -568,3 +568,11 @@ def test_families_and_their_keys_are_explained():
         load("transgan-s", overrides=["discriminator={family: vitgan, overlapp: 1}"])
     with pytest.raises(UsageError, match=r"discriminator: dim 50 cannot be shared by 6 heads"):
         load("transgan-s", overrides=["discriminator={family: vitgan, dim: 50}"])
+
+
+def test_a_key_that_earlier_checkpoints_hold_is_dropped_and_refused_where_it_meant_something():
+    tree = load().model_dump(mode="json")
+    former = {**tree, "objective": {**tree["objective"], "gradient_leak": False}}
+    assert validate(former) == load()
+    with pytest.raises(UsageError, match=r"gradient_leak.*no longer repeated: leave it out"):
+        load(overrides=["objective.gradient_leak=true"])

@@ -93,7 +93,7 @@ if sys.argv[1:] == ["spoilt"]:
     pretended_gpu.lower = spoilt
 if sys.argv[1:] == ["impossible"]:
     def impossible(graph):
-        raise NotImplementedError("no such operation")
+        raise ValueError("no such operation")
     pretended_gpu.lower = impossible
 report = pretended_gpu.rehearse(graphs)
 print(report.kernels, report.launches.total(), len(report.failures), len(report.refused))
@@ -117,7 +117,7 @@ def test_what_is_refused_is_reported_and_launches_are_counted(how, failures, tmp
     if how == ["impossible"]:
         assert (kernels, launches, refused) == (0, 0, 0)
         assert lines[1:3] == [
-            f"{way} lowering NotImplementedError: no such operation" for way in ("forward", "backward")
+            f"{way} lowering ValueError: no such operation" for way in ("forward", "backward")
         ]
     else:
         # A matrix product in each direction beside the kernels.
