@@ -39,11 +39,14 @@ from torchvision import transforms
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from gantx import config, devices, models  # noqa: E402
+from gantx import models  # noqa: E402
 from gantx.benchmarking.machine import this_machine  # noqa: E402
 from gantx.benchmarking.timing import Stopwatch  # noqa: E402
-from gantx.draws import draw  # noqa: E402
+from gantx.config import presets  # noqa: E402
+from gantx.models import interfaces  # noqa: E402
+from gantx.runtime import devices  # noqa: E402
 from gantx.runtime.precision import set_compute_dtype  # noqa: E402
+from gantx.runtime.random import draw  # noqa: E402
 from gantx.training import ema  # noqa: E402
 from gantx.training.augment import augment  # noqa: E402
 from gantx.training.augment import spec as augment_spec  # noqa: E402
@@ -147,7 +150,7 @@ class Classic:
         if clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
         optimizer.step()
-        if isinstance(network, models.KeepsState):
+        if isinstance(network, interfaces.KeepsState):
             with torch.no_grad():
                 network.update_state()
         if "silent" not in self.improved:
@@ -225,7 +228,7 @@ class Classic:
 
     def _paint(self, batch):
         noise = self._drawn(self.generator.noise_spec(batch))
-        if isinstance(self.generator, models.StyleBased):
+        if isinstance(self.generator, interfaces.StyleBased):
             return self.generator.synthesis(self._styles(batch, noise), noise)
         return self.generator(torch.randn(batch, *self.generator.latent_shape, device=self.device), noise)
 
@@ -343,7 +346,7 @@ def main():
     asked = parser.parse_args()
     device = devices.pick_device(asked.device)
     batch = {} if asked.batch is None else {"training.batch": asked.batch}
-    settings = config.load(asked.preset, overrides=asked.overrides, settings=batch)
+    settings = presets.load(asked.preset, overrides=asked.overrides, settings=batch)
     on_gpu = device.type == "cuda"
     workers = asked.workers
     if workers is None:

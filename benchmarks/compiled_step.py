@@ -20,10 +20,10 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from gantx import config  # noqa: E402
 from gantx.benchmarking.training import Trainer  # noqa: E402
-from gantx.draws import draw  # noqa: E402
-from gantx.training.settling import frozen_garbage, prepared_process, settle  # noqa: E402
+from gantx.config import presets  # noqa: E402
+from gantx.runtime.random import draw  # noqa: E402
+from gantx.training.resolve import frozen_garbage, prepared_process, resolve  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 def trainer(preset, compile, threads):
     """A run of a preset, and its settings."""
     changes = {"training.compile": compile, "training.threads": threads, "training.attention_window": None}
-    settings = settle(config.load(preset, settings=changes), CPU, 1, lambda text: None)
+    settings = resolve(presets.load(preset, settings=changes), CPU, 1, lambda text: None)
     return Trainer(settings, CPU, print), settings
 
 
@@ -39,20 +39,20 @@ def losses(run, settings):
     """A function that computes the losses of an iteration with their gradients, and returns CPU seconds."""
     side = settings.data.resolution
     work = []
-    for stage in run.stages:
-        reals = {name: torch.rand(stage.batch, 3, side, side) * 2 - 1 for name in stage.reals}
-        work.append((stage, reals, draw(stage.spec, seed=0, stream=stage.name, step=0, device=CPU)))
+    for phase in run.phases:
+        reals = {name: torch.rand(phase.batch, 3, side, side) * 2 - 1 for name in phase.reals}
+        work.append((phase, reals, draw(phase.spec, seed=0, stream=phase.name, step=0, device=CPU)))
 
     def once():
         spent = 0.0
-        for stage, reals, draws in work:
-            for other in stage.holds:
+        for phase, reals, draws in work:
+            for other in phase.frozen:
                 other.train_parameters(False)
-            stage.moves.train_parameters(True)
-            part = stage.passes[0]
+            phase.trained.train_parameters(True)
+            part = phase.passes[0]
             began = time.process_time()
-            part.differentiate(part.loss, stage.moves.parameters, reals, draws, 1.0)
-            spent += (time.process_time() - began) / stage.every
+            part.differentiate(part.loss, phase.trained.parameters, reals, draws, 1.0)
+            spent += (time.process_time() - began) / phase.every
         return spent
 
     return once
@@ -62,7 +62,7 @@ def measure(preset, threads, blocks, length):
     """CPU milliseconds of an iteration in each block, eager and compiled; and those of its losses."""
     runs = {compile: trainer(preset, compile, threads)[0] for compile in ("off", "on")}
     _, settings = trainer(preset, "off", threads)
-    period = math.lcm(*(stage.every for stage in runs["off"].stages))
+    period = math.lcm(*(phase.every for phase in runs["off"].phases))
     length = -(-length // period) * period
     spans, parts = {"off": [], "on": []}, {"off": [], "on": []}
     compute = {compile: losses(run, settings) for compile, run in runs.items()}

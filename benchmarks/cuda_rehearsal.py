@@ -29,13 +29,13 @@ sys.path.insert(0, str(ROOT))
 
 import pretended_gpu  # noqa: E402
 
-from gantx import config  # noqa: E402
 from gantx.benchmarking.launches import LaunchCounter  # noqa: E402
-from gantx.config import RunConfig  # noqa: E402
+from gantx.config import presets  # noqa: E402
+from gantx.config.schema import RunConfig  # noqa: E402
 from gantx.data.batches import Batches  # noqa: E402
 from gantx.data.prepare import Prepared  # noqa: E402
 from gantx.errors import GantxError, UsageError  # noqa: E402
-from gantx.training.recipes import stages  # noqa: E402
+from gantx.training.objective import phases  # noqa: E402
 from gantx.training.state import TrainingState  # noqa: E402
 from gantx.training.steps import Steps  # noqa: E402
 
@@ -47,7 +47,7 @@ class Phase:
     """What became of one kind of step.
 
     Attributes:
-        name: of the stage.
+        name: of the phase.
         window: of attention, `closed` or `open`; None where there is none.
         interval: the step is taken at every iteration that this number divides.
         batch: its images.
@@ -113,7 +113,7 @@ def shallower(settings, depth):
             if less not in (value, list(value) if isinstance(value, tuple) else value):
                 changes[f"{side}.{key}"] = less
                 cut[f"{side}.{key}"] = value
-    return config.load(base=settings, settings=changes), cut
+    return presets.load(base=settings, settings=changes), cut
 
 
 def rehearse_preset(settings: RunConfig, cut, *, windows, names, compile_kernels, refused, say) -> Report:
@@ -136,17 +136,17 @@ def rehearse_preset(settings: RunConfig, cut, *, windows, names, compile_kernels
         state.set_attention_window(schedule.steps[0][1] if window == "closed" else None)
         graphs = []  # for each phase, for each pass
 
-        def traced(stage, graphs=graphs):
-            graphs.append([[] for _ in stage.passes])
+        def traced(phase, graphs=graphs):
+            graphs.append([[] for _ in phase.passes])
             passes = [
                 part._replace(loss=pretended_gpu.traced(part.loss, into))
-                for part, into in zip(stage.passes, graphs[-1], strict=True)
+                for part, into in zip(phase.passes, graphs[-1], strict=True)
             ]
-            return dataclasses.replace(stage, passes=tuple(passes))
+            return dataclasses.replace(phase, passes=tuple(passes))
 
         torch.compiler.reset()
         steps = Steps(
-            [traced(s) for s in stages(settings, state.generator, state.discriminator, state.path_length)],
+            [traced(s) for s in phases(settings, state.generator, state.discriminator, state.path_length)],
             state.average,
             (3, settings.data.resolution, settings.data.resolution),
             state.statistics,
@@ -156,18 +156,18 @@ def rehearse_preset(settings: RunConfig, cut, *, windows, names, compile_kernels
             log=say,
         )
         batches = random_batches(settings)
-        known = [step.stage.name for step in steps.steps]
+        known = [step.phase.name for step in steps.steps]
         if unknown := sorted(set(names) - set(known)):
             raise UsageError(f"{settings.name} has no phase {unknown[0]}, but {', '.join(known)}")
         for step, of_passes in zip(steps.steps, graphs, strict=True):
-            if names and step.stage.name not in names:
+            if names and step.phase.name not in names:
                 continue
             phase = Phase(
-                step.stage.name,
+                step.phase.name,
                 window,
-                step.stage.every,
-                step.stage.batch,
-                [part.samples for part in step.stage.passes],
+                step.phase.every,
+                step.phase.batch,
+                [part.samples for part in step.phase.passes],
             )
             say(f"{settings.name}: {title(phase)}")
             found.append(phase)
@@ -195,7 +195,7 @@ def count_operations(step, batches, phase):
     """Run a step twice: the first time it is traced; the second time, what it does beside that is counted."""
 
     def load(iteration):
-        positions = dict.fromkeys(step.stage.reals, iteration * step.stage.batch)
+        positions = dict.fromkeys(step.phase.reals, iteration * step.phase.batch)
         step.load(batches, positions, seed=0, iteration=iteration)
 
     load(0)
@@ -299,7 +299,7 @@ def main():
     try:
         for name in (word for word in asked.presets if "=" not in word):
             given = {key: value for key, value in fixed.items() if value is not None}
-            settings, cut = config.load(name, settings=given, overrides=overrides), {}
+            settings, cut = presets.load(name, settings=given, overrides=overrides), {}
             if asked.depth is not None:
                 settings, cut = shallower(settings, asked.depth)
             report = rehearse_preset(

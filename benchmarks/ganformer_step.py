@@ -32,11 +32,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
 from gantx import models  # noqa: E402
-from gantx.architectures.ganformer import GANformerGeneratorConfig  # noqa: E402
-from gantx.architectures.stylegan2 import StyleGAN2DiscriminatorConfig  # noqa: E402
-from gantx.devices import keep_freed_memory  # noqa: E402
-from gantx.draws import draw  # noqa: E402
-from gantx.training.regularizers import slope  # noqa: E402
+from gantx.config.networks.ganformer import GANformerGeneratorConfig  # noqa: E402
+from gantx.config.networks.stylegan2 import StyleGAN2DiscriminatorConfig  # noqa: E402
+from gantx.runtime.devices import keep_freed_memory  # noqa: E402
+from gantx.runtime.random import draw  # noqa: E402
+from gantx.training.regularizers import input_gradient  # noqa: E402
 
 BATCH, COMPONENTS, DIM = 4, 16, 32
 CPU = torch.device("cpu")
@@ -241,7 +241,7 @@ def gantx_steps() -> dict[str, Task]:
 
     def penalty_step() -> None:
         turn(critic, generator)
-        slope(critic, real).square().sum((1, 2, 3)).mean().backward()
+        input_gradient(critic, real).square().sum((1, 2, 3)).mean().backward()
 
     return {"G step": generator_step, "D step": discriminator_step, "R1 step": penalty_step}
 

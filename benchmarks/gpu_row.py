@@ -23,8 +23,9 @@ sys.path.insert(0, str(ROOT))
 
 import profile_step  # noqa: E402
 
-from gantx import config, devices  # noqa: E402
-from gantx.benchmarking import painting, training  # noqa: E402
+from gantx.benchmarking import sampling, training  # noqa: E402
+from gantx.config import presets  # noqa: E402
+from gantx.runtime import devices  # noqa: E402
 
 NOTEWORTHY = ("is not compiled", "is not replayed")  # what gantx says where an optimisation fails
 
@@ -78,7 +79,7 @@ def train(settings, device, asked, turn):
 
 def sample(settings, device, asked, turn):
     """Figures of sampling."""
-    return painting.measure(
+    return sampling.measure(
         settings, device, batch=asked.batch, number=asked.number, compile=asked.compile == "on", say=turn
     )
 
@@ -102,7 +103,7 @@ def main():
     if asked.what == "train":
         changes = {"training.batch": asked.batch, "training.compile": asked.compile}
     given = {key: value for key, value in changes.items() if value is not None}
-    settings = config.load(asked.preset, overrides=asked.overrides, settings=given)
+    settings = presets.load(asked.preset, overrides=asked.overrides, settings=given)
     turn = Turn(asked.turn, device)
     figures = (train if asked.what == "train" else sample)(settings, device, asked, turn)
     document = {"schema": "gantx.bench/1", "what": asked.what, **dataclasses.asdict(figures)}

@@ -23,7 +23,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from random_inception import random_inception, write_torchscript  # noqa: E402
+from helpers.random_inception import random_inception, write_torchscript  # noqa: E402
 
 from gantx.evaluation.features import open_features  # noqa: E402
 from gantx.evaluation.images import open_images  # noqa: E402

@@ -3,7 +3,7 @@
     python benchmarks/profile_step.py --preset vitgan-cifar10 --batch 128 --device cuda
     python benchmarks/profile_step.py --preset transgan-tiny --device cpu --compile off
 
-The iterations of a whole period of lazy penalties are profiled once, after the steps have settled: compiled,
+The iterations of a whole period of lazy penalties are profiled once, after the steps have resolved: compiled,
 captured, warm. The profiler slows the host down, not the kernels: trust its kernels, and take from its host
 times the order alone. On a CPU the operators are the kernels.
 """
@@ -22,12 +22,13 @@ from torch.profiler import ProfilerActivity, profile
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from gantx import config, devices  # noqa: E402
-from gantx.benchmarking.idleness import covered  # noqa: E402
+from gantx.benchmarking.host_gaps import covered  # noqa: E402
 from gantx.benchmarking.machine import measuring, this_machine  # noqa: E402
 from gantx.benchmarking.training import WARM_UP, Trainer  # noqa: E402
-from gantx.training.compiling import WORTHWHILE  # noqa: E402
-from gantx.training.settling import frozen_garbage, prepared_process, settle  # noqa: E402
+from gantx.config import presets  # noqa: E402
+from gantx.runtime import devices  # noqa: E402
+from gantx.training.compiled_losses import WORTHWHILE  # noqa: E402
+from gantx.training.resolve import frozen_garbage, prepared_process, resolve  # noqa: E402
 
 DEAREST = 40  # kernels and operators that are listed
 
@@ -91,9 +92,9 @@ def _of_host(profiler, iterations):
         yield f"{time / iterations:6.3f}  {time / total:6.1%}  {calls:7.1f}  {event.key[:160]}"
 
 
-def settled(settings, device):
+def resolved(settings, device):
     """The settings of a long run, with the attention window open."""
-    settings = settle(settings, device, WORTHWHILE, lambda text: None)
+    settings = resolve(settings, device, WORTHWHILE, lambda text: None)
     training = settings.training.model_copy(update={"attention_window": None})
     return settings.model_copy(update={"training": training})
 
@@ -110,14 +111,14 @@ def main():
     changes = {"training.batch": asked.batch, "training.compile": asked.compile}
     given = {key: value for key, value in changes.items() if value is not None}
     device = devices.pick_device(asked.device)
-    settings = settled(config.load(asked.preset, overrides=asked.overrides, settings=given), device)
+    settings = resolved(presets.load(asked.preset, overrides=asked.overrides, settings=given), device)
     training = settings.training
     with measuring(device, training.threads, training.batch), prepared_process(settings, device):
         run = Trainer(settings, device, lambda line: print(line, file=sys.stderr))
         for step in run.steps.steps:
             for _ in range(WARM_UP):
                 run.step(step)
-        period = math.lcm(*(stage.every for stage in run.stages))
+        period = math.lcm(*(phase.every for phase in run.phases))
         with frozen_garbage():
             run.iterate(period)
             how = "compiled" if training.compile is True else "eager"

@@ -19,8 +19,12 @@ from pathlib import Path
 
 import torch
 
-from gantx import config, devices, imaging, models, sampling
-from gantx.draws import for_seeds
+from gantx import models
+from gantx.config import presets
+from gantx.generation import sampling
+from gantx.io import imaging
+from gantx.runtime import devices
+from gantx.runtime.random import for_seeds
 
 
 class Instant(torch.nn.Module):
@@ -44,9 +48,11 @@ def paint_alone(generator, number, batch, device):
     """The generator without anything before or after it; tiles and replay as in `sampling`."""
     q = for_seeds(sampling.spec_of_one(generator), range(batch), device)
     batches = -(-number // batch)
-    painter = sampling.Painter(lambda given: generator(given["z"], given["noise"]), device, batches=batches)
+    runner = sampling.BatchRunner(
+        lambda given: generator(given["z"], given["noise"]), device, batches=batches
+    )
     for _ in range(batches):
-        painter(q)
+        runner(q)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -54,7 +60,7 @@ def paint_alone(generator, number, batch, device):
 def paint_to(path, generator, number, batch, device):
     """The whole way that `gantx sample` goes."""
     seeds = range(number)
-    images = sampling.paint(generator, seeds, batch=batch, device=device)
+    images = sampling.sample(generator, seeds, batch=batch, device=device)
     imaging.save_images(path, images, seeds, {"gantx:preset": "benchmark"})
 
 
@@ -77,9 +83,9 @@ def measure(generator, number, batch, device, repetitions):
     for _ in range(repetitions):
         keep("generator", timed(paint_alone, generator, number, batch, device))
         for kind, name in OUTPUTS.items():
-            for painter, label in ((generator, kind), (instant, f"{kind} ceiling")):
+            for runner, label in ((generator, kind), (instant, f"{kind} ceiling")):
                 with tempfile.TemporaryDirectory() as folder:
-                    keep(label, timed(paint_to, Path(folder) / name, painter, number, batch, device))
+                    keep(label, timed(paint_to, Path(folder) / name, runner, number, batch, device))
     return found
 
 
@@ -98,7 +104,7 @@ def main():
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     device = devices.pick_device(arguments.device)
-    settings = config.load(arguments.preset, overrides=arguments.overrides)
+    settings = presets.load(arguments.preset, overrides=arguments.overrides)
     generator = models.build(settings.generator).to(device).eval().requires_grad_(False)
     if arguments.compile:
         generator = sampling.compiled(generator)

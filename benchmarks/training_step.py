@@ -1,4 +1,4 @@
-"""What the steps of a preset cost on one CPU thread: CPU seconds of each stage, and peak memory.
+"""What the steps of a preset cost on one CPU thread: CPU seconds of each phase, and peak memory.
 
     python benchmarks/training_step.py vitgan-cifar10 training.batch=4
     python benchmarks/training_step.py vitgan-stylegan2d-cifar10 training.batch=4 --repetitions 6
@@ -15,29 +15,29 @@ import time
 
 import torch
 
-from gantx import config
-from gantx.draws import draw
-from gantx.training.recipes import stages
-from gantx.training.stage import Statistics, run_stage
+from gantx.config import presets
+from gantx.runtime.random import draw
+from gantx.training.objective import phases
+from gantx.training.phase import Statistics, run_phase
 from gantx.training.state import TrainingState
 
 CPU = torch.device("cpu")
 
 
 def measure(settings, repetitions):
-    """Least CPU seconds of every stage of a run, and of one update of the average."""
+    """Least CPU seconds of every phase of a run, and of one update of the average."""
     state = TrainingState(settings, CPU)
     state.average.set_beta(0.99)
     side = settings.data.resolution
     found = {}
-    made = stages(settings, state.generator, state.discriminator, state.path_length)
+    made = phases(settings, state.generator, state.discriminator, state.path_length)
     for repetition in range(repetitions + 1):
-        for stage in made:
-            reals = {name: torch.rand(stage.batch, 3, side, side) * 2 - 1 for name in stage.reals}
-            draws = draw(stage.spec, seed=0, stream=stage.name, step=repetition, device=CPU)
+        for phase in made:
+            reals = {name: torch.rand(phase.batch, 3, side, side) * 2 - 1 for name in phase.reals}
+            draws = draw(phase.spec, seed=0, stream=phase.name, step=repetition, device=CPU)
             start = time.process_time()
-            run_stage(stage, reals, draws, Statistics())
-            found.setdefault(stage.name, []).append(time.process_time() - start)
+            run_phase(phase, reals, draws, Statistics())
+            found.setdefault(phase.name, []).append(time.process_time() - start)
         start = time.process_time()
         state.average.update()
         found.setdefault("average", []).append(time.process_time() - start)
@@ -52,7 +52,7 @@ def main():
     parser.add_argument("--repetitions", type=int, default=4)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    settings = config.load(arguments.preset, overrides=arguments.overrides)
+    settings = presets.load(arguments.preset, overrides=arguments.overrides)
     seconds = measure(settings, arguments.repetitions)
     figures = {
         "preset": arguments.preset,

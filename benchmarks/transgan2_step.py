@@ -26,13 +26,14 @@ import time
 import torch
 from torch import nn
 
-from gantx import config, devices
-from gantx.draws import draw
+from gantx.config import presets
 from gantx.models import transgan2
+from gantx.runtime import devices
+from gantx.runtime.random import draw
 from gantx.training.losses import discriminator_loss, generator_loss
-from gantx.training.recipes import Game, stages
+from gantx.training.objective import GANObjective, phases
+from gantx.training.phase import Statistics, run_phase
 from gantx.training.regularizers import gradient_penalty
-from gantx.training.stage import Statistics, run_stage
 from gantx.training.state import TrainingState
 
 CPU = torch.device("cpu")
@@ -57,7 +58,7 @@ def main():
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(options.way == "gantx")
     torch.utils.deterministic.fill_uninitialized_memory = False
-    settings = config.load(
+    settings = presets.load(
         options.preset,
         overrides=[f"training.{name}={options.batch}" for name in ("batch", "generator_batch")],
         settings={"data.source": "shapes"},
@@ -68,11 +69,11 @@ def main():
     if options.way == "released":
         measured = [released_steps(settings, state, real, turn) for turn in range(options.repeats + 1)]
     else:
-        plan = stages(settings, state.generator, state.discriminator)
+        plan = phases(settings, state.generator, state.discriminator)
         measured = [steps(settings, state, plan, real, turn) for turn in range(options.repeats + 1)]
         if not options.totals:
-            game = Game(settings, state.generator, state.discriminator, state.path_length)
-            parted = [parts(game, real, turn) for turn in range(options.repeats + 1)]
+            gan = GANObjective(settings, state.generator, state.discriminator, state.path_length)
+            parted = [parts(gan, real, turn) for turn in range(options.repeats + 1)]
             measured = [{**whole, **split} for whole, split in zip(measured, parted, strict=True)]
 
     print(f"{devices.device_name(CPU)}; Python {platform.python_version()}, torch {torch.__version__}")
@@ -103,27 +104,27 @@ class Watch:
 def steps(settings, state, plan, real, turn):
     """Whole steps as a run takes them, and the average."""
     watch = Watch()
-    for stage in plan:
-        draws = draw(stage.spec, seed=0, stream=stage.name, step=turn, device=CPU)
-        run_stage(stage, {"real": real}, draws, Statistics())
-        watch.lap(f"**{stage.name} step**")
+    for phase in plan:
+        draws = draw(phase.spec, seed=0, stream=phase.name, step=turn, device=CPU)
+        run_phase(phase, {"real": real}, draws, Statistics())
+        watch.lap(f"**{phase.name} step**")
     state.average.set_beta(0.999)
     state.average.update()
     watch.lap("average of G")
     return watch.seconds
 
 
-def draws_of(game, batch, turn):
+def draws_of(gan, batch, turn):
     """What one D step and one G step draw."""
-    critics = {name: game.critic_spec(batch) for name in ("on_real", "on_fake", "mixed")}
-    spec = {"latent": game.latent_spec(batch), **critics}
+    critics = {name: gan.critic_spec(batch) for name in ("on_real", "on_fake", "mixed")}
+    spec = {"latent": gan.latent_spec(batch), **critics}
     return draw(spec, seed=0, stream="benchmark", step=turn, device=CPU)
 
 
-def parts(game, real, turn):
+def parts(gan, real, turn):
     """The same computations with a stop after each part."""
-    objective, discriminator, generator = game.config.objective, game.discriminator, game.generator
-    q = draws_of(game, len(real), turn)
+    objective, discriminator, generator = gan.config.objective, gan.discriminator, gan.generator
+    q = draws_of(gan, len(real), turn)
     alpha = torch.rand(len(real))
     watch = Watch()
 
@@ -132,12 +133,12 @@ def parts(game, real, turn):
     discriminator.gradient.zero_()
     watch.start()
     with torch.no_grad():
-        fake, _ = game.paint(q["latent"])
+        fake, _ = gan.generate(q["latent"])
     watch.lap("D: G forward without graph")
-    on_real, on_fake = game.compare((real, q["on_real"]), (fake, q["on_fake"]))
+    on_real, on_fake = gan.compare((real, q["on_real"]), (fake, q["on_fake"]))
     watch.lap("D: D forward on reals and fakes")
     target = objective.gradient_penalty.target
-    penalty = gradient_penalty(lambda x: game.critic(x, q["mixed"]), real, fake, alpha, target)
+    penalty = gradient_penalty(lambda x: gan.critic(x, q["mixed"]), real, fake, alpha, target)
     watch.lap("D: penalty, forward and slope")
     loss = discriminator_loss(objective.loss, on_real, on_fake, objective.drift)
     (loss + objective.gradient_penalty.weight * penalty).backward()
@@ -149,7 +150,7 @@ def parts(game, real, turn):
     discriminator.network.requires_grad_(False)
     generator.gradient.zero_()
     watch.start()
-    loss = generator_loss(objective.loss, game.critic(game.paint(q["latent"])[0], q["on_fake"]), None)
+    loss = generator_loss(objective.loss, gan.critic(gan.generate(q["latent"])[0], q["on_fake"]), None)
     watch.lap("G: forward of G and D")
     loss.backward()
     watch.lap("G: backward")
@@ -183,19 +184,19 @@ def released_steps(settings, state, real, turn):
         for player in (state.generator, state.discriminator):
             options = player.settings
             player.optimizer = torch.optim.Adam(player.parameters, lr=options.lr, betas=options.betas)
-    game = Game(settings, state.generator, state.discriminator, state.path_length)
-    objective, q = settings.objective, draws_of(game, len(real), turn)
+    gan = GANObjective(settings, state.generator, state.discriminator, state.path_length)
+    objective, q = settings.objective, draws_of(gan, len(real), turn)
     alpha = torch.rand(len(real), 1, 1, 1)
     generator, discriminator = state.generator, state.discriminator
     for player in (generator, discriminator):
         player.network.requires_grad_(True)
     watch = Watch()
 
-    on_real = game.critic(real, q["on_real"])
-    fake = game.paint(q["latent"])[0].detach()
-    on_fake = game.critic(fake, q["on_fake"])
+    on_real = gan.critic(real, q["on_real"])
+    fake = gan.generate(q["latent"])[0].detach()
+    on_fake = gan.critic(fake, q["on_fake"])
     mixed = (alpha * real + (1 - alpha) * fake).requires_grad_()
-    logits = game.critic(mixed, q["mixed"])
+    logits = gan.critic(mixed, q["mixed"])
     slope = torch.autograd.grad(logits.sum(), mixed, create_graph=True)[0]
     penalty = ((slope.flatten(1).norm(2, 1) - 1) ** 2).mean()
     loss = discriminator_loss(objective.loss, on_real, on_fake, objective.drift)
@@ -205,7 +206,7 @@ def released_steps(settings, state, real, turn):
     discriminator.optimizer.zero_grad(set_to_none=True)
     watch.lap("**discriminator step**")
 
-    generator_loss(objective.loss, game.critic(game.paint(q["latent"])[0], q["on_fake"]), None).backward()
+    generator_loss(objective.loss, gan.critic(gan.generate(q["latent"])[0], q["on_fake"]), None).backward()
     nn.utils.clip_grad_norm_(generator.parameters, 5.0)
     generator.optimizer.step()
     generator.optimizer.zero_grad(set_to_none=True)

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gantx.checkpoint import Header
-    from gantx.config import RunConfig
+    from gantx.config.schema import RunConfig
     from gantx.evaluation.results import Result
-    from gantx.interpolation import Walk
-    from gantx.sampling import Weights
+    from gantx.generation.interpolation import Walk
+    from gantx.generation.sampling import Weights
 
 
 def load(
@@ -40,8 +40,9 @@ def load(
         CheckpointError: the file is corrupt, foreign or of an unknown version, or lacks these weights.
         UsageError: no such weights, or an unknown device.
     """
-    from gantx import devices, sampling
     from gantx.errors import UsageError
+    from gantx.generation import sampling
+    from gantx.runtime import devices
 
     if weights not in ("ema", "raw"):
         raise UsageError(f"no weights '{weights}': use ema or raw")
@@ -70,8 +71,8 @@ def evaluate(
         GantxError: as `gantx.evaluation.evaluate.evaluate` does, before any image is painted wherever that
             can be known.
     """
-    from gantx import devices
     from gantx.evaluation import evaluate as evaluation
+    from gantx.runtime import devices
 
     request = evaluation.Request(metrics=tuple(metrics), device=devices.pick_device(device), **how)
     return evaluation.evaluate(
@@ -98,7 +99,7 @@ class Model:
         device: torch.device,
         compile: bool = False,
     ) -> None:
-        from gantx import sampling
+        from gantx.generation import sampling
 
         self.network: Any = network
         self.header = header
@@ -115,9 +116,9 @@ class Model:
     @property
     def has_styles(self) -> bool:
         """Whether latents become styles first: what truncation, walks in w and mixing need."""
-        from gantx import models
+        from gantx.models import interfaces
 
-        return isinstance(self.network, models.StyleBased)
+        return isinstance(self.network, interfaces.StyleBased)
 
     def sample(
         self,
@@ -151,8 +152,8 @@ class Model:
         """
         import torch
 
-        from gantx import sampling
         from gantx.errors import UsageError
+        from gantx.generation import sampling
 
         if sum(given is not None for given in (n, seeds, latents)) > 1:
             raise UsageError("n, seeds and latents each say which images are meant: give one of them")
@@ -165,10 +166,10 @@ class Model:
             what = range(64 if n is None else sampling.whole_number(n, "n", 1))
         if seeds is not None and not len(what):
             raise UsageError("there is nothing to paint: ask for one image or more")
-        images = self.paint(what, truncation=truncation, cutoff=cutoff, batch=batch)
+        images = self.generate(what, truncation=truncation, cutoff=cutoff, batch=batch)
         return torch.cat(list(sampling.fetch(sampling.quantise(part) for part in images)))
 
-    def paint(
+    def generate(
         self,
         what: Sequence[int] | Tensor,
         *,
@@ -194,7 +195,7 @@ class Model:
         """
         from torch import Tensor
 
-        from gantx import sampling
+        from gantx.generation import sampling
 
         drawn = sampling.parse_truncation(truncation, cutoff)
         if drawn is not None:
@@ -216,7 +217,7 @@ class Model:
 
     def _batch(self, wanted: int | None, count: int) -> int:
         """How many of `count` images to compute at once; UsageError where less than one is wanted."""
-        from gantx import sampling
+        from gantx.generation import sampling
 
         if wanted is None:
             return sampling.batch_for(self.network, self.device, count)
@@ -235,7 +236,7 @@ class Model:
         cutoff: int | None = None,
     ) -> Walk:
         """Plan what `interpolate` paints; arguments and errors are the same."""
-        from gantx import interpolation
+        from gantx.generation import interpolation
 
         return interpolation.plan(
             self.network,
@@ -272,12 +273,12 @@ class Model:
         Raises:
             UsageError: too few frames, numbers that are none, or what the network cannot do.
         """
-        from gantx import interpolation, sampling
+        from gantx.generation import interpolation, sampling
 
         walk = seeds if isinstance(seeds, interpolation.Walk) else self.walk(seeds, frames, **how)
         size = sampling.whole_number(sampling.BATCH if batch is None else batch, "batch", 1)
         ratio = self.config.data.ratio
-        return interpolation.paint(self.network, walk, batch=size, device=self.device, ratio=ratio)
+        return interpolation.generate(self.network, walk, batch=size, device=self.device, ratio=ratio)
 
     def attention(
         self,
@@ -303,13 +304,17 @@ class Model:
         Raises:
             UsageError: the network has no attention to show, or no such layer or pixel.
         """
-        from gantx import attending, sampling
+        from gantx.generation import attention_visualization, sampling
 
-        view = attending.View(layer=layer, query=query, truncation=sampling.parse_truncation(truncation))
-        return attending.observe(self.network, seed, attending.completed(self.network, view), self.device)
+        view = attention_visualization.View(
+            layer=layer, query=query, truncation=sampling.parse_truncation(truncation)
+        )
+        return attention_visualization.observe(
+            self.network, seed, attention_visualization.completed(self.network, view), self.device
+        )
 
     def provenance(self, truncation: float | None = None, cutoff: int | None = None) -> dict[str, str]:
         """What a picture of this model says about itself, all but its seeds."""
-        from gantx import provenance, sampling
+        from gantx.generation import provenance, sampling
 
         return provenance.describe(self.header, self.weights, sampling.parse_truncation(truncation, cutoff))

@@ -23,10 +23,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gantx import config as configuration
-from gantx.atomic import replacing
-from gantx.config import RunConfig
+from gantx.config import presets
+from gantx.config.schema import RunConfig
 from gantx.errors import CheckpointError, DivergedError, MissingError, UsageError
+from gantx.io.atomic import replacing
 from gantx.version import __version__
 
 FORMAT_VERSION = 1
@@ -127,7 +127,7 @@ def read_header(path: Path) -> Header:
         )
     try:
         stored = {key: json.loads(metadata[key]) for key in ("progress", "data", "versions", "digests")}
-        config = configuration.validate(json.loads(metadata["config"]))
+        config = presets.validate(json.loads(metadata["config"]))
         if not all(isinstance(value, dict) for value in stored.values()):
             raise TypeError("an entry is not an object")
         int(stored["progress"]["images"])

@@ -59,6 +59,6 @@ def _auto_means_the_cpu(monkeypatch):
     """
     import torch
 
-    from gantx import devices
+    from gantx.runtime import devices
 
     monkeypatch.setattr(devices, "best_device", lambda: torch.device("cpu"))

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_run import SMALL
-from styled_networks import save_styled
+from helpers.small_run import SMALL
+from helpers.styled_networks import save_styled
 from typer.testing import CliRunner
 
 import gantx
-from gantx import checkpoint, config
+from gantx import checkpoint
 from gantx.cli import app
+from gantx.config import presets
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.training.state import TrainingState
 
@@ -90,7 +91,7 @@ def test_the_examples_of_the_documentation_run(models):
 
 def test_a_score_is_that_of_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = config.load(overrides=SMALL, settings={"data.source": "shapes"})
+    settings = presets.load(overrides=SMALL, settings={"data.source": "shapes"})
     path = tmp_path / "checkpoints" / checkpoint.checkpoint_name(0)
     TrainingState(settings, torch.device("cpu")).save(path, {"name": "shapes", "digest": "", "images": 37})
     how = {"features": "random", "num": 16, "intervals": False}
@@ -146,4 +147,4 @@ def test_latents_that_are_none_are_refused_before_anything_is_painted(models):
         with pytest.raises(DataError, match=words):
             model.sample(latents=latents)
         with pytest.raises(DataError, match=words):
-            model.paint(latents)
+            model.generate(latents)

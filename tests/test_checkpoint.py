@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from gantx import checkpoint, config
+from gantx import checkpoint
+from gantx.config import presets
 from gantx.errors import CheckpointError, DivergedError, MissingError, UsageError
 
 TENSORS = {
@@ -21,7 +22,7 @@ TENSORS = {
 
 
 def write(path, tensors=TENSORS):
-    settings = config.load("transgan-tiny")
+    settings = presets.load("transgan-tiny")
     progress = {"images": 4096, "iteration": 256, "seconds": 1.0, "observations": {}}
     checkpoint.write(path, tensors, config=settings, progress=progress, data={"name": "x", "digest": "f"})
     return settings
@@ -143,11 +144,12 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
     before = path.read_bytes()
     script = (
         "import resource, signal, sys, torch; from pathlib import Path\n"
-        "from gantx import checkpoint, config\n"
+        "from gantx import checkpoint\n"
+        "from gantx.config import presets\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "try:\n"
-        "    checkpoint.write(Path(sys.argv[1]), {'generator.w': torch.ones(9999)}, config=config.load(), "
+        "    checkpoint.write(Path(sys.argv[1]), {'generator.w': torch.ones(9999)}, config=presets.load(), "
         "progress={}, data={})\n"
         "except checkpoint.MissingError as problem:\n"
         "    print(problem); sys.exit(problem.exit_code)\n"

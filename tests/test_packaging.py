@@ -59,7 +59,7 @@ def test_the_wheel_carries_presets_and_the_typing_mark(wheel):
 
 
 def test_the_wheel_carries_the_weights_of_the_recogniser_of_shapes(wheel):
-    weights = "gantx/evaluation/shapes_recogniser.safetensors"
+    weights = "gantx/evaluation/shapes_classifier.safetensors"
     with zipfile.ZipFile(wheel) as archive:
         assert archive.read(weights) == (ROOT / weights).read_bytes()
 

@@ -11,11 +11,11 @@ from torch.utils.flop_counter import flop_registry
 
 from gantx import models
 from gantx.benchmarking.timing import durations
-from gantx.config import RunConfig
-from gantx.draws import Draws, draw, take
+from gantx.config.schema import RunConfig
+from gantx.runtime.random import Draws, draw, take
+from gantx.training.objective import phases
 from gantx.training.optimized_network import OptimizedNetwork
-from gantx.training.recipes import stages
-from gantx.training.stage import Stage, differentiate
+from gantx.training.phase import Phase, differentiate
 
 ON_GPU, ON_CPU, ON_FEW_THREADS = 8192, 4096, 1024  # sides of matrices large enough to find the ceiling
 FEW_THREADS = 4
@@ -44,7 +44,7 @@ class FlopCounter(TorchDispatchMode):
 
 
 def flops_of_stages(settings: RunConfig) -> dict[str, int]:
-    """Operations of one step of every stage: its losses with all penalties, forwards and backwards.
+    """Operations of one step of every phase: its losses with all penalties, forwards and backwards.
 
     They are those of the algorithm as it is written, counted on the meta device, which computes nothing and
     has no ways of its own: on a CPU the products that go to oneDNN would escape the counter, and what fused
@@ -54,7 +54,7 @@ def flops_of_stages(settings: RunConfig) -> dict[str, int]:
         settings: the run.
 
     Returns:
-        By name of the stage.
+        By name of the phase.
     """
     with torch.device("meta"):
         generator, discriminator = models.build(settings.generator), models.build(settings.discriminator)
@@ -62,23 +62,23 @@ def flops_of_stages(settings: RunConfig) -> dict[str, int]:
         OptimizedNetwork(generator, settings.optimizer.generator),
         OptimizedNetwork(discriminator, settings.optimizer.discriminator),
     )
-    return {stage.name: _flops(stage, settings.data.resolution) for stage in stages(settings, *networks)}
+    return {phase.name: _flops(phase, settings.data.resolution) for phase in phases(settings, *networks)}
 
 
-def _flops(stage: Stage, side: int) -> int:
-    """Operations of one step of a stage whose networks are on the meta device."""
-    for other in stage.holds:
+def _flops(phase: Phase, side: int) -> int:
+    """Operations of one step of a phase whose networks are on the meta device."""
+    for other in phase.frozen:
         other.train_parameters(False)
-    stage.moves.train_parameters(True)
-    drawn = draw(stage.spec, seed=0, stream=stage.name, step=0, device=torch.device("cpu"))
+    phase.trained.train_parameters(True)
+    drawn = draw(phase.spec, seed=0, stream=phase.name, step=0, device=torch.device("cpu"))
     draws: Draws = tree_map(lambda value: value.to("meta"), drawn)
     total = 0
-    for loss, samples, _ in stage.passes:
-        reals = {name: torch.empty(samples, 3, side, side, device="meta") for name in stage.reals}
+    for loss, samples, _ in phase.passes:
+        reals = {name: torch.empty(samples, 3, side, side, device="meta") for name in phase.reals}
         with FlopCounter() as counter:
-            part = take(draws, stage.spec, slice(0, samples))
-            differentiate(loss, stage.moves.parameters, reals, part, 1.0)
-        total += counter.total * (stage.batch // samples)
+            part = take(draws, phase.spec, slice(0, samples))
+            differentiate(loss, phase.trained.parameters, reals, part, 1.0)
+        total += counter.total * (phase.batch // samples)
     return total
 
 

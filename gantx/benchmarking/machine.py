@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from gantx import checkpoint, devices
+from gantx import checkpoint
 from gantx.errors import MissingError
+from gantx.runtime import devices
 
 
 @dataclass(frozen=True)

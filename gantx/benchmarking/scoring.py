@@ -9,16 +9,16 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from gantx import devices
 from gantx.benchmarking.machine import Machine, measuring, this_machine
-from gantx.benchmarking.painting import PASSES, WARM_UP, generator_rate, random_generator
+from gantx.benchmarking.sampling import PASSES, WARM_UP, generator_rate, random_generator
 from gantx.benchmarking.timing import durations
-from gantx.config import RunConfig
-from gantx.evaluation import protocol
+from gantx.config.schema import RunConfig
+from gantx.evaluation import protocols
 from gantx.evaluation.features import open_features
 from gantx.evaluation.inception import Inception
 from gantx.evaluation.precision import full_precision
 from gantx.evaluation.resizing import resize
+from gantx.runtime import devices
 
 Say = Callable[[str], None]
 
@@ -68,7 +68,7 @@ def measure(settings: RunConfig, device: torch.device, *, batch: int, say: Say) 
         MissingError: its file is not there, or the device has too little memory.
     """
     wanted = settings.evaluation
-    rules = protocol.named(wanted.protocol)
+    rules = protocols.named(wanted.protocol)
     with measuring(device, settings.training.threads, batch):
         look = _inception(device) if wanted.features == "inception" else _other(wanted.features, device)
         generator = random_generator(settings, device)

@@ -11,29 +11,29 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from gantx import devices
 from gantx.benchmarking.arithmetic import flops_of_stages, matmul_ceiling
-from gantx.benchmarking.idleness import busy_seconds
+from gantx.benchmarking.host_gaps import busy_seconds
 from gantx.benchmarking.machine import Machine, measuring, this_machine
 from gantx.benchmarking.timing import Stopwatch, durations
-from gantx.config import RunConfig
+from gantx.config.schema import RunConfig
 from gantx.data.batches import Batches
 from gantx.data.prepare import Prepared
+from gantx.runtime import devices
 from gantx.training import loop
-from gantx.training.compiling import WORTHWHILE
-from gantx.training.settling import Say, frozen_garbage, prepared_process, settle
-from gantx.training.stage import Stage
+from gantx.training.compiled_losses import WORTHWHILE
+from gantx.training.phase import Phase
+from gantx.training.resolve import Say, frozen_garbage, prepared_process, resolve
 from gantx.training.state import TrainingState
 from gantx.training.steps import Required, Step, build_steps
 
-WARM_UP = 3  # steps of each stage that do not count: compilers, caches and memory settle in them
+WARM_UP = 3  # steps of each phase that do not count: compilers, caches and memory resolve in them
 STEPS_ON_GPU, STEPS_ELSEWHERE = 40, 10  # iterations that count unless the user says otherwise
-ALONE = 10  # steps of each stage that are measured alone, at most
+ALONE = 10  # steps of each phase that are measured alone, at most
 EPOCH = 8  # batches of random pixels, so that epochs change as they do in a run
 
 
 @dataclass(frozen=True)
-class StageFigures:
+class PhaseFigures:
     """One kind of optimiser step.
 
     Attributes:
@@ -68,7 +68,7 @@ class TrainingFigures:
         iterations: that were measured.
         images_per_second: real images shown to D in a second of the whole loop.
         iteration_milliseconds: of the whole loop, in the mean over a period of its lazy steps.
-        stages: each kind of step.
+        stages: each phase; named as in `gantx.bench/1` documents.
         average_milliseconds: of one update of the average of G.
         teraflops: a second, in the whole loop.
         ceiling_teraflops: of the fastest matrix product of this machine in this precision, measured now.
@@ -87,7 +87,7 @@ class TrainingFigures:
     iterations: int
     images_per_second: float
     iteration_milliseconds: float
-    stages: tuple[StageFigures, ...]
+    stages: tuple[PhaseFigures, ...]
     average_milliseconds: float
     teraflops: float
     ceiling_teraflops: float
@@ -113,7 +113,7 @@ def measure(settings: RunConfig, device: torch.device, *, steps: int | None, say
     Raises:
         MissingError: the device has too little memory.
     """
-    settings = settle(settings, device, WORTHWHILE, lambda text: None)
+    settings = resolve(settings, device, WORTHWHILE, lambda text: None)
     settings = settings.model_copy(
         update={"training": settings.training.model_copy(update={"attention_window": None})}
     )
@@ -122,20 +122,20 @@ def measure(settings: RunConfig, device: torch.device, *, steps: int | None, say
         say(f"{'compiling' if training.compile else 'warming up'} the steps of {settings.name}")
         run = Trainer(settings, device, say)
         first = {
-            step.stage.name: durations(partial(run.step, step), device, WARM_UP) for step in run.steps.steps
+            step.phase.name: durations(partial(run.step, step), device, WARM_UP) for step in run.steps.steps
         }
         with frozen_garbage():
             wanted = steps or (STEPS_ON_GPU if device.type == "cuda" else STEPS_ELSEWHERE)
             alone = max(3, min(wanted, ALONE))
             say(f"measuring each step {alone} times")
             seconds = {
-                step.stage.name: median(durations(partial(run.step, step), device, alone))
+                step.phase.name: median(durations(partial(run.step, step), device, alone))
                 for step in run.steps.steps
             }
             average = median(durations(run.average, device, alone))
             warm_up = sum(sum(spans) - WARM_UP * seconds[name] for name, spans in first.items())
 
-            period = math.lcm(*(stage.every for stage in run.stages))
+            period = math.lcm(*(phase.every for phase in run.phases))
             iterations = -(-wanted // period) * period
             say(f"measuring {iterations} iterations")
             run.iterate(period)
@@ -150,19 +150,19 @@ def measure(settings: RunConfig, device: torch.device, *, steps: int | None, say
             ceiling = matmul_ceiling(device, training.precision)
             machine = this_machine(device)
 
-    of_stages = tuple(
-        StageFigures(
-            stage.name,
-            stage.every,
-            stage.batch,
-            1000 * seconds[stage.name],
-            gflop[stage.name],
-            gflop[stage.name] / seconds[stage.name] / 1000,
-            gflop[stage.name] / seconds[stage.name] / 1000 / ceiling,
+    of_phases = tuple(
+        PhaseFigures(
+            phase.name,
+            phase.every,
+            phase.batch,
+            1000 * seconds[phase.name],
+            gflop[phase.name],
+            gflop[phase.name] / seconds[phase.name] / 1000,
+            gflop[phase.name] / seconds[phase.name] / 1000 / ceiling,
         )
-        for stage in run.stages
+        for phase in run.phases
     )
-    teraflops = sum(gflop[stage.name] / stage.every for stage in run.stages) / iteration / 1000
+    teraflops = sum(gflop[phase.name] / phase.every for phase in run.phases) / iteration / 1000
     return TrainingFigures(
         preset=settings.name,
         batch=training.batch,
@@ -172,7 +172,7 @@ def measure(settings: RunConfig, device: torch.device, *, steps: int | None, say
         iterations=iterations,
         images_per_second=training.batch / iteration,
         iteration_milliseconds=1000 * iteration,
-        stages=of_stages,
+        stages=of_phases,
         average_milliseconds=1000 * average,
         teraflops=teraflops,
         ceiling_teraflops=ceiling,
@@ -185,10 +185,10 @@ def measure(settings: RunConfig, device: torch.device, *, steps: int | None, say
 
 
 class Trainer:
-    """A run of `gantx train` without data and without a journal.
+    """A run of `gantx train` without data and without a logger.
 
     Args:
-        settings: settled.
+        settings: resolved.
         device: where.
         log: receives a sentence where an optimisation fails.
 
@@ -212,14 +212,14 @@ class Trainer:
         self._iteration = 0
 
     @property
-    def stages(self) -> list[Stage]:
+    def phases(self) -> list[Phase]:
         """The kinds of steps of one iteration."""
-        return [step.stage for step in self.steps.steps]
+        return [step.phase for step in self.steps.steps]
 
     def step(self, step: Step) -> None:
-        """One step of a stage alone."""
+        """One step of a phase alone."""
         self._iteration += 1
-        positions = dict.fromkeys(step.stage.reals, self._iteration * step.stage.batch)
+        positions = dict.fromkeys(step.phase.reals, self._iteration * step.phase.batch)
         step.load(self._batches, positions, seed=0, iteration=self._iteration)
         step()
 
@@ -239,13 +239,13 @@ class Trainer:
 
 
 class _Laps:
-    """Stands where the training loop has its journal, and marks the end of every iteration."""
+    """Stands where the training loop has its logger, and marks the end of every iteration."""
 
     def __init__(self, watch: Stopwatch) -> None:
         self._watch = watch
 
     def after_iteration(self, before: int, *, finished: bool) -> None:
-        """See Journal."""
+        """See RunLogger."""
         self._watch.mark()
 
 

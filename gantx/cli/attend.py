@@ -81,13 +81,13 @@ def attend(
         raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
     pixel = None if query is None else _pixel(query)
 
-    from gantx import attending, provenance, sampling
+    from gantx.generation import attention_visualization, provenance, sampling
 
     chosen = sampling.parse_seeds(seeds) if seeds is not None else [seed]
     model = api.load(checkpoint, weights=cast(Any, weights), device=device)
-    view = attending.completed(
+    view = attention_visualization.completed(
         model.network,
-        attending.View(
+        attention_visualization.View(
             layer=layer,
             head=head or "",
             kinds=tuple(part.strip() for text in kind or () for part in text.split(",")),
@@ -105,10 +105,10 @@ def attend(
 
         def painted() -> Any:
             for done, each in enumerate(chosen, 1):
-                yield attending.pictures(model.network, each, view, model.device)
+                yield attention_visualization.pictures(model.network, each, view, model.device)
                 waiting.show("painting", done, len(chosen))
 
-        names = attending.save(output, chosen, painted(), text)
+        names = attention_visualization.save(output, chosen, painted(), text)
         waiting.say("columns: " + ", ".join(names))
     print(output)
 

@@ -15,10 +15,10 @@ from gantx.cli.waiting import Waiting
 
 if TYPE_CHECKING:
     from gantx.benchmarking.machine import Machine
-    from gantx.benchmarking.painting import PaintingFigures
+    from gantx.benchmarking.sampling import SamplingFigures
     from gantx.benchmarking.scoring import ScoringFigures
     from gantx.benchmarking.training import TrainingFigures
-    from gantx.config import RunConfig
+    from gantx.config.schema import RunConfig
 
 app = typer.Typer(
     help="Measure how fast this machine trains, paints and scores a preset.", no_args_is_help=True
@@ -65,8 +65,8 @@ def train(
     changes = {"training.batch": batch, "training.compile": compile}
     settings = _settings(preset, overrides, changes)
 
-    from gantx import devices
     from gantx.benchmarking import training
+    from gantx.runtime import devices
 
     with Waiting() as waiting:
         figures = training.measure(settings, devices.pick_device(device), steps=steps, say=waiting.say)
@@ -105,18 +105,18 @@ def sample(
     """
     settings = _settings(preset, overrides, {})
 
-    from gantx import devices
-    from gantx.benchmarking import painting
+    from gantx.benchmarking import sampling
+    from gantx.runtime import devices
 
     place = devices.pick_device(device)
     with Waiting() as waiting:
-        figures = painting.measure(
+        figures = sampling.measure(
             settings, place, batch=batch, number=number, compile=compile, say=waiting.say
         )
     if as_json:
         _print_json("sample", figures)
     else:
-        _show_painting(figures)
+        _show_sampling(figures)
 
 
 @app.command("eval")
@@ -139,8 +139,8 @@ def evaluate(
     """
     settings = _settings(preset, overrides, {})
 
-    from gantx import devices
     from gantx.benchmarking import scoring
+    from gantx.runtime import devices
 
     with Waiting() as waiting:
         figures = scoring.measure(settings, devices.pick_device(device), batch=batch, say=waiting.say)
@@ -152,10 +152,10 @@ def evaluate(
 
 def _settings(preset: str, overrides: list[str] | None, changes: dict[str, Any]) -> RunConfig:
     """The preset with what the command line changes."""
-    from gantx import config
+    from gantx.config import presets
 
     given = {key: value for key, value in changes.items() if value is not None}
-    return config.load(preset, overrides=overrides or [], settings=given)
+    return presets.load(preset, overrides=overrides or [], settings=given)
 
 
 def _print_json(what: str, figures: Any) -> None:
@@ -166,10 +166,10 @@ def _show_training(figures: TrainingFigures) -> None:
     how = "compiled" if figures.compiled else "eager"
     _head(figures.preset, figures.machine, f"batch {figures.batch}, {figures.precision}, {how}")
     table = _table("step", "every", "images", "ms", "GFLOP", "TFLOP/s", "of the ceiling")
-    for stage in figures.stages:
-        numbers = (stage.milliseconds, stage.gflop, stage.teraflops)
-        share = _percent(stage.share_of_ceiling)
-        table.add_row(stage.name, str(stage.every), str(stage.batch), *map(_short, numbers), share)
+    for phase in figures.stages:
+        numbers = (phase.milliseconds, phase.gflop, phase.teraflops)
+        share = _percent(phase.share_of_ceiling)
+        table.add_row(phase.name, str(phase.every), str(phase.batch), *map(_short, numbers), share)
     table.add_row("average of G", "", "", _short(figures.average_milliseconds), "", "", "")
     whole = (figures.iteration_milliseconds, figures.iteration_milliseconds * figures.teraflops)
     share = _percent(figures.share_of_ceiling)
@@ -191,7 +191,7 @@ def _show_training(figures: TrainingFigures) -> None:
     )
 
 
-def _show_painting(figures: PaintingFigures) -> None:
+def _show_sampling(figures: SamplingFigures) -> None:
     how = "compiled" if figures.compiled else "eager"
     _head(figures.preset, figures.machine, f"batch {figures.batch}, {how}")
     _rows(

@@ -123,8 +123,9 @@ def evaluate(
         raise UsageError(f"no split '{split}': use train or test")
     earlier = results.read_result(baseline) if baseline else None
 
-    from gantx import devices, sampling
     from gantx.evaluation import evaluate as evaluation
+    from gantx.generation import sampling
+    from gantx.runtime import devices
 
     request = evaluation.Request(
         metrics=tuple(metric or ()),

@@ -71,9 +71,9 @@ def export(
     if output is None:
         raise UsageError("no output: add -o with model.onnx, model.pt2, g.safetensors or a folder")
 
-    from gantx import sampling
     from gantx.exporting import export as exporting
-    from gantx.exporting.painter import pixels_named
+    from gantx.exporting.generator import pixels_named
+    from gantx.generation import sampling
 
     request = exporting.Request(
         output=output,

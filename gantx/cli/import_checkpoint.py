@@ -62,10 +62,10 @@ def import_checkpoint(
     if output is not None and output.exists() and not force:
         raise UsageError(f"{output} already exists: name another file, or add --force to replace it")
 
-    from gantx import config as configuration
+    from gantx.config import presets
     from gantx.importing import files
 
-    settings = configuration.load(preset, config or [], overrides or [])
+    settings = presets.load(preset, config or [], overrides or [])
     conversion = files.convert(file, settings)
     console = Console(stderr=True, highlight=False)
     console.print(_coverage(conversion))

@@ -17,7 +17,7 @@ def info(
 ) -> None:
     """Show a checkpoint's configuration, progress and origin, without loading its weights."""
     from gantx import checkpoint as checkpoints
-    from gantx.data.framing import height_of
+    from gantx.data.crop import height_of
 
     header = checkpoints.read_header(checkpoints.find(checkpoint))
     if as_json:

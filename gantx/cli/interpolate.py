@@ -70,7 +70,8 @@ def interpolate(
     if output.exists() and not force and (output.is_file() or any(output.iterdir())):
         raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
 
-    from gantx import animations, imaging, sampling
+    from gantx.generation import sampling
+    from gantx.io import animations, imaging
 
     animations.check(output, fps)
     columns, rows = imaging.grid_shape(1 if grid is None else 0, grid)

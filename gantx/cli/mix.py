@@ -49,11 +49,12 @@ def mix(
     if output.exists() and not force:
         raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
 
-    from gantx import imaging, mixing, sampling
+    from gantx.generation import sampling, style_mixing
+    from gantx.io import imaging
 
     changed, taken = sampling.parse_seeds(rows), sampling.parse_seeds(columns)
     model = api.load(checkpoint, weights=cast(Any, weights), device=device)
-    images = mixing.table(
+    images = style_mixing.table(
         model.network,
         changed,
         taken,

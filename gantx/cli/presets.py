@@ -18,9 +18,9 @@ app = typer.Typer(help="List, show and copy the recipes.", no_args_is_help=True)
 @app.command("ls")
 def ls(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
     """List all presets."""
-    from gantx import config
+    from gantx.config import presets
 
-    loaded = {name: config.load(name) for name in config.preset_names()}
+    loaded = {name: presets.load(name) for name in presets.preset_names()}
     if as_json:
         rows = [
             {
@@ -54,9 +54,9 @@ _SCORES = {"inception_score": "IS", "fid": "FID"}
 @app.command("show")
 def show(name: Annotated[str, typer.Argument(help="Name of a preset.")]) -> None:
     """Print a preset with the sources of its values."""
-    from gantx import config
+    from gantx.config import presets
 
-    print(config.preset_path(name).read_text(encoding="utf-8"), end="")
+    print(presets.preset_path(name).read_text(encoding="utf-8"), end="")
 
 
 @app.command("cp")
@@ -65,6 +65,6 @@ def cp(
     destination: Annotated[Path, typer.Argument(help="File or folder to copy it to.")],
 ) -> None:
     """Copy a preset for editing; train with it by `--config FILE`."""
-    from gantx import config
+    from gantx.config import presets
 
-    print(config.copy_preset(name, destination))
+    print(presets.copy_preset(name, destination))

@@ -66,7 +66,8 @@ def project(
 
     import torch
 
-    from gantx import imaging, projection, sampling
+    from gantx.generation import projection, sampling
+    from gantx.io import imaging
 
     for path in (output, latents):
         imaging.check_output(path)

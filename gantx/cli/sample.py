@@ -111,7 +111,8 @@ def sample(
     if output.exists() and not force and (output.is_file() or any(output.iterdir())):
         raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
 
-    from gantx import imaging, sampling
+    from gantx.generation import sampling
+    from gantx.io import imaging
 
     if output.suffix:
         imaging.check_output(output)
@@ -129,7 +130,7 @@ def sample(
     origin = "seed" if latents is None else "latent"
     text = model.provenance(truncation, cutoff)
     with Waiting() as waiting:
-        images: Iterator[Any] = model.paint(
+        images: Iterator[Any] = model.generate(
             what, truncation=truncation, cutoff=cutoff, batch=batch, log=waiting.say
         )
         if dtype == "uint8":
@@ -143,13 +144,13 @@ def sample(
 
 def _compare(source: Path, target: Path | None, batch: int | None, device: str) -> None:
     """Paint pictures again; one line for each, CheckFailed when one differs."""
-    from gantx import provenance, sampling
+    from gantx.generation import provenance, sampling
 
     pictures = provenance.read_pictures(source)
-    file, weights = provenance.painter_of(pictures, target, Path("runs"))
+    file, weights = provenance.exported_generator(pictures, target, Path("runs"))
     model = api.load(file, weights=weights, device=device)
     different = 0
-    for found in provenance.repaint(
+    for found in provenance.regenerate(
         model.network,
         pictures,
         batch=batch or sampling.BATCH,

@@ -52,9 +52,9 @@ def stats(
     if output.exists() and not force:
         raise UsageError(f"{output} already exists: name another file, or add --force to replace it")
 
-    from gantx import devices
-    from gantx.config import DataConfig
+    from gantx.config.schema import DataConfig
     from gantx.evaluation import evaluate, reference
+    from gantx.runtime import devices
 
     request = evaluate.Request(
         metrics=("fid",),

@@ -14,7 +14,7 @@ from gantx.cli.waiting import Waiting
 from gantx.errors import UsageError
 
 if TYPE_CHECKING:
-    from gantx.config import RunConfig
+    from gantx.config.schema import RunConfig
 
 
 def train(
@@ -65,7 +65,7 @@ def train(
 
       gantx train --resume runs/0001-transgan-s-cifar
     """
-    from gantx import config as configuration
+    from gantx.config import presets
 
     flags: dict[str, Any] = {
         "name": name,
@@ -93,7 +93,7 @@ def train(
 
     if preset is None and not config:
         raise UsageError("no recipe: add --preset NAME (`gantx presets ls` lists them) or --config FILE")
-    settings = configuration.load(preset, config or [], texts, changes)
+    settings = presets.load(preset, config or [], texts, changes)
     if print_config:
         print(settings.to_yaml(), end="")
         return
@@ -113,7 +113,7 @@ def train(
 
 def _follow(device: str, work: Callable[..., Path]) -> None:
     """Let `work` train, showing what happens before the run has a log of its own; print its folder."""
-    from gantx import devices
+    from gantx.runtime import devices
 
     place = devices.pick_device(device)
     with Waiting() as waiting:
@@ -128,7 +128,7 @@ def _follow(device: str, work: Callable[..., Path]) -> None:
 
 def _probe(settings: RunConfig, device: str) -> None:
     """Show what some steps take."""
-    from gantx import devices
+    from gantx.runtime import devices
     from gantx.training import probing
 
     with Waiting() as waiting:

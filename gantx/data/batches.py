@@ -17,8 +17,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from gantx import devices
 from gantx.data.prepare import Prepared
+from gantx.runtime import devices
 
 _ORDERS_KEPT = 2  # epochs a stream; a batch may straddle two
 _FETCHES_KEPT = 8  # prefetched batches nobody asked for must not pile up

@@ -17,9 +17,9 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from gantx.atomic import replacing
 from gantx.errors import MissingError
-from gantx.locks import alone
+from gantx.io.atomic import replacing
+from gantx.io.lock import alone
 from gantx.version import __version__
 
 Progress = Callable[[int, int], None]

@@ -7,7 +7,7 @@ What happens to an image, in this order; docs/data.md says the same to users:
 3. It becomes 8-bit RGB (`to_rgb`). Colour profiles are ignored.
 4. It is resized with Lanczos, which is antialiased in Pillow and keeps the most detail of its filters.
    An image smaller than the resolution is refused unless `data.allow_upscale` is set.
-5. Where the ratio is below 1, it is laid in the middle of a black square (gantx.data.framing).
+5. Where the ratio is below 1, it is laid in the middle of a black square (gantx.data.crop).
 
 The cache of a set is a folder `prepared/<fingerprint>` with `images.npy` (uint8 [N, 3, R, R]), `labels.npy`
 if it has labels, `meta.json`, and `skipped.txt` if images were left out. It is written under another name
@@ -36,10 +36,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from gantx.config import DataConfig, cache_folder
-from gantx.data.framing import height_of, rectangle, rows_of
+from gantx.config.schema import DataConfig
+from gantx.data.crop import height_of, rectangle, rows_of
 from gantx.data.sources import FORMATS, ReadsRuns, Source, open_source
 from gantx.errors import DataError, GantxError, MissingError
+from gantx.io.cache import cache_folder
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]

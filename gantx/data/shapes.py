@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gantx.config import ShapesConfig
+from gantx.config.schema import ShapesConfig
 
 Split: TypeAlias = Literal["train", "test"]
 
@@ -88,7 +88,7 @@ def factors(shapes: ShapesConfig, start: int, stop: int, split: Split = "train")
     )
 
 
-def paint(drawn: Factors, resolution: int) -> NDArray[np.uint8]:
+def render(drawn: Factors, resolution: int) -> NDArray[np.uint8]:
     """Paint factors as images, uint8 [N, resolution, resolution, 3]."""
     count, objects = drawn.kind.shape
     at = (np.arange(resolution, dtype=np.float32) + np.float32(0.5)) / np.float32(resolution)
@@ -160,7 +160,7 @@ class ShapesSource:
 
     def read_run(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Images start..stop-1, uint8 [stop - start, R, R, 3]."""
-        return paint(factors(self._shapes, start, stop, self._split), self._resolution)
+        return render(factors(self._shapes, start, stop, self._split), self._resolution)
 
 
 # --- signed distances to the edge, negative inside, in units of the side ------------------------------------

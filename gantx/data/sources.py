@@ -26,10 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gantx.config import DataConfig, cache_folder
+from gantx.config.schema import DataConfig
 from gantx.data.downloads import Progress, Remote, digest_of, download
 from gantx.data.shapes import ShapesSource, Split
 from gantx.errors import DataError, MissingError, UsageError, closest
+from gantx.io.cache import cache_folder
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
 # Only these decoders are tried, whatever a file calls itself: Pillow also knows formats that start programs.

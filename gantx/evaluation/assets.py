@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from gantx.atomic import replacing
-from gantx.config import cache_folder
 from gantx.data.downloads import Remote, digest_of, download
 from gantx.errors import DataError, MissingError, UsageError, closest
-from gantx.locks import alone
+from gantx.io.atomic import replacing
+from gantx.io.cache import cache_folder
+from gantx.io.lock import alone
 
 
 @dataclass(frozen=True)

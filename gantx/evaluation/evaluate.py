@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from gantx import checkpoint, sampling
-from gantx.config import DataConfig, EvaluationConfig, RunConfig
+from gantx import checkpoint
+from gantx.config.schema import DataConfig, EvaluationConfig, RunConfig
 from gantx.data.prepare import prepare
 from gantx.data.sources import SUFFIXES
 from gantx.errors import MissingError, UsageError, closest
@@ -26,10 +26,11 @@ from gantx.evaluation.evaluator import (
     open_network,
 )
 from gantx.evaluation.images import open_images
-from gantx.evaluation.protocol import Protocol, named
+from gantx.evaluation.protocols import Protocol, named
 from gantx.evaluation.reference import Reference
 from gantx.evaluation.results import Result, compare
-from gantx.evaluation.subjects import Found, Painted, Subject, origin_of
+from gantx.evaluation.subjects import Found, GeneratedImages, Subject, origin_of
+from gantx.generation import sampling
 
 CPU_IMAGES = 5000  # of Inception on a CPU unless the user asks for more: 50,000 take an hour
 
@@ -141,7 +142,7 @@ def settings_of_run(config: RunConfig, request: Request) -> Settings:
     return dataclasses.replace(settings, objects=_objects(data))
 
 
-def images_to_paint(config: EvaluationConfig, settings: Settings, num: int | None, say: Say) -> int:
+def images_to_generate(config: EvaluationConfig, settings: Settings, num: int | None, say: Say) -> int:
     """How many images are painted for a score: as asked for, else as the preset or the protocol says."""
     if num is not None:
         return num
@@ -160,9 +161,9 @@ def _evaluate_checkpoint(target: Path, request: Request, say: Say, progress: Pro
     config = checkpoint.read_header(path).config
     settings = settings_of_run(config, request)
     evaluator = Evaluator(settings, say=say, progress=progress)
-    num = images_to_paint(config.evaluation, settings, request.num, say)
+    num = images_to_generate(config.evaluation, settings, request.num, say)
     generator, header = sampling.open_generator(path, settings.device)
-    subject = Painted(
+    subject = GeneratedImages(
         generator,
         origin_of(header),
         num=num,

@@ -18,20 +18,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantx import checkpoint, devices
-from gantx.config import DataConfig
+from gantx import checkpoint
+from gantx.config.schema import DataConfig
 from gantx.data.prepare import Prepared, prepare
 from gantx.data.sources import known_names
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.evaluation import intervals, metrics, reference
+from gantx.evaluation.cleanfid_engine import open_cleanfid
 from gantx.evaluation.features import FeatureNetwork, open_features
 from gantx.evaluation.images import lossy_images
-from gantx.evaluation.modes import ModeCount
-from gantx.evaluation.oracle import open_cleanfid
-from gantx.evaluation.protocol import Protocol
+from gantx.evaluation.protocols import Protocol
 from gantx.evaluation.reference import Reference
 from gantx.evaluation.results import SCORES_OF, Result, Score
+from gantx.evaluation.shapes_classifier import ModeCount
 from gantx.evaluation.subjects import Subject
+from gantx.runtime import devices
 
 VERSION = 1  # of the definitions of this package; raised when a score would come out differently
 METRICS = ("fid", "kid", "is", "pr", "dc", "modes")
@@ -102,7 +103,7 @@ class Evaluator:
         self._say, self._progress = say, progress
         self._network: FeatureNetwork | None = None
         self._reference: Reference | None = None
-        self._recogniser_digest: str | None = None
+        self._classifier_digest: str | None = None
         self._lossy = 0
         if "modes" in settings.metrics and settings.objects != 1:
             raise UsageError(
@@ -110,7 +111,7 @@ class Evaluator:
                 "data.shapes.objects=1"
             )
         if settings.objects == 1:  # whatever is asked for, so that one metric more is no other protocol
-            self._recogniser_digest = ModeCount(settings.device).digest
+            self._classifier_digest = ModeCount(settings.device).digest
         if set(settings.metrics) - {"modes"}:
             self._network = open_network(settings)
             if "is" in settings.metrics and not self._network.gives_logits:
@@ -306,7 +307,7 @@ class Evaluator:
             "covariance_ddof": settings.protocol.ddof,
             "kid": {"subsets": KID_SUBSETS, "subset_size": KID_SIZE, "seed": _SEED},
             "is_splits": settings.protocol.is_splits,
-            "recogniser_sha256": self._recogniser_digest,
+            "recogniser_sha256": self._classifier_digest,
             "neighbours": {"images": settings.protocol.neighbours, "pr_k": PR_K, "dc_k": DC_K},
         }
 

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gantx.draws import Draw, Spec, draw
 from gantx.errors import MissingError, UsageError
 from gantx.evaluation import inception_weights
 from gantx.evaluation.assets import ASSETS, locate
@@ -24,6 +23,7 @@ from gantx.evaluation.foreign import ForeignNetwork
 from gantx.evaluation.inception import FEATURES
 from gantx.evaluation.precision import full_precision
 from gantx.evaluation.resizing import resize as resized
+from gantx.runtime.random import Draw, Spec, draw
 
 _ON_CPU, _ON_GPU = 8, 128  # images of one pass through a network the size of Inception; 8 was quickest
 

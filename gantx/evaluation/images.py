@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from gantx.config import DataConfig
+from gantx.config.schema import DataConfig
 from gantx.data.prepare import to_rgb
 from gantx.data.sources import Source, open_source
 from gantx.errors import DataError

@@ -22,10 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gantx.atomic import replacing
-from gantx.config import cache_folder
 from gantx.errors import DataError, GantxError, MissingError
 from gantx.evaluation.inception import Convolution, Inception
+from gantx.io.atomic import replacing
+from gantx.io.cache import cache_folder
 
 FORMAT = 1  # version of converted files; raised when what they hold changes
 _EPSILON = 1e-3  # of every batch normalisation

@@ -26,7 +26,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gantx.draws import Draw, Spec, draw
 from gantx.evaluation.metrics import (
     Gaussian,
     Moments,
@@ -36,6 +35,7 @@ from gantx.evaluation.metrics import (
     score_of_split,
     split_rows,
 )
+from gantx.runtime.random import Draw, Spec, draw
 
 # How each score's interval comes about, for records and documentation.
 METHODS = {

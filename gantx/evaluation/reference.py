@@ -21,14 +21,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gantx import sampling
-from gantx.atomic import replacing
-from gantx.config import cache_folder
 from gantx.data.prepare import Prepared
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.evaluation.features import FeatureNetwork
 from gantx.evaluation.metrics import Gaussian, Moments
-from gantx.evaluation.protocol import Protocol, ratio_stamp
+from gantx.evaluation.protocols import Protocol, ratio_stamp
+from gantx.generation import sampling
+from gantx.io.atomic import replacing
+from gantx.io.cache import cache_folder
 
 FORMAT = "gantx.reference/1"
 KEPT = 50_000  # features stored at most; the moments are always those of all images

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from gantx.atomic import replacing
 from gantx.errors import MissingError
 from gantx.evaluation.results import (
     Gate,
@@ -21,6 +20,7 @@ from gantx.evaluation.results import (
     flattened,
     number,
 )
+from gantx.io.atomic import replacing
 
 COLUMNS = ("metric", "value", "95 % interval", "threshold", "verdict")
 RIGHT = frozenset({"value", "95 % interval"})  # columns of numbers, aligned on the right

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantx import sampling
 from gantx.checkpoint import Header
 from gantx.errors import DataError
 from gantx.evaluation.images import ImageSet
 from gantx.evaluation.precision import full_precision
-from gantx.evaluation.protocol import ratio_stamp
-from gantx.sampling import Rounding
+from gantx.evaluation.protocols import ratio_stamp
+from gantx.generation import sampling
+from gantx.generation.sampling import Rounding
 
 
 class Subject(Protocol):
@@ -40,7 +40,7 @@ class Subject(Protocol):
         """Where the images come from; asked for after the last batch."""
 
 
-class Painted:
+class GeneratedImages:
     """The images of consecutive seeds from a generator.
 
     Args:

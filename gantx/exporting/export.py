@@ -15,14 +15,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from gantx import sampling
-from gantx.atomic import replacing
 from gantx.checkpoint import Header
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.exporting import hub, onnx, parity, program, web
-from gantx.exporting.painter import RANGES, Morph, Painter, Pixels, latents_of
+from gantx.exporting.generator import RANGES, ExportedGenerator, Morph, Pixels, latents_of
 from gantx.exporting.parity import Difference, Run
-from gantx.sampling import Truncation
+from gantx.generation import sampling
+from gantx.generation.sampling import Truncation
+from gantx.io.atomic import replacing
 from gantx.version import __version__
 
 SCHEMA = "gantx.export/1"
@@ -133,26 +133,26 @@ def _onnx(
     generator: nn.Module, header: Header, request: Request, folder: Path, say: Callable[[str], None]
 ) -> tuple[str, dict[str, Any]]:
     ratio = header.config.data.ratio
-    painter = Painter(generator, request.pixels, request.truncation, ratio=ratio).eval()
+    exported = ExportedGenerator(generator, request.pixels, request.truncation, ratio=ratio).eval()
     z = latents_of(generator, range(max(parity.BATCHES)))
     name = request.output.name
-    onnx.write_onnx(folder / name, program.trace(painter, [z]), _metadata(header, request))
+    onnx.write_onnx(folder / name, program.trace(exported, [z]), _metadata(header, request))
     run, runtime = onnx.open_onnx(folder / name)
-    checked = _checked(painter.unrounded(), run, [z], runtime, say)
-    return name, {"opset": onnx.OPSET, **_interface(painter), "parity": checked}
+    checked = _checked(exported.unrounded(), run, [z], runtime, say)
+    return name, {"opset": onnx.OPSET, **_interface(exported), "parity": checked}
 
 
 def _pt2(
     generator: nn.Module, header: Header, request: Request, folder: Path, say: Callable[[str], None]
 ) -> tuple[str, dict[str, Any]]:
     ratio = header.config.data.ratio
-    painter = Painter(generator, request.pixels, request.truncation, ratio=ratio).eval()
+    exported = ExportedGenerator(generator, request.pixels, request.truncation, ratio=ratio).eval()
     z = latents_of(generator, range(max(parity.BATCHES)))
     name = request.output.name
-    program.write_program(folder / name, program.trace(painter, [z]), _metadata(header, request))
+    program.write_program(folder / name, program.trace(exported, [z]), _metadata(header, request))
     runtime = f"torch.export.load {torch.__version__}"
-    checked = _checked(painter.unrounded(), program.open_program(folder / name), [z], runtime, say)
-    return name, {**_interface(painter), "parity": checked}
+    checked = _checked(exported.unrounded(), program.open_program(folder / name), [z], runtime, say)
+    return name, {**_interface(exported), "parity": checked}
 
 
 def _safetensors(
@@ -266,9 +266,9 @@ def _metadata(header: Header, request: Request) -> dict[str, str]:
     return told
 
 
-def _interface(painter: Painter) -> dict[str, Any]:
+def _interface(exported: ExportedGenerator) -> dict[str, Any]:
     """What goes in and what comes out, for those who write the program around it."""
-    generator, truncation = painter.generator, painter.truncation
+    generator, truncation = exported.generator, exported.truncation
     return {
         "input": {
             "name": "z",
@@ -278,9 +278,9 @@ def _interface(painter: Painter) -> dict[str, Any]:
         },
         "output": {
             "name": onnx.OUTPUT,
-            "type": "uint8" if painter.pixels == "uint8" else "float32",
-            "shape": ["batch", *painter.image_shape],
-            "values": RANGES[painter.pixels],
+            "type": "uint8" if exported.pixels == "uint8" else "float32",
+            "shape": ["batch", *exported.image_shape],
+            "values": RANGES[exported.pixels],
         },
         "truncation": None if truncation is None else truncation._asdict(),
         "noise": "at its stored value" if generator.noise_spec(1) else None,

@@ -13,13 +13,15 @@ import torch
 import yaml
 from torch import nn
 
-from gantx import checkpoint, imaging, sampling
+from gantx import checkpoint
 from gantx.checkpoint import Header
-from gantx.data.framing import height_of
+from gantx.data.crop import height_of
 from gantx.errors import GantxError, UsageError
 from gantx.evaluation import reports, results
 from gantx.evaluation.results import Result
-from gantx.provenance import describe
+from gantx.generation import sampling
+from gantx.generation.provenance import describe
+from gantx.io import imaging
 from gantx.version import __version__
 
 WEIGHTS = "model.safetensors"
@@ -71,7 +73,7 @@ def write_folder(
     }
     write_text(folder / "config.json", json.dumps(about, indent=2) + "\n")
     ratio = header.config.data.ratio
-    painted = sampling.paint(generator, range(_SHOWN), batch=_SHOWN, device=torch.device("cpu"), ratio=ratio)
+    painted = sampling.sample(generator, range(_SHOWN), batch=_SHOWN, device=torch.device("cpu"), ratio=ratio)
     imaging.write_png(
         folder / "samples.png",
         imaging.grid(torch.cat(list(painted)), *imaging.grid_shape(_SHOWN)),

@@ -15,8 +15,8 @@ from typing import Any
 
 from gantx.checkpoint import Header
 from gantx.errors import DataError, MissingError
+from gantx.exporting.generator import Morph, latents_of
 from gantx.exporting.hub import write_text
-from gantx.exporting.painter import Morph, latents_of
 
 PACKAGE = "onnxruntime-web"
 VERSION = "1.30.0"  # taken from npm where the user names no package

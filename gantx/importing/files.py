@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gantx import checkpoint, models
-from gantx.config import RunConfig
+from gantx.config.schema import RunConfig
+from gantx.config.section import Section
 from gantx.errors import CheckFailed, CheckpointError, DataError, MissingError
 from gantx.importing.ganformer import read_ganformer
 from gantx.importing.layouts import Conversion, Imported
 from gantx.importing.transgan import read_transgan
 from gantx.importing.vitgan import read_vitgan
-from gantx.sections import Section
 
 ADAPTERS: dict[str, Callable[[Path, RunConfig], Conversion]] = {
     "transgan": read_transgan,

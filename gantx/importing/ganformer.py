@@ -12,12 +12,13 @@ from typing import Any
 
 from torch import Tensor
 
-from gantx.architectures import (
+from gantx.config.networks import (
     GANformerGeneratorConfig,
     StyleGAN2DiscriminatorConfig,
     StyleGAN2GeneratorConfig,
 )
-from gantx.config import RunConfig
+from gantx.config.schema import RunConfig
+from gantx.config.section import Section
 from gantx.errors import CheckpointError
 from gantx.importing.layouts import (
     Conversion,
@@ -31,7 +32,6 @@ from gantx.importing.layouts import (
     section_of,
 )
 from gantx.importing.reading import PickledNetwork, origin_of, read_snapshot
-from gantx.sections import Section
 
 PARTS = {"G": "generator", "Gs": "generator_ema", "D": "discriminator"}
 
@@ -118,7 +118,7 @@ def ganformer_generator(
         names = both("mapping.global_mlp.out_layer", f"mapping_network.layers.{stages}")
         for stage in range(stages):
             names |= both(f"mapping.global_mlp.l{stage}", f"mapping_network.layers.{stage}")
-    names |= {"mapping.w_avg": "w_avg"} | _painting_names(section)
+    names |= {"mapping.w_avg": "w_avg"} | _sampling_names(section)
     return account(what, section, state, names, explained(state, names, _IDLE), reshaped=_reshaped(state))
 
 
@@ -260,7 +260,7 @@ def _convolution(official: str, ours: str) -> dict[str, str]:
     return {f"{official}.weight": f"{ours}.weight", f"{official}.biasAct.bias": f"{ours}.bias"}
 
 
-def _painting_names(section: GANformerGeneratorConfig | StyleGAN2GeneratorConfig) -> dict[str, str]:
+def _sampling_names(section: GANformerGeneratorConfig | StyleGAN2GeneratorConfig) -> dict[str, str]:
     """Keys of the StyleGAN2 synthesis network with its final convolution."""
     style = getattr(section, "style", True)
     skip = section.architecture == "skip"

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from gantx import models
+from gantx.config.section import Section
 from gantx.errors import CheckpointError
 from gantx.models.stylegan2 import channels_at
-from gantx.sections import Section
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from gantx import architectures
-from gantx.config import RunConfig
+from gantx.config import networks
+from gantx.config.schema import RunConfig
 from gantx.importing.layouts import (
     Conversion,
     Imported,
@@ -66,7 +66,7 @@ def read_transgan(path: Path, config: RunConfig) -> Conversion:
 
 def _generator(state: Mapping[str, Tensor], config: RunConfig) -> Imported:
     wanted = config.generator
-    if isinstance(wanted, architectures.TransGAN2GeneratorConfig):
+    if isinstance(wanted, networks.TransGAN2GeneratorConfig):
         return transgan_v2_generator(state, wanted.heads, wanted.normalize_latent)
     heads = getattr(wanted, "heads", 4)
     return transgan_v1_generator(state, heads if isinstance(heads, int) else heads[0])
@@ -107,7 +107,7 @@ def transgan_v1_generator(state: Mapping[str, Tensor], heads: int = 4) -> Import
     depths = tuple(count_blocks(state, place) for place in places)
     section = section_of(
         what,
-        architectures.TransGANGeneratorConfig,
+        networks.TransGANGeneratorConfig,
         latent_dim=state["l1.weight"].shape[1],
         base_dim=dim,
         base_size=math.isqrt(tokens),
@@ -145,7 +145,7 @@ def transgan_v1_discriminator(state: Mapping[str, Tensor], heads: int = 4) -> Im
     depth = count_blocks(state, "blocks")
     section = section_of(
         what,
-        architectures.TransGANDiscriminatorConfig,
+        networks.TransGANDiscriminatorConfig,
         resolution=math.isqrt(tokens - 1) * patch_size,
         patch_size=patch_size,
         dim=dim,
@@ -203,7 +203,7 @@ def transgan_v2_generator(
     shuffles = ["blur-shuffle" if latent_grid and stage > 3 else "shuffle" for stage in range(len(grids))]
     section = section_of(
         what,
-        architectures.TransGAN2GeneratorConfig,
+        networks.TransGAN2GeneratorConfig,
         latent_dim=state["l1.weight"].shape[1],
         normalize_latent=normalize_latent,
         dim=dims[0],
@@ -268,7 +268,7 @@ def transgan_v2_discriminator(state: Mapping[str, Tensor], heads: int = 4, windo
         windows = [window if side > max(sides[-1], window) else None for side in sides]
     section = section_of(
         what,
-        architectures.TransGAN2DiscriminatorConfig,
+        networks.TransGAN2DiscriminatorConfig,
         resolution=sides[0] * patch_size,
         patch_size=patch_size,
         overlap=overlap,

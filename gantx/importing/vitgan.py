@@ -17,8 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gantx.architectures import StyleGAN2DiscriminatorConfig, ViTGANGeneratorConfig
-from gantx.config import RunConfig
+from gantx.config.networks import StyleGAN2DiscriminatorConfig, ViTGANGeneratorConfig
+from gantx.config.schema import RunConfig
+from gantx.config.section import Section
 from gantx.errors import DataError, MissingError
 from gantx.importing.layouts import (
     Conversion,
@@ -35,7 +36,6 @@ from gantx.importing.layouts import (
 )
 from gantx.importing.reading import origin_of, read_torch, tensors_of
 from gantx.models.vitgan import Mapping as MappingNetwork
-from gantx.sections import Section
 
 PARTS = {"gen": "generator", "gen_ema": "generator_ema", "dis": "discriminator"}  # of `<name>.pt`
 NORMS = "spectral_norms.safetensors"

@@ -1,19 +1,15 @@
-"""The families of networks, and what every network promises.
-
-Images are float tensors [B, 3, H, W], nominally in [-1, 1]. A forward pass never changes a network; what a
-network keeps beside its parameters moves in `update_state`. Capabilities are protocols that a network has or
-has not: nothing outside this package asks for the family.
-"""
+"""The families of networks, and how a section of the configuration becomes one."""
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+import inspect
+from typing import Any, overload
 
-from torch import Tensor, nn
-
-from gantx.architectures import (
+from gantx.config.networks import (
+    DiscriminatorConfig,
     GANformerDiscriminatorConfig,
     GANformerGeneratorConfig,
+    GeneratorConfig,
     StyleGAN2DiscriminatorConfig,
     StyleGAN2GeneratorConfig,
     TransGAN2DiscriminatorConfig,
@@ -23,152 +19,39 @@ from gantx.architectures import (
     ViTGANDiscriminatorConfig,
     ViTGANGeneratorConfig,
 )
-from gantx.draws import Draws, Spec
+from gantx.config.section import Section
 from gantx.models import ganformer, stylegan2, transgan, transgan2, vitgan
-from gantx.sections import Section
+from gantx.models.interfaces import Discriminator, Generator
 
-
-class Generator(Protocol):
-    """Paints images from latents.
-
-    Attributes:
-        latent_shape: shape of one latent z, standard normal.
-        image_shape: (3, H, W) of one image.
-    """
-
-    latent_shape: tuple[int, ...]
-    image_shape: tuple[int, int, int]
-
-    def noise_spec(self, batch: int) -> Spec:
-        """What `noise` must hold for a batch; {} when the generator is deterministic."""
-
-    def __call__(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
-        """Latents [B, *latent_shape] to images [B, 3, H, W]; without noise, its stored or zero value."""
-
-
-class Discriminator(Protocol):
-    """Judges images."""
-
-    def noise_spec(self, batch: int) -> Spec:
-        """What `noise` must hold for a batch; {} when the discriminator is deterministic."""
-
-    def __call__(self, images: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
-        """Images [B, 3, H, W] to logits [B]."""
-
-
-@runtime_checkable
-class KeepsState(Protocol):
-    """Keeps something beside its parameters that moves once per optimiser step."""
-
-    def update_state(self) -> None:
-        """Move the state; called under no_grad."""
-
-
-@runtime_checkable
-class LooksAcrossBatch(Protocol):
-    """A discriminator that compares the images of a batch with each other, in groups.
-
-    It takes `parts=n` beside the images: the batch consists of n equal batches, one after the other, that
-    must not be compared with each other.
-    """
-
-    group_size: int
-
-
-@runtime_checkable
-class SuperResolves(Protocol):
-    """Can also paint from a low-resolution image, for super-resolution co-training."""
-
-    low_resolution: int
-
-    def upscale(self, low: Tensor, noise: Draws | None = None) -> Tensor:
-        """Images [B, 3, r, r] at `low_resolution` to images [B, 3, H, W]."""
-
-
-@runtime_checkable
-class StyleBased(Protocol):
-    """Maps latents to styles before it paints from them, one style per use.
-
-    Styles ws are [B, L, D], or [B, K, L, D] where K latents meet in one image; the L uses can be given styles
-    of different latents (style mixing). The buffer `w_avg` [D] is their running average, for truncation;
-    training moves it.
-    """
-
-    def mapping(self, z: Tensor, labels: Tensor | None = None, noise: Draws | None = None) -> Tensor:
-        """Latents [B, *latent_shape] to styles ws."""
-
-    def synthesis(self, ws: Tensor, noise: Draws | None = None) -> Tensor:
-        """Styles ws to images [B, 3, H, W]."""
-
-
-@runtime_checkable
-class ShowsAttention(Protocol):
-    """The cells of its image look at latents, and it can tell at which.
-
-    Maps are [B, h, m, S, S]: what the cell in row y and column x of the layer's own S x S grid pays to each
-    of m latents, in each of h heads; without gates, the m shares sum to one. Layers are called
-    `<S>x<S>.<which layer of that side>`, from coarse to fine.
-    """
-
-    def observe(
-        self, ws: Tensor, noise: Draws | None = None, layers: str = "last"
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Images of styles ws, and the maps of the same pass: of the `last` layer, or of `all`."""
-
-    def attention(self, z: Tensor, noise: Draws | None = None, layers: str = "last") -> dict[str, Tensor]:
-        """The maps of latents z."""
-
-
-@runtime_checkable
-class ShowsSelfAttention(Protocol):
-    """The cells of its image look at each other, and it can tell where one of them looks.
-
-    Maps are [B, h, S, S]: what the cell at the query pays to each cell of the layer's own S x S grid, in each
-    of h heads; they sum to one over the grid. Layers are called as in `ShowsAttention`. Only this one row of
-    the attention is ever computed.
-    """
-
-    def follow(
-        self, given: Tensor, query: tuple[float, float], noise: Draws | None = None, layers: str = "last"
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Images, and the maps of the same pass: of the `last` layer, or of `all`.
-
-        Args:
-            given: styles ws of a network that is `StyleBased`, latents z of any other.
-            query: a place of the image, (y, x) in [0, 1) from the top left corner.
-            noise: of `noise_spec`, or None.
-            layers: `last` or `all`.
-        """
-
-
-@runtime_checkable
-class RelaxesAttention(Protocol):
-    """Has an attention window that the training loop widens.
-
-    `attention_window` is a 0-d tensor that the loop writes, or None for unlimited attention.
-    """
-
-    attention_window: Tensor | None
-
-
-_CLASSES: dict[type[Section], type[nn.Module]] = {
+_GENERATORS: dict[type[Section], type[Generator]] = {
     TransGANGeneratorConfig: transgan.Generator,
-    TransGANDiscriminatorConfig: transgan.Discriminator,
     TransGAN2GeneratorConfig: transgan2.Generator,
-    TransGAN2DiscriminatorConfig: transgan2.Discriminator,
     ViTGANGeneratorConfig: vitgan.Generator,
-    ViTGANDiscriminatorConfig: vitgan.Discriminator,
     StyleGAN2GeneratorConfig: stylegan2.Generator,
-    StyleGAN2DiscriminatorConfig: stylegan2.Discriminator,
     GANformerGeneratorConfig: ganformer.Generator,
+}
+_DISCRIMINATORS: dict[type[Section], type[Discriminator]] = {
+    TransGANDiscriminatorConfig: transgan.Discriminator,
+    TransGAN2DiscriminatorConfig: transgan2.Discriminator,
+    ViTGANDiscriminatorConfig: vitgan.Discriminator,
+    StyleGAN2DiscriminatorConfig: stylegan2.Discriminator,
     GANformerDiscriminatorConfig: ganformer.Discriminator,
 }
 
 
-def build(section: Section) -> nn.Module:
-    """Build the network a `generator:` or `discriminator:` section describes.
-
-    The section's fields, `family` aside, are the constructor's arguments.
-    """
+@overload
+def build(section: GeneratorConfig) -> Generator: ...
+@overload
+def build(section: DiscriminatorConfig) -> Discriminator: ...
+@overload
+def build(section: Section) -> Generator | Discriminator: ...
+def build(section: Section) -> Generator | Discriminator:
+    """Build the network that a `generator:` or `discriminator:` section describes."""
+    network: Any = {**_GENERATORS, **_DISCRIMINATORS}[type(section)]
+    found: Generator | Discriminator
+    if "config" in inspect.signature(network).parameters:
+        found = network(section)
+        return found
     arguments = {name: getattr(section, name) for name in type(section).model_fields if name != "family"}
-    return _CLASSES[type(section)](**arguments)
+    found = network(**arguments)
+    return found

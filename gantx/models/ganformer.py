@@ -27,9 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gantx.draws import Draw, Draws, Spec
+from gantx.models import interfaces
+from gantx.models.layers.checkpointing import run_block
 from gantx.models.layers.normalization import rms_norm
-from gantx.models.layers.recomputation import run_block
 from gantx.models.stylegan2 import (
     SLOPE,
     DownBlock,
@@ -44,6 +44,7 @@ from gantx.models.stylegan2 import (
     to_cells,
 )
 from gantx.runtime.precision import to_compute, widened
+from gantx.runtime.random import Draw, Draws, Spec
 
 MASKED = -10_000.0  # added to the scores of a latent that is left out
 
@@ -655,7 +656,7 @@ class AttentionLayer(nn.Module):
         return x, x.new_ones(()) if gain is None else from_cells(gain, height), latents, looks
 
 
-class Generator(nn.Module):
+class Generator(interfaces.Generator):
     """Latents to images: a StyleGAN2 whose features read from local latents (GANformer).
 
     Args:
@@ -894,7 +895,7 @@ class Generator(nn.Module):
 # --- discriminator ------------------------------------------------------------------------------------------
 
 
-class Discriminator(nn.Module):
+class Discriminator(interfaces.Discriminator):
     """Images to logits: a StyleGAN2 discriminator with latents that read its features (GANformer).
 
     Before every block, m aggregators read the features by attention, without changing them. At the end each

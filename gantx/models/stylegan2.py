@@ -24,12 +24,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gantx.draws import Draw, Draws, Spec
+from gantx.models import interfaces
+from gantx.models.layers.checkpointing import run_block
 from gantx.models.layers.convolution import DoublingConvolution, HalvingConvolution, SameConvolution
 from gantx.models.layers.normalization import rms_norm
-from gantx.models.layers.recomputation import run_block
 from gantx.models.layers.resampling import Resample
 from gantx.runtime.precision import to_compute, widened
+from gantx.runtime.random import Draw, Draws, Spec
 
 Between = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 """What happens between a layer's convolution and its activation, see `Synthesis`."""
@@ -522,7 +523,7 @@ class Mapping(nn.Module):
         return w
 
 
-class Generator(nn.Module):
+class Generator(interfaces.Generator):
     """Latents to images by way of styles (StyleGAN2).
 
     Args:
@@ -667,7 +668,7 @@ def group_deviation(x: Tensor, group_size: int, count: int, parts: int) -> Tenso
     return deviation[:, None].expand(-1, group, -1, -1).flatten(0, 2)
 
 
-class Discriminator(nn.Module):
+class Discriminator(interfaces.Discriminator):
     """Images to logits: residual blocks of convolutions (StyleGAN2).
 
     Args:

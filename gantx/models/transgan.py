@@ -20,13 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gantx.draws import Draws, Spec
+from gantx.models import interfaces
 from gantx.models.layers.attention import attention
-from gantx.models.layers.gaze import follow
+from gantx.models.layers.attention_maps import follow
+from gantx.models.layers.checkpointing import run_block
 from gantx.models.layers.linear import Linear
 from gantx.models.layers.normalization import LayerNorm
-from gantx.models.layers.recomputation import run_block
 from gantx.runtime.precision import widened
+from gantx.runtime.random import Draws, Spec
 
 # --- blocks -----------------------------------------------------------------------------------------------
 
@@ -169,7 +170,7 @@ _DISTANCES = {"band": band_distance, "neighbourhood": neighbourhood_distance}
 # --- networks ---------------------------------------------------------------------------------------------
 
 
-class Generator(nn.Module):
+class Generator(interfaces.Generator):
     """Latents to images through stages of ever finer token grids (TransGAN v1).
 
     Can `upscale` when built for super-resolution; it has `low_resolution` then, and only then.
@@ -306,7 +307,7 @@ class Generator(nn.Module):
         return _DISTANCES[self.locality](self.sides[-1], device) <= self.attention_window
 
 
-class Discriminator(nn.Module):
+class Discriminator(interfaces.Discriminator):
     """Images to logits: a ViT with a class token (TransGAN v1).
 
     Args:

@@ -24,15 +24,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gantx.draws import Draw, Draws, Spec
+from gantx.models import interfaces
 from gantx.models.layers.attention import attention
+from gantx.models.layers.attention_maps import follow
+from gantx.models.layers.checkpointing import run_block
 from gantx.models.layers.convolution import Convolution
-from gantx.models.layers.gaze import follow
 from gantx.models.layers.linear import Linear
 from gantx.models.layers.normalization import LayerNorm, rms_norm
-from gantx.models.layers.recomputation import run_block
 from gantx.models.transgan import pixel_shuffle
 from gantx.runtime.precision import to_compute, widened
+from gantx.runtime.random import Draw, Draws, Spec
 
 # --- the grid of tokens -----------------------------------------------------------------------------------
 
@@ -396,7 +397,7 @@ class Stage(nn.Module):
 # --- networks ---------------------------------------------------------------------------------------------
 
 
-class Generator(nn.Module):
+class Generator(interfaces.Generator):
     """Latents to images through stages of ever finer token grids (TransGAN v2).
 
     Args:
@@ -517,7 +518,7 @@ class Generator(nn.Module):
         return follow(lambda: self(given, noise), attentions, query, layers)
 
 
-class Discriminator(nn.Module):
+class Discriminator(interfaces.Discriminator):
     """Images to logits: patches of growing size join a token grid that halves, a class token judges (v2).
 
     Args:

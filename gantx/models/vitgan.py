@@ -25,14 +25,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gantx.draws import Draw, Draws, Spec
+from gantx.models import interfaces
 from gantx.models.layers.attention import attention
+from gantx.models.layers.attention_maps import follow
+from gantx.models.layers.checkpointing import run_block
 from gantx.models.layers.convolution import convolve, convolve_transposed
-from gantx.models.layers.gaze import follow
 from gantx.models.layers.linear import linear
 from gantx.models.layers.normalization import LayerNorm, layer_norm
-from gantx.models.layers.recomputation import run_block
 from gantx.runtime.precision import to_compute, widened
+from gantx.runtime.random import Draw, Draws, Spec
 
 # --- equalised layers and spectral normalisation ----------------------------------------------------------
 
@@ -874,7 +875,7 @@ def reflected(images: Tensor, margin: int) -> Tensor:
 # --- networks ---------------------------------------------------------------------------------------------
 
 
-class Generator(nn.Module):
+class Generator(interfaces.Generator):
     """Latents to images: a transformer over a fixed token grid, styled by the latent (ViTGAN).
 
     Args:
@@ -995,7 +996,7 @@ class Generator(nn.Module):
         advance_spectral_norms(self)
 
 
-class Discriminator(nn.Module):
+class Discriminator(interfaces.Discriminator):
     """Images to logits: a ViT over overlapping patches that judges by its class token (ViTGAN).
 
     Args:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gantx.draws import Draw, Draws, Spec
+from gantx.runtime.random import Draw, Draws, Spec
 
 TRANSLATION_RATIO = 0.2  # largest shift, as a share of the side
 STRONG_TRANSLATION_RATIO = 0.125  # the same for strong_translation, which is the weaker one

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gantx.training.regularizers import slope
+from gantx.training.regularizers import input_gradient
 
 
 @torch.no_grad()
@@ -24,7 +24,7 @@ def diagnose(discriminator: nn.Module, images: Tensor) -> dict[str, float]:
         the mean norm of the slope of D at the images; `attention_entropy/<layer>`, the mean entropy of
         attention in units of its largest value, for a discriminator that shows its attention.
     """
-    gradient = slope(discriminator, images).square().sum((1, 2, 3)).sqrt().mean()
+    gradient = input_gradient(discriminator, images).square().sum((1, 2, 3)).sqrt().mean()
     found = {
         **{f"spectral_norm/{name}": value for name, value in spectral_norms(discriminator).items()},
         "input_gradient": gradient,

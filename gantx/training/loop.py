@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from gantx.config import RunConfig
+from gantx.config.schema import RunConfig
 from gantx.data.batches import Batches
 from gantx.training import schedules
-from gantx.training.journal import Journal
-from gantx.training.stage import Stage
+from gantx.training.phase import Phase
+from gantx.training.run_logger import RunLogger
 from gantx.training.state import TrainingState
 from gantx.training.steps import Steps
 
 
-def train(config: RunConfig, state: TrainingState, steps: Steps, batches: Batches, journal: Journal) -> None:
-    """Train until `training.kimg`, or until the journal is asked to stop.
+def train(config: RunConfig, state: TrainingState, steps: Steps, batches: Batches, logger: RunLogger) -> None:
+    """Train until `training.kimg`, or until the logger is asked to stop.
 
-    An iteration runs every stage that is due, in order. Everything random is a function of (seed, stage,
+    An iteration runs every phase that is due, in order. Everything random is a function of (seed, phase,
     iteration), the images a function of (seed, progress): a run can stop after any iteration and go on.
 
     Raises:
@@ -30,25 +30,25 @@ def train(config: RunConfig, state: TrainingState, steps: Steps, batches: Batche
         window = schedules.attention_window(settings.attention_window, before, settings.kimg)
         if state.set_attention_window(window):
             steps.forget()
-        due = [step for step in steps.steps if state.iteration % step.stage.every == 0]
+        due = [step for step in steps.steps if state.iteration % step.phase.every == 0]
         for step in due:
-            positions = {stream: _position(step.stage, stream, state) for stream in step.stage.reals}
+            positions = {stream: _position(step.phase, stream, state) for stream in step.phase.reals}
             step.load(batches, positions, seed=settings.seed, iteration=state.iteration)
             step()
-        if any(step.stage.moves is state.generator for step in due):
+        if any(step.phase.trained is state.generator for step in due):
             state.average.set_beta(schedules.ema_beta(config.ema, before, settings.batch))
             steps.average()
         state.iteration += 1
         for step in steps.steps:
-            if state.iteration % step.stage.every == 0:
-                for stream in step.stage.reals:
-                    batches.prefetch(stream, _position(step.stage, stream, state), step.stage.batch)
-        journal.after_iteration(before, finished=state.images >= total)
+            if state.iteration % step.phase.every == 0:
+                for stream in step.phase.reals:
+                    batches.prefetch(stream, _position(step.phase, stream, state), step.phase.batch)
+        logger.after_iteration(before, finished=state.images >= total)
 
 
-def _position(stage: Stage, stream: str, state: TrainingState) -> int:
-    """Number of the first image a stage reads from a stream: `real` is shared, others are its own."""
-    return state.images if stream == "real" else state.iteration // stage.every * stage.batch
+def _position(phase: Phase, stream: str, state: TrainingState) -> int:
+    """Number of the first image a phase reads from a stream: `real` is shared, others are its own."""
+    return state.images if stream == "real" else state.iteration // phase.every * phase.batch
 
 
 def target_images(config: RunConfig) -> int:

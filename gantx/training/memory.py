@@ -1,4 +1,4 @@
-"""How much memory a stage takes at its peak, worked out without memory: for `gantx train --dry-run`."""
+"""How much memory a phase takes at its peak, worked out without memory: for `gantx train --dry-run`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gantx.draws import Draw, Draws, Spec, take
-from gantx.training.stage import Stage, differentiate
+from gantx.runtime.random import Draw, Draws, Spec, take
+from gantx.training.phase import Phase, differentiate
 
 
 class PeakMeter(TorchDispatchMode):
@@ -56,22 +56,22 @@ class PeakMeter(TorchDispatchMode):
         self.alive -= size
 
 
-def peaks(stage: Stage, side: int) -> list[int]:
-    """Bytes that each pass of a stage takes on top of networks and optimisers, in float32.
+def peaks(phase: Phase, side: int) -> list[int]:
+    """Bytes that each pass of a phase takes on top of networks and optimisers, in float32.
 
     Args:
-        stage: of networks on the meta device.
+        phase: of networks on the meta device.
         side: of the images in pixels.
     """
-    for other in stage.holds:
+    for other in phase.frozen:
         other.train_parameters(False)
-    stage.moves.train_parameters(True)
+    phase.trained.train_parameters(True)
     found = []
-    for loss, samples, _ in stage.passes:
+    for loss, samples, _ in phase.passes:
         with PeakMeter() as meter:
-            draws = take(_shaped(stage.spec), stage.spec, slice(0, samples))
-            reals = {name: torch.empty(samples, 3, side, side, device="meta") for name in stage.reals}
-            differentiate(loss, stage.moves.parameters, reals, draws, 1.0)
+            draws = take(_shaped(phase.spec), phase.spec, slice(0, samples))
+            reals = {name: torch.empty(samples, 3, side, side, device="meta") for name in phase.reals}
+            differentiate(loss, phase.trained.parameters, reals, draws, 1.0)
         found.append(meter.peak)
     return found
 

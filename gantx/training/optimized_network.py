@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gantx.config import AdamConfig
+from gantx.config.schema import AdamConfig
 from gantx.runtime.flat import flat_zeros, flatten_buffers, flatten_parameters, views_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

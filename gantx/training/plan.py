@@ -9,11 +9,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gantx import models
-from gantx.config import RunConfig
+from gantx.config.schema import RunConfig
 from gantx.training.loop import target_images
 from gantx.training.memory import peaks
+from gantx.training.objective import phases
 from gantx.training.optimized_network import OptimizedNetwork
-from gantx.training.recipes import stages
 from gantx.training.schedules import window_scale
 
 
@@ -99,9 +99,9 @@ def needed(
     # Weights, gradient and two moments of both; the average of G.
     lasting = 4 * (5 * parameters(generator) + 4 * parameters(discriminator))
     on_top = [
-        (stage.name if place == 0 else "its penalty", size)
-        for stage in stages(settings, *networks)
-        for place, size in enumerate(peaks(stage, settings.data.resolution))
+        (phase.name if place == 0 else "its penalty", size)
+        for phase in phases(settings, *networks)
+        for place, size in enumerate(peaks(phase, settings.data.resolution))
     ]
     return lasting, on_top
 

@@ -9,14 +9,15 @@ from statistics import median
 
 import torch
 
-from gantx import devices, models
-from gantx.config import RunConfig
-from gantx.training.display import duration
-from gantx.training.fitting import ladder, rehearse
+from gantx import models
+from gantx.config.schema import RunConfig
+from gantx.runtime import devices
 from gantx.training.loop import target_images
+from gantx.training.microbatch import ladder, rehearse
+from gantx.training.objective import at_once, phases
 from gantx.training.plan import needed
-from gantx.training.recipes import at_once, stages
-from gantx.training.settling import Say, prepared_process, settle
+from gantx.training.progress import duration
+from gantx.training.resolve import Say, prepared_process, resolve
 from gantx.training.state import TrainingState
 
 ITERATIONS = 20  # that are timed, unless they take longer than
@@ -71,7 +72,7 @@ def probe(settings: RunConfig, device: torch.device, say: Say) -> dict[str, str]
         say: receives what was chosen for this machine.
     """
     batch = settings.training.batch
-    settings = settle(settings, device, target_images(settings) // batch, say)
+    settings = resolve(settings, device, target_images(settings) // batch, say)
     with prepared_process(settings, device):
         found = _try(settings, device)
     figures = {"fits": _fits(found)}
@@ -158,25 +159,25 @@ def _try(settings: RunConfig, device: torch.device) -> Probe:
 
 
 def _time(settings: RunConfig, state: TrainingState) -> list[float]:
-    """Seconds of iterations: lazy stages count with their share."""
-    plan = stages(settings, state.generator, state.discriminator, state.path_length)
+    """Seconds of iterations: lazy phases count with their share."""
+    plan = phases(settings, state.generator, state.discriminator, state.path_length)
     spans: list[float] = []
     began = time.perf_counter()
     while len(spans) < ITERATIONS and (not spans or time.perf_counter() - began < PATIENCE):
         spent = rehearse(settings, state)
-        spans.append(sum(spent[stage.name] / stage.every for stage in plan) + _update(settings, state))
+        spans.append(sum(spent[phase.name] / phase.every for phase in plan) + _update(settings, state))
     return spans
 
 
 def _update(settings: RunConfig, state: TrainingState) -> float:
     """Seconds that the optimisers and the average of G take in an iteration; gradients are empty."""
     spent = 0.0
-    for stage in stages(settings, state.generator, state.discriminator, state.path_length):
+    for phase in phases(settings, state.generator, state.discriminator, state.path_length):
         began = devices.moment(state.device)
-        stage.moves.step()
-        if stage.moves is state.generator:
+        phase.trained.step()
+        if phase.trained is state.generator:
             state.average.update()
-        spent += (devices.moment(state.device) - began) / stage.every
+        spent += (devices.moment(state.device) - began) / phase.every
     return spent
 
 

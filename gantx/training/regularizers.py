@@ -20,7 +20,7 @@ Critic = Callable[[Tensor], Tensor]
 Synthesis = Callable[[Tensor], Tensor]
 
 
-def slope(critic: Critic, images: Tensor) -> Tensor:
+def input_gradient(critic: Critic, images: Tensor) -> Tensor:
     """Gradient [B, 3, H, W] of each image's logit with respect to the image, itself differentiable."""
     with twice_differentiable():
         gradient: Tensor = torch.func.grad(lambda x: critic(x).sum())(images)
@@ -38,14 +38,14 @@ def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, alpha: Tensor, 
         target: the norm that costs nothing (φ in TransGAN's code).
     """
     mixed = fake + alpha.view(-1, 1, 1, 1) * (real - fake)
-    squared = slope(critic, mixed).square().sum((1, 2, 3))  # [B]
+    squared = input_gradient(critic, mixed).square().sum((1, 2, 3))  # [B]
     # The tiny constant keeps the derivative of the root finite where a slope is exactly zero.
     return ((squared + 1e-12).sqrt() - target).square().mean() / target**2
 
 
 def zero_centered_penalty(critic: Critic, images: Tensor) -> Tensor:
     """R1 at real images or R2 at fakes (Mescheder et al. 2018, eq. 9), unweighted: mean of ‖slope‖² / 2."""
-    return slope(critic, images).square().sum((1, 2, 3)).mean() / 2
+    return input_gradient(critic, images).square().sum((1, 2, 3)).mean() / 2
 
 
 def inconsistency(on_view: Tensor, on_other: Tensor) -> Tensor:

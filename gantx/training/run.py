@@ -15,23 +15,25 @@ from typing import Any
 
 import torch
 
-from gantx import checkpoint, config, devices
-from gantx.atomic import replacing
+from gantx import checkpoint
 from gantx.checkpoint import Header
-from gantx.config import EvaluationConfig, RunConfig
+from gantx.config import presets
+from gantx.config.schema import EvaluationConfig, RunConfig
 from gantx.data.batches import Batches
 from gantx.data.prepare import Prepared, prepare
 from gantx.errors import CheckpointError, DataError, GantxError, MissingError, UsageError
+from gantx.io.atomic import replacing
+from gantx.runtime import devices
+from gantx.runtime.signals import StopAfterIteration, StopWhilePreparing
 from gantx.training.diagnostics import diagnose
-from gantx.training.display import Display
-from gantx.training.fitting import fit
-from gantx.training.journal import Journal, claimed, create_folder
 from gantx.training.loop import target_images, train
-from gantx.training.monitor import Monitor
-from gantx.training.recipes import at_once
+from gantx.training.microbatch import fit
+from gantx.training.objective import at_once
+from gantx.training.periodic_eval import PeriodicEvaluation
+from gantx.training.progress import ProgressDisplay
+from gantx.training.resolve import Say, frozen_garbage, prepared_process, resolve
+from gantx.training.run_logger import RunLogger, claimed, create_folder
 from gantx.training.schedules import window_scale
-from gantx.training.settling import Say, frozen_garbage, prepared_process, settle
-from gantx.training.signals import StopAfterIteration, StopWhilePreparing
 from gantx.training.state import TrainingState
 from gantx.training.steps import Required, build_steps
 
@@ -94,7 +96,7 @@ def start(
         raise UsageError(f"{out} already exists and is not empty: name another, or go on with --resume {out}")
     notes = _Notes(say)
     required = Required(settings.training.compile is True, settings.training.cuda_graphs is True)
-    settings = settle(settings, device, _steps_left(settings, 0), notes)
+    settings = resolve(settings, device, _steps_left(settings, 0), notes)
     with StopWhilePreparing():
         prepared = prepare(settings.data, say=notes, progress=progress)
         monitor = _monitor(settings, device, notes, progress)
@@ -137,13 +139,13 @@ def resume(
     if not (folder / "config.yaml").is_file():
         raise MissingError(f"{folder} is no run: --resume takes the folder that `gantx train` made")
     with claimed(folder):
-        intended = config.load(files=[folder / "config.yaml"])
-        settings = config.load(base=intended, settings=changes, overrides=overrides)
+        intended = presets.load(files=[folder / "config.yaml"])
+        settings = presets.load(base=intended, settings=changes, overrides=overrides)
         with _naming_an_older_checkpoint(folder):
             latest = checkpoint.latest_in(folder / "checkpoints")
             header = checkpoint.read_header(latest) if latest else None
         trained = header.config if header else intended
-        changed = [key for key in config.differences(trained, settings) if key not in CHANGEABLE]
+        changed = [key for key in presets.differences(trained, settings) if key not in CHANGEABLE]
         if changed:
             raise UsageError(
                 f"{folder} was trained with other values of {', '.join(changed)}: resume without changing "
@@ -162,7 +164,7 @@ def resume(
         )
         notes = _Notes(say)
         steps = _steps_left(settings, header.images if header else 0)
-        settings = settle(settings, device, steps, notes)
+        settings = resolve(settings, device, steps, notes)
         if header:
             _note_changes(header, settings, device, notes)
         with StopWhilePreparing():
@@ -182,7 +184,7 @@ def _run(
     folder: Path,
     header: Header | None,
     prepared: Prepared,
-    monitor: Monitor | None,
+    monitor: PeriodicEvaluation | None,
     device: torch.device,
     command: Sequence[str],
     notes: _Notes,
@@ -206,25 +208,25 @@ def _run(
             resident=settings.data.resident,
         )
         _record(folder, settings, device, command)
-        display = Display(target_images(settings))
+        display = ProgressDisplay(target_images(settings))
         with StopAfterIteration(display.say, folder) as signals, contextlib.closing(display):
             data = {"name": prepared.name, "digest": prepared.digest, "images": len(prepared.images)}
             seen = functools.partial(_diagnose, state, batches) if training.diagnostics else dict
-            journal = Journal(folder, settings, state, data, display, signals.reason, monitor, seen)
+            logger = RunLogger(folder, settings, state, data, display, signals.reason, monitor, seen)
             try:
-                journal.rewind()
+                logger.rewind()
                 for note in notes.lines:
-                    journal.log(note)
-                _announce(journal, settings, state, header)
-                steps = build_steps(settings, state, log=journal.say, required=required)
+                    logger.log(note)
+                _announce(logger, settings, state, header)
+                steps = build_steps(settings, state, log=logger.say, required=required)
                 with frozen_garbage():
-                    journal.start()
-                    train(settings, state, steps, batches, journal)
-                journal.say(f"done: {state.images / 1000:g} kimg in {state.seconds:.0f} s")
-                journal.say(f"look at {journal.last_picture}")
+                    logger.start()
+                    train(settings, state, steps, batches, logger)
+                logger.say(f"done: {state.images / 1000:g} kimg in {state.seconds:.0f} s")
+                logger.say(f"look at {logger.last_picture}")
             except GantxError as problem:
                 with contextlib.suppress(MissingError):  # a full disk must not hide the reason
-                    journal.log(str(problem))
+                    logger.log(str(problem))
                 if isinstance(problem, MissingError):
                     again = f"{problem}; once that is mended, go on with: gantx train --resume {folder}"
                     raise MissingError(again) from problem
@@ -234,9 +236,13 @@ def _run(
 
 def _monitor(
     settings: RunConfig, device: torch.device, say: Say, progress: Progress | None
-) -> Monitor | None:
+) -> PeriodicEvaluation | None:
     """What scores the run while it trains, if that is asked for: before anything is written."""
-    return Monitor(settings, device, say, progress) if settings.training.evaluate_every is not None else None
+    return (
+        PeriodicEvaluation(settings, device, say, progress)
+        if settings.training.evaluate_every is not None
+        else None
+    )
 
 
 def _diagnose(state: TrainingState, batches: Batches) -> dict[str, float]:
@@ -312,17 +318,17 @@ def _explaining_memory(device: torch.device, batch: int) -> Iterator[None]:
         ) from problem
 
 
-def _announce(journal: Journal, settings: RunConfig, state: TrainingState, header: Header | None) -> None:
+def _announce(logger: RunLogger, settings: RunConfig, state: TrainingState, header: Header | None) -> None:
     where = "starting" if header is None else f"resuming at {state.images / 1000:g} kimg"
     training = settings.training
-    journal.say(
-        f"{where}: {journal.folder} on {state.device}, {training.precision}, {training.threads} thread(s), "
+    logger.say(
+        f"{where}: {logger.folder} on {state.device}, {training.precision}, {training.threads} thread(s), "
         f"to {training.kimg:g} kimg"
     )
     schedule = training.attention_window
     if schedule is not None and (scale := window_scale(schedule, training.kimg)) < 1:
         steps = ", ".join(f"{window} until {until * scale:.4g}" for until, window in schedule.steps)
-        journal.say(
+        logger.say(
             f"attention window: written for {schedule.of_kimg:g} kimg, scaled to this run: {steps} kimg"
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gantx.config import AttentionWindowConfig, EMAConfig, OptimizerConfig
+from gantx.config.schema import AttentionWindowConfig, EMAConfig, OptimizerConfig
 
 
 def due(every_kimg: float, before: int, after: int) -> bool:

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from gantx import checkpoint, models
 from gantx.checkpoint import Header
-from gantx.config import RunConfig
+from gantx.config.schema import RunConfig
 from gantx.errors import CheckpointError
+from gantx.models import interfaces
 from gantx.runtime.precision import set_compute_dtype
 from gantx.training.ema import Average
 from gantx.training.optimized_network import OptimizedNetwork
-from gantx.training.stage import Statistics
+from gantx.training.phase import Statistics
 
 
 class TrainingState:
@@ -69,7 +70,7 @@ class TrainingState:
             Whether the window was opened or closed: steps that were captured before do not know of that.
         """
         network = self.generator.network
-        if not isinstance(network, models.RelaxesAttention) or window == self._window:
+        if not isinstance(network, interfaces.RelaxesAttention) or window == self._window:
             return False
         toggled = (window is None) != (self._window is None)
         if window is None:

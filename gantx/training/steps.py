@@ -1,4 +1,4 @@
-"""The steps of a run: every stage bound to tensors that stay as long as the run, and replayed where it pays.
+"""The steps of a run: every phase bound to tensors that stay as long as the run, and replayed where it pays.
 
 Outside a step, the host draws random numbers into its inputs and gathers real images into them; from there to
 the moved weights it is one function of tensors, on CUDA one launch.
@@ -12,14 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gantx.config import RunConfig
+from gantx.config.schema import RunConfig
 from gantx.data.batches import Batches
-from gantx.draws import RandomInputs
+from gantx.runtime.random import RandomInputs
 from gantx.runtime.replay import Capture, CudaGraphs, Replay
-from gantx.training.compiling import compiled
+from gantx.training.compiled_losses import compiled
 from gantx.training.ema import Average
-from gantx.training.recipes import stages
-from gantx.training.stage import Stage, Statistics, run_stage
+from gantx.training.objective import phases
+from gantx.training.phase import Phase, Statistics, run_phase
 from gantx.training.state import TrainingState
 
 Log = Callable[[str], None]
@@ -42,7 +42,7 @@ NOTHING_REQUIRED = Required()
 
 
 class RealInputs:
-    """Tensors that hold the real images of an iteration; stages that read the same images share them.
+    """Tensors that hold the real images of an iteration; phases that read the same images share them.
 
     Args:
         image_shape: (3, H, W).
@@ -69,36 +69,36 @@ class RealInputs:
 
 
 class Step:
-    """A stage with its inputs.
+    """A phase with its inputs.
 
     Args:
-        stage: what it does.
+        phase: what it does.
         reals: where its real images are.
         statistics: receives what it observes.
         replayed: makes a `Replay` of work, of the tensors that it changes, and of its name.
         changes: tensors that it changes beside the network that it trains, by name.
 
     Attributes:
-        stage: what it does.
+        phase: what it does.
         inputs: the tensors that `load` writes into.
     """
 
     def __init__(
         self,
-        stage: Stage,
+        phase: Phase,
         reals: RealInputs,
         statistics: Statistics,
         replayed: Replayed,
         changes: dict[str, Tensor],
     ) -> None:
-        self.stage = stage
-        self._random = RandomInputs(stage.spec, stage.moves.weights.device)
+        self.phase = phase
+        self._random = RandomInputs(phase.spec, phase.trained.weights.device)
         self._inputs = reals
-        self._reals = {stream: reals.tensor(stream, stage.batch) for stream in stage.reals}
+        self._reals = {stream: reals.tensor(stream, phase.batch) for stream in phase.reals}
         self.inputs = [*self._reals.values(), *self._random.tensors]
         self._statistics = statistics
         self._names: tuple[str, ...] = ()
-        moved = stage.moves
+        moved = phase.trained
         self._changes = {
             "weights": moved.weights,
             "gradient": moved.gradient,
@@ -107,7 +107,7 @@ class Step:
             **moved.moments,
             **changes,
         }
-        self._replay = replayed(self._work, self._changes, f"the step of {stage.name}")
+        self._replay = replayed(self._work, self._changes, f"the step of {phase.name}")
 
     def load(self, batches: Batches, positions: dict[str, int], *, seed: int, iteration: int) -> None:
         """Fill the inputs.
@@ -118,12 +118,12 @@ class Step:
             seed: seed of the run.
             iteration: of the run.
         """
-        for stream in self.stage.reals:
-            self._inputs.fill(batches, stream, self.stage.batch, positions[stream])
-        self._random.fill(seed=seed, stream=self.stage.name, step=iteration)
+        for stream in self.phase.reals:
+            self._inputs.fill(batches, stream, self.phase.batch, positions[stream])
+        self._random.fill(seed=seed, stream=self.phase.name, step=iteration)
 
     def __call__(self) -> None:
-        """Run the stage on its inputs."""
+        """Run the phase on its inputs."""
         self._replay()
         self._statistics.count(self._names)
 
@@ -132,16 +132,16 @@ class Step:
         self._replay.forget()
 
     def _work(self) -> None:
-        self._names = run_stage(self.stage, self._reals, self._random.draws, self._statistics)
-        # The sums of a stage exist once it has run.
-        self._changes["statistics"] = self._statistics.group(self._names, self.stage.moves.weights.device)
+        self._names = run_phase(self.phase, self._reals, self._random.draws, self._statistics)
+        # The sums of a phase exist once it has run.
+        self._changes["statistics"] = self._statistics.group(self._names, self.phase.trained.weights.device)
 
 
 class Steps:
     """All steps of an iteration, and the update of the average.
 
     Args:
-        stages: in their order.
+        phases: in their order.
         average: of the generator.
         image_shape: (3, H, W).
         statistics: receives what is observed.
@@ -151,13 +151,13 @@ class Steps:
         log: receives a sentence where a step is not replayed.
 
     Attributes:
-        steps: one for each stage.
+        steps: one for each phase.
         average: updates the average.
     """
 
     def __init__(
         self,
-        stages: Sequence[Stage],
+        phases: Sequence[Phase],
         average: Average,
         image_shape: tuple[int, ...],
         statistics: Statistics,
@@ -171,7 +171,7 @@ class Steps:
             return Replay(work, changes, capture=capture, name=name, log=log, required=required)
 
         reals = RealInputs(image_shape, average.weights.device)
-        self.steps = [Step(stage, reals, statistics, replayed, changes) for stage in stages]
+        self.steps = [Step(phase, reals, statistics, replayed, changes) for phase in phases]
         of_average = {"average": average.weights, "its buffers": average.buffers}
         self.average = replayed(average.update, of_average, "the update of the average")
 
@@ -191,15 +191,15 @@ def capture_for(settings: RunConfig, device: torch.device) -> Capture | None:
 def build_steps(
     settings: RunConfig, state: TrainingState, *, log: Log, required: Required = NOTHING_REQUIRED
 ) -> Steps:
-    """The steps of a run, compiled and replayed as its settled settings say.
+    """The steps of a run, compiled and replayed as its resolved settings say.
 
     Args:
-        settings: settled.
+        settings: resolved.
         state: what is trained.
         log: receives a sentence where an optimisation fails and the run goes on without.
         required: the optimisations whose failure is an error.
     """
-    plain = stages(settings, state.generator, state.discriminator, state.path_length)
+    plain = phases(settings, state.generator, state.discriminator, state.path_length)
     return Steps(
         compiled(plain, settings, log=log, required=required.compile),
         state.average,

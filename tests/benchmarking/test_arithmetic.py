@@ -2,18 +2,19 @@
 
 import pytest
 import torch
-from small_run import SMALL
+from helpers.small_run import SMALL
 
-from gantx import config, models
+from gantx import models
 from gantx.benchmarking import arithmetic
 from gantx.benchmarking.arithmetic import FlopCounter, flops_of_stages, matmul_ceiling
+from gantx.config import presets
 from gantx.training import plan
 
 CPU = torch.device("cpu")
 
 
 def small(*overrides):
-    return config.load(overrides=[*SMALL, *overrides])
+    return presets.load(overrides=[*SMALL, *overrides])
 
 
 def test_a_product_counts_two_operations_a_multiplication():

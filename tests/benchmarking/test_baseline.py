@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_run import SMALL
+from helpers.small_run import SMALL
 
-from gantx import config
+from gantx.config import presets
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="benchmarks/ is part of a checkout only")
@@ -36,7 +36,7 @@ def script(name):
 def test_the_classic_loop_moves_both_networks_and_the_average(overrides, improved):
     classic = script("classic")
     improved = list(classic.IMPROVEMENTS) if improved == "all" else improved
-    settings = config.load(overrides=[*SMALL, "generator.super_resolution=true", *overrides])
+    settings = presets.load(overrides=[*SMALL, "generator.super_resolution=true", *overrides])
     run = classic.Classic(settings, torch.device("cpu"), improved)
     networks = (run.generator, run.discriminator, run.average)
     before = [[parameter.clone() for parameter in network.parameters()] for network in networks]
@@ -51,7 +51,7 @@ def test_the_classic_loop_moves_both_networks_and_the_average(overrides, improve
 def test_the_classic_loop_loads_pictures_anew(tmp_path, monkeypatch):
     classic = script("classic")
     monkeypatch.setattr(classic, "PICTURES", 8)
-    settings = config.load(overrides=SMALL)
+    settings = presets.load(overrides=SMALL)
     reals = classic.loaded(tmp_path, settings, torch.device("cpu"), 0)
     first, second = next(reals), next(reals)
     assert first.shape == second.shape == (8, 3, 8, 8)

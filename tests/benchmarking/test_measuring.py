@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from small_run import SMALL
+from helpers.small_run import SMALL
 
-from gantx import config
-from gantx.benchmarking import painting, scoring, training
+from gantx.benchmarking import sampling, scoring, training
 from gantx.benchmarking.machine import measuring
+from gantx.config import presets
 from gantx.errors import MissingError, UsageError
 from gantx.training import steps
 
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 def small(*overrides):
-    return config.load(overrides=[*SMALL, *overrides])
+    return presets.load(overrides=[*SMALL, *overrides])
 
 
 def quiet(line):
@@ -45,20 +45,20 @@ def test_training_counts_whole_periods_of_lazy_steps(trained):
 
 def test_training_measures_every_stage_of_the_recipe(trained):
     figures, _ = trained
-    assert [(stage.name, stage.every, stage.batch) for stage in figures.stages] == [
+    assert [(phase.name, phase.every, phase.batch) for phase in figures.stages] == [
         ("discriminator", 1, 8),
         ("r1_every_3", 3, 8),
         ("generator", 2, 8),
     ]
-    assert all(stage.milliseconds > 0 for stage in figures.stages)
+    assert all(phase.milliseconds > 0 for phase in figures.stages)
 
 
 def test_shares_of_the_ceiling_follow_from_times_and_operations(trained):
     figures, _ = trained
-    for stage in figures.stages:
-        assert stage.teraflops == pytest.approx(stage.gflop / stage.milliseconds)
-        assert stage.share_of_ceiling == pytest.approx(stage.teraflops / figures.ceiling_teraflops)
-    needed = sum(stage.gflop / stage.every for stage in figures.stages)
+    for phase in figures.stages:
+        assert phase.teraflops == pytest.approx(phase.gflop / phase.milliseconds)
+        assert phase.share_of_ceiling == pytest.approx(phase.teraflops / figures.ceiling_teraflops)
+    needed = sum(phase.gflop / phase.every for phase in figures.stages)
     assert figures.teraflops == pytest.approx(needed / figures.iteration_milliseconds)
     assert figures.share_of_ceiling == pytest.approx(figures.teraflops / figures.ceiling_teraflops)
 
@@ -75,10 +75,10 @@ def test_a_cpu_says_nothing_of_gaps_and_does_not_compile_on_its_own(trained):
 def test_the_stages_that_run_are_compiled_if_asked(monkeypatch, wanted):
     run = []
 
-    def compiled(stages, settings, *, log, required):
+    def compiled(phases, settings, *, log, required):
         assert required  # what is not compiled must not be told as compiled
         assert settings.training.compile is (wanted == "on")
-        return [dataclasses.replace(stage, keep=lambda kept: run.append("compiled")) for stage in stages]
+        return [dataclasses.replace(phase, keep=lambda kept: run.append("compiled")) for phase in phases]
 
     monkeypatch.setattr(steps, "compiled", compiled)
     figures = training.measure(small(f"training.compile={wanted}"), CPU, steps=1, say=quiet)
@@ -103,14 +103,14 @@ def test_the_attention_window_is_open(monkeypatch):
 
 def test_painting_goes_all_the_way_to_a_file(monkeypatch):
     files = []
-    save = painting.imaging.save_images
+    save = sampling.imaging.save_images
 
     def saved(path, *arguments):
         save(path, *arguments)
         files.append(np.load(path, mmap_mode="r").shape)
 
-    monkeypatch.setattr(painting.imaging, "save_images", saved)
-    figures = painting.measure(small(), CPU, batch=8, number=20, say=quiet)
+    monkeypatch.setattr(sampling.imaging, "save_images", saved)
+    figures = sampling.measure(small(), CPU, batch=8, number=20, say=quiet)
     assert files[-1] == (20, 8, 8, 3)
     assert figures.number == 20
     assert figures.file_images_per_second == pytest.approx(20 / figures.file_seconds)
@@ -119,7 +119,7 @@ def test_painting_goes_all_the_way_to_a_file(monkeypatch):
 
 
 def test_painting_takes_the_batch_of_sampling_unless_told():
-    assert painting.measure(small(), CPU, batch=None, number=8, say=quiet).batch == 64
+    assert sampling.measure(small(), CPU, batch=None, number=8, say=quiet).batch == 64
 
 
 def test_scoring_with_the_random_network_resizes_nothing():

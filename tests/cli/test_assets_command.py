@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from file_server import serving
+from helpers.file_server import serving
 from typer.testing import CliRunner
 
 from gantx.cli import app

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from helpers.styled_networks import save_styled
 from PIL import Image
-from styled_networks import save_styled
 from typer.testing import CliRunner
 
-from gantx import checkpoint, config
+from gantx import checkpoint
 from gantx.cli import app
+from gantx.config import presets
 from gantx.training.state import TrainingState
 
 
@@ -25,7 +26,7 @@ def pixels(path):
 def run_folder(tmp_path_factory):
     """A run folder with one checkpoint of the tiny preset, untrained."""
     folder = tmp_path_factory.mktemp("runs") / "0001-transgan-tiny-shapes"
-    state = TrainingState(config.load("transgan-tiny"), torch.device("cpu"))
+    state = TrainingState(presets.load("transgan-tiny"), torch.device("cpu"))
     state.save(
         folder / "checkpoints" / checkpoint.checkpoint_name(0),
         {"name": "shapes", "digest": "", "images": 9},
@@ -43,7 +44,7 @@ def test_a_sheet_has_a_row_for_each_seed_and_says_where_it_comes_from(run_folder
         text = sheet.text
         columns = text["gantx:columns"].split(", ")
         assert columns[0] == "image"
-        assert len(columns) == 1 + sum(config.load("transgan-tiny").generator.depths)
+        assert len(columns) == 1 + sum(presets.load("transgan-tiny").generator.depths)
         assert sheet.width == 128 * len(columns) + 4 * (len(columns) - 1)
         assert 2 * 128 < sheet.height < 2 * 180
     assert text["gantx:digest"] == checkpoint.read_header(checkpoint.find(run_folder)).digest

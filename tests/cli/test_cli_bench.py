@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from small_run import SMALL
+from helpers.small_run import SMALL
 from typer.testing import CliRunner
 
 from gantx.cli import app
@@ -44,7 +44,7 @@ def test_train_prints_one_json_document():
     assert (document["schema"], document["what"]) == ("gantx.bench/1", "train")
     assert document["preset"] == "transgan-tiny"
     assert document["idle_share"] is None
-    assert [stage["name"] for stage in document["stages"]] == ["discriminator", "r1_every_3", "generator"]
+    assert [phase["name"] for phase in document["stages"]] == ["discriminator", "r1_every_3", "generator"]
     assert document["machine"]["versions"].keys() == {"gantx", "python", "torch"}
 
 

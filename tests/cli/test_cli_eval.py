@@ -9,16 +9,17 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from golden_file import ROOT
+from helpers.golden_file import ROOT
+from helpers.random_inception import random_inception, write_torchscript
+from helpers.small_run import SMALL
 from PIL import Image
-from random_inception import random_inception, write_torchscript
-from small_run import SMALL
 from typer.testing import CliRunner
 
-from gantx import checkpoint, config
+from gantx import checkpoint
 from gantx.cli import app
+from gantx.config import presets
 from gantx.evaluation import assets
-from gantx.evaluation.evaluate import Request, images_to_paint, settings_of_run
+from gantx.evaluation.evaluate import Request, images_to_generate, settings_of_run
 from gantx.training.state import TrainingState
 
 FAST = ("--features", "random", "--device", "cpu", "--threads", "1")
@@ -32,7 +33,7 @@ def run(*arguments):
 def run_folder(tmp_path, monkeypatch):
     """A run of the small network on shapes, untrained, in ./runs of the current folder."""
     monkeypatch.chdir(tmp_path)
-    settings = config.load(overrides=SMALL, settings={"data.source": "shapes"})
+    settings = presets.load(overrides=SMALL, settings={"data.source": "shapes"})
     folder = tmp_path / "runs" / "0001-small-shapes"
     TrainingState(settings, torch.device("cpu")).save(
         folder / "checkpoints" / checkpoint.checkpoint_name(0), {"name": "shapes", "digest": "", "images": 37}
@@ -110,7 +111,7 @@ def test_a_baseline_of_another_protocol_is_refused_before_anything_is_painted(ru
     gate = ("--baseline", "eval.json", "--max-regression", "fd_rand=5%")
     same = run("eval", "--metric", "fid", "--num", "16", *gate, *FAST)
     assert same.exit_code == 0, same.output
-    monkeypatch.setattr("gantx.sampling.generate", None)
+    monkeypatch.setattr("gantx.generation.sampling.generate", None)
     other = run("eval", "--metric", "fid", "--num", "24", *gate, *FAST)
     assert other.exit_code == 2
     assert "n_gen: 16 -> 24" in other.stderr
@@ -136,7 +137,7 @@ def _stats(tmp_path):
         from gantx.data.prepare import prepare
 
         folder.mkdir()
-        data = config.load(overrides=SMALL, settings={"data.source": "shapes"}).data
+        data = presets.load(overrides=SMALL, settings={"data.source": "shapes"}).data
         for index, image in enumerate(prepare(data, say=print).images):
             Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{index:02d}.png")
         result = run("stats", folder, "--resolution", "8", "-o", tmp_path / "s.safetensors", *FAST)
@@ -222,7 +223,7 @@ def test_a_run_scored_in_the_cifar_network_beside_the_repository(tmp_path, monke
     import cifar_fd
 
     monkeypatch.chdir(tmp_path)
-    settings = config.load("transgan-tiny")
+    settings = presets.load("transgan-tiny")
     target = tmp_path / "kimg-000000.000.safetensors"
     TrainingState(settings, torch.device("cpu")).save(target, {"name": "shapes", "digest": "", "images": 0})
     reals = cifar_fd.read_images(shared / "data" / "cifar10-test.zip", 300)
@@ -280,10 +281,10 @@ def test_inception_from_a_file_verified_or_marked(run_folder, tmp_path, monkeypa
 
 
 def test_another_protocol_than_the_presets_has_its_own_number_of_images(tmp_path):
-    settings = config.load("transgan-s", settings={"data.source": "shapes"})
+    settings = presets.load("transgan-s", settings={"data.source": "shapes"})
     for protocol, num in ((None, 20_000), ("transgan-test", 20_000), ("vitgan-release", 10_000)):
         request = Request(protocol=protocol, features="random")
-        taken = images_to_paint(settings.evaluation, settings_of_run(settings, request), None, print)
+        taken = images_to_generate(settings.evaluation, settings_of_run(settings, request), None, print)
         assert taken == num
 
 

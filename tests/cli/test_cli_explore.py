@@ -4,9 +4,9 @@ import shutil
 
 import numpy as np
 import pytest
+from helpers.styled_networks import save_styled
 from PIL import Image
 from safetensors import safe_open
-from styled_networks import save_styled
 from typer.testing import CliRunner
 
 from gantx.cli import app

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from exported_networks import save
+from helpers.exported_networks import save
 from typer.testing import CliRunner
 
 from gantx.cli import app

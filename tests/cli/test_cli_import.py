@@ -3,7 +3,7 @@
 import pickle
 
 import torch
-from golden_file import GoldenFile, find_golden
+from helpers.golden_file import GoldenFile, find_golden
 from typer.testing import CliRunner
 
 from gantx.cli import app

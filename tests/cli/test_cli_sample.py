@@ -10,9 +10,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from gantx import checkpoint, config
+from gantx import checkpoint
 from gantx.cli import app
-from gantx.sampling import open_generator
+from gantx.config import presets
+from gantx.generation.sampling import open_generator
 from gantx.training.state import TrainingState
 
 
@@ -24,7 +25,7 @@ def run(*arguments):
 def run_folder(tmp_path_factory):
     """A run folder with one checkpoint of the tiny preset, untrained."""
     folder = tmp_path_factory.mktemp("runs") / "0001-transgan-tiny-shapes"
-    state = TrainingState(config.load("transgan-tiny"), torch.device("cpu"))
+    state = TrainingState(presets.load("transgan-tiny"), torch.device("cpu"))
     state.save(
         folder / "checkpoints" / checkpoint.checkpoint_name(0),
         {"name": "shapes", "digest": "", "images": 9},

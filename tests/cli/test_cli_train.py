@@ -6,8 +6,8 @@ import zipfile
 import pytest
 import torch
 import yaml
+from helpers.small_run import SMALL
 from PIL import Image
-from small_run import SMALL
 from typer.testing import CliRunner
 
 from gantx.cli import app

@@ -72,9 +72,9 @@ def test_every_command_explains_itself(command):
 
 
 def test_a_bug_is_reported_as_one_without_a_traceback(monkeypatch):
-    from gantx import config
+    from gantx.config import presets
 
-    monkeypatch.setattr(config, "preset_names", lambda: 1 / 0)
+    monkeypatch.setattr(presets, "preset_names", lambda: 1 / 0)
     result = run("presets", "ls")
     assert result.exit_code == 70
     assert "this is a bug in gantx: ZeroDivisionError" in result.output
@@ -84,12 +84,12 @@ def test_a_bug_is_reported_as_one_without_a_traceback(monkeypatch):
 
 
 def test_ctrl_c_ends_with_130(monkeypatch):
-    from gantx import config
+    from gantx.config import presets
 
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(config, "preset_names", interrupted)
+    monkeypatch.setattr(presets, "preset_names", interrupted)
     assert run("presets", "ls").exit_code == 130
 
 

@@ -5,15 +5,17 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.small_run import SMALL
 from PIL import Image
-from small_run import SMALL
 from typer.testing import CliRunner
 
 import gantx
-from gantx import checkpoint, config, sampling
+from gantx import checkpoint
 from gantx.cli import app
+from gantx.config import presets
 from gantx.exporting import program
-from gantx.exporting.painter import Morph, latents_of
+from gantx.exporting.generator import Morph, latents_of
+from gantx.generation import sampling
 from gantx.training.state import TrainingState
 
 FAST = ("--features", "random", "--device", "cpu", "--threads", "1")
@@ -141,7 +143,7 @@ def test_statistics_made_elsewhere_have_to_be_of_the_same_ratio(trained, photos,
 
 
 def test_modes_of_cut_shapes_come_with_a_warning(tmp_path):
-    settings = config.load(overrides=[*SMALL, "data.ratio=0.5"], settings={"data.source": "shapes"})
+    settings = presets.load(overrides=[*SMALL, "data.ratio=0.5"], settings={"data.source": "shapes"})
     TrainingState(settings, torch.device("cpu")).save(
         tmp_path / "checkpoints" / checkpoint.checkpoint_name(0),
         {"name": "shapes", "digest": "", "images": 37},

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.error import URLError
 
 import pytest
-from file_server import serving
+from helpers.file_server import serving
 
 from gantx.data import downloads
 from gantx.data.downloads import Remote, digest_of, download

@@ -20,12 +20,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gantx.config import DataConfig, ShapesConfig, cache_folder
+from gantx.config.schema import DataConfig, ShapesConfig
 from gantx.data import prepare as module
 from gantx.data.prepare import prepare, to_rgb
 from gantx.data.shapes import ShapesSource
 from gantx.data.sources import ZipSource, open_source
 from gantx.errors import DataError, MissingError, UsageError
+from gantx.io.cache import cache_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 CIFAR_TEST = ROOT.parent / "shared" / "data" / "cifar10-test.zip"

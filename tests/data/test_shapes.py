@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from gantx.config import ShapesConfig
-from gantx.data.shapes import CLASS_NAMES, COLOURS, KINDS, Factors, ShapesSource, factors, paint
+from gantx.config.schema import ShapesConfig
+from gantx.data.shapes import CLASS_NAMES, COLOURS, KINDS, Factors, ShapesSource, factors, render
 
 
 def test_an_image_depends_on_seed_objects_index_and_resolution_alone():
@@ -83,7 +83,7 @@ def test_kinds_differ_in_outline_and_not_in_area():
     size = np.full((count, 1), 0.2, np.float32)
     kind = np.arange(count)[:, None]
     drawn = Factors(kind, np.zeros_like(kind), centre, size, np.zeros((count, 3), np.float32))
-    red = paint(drawn, 128)[..., 0].astype(float) / 230
+    red = render(drawn, 128)[..., 0].astype(float) / 230
     np.testing.assert_allclose(red.mean((1, 2)), np.pi * 0.2**2, rtol=0.01)
     assert np.abs(red[0] - red[1]).mean() > 0.005
     assert np.abs(red[1] - red[2]).mean() > 0.005
@@ -137,7 +137,7 @@ def test_test_images_are_no_training_images():
     held_out = ShapesSource(shapes, 16, "test")
     assert len(held_out) == 500
     assert held_out.label(7) == test.kind[7, 0] * 6 + test.colour[7, 0]
-    np.testing.assert_array_equal(held_out.read(7), paint(factors(shapes, 7, 8, "test"), 16)[0])
+    np.testing.assert_array_equal(held_out.read(7), render(factors(shapes, 7, 8, "test"), 16)[0])
 
 
 def test_the_fingerprint_of_training_is_what_it_was():

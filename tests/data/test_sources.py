@@ -18,9 +18,10 @@ import pytest
 import torchvision.datasets
 from PIL import Image
 
-from gantx.config import DataConfig, cache_folder
+from gantx.config.schema import DataConfig
 from gantx.data.sources import open_source
 from gantx.errors import DataError, MissingError, UsageError
+from gantx.io.cache import cache_folder
 
 
 def png(colour=(10, 20, 30), side=8):

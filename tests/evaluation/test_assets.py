@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from file_server import serving
+from helpers.file_server import serving
 
-from gantx.config import cache_folder
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.evaluation import assets
 from gantx.evaluation.assets import ASSETS, Asset, fetch, locate, named, place, status, verify
+from gantx.io.cache import cache_folder
 
 CONTENT = b"weights" * 1000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from helpers.random_inception import random_inception, write_state_dict, write_torchscript
 from PIL import Image
-from random_inception import random_inception, write_state_dict, write_torchscript
 
 from gantx.errors import DataError, MissingError, UsageError
+from gantx.evaluation.cleanfid_engine import open_cleanfid
 from gantx.evaluation.features import open_features
 from gantx.evaluation.metrics import frechet_distance_of_features
-from gantx.evaluation.oracle import open_cleanfid
 
 CPU = torch.device("cpu")
 

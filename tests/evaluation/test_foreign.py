@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from golden_file import ROOT
+from helpers.golden_file import ROOT
 from torch import nn
 
 from gantx.errors import DataError, MissingError

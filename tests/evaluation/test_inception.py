@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from random_inception import random_inception, write_state_dict, write_torchscript
+from helpers.random_inception import random_inception, write_state_dict, write_torchscript
 from safetensors.torch import save_file
 
 from gantx.errors import DataError, MissingError

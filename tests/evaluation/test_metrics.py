@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden_file import ROOT, GoldenFile, find_golden
+from helpers.golden_file import ROOT, GoldenFile, find_golden
 from safetensors.torch import load_file
 
 from gantx.errors import DataError

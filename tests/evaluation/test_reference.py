@@ -11,7 +11,7 @@ from gantx.data.prepare import Prepared
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.evaluation import reference
 from gantx.evaluation.features import open_features
-from gantx.evaluation.protocol import named
+from gantx.evaluation.protocols import named
 
 CPU = torch.device("cpu")
 

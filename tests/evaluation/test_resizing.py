@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from cleanfid.resize import build_resizer
-from golden_file import find_golden
+from helpers.golden_file import find_golden
 from safetensors import safe_open
 
 from gantx.errors import UsageError

@@ -4,13 +4,14 @@ import zipfile
 
 import pytest
 import torch
-from exported_networks import SETTINGS, build
+from helpers.exported_networks import SETTINGS, build
 
-from gantx import models, sampling
 from gantx.errors import UsageError
 from gantx.exporting import onnx, parity, program
-from gantx.exporting.painter import Morph, Painter, latents_of
-from gantx.sampling import Truncation
+from gantx.exporting.generator import ExportedGenerator, Morph, latents_of
+from gantx.generation import sampling
+from gantx.generation.sampling import Truncation
+from gantx.models import interfaces
 
 SEEDS = range(8)
 
@@ -20,7 +21,7 @@ def traced(request):
     """A generator, eight latents, and its graph."""
     generator = build(request.param)
     z = latents_of(generator, SEEDS)
-    return generator, z, program.trace(Painter(generator).eval(), [z])
+    return generator, z, program.trace(ExportedGenerator(generator).eval(), [z])
 
 
 def test_as_onnx(traced, tmp_path):
@@ -64,8 +65,8 @@ def test_range_and_truncation_are_built_in(tmp_path):
     pytest.importorskip("onnxscript")
     generator, truncation = build("vitgan"), Truncation(0.5, 1)
     z = latents_of(generator, SEEDS)
-    painter = Painter(generator, "uint8", truncation).eval()
-    onnx.write_onnx(tmp_path / "m.onnx", program.trace(painter, [z]), {})
+    exported = ExportedGenerator(generator, "uint8", truncation).eval()
+    onnx.write_onnx(tmp_path / "m.onnx", program.trace(exported, [z]), {})
     run, _ = onnx.open_onnx(tmp_path / "m.onnx")
     images = run(z)
     cpu = torch.device("cpu")
@@ -73,15 +74,15 @@ def test_range_and_truncation_are_built_in(tmp_path):
     assert images.dtype == torch.uint8
     assert int((images.int() - sampling.quantise(painted).int()).abs().max()) <= 1
     assert float((images == sampling.quantise(painted)).float().mean()) > 0.99
-    unit = Painter(generator, "unit", truncation)(z)
+    unit = ExportedGenerator(generator, "unit", truncation)(z)
     torch.testing.assert_close(unit, ((painted + 1) / 2).clamp(0, 1), atol=1e-5, rtol=0)
 
 
 def test_only_networks_with_styles_are_truncated():
     with pytest.raises(UsageError, match="needs a network with styles"):
-        Painter(build("transgan"), truncation=Truncation(0.5))
+        ExportedGenerator(build("transgan"), truncation=Truncation(0.5))
     with pytest.raises(UsageError, match="99 layers"):
-        Painter(build("stylegan2"), truncation=Truncation(0.5, 99))
+        ExportedGenerator(build("stylegan2"), truncation=Truncation(0.5, 99))
 
 
 @pytest.mark.parametrize("family", ["transgan", "vitgan"])
@@ -89,7 +90,7 @@ def test_a_morph_begins_and_ends_at_its_seeds(family):
     generator = build(family)
     start, end = latents_of(generator, [3, 3]), latents_of(generator, [4, 4])
     inputs = [start, end, torch.tensor([0.0, 1.0])]
-    if isinstance(generator, models.StyleBased):
+    if isinstance(generator, interfaces.StyleBased):
         inputs.append(torch.ones(2))
     painted = Morph(generator)(*inputs)
     expected = sampling.quantise(generator(torch.stack([start[0], end[1]])))

@@ -8,13 +8,13 @@ import tarfile
 import pytest
 import torch
 import yaml
-from exported_networks import build, save
+from helpers.exported_networks import build, save
 
 from gantx import checkpoint
 from gantx.errors import CheckFailed, DataError, MissingError, UsageError
 from gantx.evaluation.results import Result, Score
 from gantx.exporting import export, hub, parity, program, web
-from gantx.sampling import Truncation, open_generator
+from gantx.generation.sampling import Truncation, open_generator
 
 CPU = torch.device("cpu")
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from exported_networks import build, save
+from helpers.exported_networks import build, save
 
-from gantx import sampling
 from gantx.exporting import export
-from gantx.exporting.painter import latents_of
-from gantx.interpolation import slerp
+from gantx.exporting.generator import latents_of
+from gantx.generation import sampling
+from gantx.generation.interpolation import slerp
 
 BROWSER = next(
     filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome", "chrome"])), None

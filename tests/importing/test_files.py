@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from golden_file import find_golden
+from helpers.golden_file import find_golden
 from safetensors.torch import load_file, save_file
 
-from gantx import checkpoint, config, sampling
-from gantx.architectures import GENERATORS
+from gantx import checkpoint
+from gantx.config import presets
+from gantx.config.networks import GENERATORS
 from gantx.errors import CheckFailed, CheckpointError, DataError, MissingError
+from gantx.generation import sampling
 from gantx.importing import files
 
 CPU = torch.device("cpu")
@@ -28,7 +30,7 @@ TINY = {
 def tiny(version):
     """The file, what it must give, and its configuration."""
     preset, *overrides = TINY[version]
-    settings = config.load(preset, overrides=["data.resolution=8", *overrides])
+    settings = presets.load(preset, overrides=["data.resolution=8", *overrides])
     name = f"transgan/checkpoint_{version}_tiny"
     return find_golden(f"{name}.pth"), find_golden(f"{name}.safetensors"), settings
 
@@ -58,7 +60,7 @@ def test_another_size_is_answered_with_the_overrides_that_fit():
     with pytest.raises(
         CheckpointError, match=r"add generator\.latent_dim=8 generator\.dim=64 .*depths=\[1,1,1\]"
     ):
-        files.convert(path, config.load("transgan2-cifar10"))
+        files.convert(path, presets.load("transgan2-cifar10"))
 
 
 def test_a_wrong_setting_that_tensors_do_not_tell_is_found_by_the_check():
@@ -96,12 +98,12 @@ def test_a_malicious_file_is_refused_without_running_it(tmp_path):
     victim = tmp_path / "created"
     torch.save({"gen_state_dict": Evil(victim)}, tmp_path / "evil.pth")
     with pytest.raises(CheckpointError, match="could run code"):
-        files.convert(tmp_path / "evil.pth", config.load("transgan2-cifar10"))
+        files.convert(tmp_path / "evil.pth", presets.load("transgan2-cifar10"))
     assert not victim.exists()
 
 
 def test_files_of_other_kinds(tmp_path):
-    settings = config.load("transgan2-cifar10")
+    settings = presets.load("transgan2-cifar10")
     (tmp_path / "text.pth").write_text("<html>")
     torch.save([1], tmp_path / "list.pth")
     torch.save({"gen_state_dict": 3}, tmp_path / "number.pth")

@@ -7,13 +7,15 @@ import shlex
 
 import pytest
 import torch
-from golden_file import ROOT, GoldenFile, find_golden
-from official_snapshot import Network, pickled
+from helpers.golden_file import ROOT, GoldenFile, find_golden
+from helpers.official_snapshot import Network, pickled
 from safetensors.torch import load_file, save_file
 
-from gantx import config, models, sampling
-from gantx.architectures import GANformerGeneratorConfig, StyleGAN2DiscriminatorConfig
+from gantx import models
+from gantx.config import presets
+from gantx.config.networks import GANformerGeneratorConfig, StyleGAN2DiscriminatorConfig
 from gantx.errors import CheckpointError
+from gantx.generation import sampling
 from gantx.importing import files
 from gantx.importing.ganformer import ganformer_discriminator, ganformer_generator
 from gantx.importing.reading import read_snapshot
@@ -55,13 +57,13 @@ def fitting(problem):
 def converted(path, overrides):
     """What a file becomes when the overrides that it asks for are added, and the configuration."""
     with pytest.raises(CheckpointError, match="is of other settings than this configuration: add ") as told:
-        files.convert(path, config.load(overrides=overrides))
-    settings = config.load(overrides=[*overrides, *fitting(told)])
+        files.convert(path, presets.load(overrides=overrides))
+    settings = presets.load(overrides=[*overrides, *fitting(told)])
     return files.convert(path, settings), settings
 
 
 def test_an_official_snapshot_paints_and_judges_as_before(tmp_path):
-    settings = config.load(overrides=SMALL)
+    settings = presets.load(overrides=SMALL)
     conversion = files.convert(find_golden(SNAPSHOT), settings)
     assert list(conversion.parts) == ["generator", "generator_ema", "discriminator"]
     assert conversion.skipped == ("dataset_args",)
@@ -79,7 +81,7 @@ def test_an_official_snapshot_paints_and_judges_as_before(tmp_path):
 
 
 def test_every_key_is_imported_or_ignored_for_a_reason():
-    conversion = files.convert(find_golden(SNAPSHOT), config.load(overrides=SMALL))
+    conversion = files.convert(find_golden(SNAPSHOT), presets.load(overrides=SMALL))
     golden = load_file(find_golden("gansformer/snapshot_duplex_16_expected.safetensors"))
     for part, official in conversion.called.items():
         imported = conversion.parts[part]
@@ -100,7 +102,7 @@ def test_other_settings_are_answered_with_the_overrides_that_fit(tmp_path):
 def test_another_family_is_answered_with_the_section_that_fits():
     overrides = ("data.resolution=16", *SMALL[1:2], "discriminator={family: vitgan, resolution: 16}")
     _, settings = converted(find_golden(SNAPSHOT), overrides)
-    assert settings.discriminator == config.load(overrides=SMALL).discriminator
+    assert settings.discriminator == presets.load(overrides=SMALL).discriminator
 
 
 def test_settings_that_mean_the_same_may_be_spelled_as_one_likes():
@@ -108,7 +110,7 @@ def test_settings_that_mean_the_same_may_be_spelled_as_one_likes():
         "generator.kmeans_iterations=1", "generator.update_latents=false", "generator.attention_to=512",
         "generator.grid_dim=8", "generator.channel_base=4096", "discriminator.channel_base=512",
     )  # fmt: skip
-    settings = config.load(overrides=[*SMALL, *spelled])
+    settings = presets.load(overrides=[*SMALL, *spelled])
     conversion = files.convert(find_golden(SNAPSHOT), settings)
     assert conversion.parts["generator"].section == settings.generator
     for other in (
@@ -117,7 +119,7 @@ def test_settings_that_mean_the_same_may_be_spelled_as_one_likes():
         "generator.latent_norm=component",
     ):
         with pytest.raises(CheckpointError, match=other.partition("=")[0]):
-            files.convert(find_golden(SNAPSHOT), config.load(overrides=[*SMALL, other]))
+            files.convert(find_golden(SNAPSHOT), presets.load(overrides=[*SMALL, other]))
 
 
 # --- all kinds of networks ----------------------------------------------------------------------------------
@@ -166,7 +168,7 @@ def test_every_kind_of_generator_paints_as_before(monkeypatch, tmp_path, name):
 def test_a_conditional_discriminator_judges_as_before():
     golden = GoldenFile("gansformer/d_resnet_32_cond")
     arguments = {"c_dim": 3, "epilogue_kwargs": {"mbstd_group_size": 2}}
-    imported = ganformer_discriminator(golden.prefix("param/"), arguments, config.load().discriminator)
+    imported = ganformer_discriminator(golden.prefix("param/"), arguments, presets.load().discriminator)
     network = models.build(imported.section)
     network.load_state_dict(imported.tensors)
     expected = golden["out/logits"][:, 0]
@@ -227,7 +229,7 @@ def test_a_snapshot_converted_from_tensorflow_may_have_either_norm():
     state, arguments = official_generator()
     arguments["mapping_kwargs"]["normalize_global"] = False
     for norm in ("joint", "component"):
-        wanted = config.load(overrides=[*SMALL, f"generator.latent_norm={norm}"]).generator
+        wanted = presets.load(overrides=[*SMALL, f"generator.latent_norm={norm}"]).generator
         section = ganformer_generator(state, arguments, wanted).section
         assert (section.latent_norm, section.normalize_global) == (norm, False)
 
@@ -247,7 +249,7 @@ def test_options_without_a_counterpart_are_refused_by_name(half, option, value):
     state, arguments = official_generator()
     arguments[half][option] = value
     with pytest.raises(CheckpointError, match=f"{option}.*no counterpart"):
-        ganformer_generator(state, arguments, config.load(overrides=SMALL).generator)
+        ganformer_generator(state, arguments, presets.load(overrides=SMALL).generator)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +267,7 @@ def test_what_is_wrong_with_a_generator_is_named(change, complaint):
     state, arguments = official_generator()
     state = {key: tensor for key, tensor in {**state, **change}.items() if tensor is not None}
     with pytest.raises(CheckpointError, match=complaint):
-        ganformer_generator(state, arguments, config.load(overrides=SMALL).generator)
+        ganformer_generator(state, arguments, presets.load(overrides=SMALL).generator)
 
 
 def test_a_layer_without_its_attention_is_named():
@@ -274,7 +276,7 @@ def test_a_layer_without_its_attention_is_named():
     with pytest.raises(
         CheckpointError, match=r"misses synthesis\.b8\.conv0\.transformer\.to_queries\.weight"
     ):
-        ganformer_generator(state, arguments, config.load(overrides=SMALL).generator)
+        ganformer_generator(state, arguments, presets.load(overrides=SMALL).generator)
 
 
 def test_a_snapshot_without_an_average_is_no_checkpoint(monkeypatch, tmp_path):
@@ -282,4 +284,4 @@ def test_a_snapshot_without_an_average_is_no_checkpoint(monkeypatch, tmp_path):
     path = tmp_path / "s.pkl"
     path.write_bytes(pickled(monkeypatch, {"G": Network(state, arguments), "G_ema": 1}))
     with pytest.raises(CheckpointError, match="no averaged generator: G, G_ema"):
-        files.convert(path, config.load(overrides=SMALL))
+        files.convert(path, presets.load(overrides=SMALL))

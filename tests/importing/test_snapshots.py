@@ -6,8 +6,8 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from golden_file import GoldenFile, find_golden
-from official_snapshot import EasyDict, Network, TensorFlowNetwork, pickled, reconstruct
+from helpers.golden_file import GoldenFile, find_golden
+from helpers.official_snapshot import EasyDict, Network, TensorFlowNetwork, pickled, reconstruct
 
 from gantx.errors import CheckpointError, MissingError
 from gantx.importing.reading import PickledNetwork, read_snapshot

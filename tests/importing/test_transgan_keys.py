@@ -3,9 +3,10 @@ import re
 
 import pytest
 import torch
-from golden_file import ROOT, GoldenFile, find_golden
+from helpers.golden_file import ROOT, GoldenFile, find_golden
 
-from gantx import config, models
+from gantx import models
+from gantx.config import presets
 from gantx.errors import CheckpointError
 from gantx.importing.transgan import (
     transgan_v1_discriminator,
@@ -191,7 +192,7 @@ def test_the_key_lists_of_the_full_size_networks_are_understood(name, fields):
     ],
 )
 def test_the_presets_of_version_2_are_the_released_networks(name, preset):
-    settings = config.load(preset)
+    settings = presets.load(preset)
     for importer, kind, section in (
         (transgan_v2_generator, "G", settings.generator),
         (transgan_v2_discriminator, "D", settings.discriminator),

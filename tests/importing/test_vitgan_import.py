@@ -5,11 +5,13 @@ import shlex
 
 import pytest
 import torch
-from golden_file import GoldenFile
+from helpers.golden_file import GoldenFile
 from safetensors.torch import save_file
 
-from gantx import config, models, sampling
+from gantx import models
+from gantx.config import presets
 from gantx.errors import CheckpointError, DataError, MissingError
+from gantx.generation import sampling
 from gantx.importing import files
 from gantx.importing.vitgan import vitgan_discriminator, vitgan_generator
 
@@ -54,7 +56,7 @@ def training_run(folder, norms=True):
 
 def test_an_official_run_paints_and_judges_as_before(tmp_path):
     outputs = training_run(tmp_path / "run")
-    settings = config.load(overrides=SMALL)
+    settings = presets.load(overrides=SMALL)
     conversion = files.convert(tmp_path / "run", settings)
     assert conversion.skipped == ("optim.pt",)
     differences = files.compare(conversion, outputs)
@@ -73,7 +75,7 @@ def test_an_official_run_paints_and_judges_as_before(tmp_path):
 
 def test_every_key_is_imported_or_ignored_for_a_reason(tmp_path):
     training_run(tmp_path / "run")
-    conversion = files.convert(tmp_path / "run", config.load(overrides=SMALL))
+    conversion = files.convert(tmp_path / "run", presets.load(overrides=SMALL))
     for name, part in (("gen", "generator"), ("dis", "discriminator")):
         state = torch.load(tmp_path / "run" / f"{name}.pt", weights_only=True)
         imported = conversion.parts[part]
@@ -88,7 +90,7 @@ def test_every_key_is_imported_or_ignored_for_a_reason(tmp_path):
 
 def test_norms_that_were_not_saved_are_estimated(tmp_path):
     training_run(tmp_path / "run", norms=False)
-    imported = files.convert(tmp_path / "run", config.load(overrides=SMALL)).parts["generator_ema"]
+    imported = files.convert(tmp_path / "run", presets.load(overrides=SMALL)).parts["generator_ema"]
     target = imported.tensors["blocks.0.attention.qkv.spectral.target"]
     assert float(target) == pytest.approx(144**0.5 + 48**0.5)
     known = GoldenFile("vitgan/g_inr").prefix("mult.")
@@ -98,7 +100,7 @@ def test_norms_that_were_not_saved_are_estimated(tmp_path):
 
 def test_the_average_style_is_that_of_the_mapping(tmp_path):
     training_run(tmp_path / "run")
-    imported = files.convert(tmp_path / "run", config.load(overrides=SMALL)).parts["generator_ema"]
+    imported = files.convert(tmp_path / "run", presets.load(overrides=SMALL)).parts["generator_ema"]
     network = models.build(imported.section)
     network.load_state_dict(imported.tensors)
     styles = network.mapping(torch.randn(4096, 48))[:, 0]
@@ -107,7 +109,7 @@ def test_the_average_style_is_that_of_the_mapping(tmp_path):
 
 def test_a_generator_alone(tmp_path):
     outputs = training_run(tmp_path / "run")
-    settings = config.load(overrides=SMALL)
+    settings = presets.load(overrides=SMALL)
     conversion = files.convert(tmp_path / "run" / "gen_ema.pt", settings)
     assert set(conversion.parts) == {"generator", "generator_ema"}
     files.require_close(files.compare(conversion, outputs), outputs)
@@ -117,7 +119,7 @@ def test_a_generator_alone(tmp_path):
 
 def test_the_decoder_of_convolutions_paints_as_before():
     golden = GoldenFile("vitgan/g_conv")
-    wanted = config.load(overrides=[*RELEASED, "generator.heads=4"]).generator
+    wanted = presets.load(overrides=[*RELEASED, "generator.heads=4"]).generator
     imported = vitgan_generator(golden.prefix("state."), wanted, golden.prefix("mult."))
     assert (imported.section.decoder, imported.section.decoder_dim, imported.section.resolution) == (
         "conv",
@@ -138,17 +140,17 @@ def test_other_settings_are_answered_with_the_overrides_that_fit(tmp_path):
         "discriminator={family: vitgan, resolution: 64, patch_size: 8}",
     ]
     with pytest.raises(CheckpointError) as told:
-        files.convert(tmp_path / "run", config.load(overrides=overrides))
+        files.convert(tmp_path / "run", presets.load(overrides=overrides))
     fitting = shlex.split(re.search(r": add (.*)$", str(told.value))[1])
     # That the patches of an implicit decoder are smaller is in no tensor.
     known = ["data.resolution=32", "generator.resolution=32", "generator.patch_size=4"]
-    settings = config.load(overrides=[*overrides, *fitting, *known])
+    settings = presets.load(overrides=[*overrides, *fitting, *known])
     files.require_close(files.compare(files.convert(tmp_path / "run", settings), outputs), outputs)
 
 
 def test_a_number_of_heads_that_tensors_do_not_tell_is_found_by_the_check(tmp_path):
     outputs = training_run(tmp_path / "run")
-    conversion = files.convert(tmp_path / "run", config.load(overrides=[*SMALL, "generator.heads=4"]))
+    conversion = files.convert(tmp_path / "run", presets.load(overrides=[*SMALL, "generator.heads=4"]))
     with pytest.raises(files.CheckFailed, match=r"output\.gen differs"):
         files.require_close(files.compare(conversion, outputs), outputs)
 
@@ -165,12 +167,12 @@ def test_a_malicious_file_is_refused_without_running_it(tmp_path):
     training_run(tmp_path / "run")
     torch.save({"style.1.weight": Evil(tmp_path / "created")}, tmp_path / "run" / "dis.pt")
     with pytest.raises(CheckpointError, match="could run code"):
-        files.convert(tmp_path / "run", config.load(overrides=SMALL))
+        files.convert(tmp_path / "run", presets.load(overrides=SMALL))
     assert not (tmp_path / "created").exists()
 
 
 def test_files_that_are_no_run_of_vitgan(tmp_path):
-    settings = config.load(overrides=SMALL)
+    settings = presets.load(overrides=SMALL)
     training_run(tmp_path / "run")
     with pytest.raises(CheckpointError, match="no ViTGAN generator: it has no style"):
         files.convert(tmp_path / "run" / "dis.pt", settings)
@@ -192,7 +194,7 @@ def test_spectral_norms_that_do_not_fit(tmp_path, content):
     else:
         save_file(content, norms)
     with pytest.raises(DataError, match=r"spectral_norms\.safetensors"):
-        files.convert(tmp_path / "run", config.load(overrides=SMALL))
+        files.convert(tmp_path / "run", presets.load(overrides=SMALL))
 
 
 @pytest.mark.parametrize("missing", ["layers.2.conv1.0.weight", "layers.1.skip.1.weight", "linear.l2.bias"])
@@ -200,4 +202,4 @@ def test_a_missing_key_of_the_discriminator_is_named(missing):
     state = GoldenFile("vitgan/d_stylegan2").prefix("state.")
     del state[missing]
     with pytest.raises(CheckpointError, match=re.escape(missing)):
-        vitgan_discriminator(state, config.load(overrides=SMALL).discriminator)
+        vitgan_discriminator(state, presets.load(overrides=SMALL).discriminator)

@@ -3,9 +3,9 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from computed_types import ComputedTypes, agreement, gradient_of, in_bf16
-from golden_file import GoldenFile
-from golden_ganformer import (
+from helpers.computed_types import ComputedTypes, agreement, gradient_of, in_bf16
+from helpers.golden_file import GoldenFile
+from helpers.golden_ganformer import (
     LOOK_PARTS,
     READ_PARTS,
     attention_rules,
@@ -15,8 +15,7 @@ from golden_ganformer import (
     renamed,
 )
 
-from gantx import models
-from gantx.draws import Draw, draw
+from gantx.models import interfaces
 from gantx.models.ganformer import (
     MASKED,
     CentroidScores,
@@ -34,7 +33,8 @@ from gantx.models.ganformer import (
 )
 from gantx.models.layers.normalization import rms_norm
 from gantx.runtime.precision import to_compute
-from gantx.training.regularizers import path_lengths, slope, zero_centered_penalty
+from gantx.runtime.random import Draw, draw
+from gantx.training.regularizers import input_gradient, path_lengths, zero_centered_penalty
 
 SMALL = {
     "resolution": 16,
@@ -313,7 +313,7 @@ def test_discriminator_agrees_with_the_official_tensorflow_code():
         discriminator.load_state_dict(ganformer_discriminator(golden.prefix("param/"), config["res"]))
         images = golden["in/img"]
         check(discriminator(images), golden["out/logits"][:, 0])
-        steep = slope(discriminator, images)
+        steep = input_gradient(discriminator, images)
         check(steep, golden["grad/img"], 1e-3)
         check(steep.square().sum((1, 2, 3)), golden["out/r1_penalty"], 1e-3)
 
@@ -710,7 +710,7 @@ def test_a_dropped_component_is_not_looked_at():
 
 def test_forward_changes_nothing():
     generator = shaken(small_generator())
-    assert isinstance(generator, models.StyleBased)
+    assert isinstance(generator, interfaces.StyleBased)
     before = copy.deepcopy(generator.state_dict())
     ws = generator.mapping(latents(generator))
     generator.synthesis(ws)
@@ -781,7 +781,7 @@ def test_slope_agrees_with_double_backward():
     def gradients(of):
         return torch.autograd.grad(of.square().sum(), parameters, materialize_grads=True)
 
-    functional = gradients(slope(discriminator, images))
+    functional = gradients(input_gradient(discriminator, images))
     images.requires_grad_()
     (direct,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
     for one, other in zip(functional, gradients(direct), strict=True):

@@ -3,11 +3,11 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from computed_types import ComputedTypes, agreement, gradient_of, in_bf16
-from golden_file import GoldenFile
-from golden_ganformer import stylegan2_discriminator, stylegan2_generator, vitgan_discriminator
+from helpers.computed_types import ComputedTypes, agreement, gradient_of, in_bf16
+from helpers.golden_file import GoldenFile
+from helpers.golden_ganformer import stylegan2_discriminator, stylegan2_generator, vitgan_discriminator
 
-from gantx import models
+from gantx.models import interfaces
 from gantx.models.layers.resampling import SMALL, Resample, filter_matrix
 from gantx.models.stylegan2 import (
     GAIN,
@@ -21,7 +21,7 @@ from gantx.models.stylegan2 import (
     group_deviation,
 )
 from gantx.training.losses import discriminator_loss, generator_loss
-from gantx.training.regularizers import slope, zero_centered_penalty
+from gantx.training.regularizers import input_gradient, zero_centered_penalty
 
 
 def small_generator(**changes):
@@ -143,7 +143,7 @@ def test_discriminator_agrees_with_the_official_code(name):
         for features, side in zip(seen, (resolution >> level for level in range(9)), strict=False):
             check(features, golden[f"act/b{side}.x"])
 
-        steep = slope(lambda x: discriminator(x, labels=labels), images)
+        steep = input_gradient(lambda x: discriminator(x, labels=labels), images)
         check(steep, golden["grad/img"], 1e-3)
         check(steep.square().sum((1, 2, 3)), golden["out/r1_penalty"], 1e-3)
         gamma = 10
@@ -166,7 +166,7 @@ def test_discriminator_agrees_with_that_of_vitgan():
 
         images = golden["in.x"]
         check(critic(images), golden["out.logit"][:, 0], 2e-5)
-        check(slope(critic, images), golden["out.grad_input"], 2e-4)
+        check(input_gradient(critic, images), golden["out.grad_input"], 2e-4)
         r1 = 2 * zero_centered_penalty(critic, images)
         check(r1, golden["out.r1"][0], 2e-5)
         r1.backward()
@@ -424,7 +424,7 @@ def test_large_features_are_resampled_as_small_ones(change):
 
 def test_forward_changes_nothing():
     generator = shaken(small_generator())
-    assert isinstance(generator, models.StyleBased)
+    assert isinstance(generator, interfaces.StyleBased)
     before = copy.deepcopy(generator.state_dict())
     z = torch.randn(5, 8)
     ws = generator.mapping(z)
@@ -476,7 +476,7 @@ def test_slope_agrees_with_double_backward():
     def gradients(of):
         return torch.autograd.grad(of.square().sum(), parameters, materialize_grads=True)
 
-    functional = gradients(slope(discriminator, images))
+    functional = gradients(input_gradient(discriminator, images))
     images.requires_grad_()
     (direct,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
     for one, other in zip(functional, gradients(direct), strict=True):

@@ -1,11 +1,12 @@
 import pytest
 import torch
-from golden_file import GoldenFile
+from helpers.golden_file import GoldenFile
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gantx import models
-from gantx.architectures import TransGANDiscriminatorConfig, TransGANGeneratorConfig
+from gantx.config.networks import TransGANDiscriminatorConfig, TransGANGeneratorConfig
 from gantx.importing.transgan import transgan_v1_discriminator, transgan_v1_generator
+from gantx.models import interfaces
 from gantx.models.transgan import (
     band_distance,
     neighbourhood_distance,
@@ -13,7 +14,7 @@ from gantx.models.transgan import (
 )
 from gantx.runtime.precision import set_compute_dtype
 from gantx.training.losses import discriminator_loss, generator_loss
-from gantx.training.regularizers import gradient_penalty, slope
+from gantx.training.regularizers import gradient_penalty, input_gradient
 
 # The released schedules of the attention window: (until epoch, window).
 SHORT = ((22, 4), (32, 6), (42, 8), (60, 10))
@@ -203,7 +204,7 @@ def test_pixel_shuffle_is_that_of_images():
 
 def test_upscale_paints_from_low_resolution():
     generator = shaken(small_generator(super_resolution=True))
-    assert isinstance(generator, models.SuperResolves)
+    assert isinstance(generator, interfaces.SuperResolves)
     assert generator.low_resolution == 8
     low = torch.randn(2, 3, 8, 8)
     images = generator.upscale(low)
@@ -218,7 +219,7 @@ def test_upscale_paints_from_low_resolution():
 
 def test_a_generator_without_the_entry_cannot_upscale():
     generator = small_generator(super_resolution=False)
-    assert not isinstance(generator, models.SuperResolves)
+    assert not isinstance(generator, interfaces.SuperResolves)
     with pytest.raises(ValueError, match="super_resolution=True"):
         generator.upscale(torch.randn(2, 3, 8, 8))
 
@@ -240,7 +241,7 @@ def test_neighbourhood_counts_rows_and_columns_and_the_band_the_raster_scan():
 @pytest.mark.parametrize("locality", ["band", "neighbourhood"])
 def test_the_window_limits_what_the_last_block_sees(locality):
     generator = shaken(small_generator(locality=locality))
-    assert isinstance(generator, models.RelaxesAttention)
+    assert isinstance(generator, interfaces.RelaxesAttention)
     z = torch.randn(2, 8)
     unlimited = generator(z)
     generator.attention_window = torch.tensor(64)
@@ -331,7 +332,7 @@ def test_slope_agrees_with_double_backward():
         """Of the squared slope; zero for biases that only shift the logit."""
         return torch.autograd.grad(of.square().sum(), parameters, materialize_grads=True)
 
-    functional = gradients(slope(discriminator, images))
+    functional = gradients(input_gradient(discriminator, images))
     images.requires_grad_()
     with sdpa_kernel(SDPBackend.MATH):
         (direct,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)

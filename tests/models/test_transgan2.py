@@ -3,11 +3,11 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_file import GoldenFile
+from helpers.golden_file import GoldenFile
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gantx import architectures, models
-from gantx.draws import draw, take
+from gantx import models
+from gantx.config import networks
 from gantx.importing.transgan import transgan_v2_discriminator, transgan_v2_generator
 from gantx.models.transgan2 import (
     Attention,
@@ -21,8 +21,9 @@ from gantx.models.transgan2 import (
     to_windows,
 )
 from gantx.runtime.precision import set_compute_dtype
+from gantx.runtime.random import draw, take
 from gantx.training.losses import discriminator_loss, generator_loss
-from gantx.training.regularizers import gradient_penalty, slope
+from gantx.training.regularizers import gradient_penalty, input_gradient
 
 # The released networks at full size.
 CIFAR_G = {
@@ -273,11 +274,7 @@ def test_our_celeba_networks_fit_together():
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(network, changes, words):
-    section = (
-        architectures.TransGAN2GeneratorConfig
-        if network == "G"
-        else architectures.TransGAN2DiscriminatorConfig
-    )
+    section = networks.TransGAN2GeneratorConfig if network == "G" else networks.TransGAN2DiscriminatorConfig
     with pytest.raises(ValueError, match=re.escape(words)):
         section(**changes)
 
@@ -467,7 +464,7 @@ def test_slope_agrees_with_double_backward(kind):
         """Of the squared slope; zero for biases that only shift the logit."""
         return torch.autograd.grad(of.square().sum(), parameters, materialize_grads=True)
 
-    functional = gradients(slope(critic, images))
+    functional = gradients(input_gradient(critic, images))
     images.requires_grad_()
     with sdpa_kernel(SDPBackend.MATH):
         (direct,) = torch.autograd.grad(critic(images).sum(), images, create_graph=True)
@@ -495,7 +492,7 @@ def test_compiles_whole_with_a_slope_inside(kind):
     images, noise = torch.randn(2, 3, side, side), noise_for(discriminator, 2)
 
     def penalty(images, noise):
-        return slope(lambda x: discriminator(x, noise), images).square().sum()
+        return input_gradient(lambda x: discriminator(x, noise), images).square().sum()
 
     compiled = torch.compile(penalty, backend="aot_eager", fullgraph=True, dynamic=False)
     torch.testing.assert_close(compiled(images, noise), penalty(images, noise))

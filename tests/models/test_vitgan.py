@@ -6,18 +6,17 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from computed_types import ComputedTypes, agreement, in_bf16
-from golden_file import GoldenFile
+from helpers.computed_types import ComputedTypes, agreement, in_bf16
+from helpers.golden_file import GoldenFile
 
-from gantx import models
-from gantx.config import AdamConfig
-from gantx.draws import draw
-from gantx.models import vitgan
+from gantx.config.schema import AdamConfig
+from gantx.models import interfaces, vitgan
 from gantx.models.layers.attention import twice_differentiable
 from gantx.runtime.precision import set_compute_dtype
+from gantx.runtime.random import draw
 from gantx.training import ema
 from gantx.training.optimized_network import OptimizedNetwork
-from gantx.training.regularizers import slope, zero_centered_penalty
+from gantx.training.regularizers import input_gradient, zero_centered_penalty
 
 # --- small networks ---------------------------------------------------------------------------------------
 
@@ -512,8 +511,8 @@ def test_discriminator_agrees_with_the_formulas():
                 check_gradient(gradient / ratio, expected, EXACT)
 
         check_gradients(logits.sum(), "grad_logit_sum.")
-        check_output(slope(discriminator, images), golden["out.grad_input"], EXACT)
-        penalty = slope(discriminator, images).square().sum((1, 2, 3)).mean()
+        check_output(input_gradient(discriminator, images), golden["out.grad_input"], EXACT)
+        penalty = input_gradient(discriminator, images).square().sum((1, 2, 3)).mean()
         check_output(penalty, golden["out.r1"], EXACT)
         check_gradients(penalty, "grad_r1.")
 
@@ -825,7 +824,7 @@ def test_state_is_all_there_is(changes):
     torch.manual_seed(0)
     generator, discriminator = small_generator(**changes), small_discriminator()
     z, images = torch.randn(2, 16), torch.randn(2, 3, 16, 16)
-    assert isinstance(generator, models.KeepsState)
+    assert isinstance(generator, interfaces.KeepsState)
     trained(generator, 3, z)
     trained(discriminator, 3, images)
 
@@ -860,7 +859,7 @@ def test_slope_agrees_with_double_backward(attention):
         """Of the squared slope; zero for biases that only shift the logit."""
         return torch.autograd.grad(of.square().sum(), parameters, allow_unused=True, materialize_grads=True)
 
-    functional = gradients(slope(discriminator, images))
+    functional = gradients(input_gradient(discriminator, images))
     images.requires_grad_()
     with twice_differentiable():
         (direct,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from recorded_operations import RecordedOperations
+from helpers.recorded_operations import RecordedOperations
 
 from gantx.errors import MissingError
 from gantx.runtime import replay

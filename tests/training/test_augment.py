@@ -1,10 +1,10 @@
 import pytest
 import torch
-from golden_file import GoldenFile
+from helpers.golden_file import GoldenFile
 
-from gantx import config
-from gantx.draws import draw, take
+from gantx.config import presets
 from gantx.errors import UsageError
+from gantx.runtime.random import draw, take
 from gantx.training.augment import augment, band_operators, filter_bank, spec
 
 CIFAR = ("translation", "cutout", "color")
@@ -103,7 +103,7 @@ def test_no_policy_changes_nothing():
 
 def test_an_operation_named_twice_is_refused():
     with pytest.raises(UsageError, match="applies contrast twice"):
-        config.load(overrides=["augment.policy=[contrast, color]"])
+        presets.load(overrides=["augment.policy=[contrast, color]"])
 
 
 def test_translation_moves_pixels_and_fills_with_zeros():
@@ -268,4 +268,4 @@ def test_half_of_the_images_are_flipped():
 
 def test_a_chance_of_what_is_not_in_the_policy_is_refused():
     with pytest.raises(UsageError, match="chances names cutout"):
-        config.load(overrides=["augment={policy: [color], chances: {cutout: 0.3, hue: 0.1}}"])
+        presets.load(overrides=["augment={policy: [color], chances: {cutout: 0.3, hue: 0.1}}"])

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from gantx import config, models
+from gantx import models
+from gantx.config import presets
 from gantx.training import run
 from gantx.training.diagnostics import diagnose
 
@@ -36,7 +37,7 @@ def test_the_slope_and_the_norm_of_a_linear_critic_are_those_of_its_weight():
 
 
 def test_a_vit_discriminator_tells_effective_weights_and_entropy():
-    network = models.build(config.load(overrides=["data.resolution=16", f"discriminator={VIT}",
+    network = models.build(presets.load(overrides=["data.resolution=16", f"discriminator={VIT}",
         "generator={base_size: 4, base_dim: 64, depths: [1, 1, 1]}"]).discriminator)  # fmt: skip
     images = torch.rand(2, 3, 16, 16)
     before = diagnose(network, images)
@@ -59,7 +60,7 @@ def test_a_vit_discriminator_tells_effective_weights_and_entropy():
 
 @pytest.mark.parametrize("wanted", [True, False])
 def test_metrics_hold_diagnostics_on_request(wanted, tmp_path):
-    settings = config.load(
+    settings = presets.load(
         overrides=[
             *("data.resolution=16", "data.shapes.count=16", f"discriminator={VIT}"),
             "generator={base_size: 4, base_dim: 64, depths: [1, 1, 1], latent_dim: 8}",

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from golden_file import GoldenFile
+from helpers.golden_file import GoldenFile
 from torch import nn
 
-from gantx.config import AdamConfig, EMAConfig, OptimizerConfig
+from gantx.config.schema import AdamConfig, EMAConfig, OptimizerConfig
 from gantx.training import ema, schedules
 from gantx.training.optimized_network import OptimizedNetwork
 

@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
+from helpers.small_families import DISCRIMINATORS, GENERATORS, small
 from safetensors.torch import load_file
-from small_families import DISCRIMINATORS, GENERATORS, small
 
 from gantx import checkpoint
 from gantx.training import run
@@ -25,9 +25,9 @@ def test_two_steps(generator, discriminator, tmp_path):
     folder = start(tmp_path, generator, discriminator)
     line = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert line["iteration"] == 2
-    for stage in ("discriminator", "generator"):
-        assert math.isfinite(line[f"{stage}/loss"])
-        assert line[f"{stage}/gradient_norm"] > 0
+    for phase in ("discriminator", "generator"):
+        assert math.isfinite(line[f"{phase}/loss"])
+        assert line[f"{phase}/gradient_norm"] > 0
     assert (folder / "samples" / "kimg-000000.008.png").is_file()
 
 

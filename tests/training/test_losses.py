@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from gantx.config import ObjectiveConfig
+from gantx.config.schema import ObjectiveConfig
 from gantx.training.losses import discriminator_loss, generator_loss
 
 REAL = torch.tensor([0.5, -1.5, 3.0])

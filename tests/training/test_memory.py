@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from gantx import config, models
+from gantx import models
+from gantx.config import presets
 from gantx.training.memory import PeakMeter, peaks
+from gantx.training.objective import phases
 from gantx.training.optimized_network import OptimizedNetwork
-from gantx.training.recipes import stages
 
 MIB = 2**20
 
@@ -44,12 +45,12 @@ def test_what_autograd_keeps_is_alive_and_views_cost_nothing():
 
 
 def found(*overrides):
-    settings = config.load("transgan-tiny", overrides=overrides)
+    settings = presets.load("transgan-tiny", overrides=overrides)
     with torch.device("meta"):
         networks = models.build(settings.generator), models.build(settings.discriminator)
     sides = (settings.optimizer.generator, settings.optimizer.discriminator)
     optimized = [OptimizedNetwork(network, side) for network, side in zip(networks, sides, strict=True)]
-    return {stage.name: peaks(stage, settings.data.resolution) for stage in stages(settings, *optimized)}
+    return {phase.name: peaks(phase, settings.data.resolution) for phase in phases(settings, *optimized)}
 
 
 def test_levers_take_memory_from_where_they_say():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gantx.config import AdamConfig
+from gantx.config.schema import AdamConfig
 from gantx.training.optimized_network import OptimizedNetwork
 
 

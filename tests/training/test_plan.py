@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from small_families import small
+from helpers.small_families import small
 
-from gantx import config, models
+from gantx import models
+from gantx.config import presets
 from gantx.training import plan
 
 # Parameters and GFLOP (forward, one image) of the released networks: G, D, G, D.
@@ -27,9 +28,9 @@ RELEASED_2 = {
 }
 
 
-@pytest.fixture(params=[name for name in config.preset_names() if name.startswith("transgan-")])
+@pytest.fixture(params=[name for name in presets.preset_names() if name.startswith("transgan-")])
 def preset(request):
-    return config.load(request.param)
+    return presets.load(request.param)
 
 
 def networks(preset):
@@ -58,7 +59,7 @@ def test_parameters_of_every_preset(preset):
 
 @pytest.mark.parametrize("name", RELEASED_2)
 def test_parameters_of_version_2(name):
-    generator, discriminator = networks(config.load(name))
+    generator, discriminator = networks(presets.load(name))
     assert (plan.parameters(generator), plan.parameters(discriminator)) == RELEASED_2[name]
 
 
@@ -77,7 +78,7 @@ def test_work_of_every_preset(preset):
 
 
 def test_a_plan_counts_steps_and_scales_the_window():
-    figures = plan.plan(config.load("transgan-s", overrides=["training.kimg=800"]))
+    figures = plan.plan(presets.load("transgan-s", overrides=["training.kimg=800"]))
     assert figures["length"] == "800 kimg = 12,500 D steps of 64 images"
     assert figures["generator steps"] == "2,500 of 128 images"
     assert figures["attention window"].startswith("4 until 11 kimg, 6 until 16 kimg")
@@ -85,7 +86,7 @@ def test_a_plan_counts_steps_and_scales_the_window():
 
 @pytest.mark.parametrize("family", ["transgan", "transgan2", "vitgan", "stylegan2", "ganformer"])
 def test_every_family_is_planned(family):
-    settings = config.load(
+    settings = presets.load(
         overrides=[f"generator={{family: {family}}}", f"discriminator={{family: {family}, resolution: 32}}"]
         if family in ("transgan", "transgan2")
         else [

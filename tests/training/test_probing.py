@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from small_families import small
+from helpers.small_families import small
 
-from gantx import devices
-from gantx.training import fitting, probing
+from gantx.runtime import devices
+from gantx.training import microbatch, probing
 from gantx.training.probing import Probe
 
 CPU = torch.device("cpu")
@@ -16,7 +16,7 @@ GIB = 2**30
 def memory(monkeypatch):
     """A machine of 10 GiB where networks take one, and every sample that is computed at once another."""
     used = {"now": 0}
-    rehearse = fitting.rehearse
+    rehearse = microbatch.rehearse
 
     def rehearsed(settings, state):
         used["now"] = GIB + GIB * (settings.training.micro_batch or settings.training.batch)
@@ -95,7 +95,7 @@ def test_impatience_stops_at_the_smallest_and_foretells_the_rest(memory, monkeyp
 
 
 def test_lazy_steps_count_with_their_share(memory, monkeypatch):
-    """Each rehearsed stage takes a second: four iterations of D, G and a penalty every four take nine."""
+    """Each rehearsed phase takes a second: four iterations of D, G and a penalty every four take nine."""
     monkeypatch.setattr(
         probing, "rehearse", lambda *_: dict.fromkeys(("discriminator", "r1_every_4", "generator"), 1.0)
     )

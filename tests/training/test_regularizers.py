@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from golden_file import GoldenFile
+from helpers.golden_file import GoldenFile
 
 from gantx.training.losses import discriminator_loss, generator_loss
 from gantx.training.regularizers import (
     gradient_penalty,
     inconsistency,
+    input_gradient,
     path_length_penalty,
     path_lengths,
-    slope,
     zero_centered_penalty,
 )
 
@@ -25,7 +25,7 @@ def quadratic(weight):
 
 
 def test_the_slope_of_a_quadratic_is_linear():
-    torch.testing.assert_close(slope(quadratic(1.5), REAL), 3 * REAL)
+    torch.testing.assert_close(input_gradient(quadratic(1.5), REAL), 3 * REAL)
 
 
 def test_gradient_penalty_at_the_mixture():

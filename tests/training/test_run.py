@@ -12,20 +12,22 @@ import time
 
 import pytest
 import torch
+from helpers.small_run import SMALL
 from PIL import Image
 from safetensors.torch import load_file
-from small_run import SMALL
 
-from gantx import checkpoint, config
+from gantx import checkpoint
+from gantx.config import presets
 from gantx.errors import CheckpointError, DataError, DivergedError, MissingError, Stopped, UsageError
-from gantx.training import journal, run, schedules, signals
+from gantx.runtime import signals
+from gantx.training import run, run_logger, schedules
 
 CPU = torch.device("cpu")
 TIMINGS = {"seconds", "images_per_second", "memory_gb"}
 
 
 def start(folder, *overrides, data="shapes"):
-    settings = config.load(overrides=[*SMALL, *overrides], settings={"data.source": data})
+    settings = presets.load(overrides=[*SMALL, *overrides], settings={"data.source": data})
     return run.start(
         settings, parent=folder, out=folder / "run", device=CPU, command=["gantx", "train"], say=print
     )
@@ -81,7 +83,7 @@ def test_a_run_leaves_a_complete_record(tmp_path, capsys):
     assert {"discriminator/loss", "generator/loss", "discriminator/gradient_norm", "r1_every_3/r1"} <= set(
         lines[-1]
     )
-    assert config.load(files=[folder / "config.yaml"]).name == "small"
+    assert presets.load(files=[folder / "config.yaml"]).name == "small"
     assert "data: 37 images" in (folder / "train.log").read_text()
     assert json.loads((folder / "env.json").read_text())["torch"] == torch.__version__
     assert "gantx train" in (folder / "command.txt").read_text()
@@ -91,7 +93,7 @@ def test_a_run_leaves_a_complete_record(tmp_path, capsys):
 
 
 def test_runs_are_numbered(tmp_path):
-    settings = config.load(overrides=[*SMALL, "training.kimg=0.008"], settings={"data.source": "shapes"})
+    settings = presets.load(overrides=[*SMALL, "training.kimg=0.008"], settings={"data.source": "shapes"})
     made = [
         run.start(settings, parent=tmp_path, out=None, device=CPU, command=[], say=print).name
         for _ in range(2)
@@ -243,7 +245,7 @@ def test_resume_refuses_a_complete_run_and_extends_it(tmp_path):
 
 def test_an_extension_survives_a_kill_before_its_first_checkpoint(tmp_path):
     folder = start(tmp_path, "training.kimg=0.04")
-    extended = config.load(files=[folder / "config.yaml"], overrides=["training.kimg=0.08"])
+    extended = presets.load(files=[folder / "config.yaml"], overrides=["training.kimg=0.08"])
     (folder / "config.yaml").write_text(extended.to_yaml())  # what the killed resume had written
     resume(folder)
     assert checkpoint.read_header(checkpoint.find(folder)).images == 80
@@ -251,7 +253,7 @@ def test_an_extension_survives_a_kill_before_its_first_checkpoint(tmp_path):
 
 def test_an_edited_config_file_is_refused_by_key(tmp_path):
     folder = start(tmp_path, "training.kimg=0.008")
-    edited = config.load(files=[folder / "config.yaml"], overrides=["objective.drift=1"])
+    edited = presets.load(files=[folder / "config.yaml"], overrides=["objective.drift=1"])
     (folder / "config.yaml").write_text(edited.to_yaml())
     with pytest.raises(UsageError, match=r"objective\.drift"):
         resume(folder, **{"training.kimg": 1})
@@ -259,7 +261,7 @@ def test_an_edited_config_file_is_refused_by_key(tmp_path):
 
 def test_two_processes_cannot_train_one_run(tmp_path):
     folder = start(tmp_path, "training.kimg=0.008")
-    with journal.claimed(folder), pytest.raises(UsageError, match=f"by process {os.getpid()}"):
+    with run_logger.claimed(folder), pytest.raises(UsageError, match=f"by process {os.getpid()}"):
         resume(folder, **{"training.kimg": 1})
     resume(folder, **{"training.kimg": 0.016})
 
@@ -404,7 +406,7 @@ def test_weights_that_are_not_finite_stop_the_run_like_losses_do(tmp_path):
 def test_runs_are_numbered_beyond_four_digits(tmp_path):
     (tmp_path / "9999-a").mkdir()
     (tmp_path / "10000-b").mkdir()
-    assert journal.create_folder(tmp_path, "c").name == "10001-c"
+    assert run_logger.create_folder(tmp_path, "c").name == "10001-c"
 
 
 def test_sigterm_while_images_are_prepared_leaves_nothing(tmp_path, monkeypatch):
@@ -413,7 +415,7 @@ def test_sigterm_while_images_are_prepared_leaves_nothing(tmp_path, monkeypatch)
     def terminate(done, total):
         os.kill(os.getpid(), signal.SIGTERM)
 
-    settings = config.load(overrides=SMALL, settings={"data.source": "shapes"})
+    settings = presets.load(overrides=SMALL, settings={"data.source": "shapes"})
     with pytest.raises(Stopped, match="the same command starts again"):
         run.start(
             settings,

@@ -1,9 +1,9 @@
 """Schedules against the released formulas and against numbers worked out by hand."""
 
 import pytest
-from golden_file import GoldenFile
+from helpers.golden_file import GoldenFile
 
-from gantx.config import AttentionWindowConfig, EMAConfig, OptimizerConfig
+from gantx.config.schema import AttentionWindowConfig, EMAConfig, OptimizerConfig
 from gantx.training import schedules
 
 BAND = AttentionWindowConfig(steps=((1100, 4), (1600, 6), (2100, 8), (3000, 10)), of_kimg=80000)

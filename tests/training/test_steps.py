@@ -5,16 +5,17 @@ import json
 
 import pytest
 import torch
-from recorded_operations import RecordedOperations
+from helpers.recorded_operations import RecordedOperations
+from helpers.small_families import small
+from helpers.small_run import SMALL
+from helpers.training_settings import PRESETS
 from safetensors.torch import load_file
-from small_families import small
-from small_run import SMALL
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
-from training_settings import PRESETS
 
-from gantx import checkpoint, config
+from gantx import checkpoint
 from gantx.benchmarking.launches import LaunchCounter
+from gantx.config import presets
 from gantx.data.batches import Batches
 from gantx.data.prepare import prepare
 from gantx.errors import MissingError
@@ -70,7 +71,7 @@ def test_a_compiled_run_can_be_replayed(preset, tmp_path, monkeypatch, quick_bac
 
 
 def test_a_replayed_run_resumes_with_the_same_bits(tmp_path, monkeypatch):
-    settings = config.load(
+    settings = presets.load(
         overrides=[*SMALL, "training.kimg=0.064", "training.attention_window=null"],
         settings={"data.source": "shapes"},
     )
@@ -121,7 +122,7 @@ def steps_of(*settings):
 
 
 def load(step, batches, iteration):
-    positions = dict.fromkeys(step.stage.reals, iteration * step.stage.batch)
+    positions = dict.fromkeys(step.phase.reals, iteration * step.phase.batch)
     step.load(batches, positions, seed=0, iteration=iteration)
 
 
@@ -153,7 +154,7 @@ def test_the_host_launches_little_outside_of_a_step(preset):
         for step in made.steps:
             load(step, batches, 0)  # orders the images of the epoch
             with LaunchCounter() as outside:
-                step.stage.moves.set_rate(0.5)
+                step.phase.trained.set_rate(0.5)
                 load(step, batches, 1)
             assert 0 < outside.total <= 12, outside.launches
 

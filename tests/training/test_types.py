@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from computed_types import ComputedTypes
-from small_families import small
-from training_settings import PRESETS
+from helpers.computed_types import ComputedTypes
+from helpers.small_families import small
+from helpers.training_settings import PRESETS
 
-from gantx.draws import draw
-from gantx.models import KeepsState
-from gantx.training.recipes import stages
-from gantx.training.stage import Statistics, run_stage
+from gantx.models.interfaces import KeepsState
+from gantx.runtime.random import draw
+from gantx.training.objective import phases
+from gantx.training.phase import Statistics, run_phase
 from gantx.training.state import TrainingState
 
 CPU = torch.device("cpu")
@@ -59,12 +59,12 @@ def run(settings, watch):
     for network in (state.generator.network, state.discriminator.network):
         if isinstance(network, KeepsState):
             network.update_state = paused(watch, network.update_state)
-    for stage in stages(settings, state.generator, state.discriminator, state.path_length):
-        shape = (stage.batch, *state.generator.network.image_shape)
-        reals = {stream: torch.rand(shape) * 2 - 1 for stream in stage.reals}
-        draws = draw(stage.spec, seed=0, stream=stage.name, step=0, device=CPU)
+    for phase in phases(settings, state.generator, state.discriminator, state.path_length):
+        shape = (phase.batch, *state.generator.network.image_shape)
+        reals = {stream: torch.rand(shape) * 2 - 1 for stream in phase.reals}
+        draws = draw(phase.spec, seed=0, stream=phase.name, step=0, device=CPU)
         with watch:
-            run_stage(stage, reals, draws, statistics)
+            run_phase(phase, reals, draws, statistics)
     assert set(logits) == {torch.float32}
     assert set(images) <= {torch.float32}
     assert {found.dtype for found in statistics.sums.values()} == {torch.float32}
@@ -145,14 +145,14 @@ def test_gradients_point_where_those_of_float32_do(preset):
         random = torch.Generator().manual_seed(3)
         for optimized in (state.generator, state.discriminator):  # away from the special weights of the start
             optimized.weights += 0.05 * torch.randn(optimized.weights.shape, generator=random)
-        for stage in stages(settings, state.generator, state.discriminator, state.path_length):
-            before = stage.moves.weights.clone()
+        for phase in phases(settings, state.generator, state.discriminator, state.path_length):
+            before = phase.trained.weights.clone()
             random = torch.Generator().manual_seed(1)
-            shape = (stage.batch, *state.generator.network.image_shape)
-            reals = {name: torch.rand(shape, generator=random) * 2 - 1 for name in stage.reals}
-            draws = draw(stage.spec, seed=0, stream=stage.name, step=0, device=CPU)
-            run_stage(stage, reals, draws, Statistics())
-            found.setdefault(stage.name, []).append(stage.moves.gradient.clone())
-            stage.moves.weights.copy_(before)
+            shape = (phase.batch, *state.generator.network.image_shape)
+            reals = {name: torch.rand(shape, generator=random) * 2 - 1 for name in phase.reals}
+            draws = draw(phase.spec, seed=0, stream=phase.name, step=0, device=CPU)
+            run_phase(phase, reals, draws, Statistics())
+            found.setdefault(phase.name, []).append(phase.trained.gradient.clone())
+            phase.trained.weights.copy_(before)
     for name, (exact, rounded) in found.items():
         assert torch.cosine_similarity(exact, rounded, dim=0) >= 0.99, name

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from computed_types import ComputedTypes
+from helpers.computed_types import ComputedTypes
 
 from gantx.models.layers import attention as module
 from gantx.models.layers.attention import attention, is_written_out, twice_differentiable, with_biases

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from computed_types import ComputedTypes
+from helpers.computed_types import ComputedTypes
 from torch import nn
 
 from gantx.models.layers.convolution import (

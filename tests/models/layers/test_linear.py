@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from computed_types import ComputedTypes
+from helpers.computed_types import ComputedTypes
 from torch import nn
 
 from gantx.models.layers.linear import Linear, linear

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gantx.models.layers.recomputation import recomputing, run_block
+from gantx.models.layers.checkpointing import recomputing, run_block
 
 
 class Counting(nn.Module):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from computed_types import ComputedTypes
+from helpers.computed_types import ComputedTypes
 
 from gantx.models.layers.resampling import SMALL, Resample
 from gantx.runtime.precision import set_compute_dtype

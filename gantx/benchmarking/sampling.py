@@ -1,0 +1,151 @@
+"""How fast a preset paints: its generator alone, and all the way from seeds to one file."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from gantx import models
+from gantx.benchmarking.machine import Machine, measuring, this_machine
+from gantx.benchmarking.timing import durations
+from gantx.config.schema import RunConfig
+from gantx.generation import sampling
+from gantx.io import imaging
+from gantx.runtime import devices
+from gantx.runtime.random import for_seeds
+
+WARM_UP, PASSES = 3, 10  # passes of the generator that do not count (the third captures), and that do
+IMAGES_ON_GPU, IMAGES_ELSEWHERE = 50_000, 512  # painted to the file unless the user says otherwise
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class SamplingFigures:
+    """How fast a preset paints.
+
+    Attributes:
+        preset: its name.
+        batch: images painted at once.
+        number: images of the file.
+        compiled: whether the generator was.
+        generator_images_per_second: of the generator alone, from latents on the device to images there.
+        file_images_per_second: from seeds to one whole .npy file, everything in between included.
+        share_of_generator: `file_images_per_second` against `generator_images_per_second`.
+        file_seconds: that the file took.
+        warm_up_seconds: what the first passes of the generator took longer than later ones: compiling, and
+            capturing what is replayed.
+        peak_memory_gib: of the GPU: all that was allocated at once; on the CPU: of the process.
+        machine: where.
+    """
+
+    preset: str
+    batch: int
+    number: int
+    compiled: bool
+    generator_images_per_second: float
+    file_images_per_second: float
+    share_of_generator: float
+    file_seconds: float
+    warm_up_seconds: float
+    peak_memory_gib: float
+    machine: Machine
+
+
+def measure(
+    settings: RunConfig,
+    device: torch.device,
+    *,
+    batch: int | None,
+    number: int | None,
+    compile: bool = False,
+    say: Say,
+) -> SamplingFigures:
+    """Measure how fast a preset paints, at random weights.
+
+    Args:
+        settings: whose generator.
+        device: where.
+        batch: images painted at once; None for as many as `gantx sample` would.
+        number: images of the file; None for 50,000 on a GPU and 512 elsewhere.
+        compile: whether the generator is compiled, as by `gantx sample --compile`.
+        say: receives a line for each thing that is measured.
+
+    Raises:
+        MissingError: the device has too little memory, the disk too little room, or compiling needs what is
+            not installed.
+    """
+    count = number or (IMAGES_ON_GPU if device.type == "cuda" else IMAGES_ELSEWHERE)
+    with measuring(device, settings.training.threads, batch):
+        generator = random_generator(settings, device)
+        batch = batch or sampling.batch_for(generator, device, count)
+        if compile:
+            generator = sampling.compiled(generator)
+        say(f"measuring the generator of {settings.name}")
+        alone, warm_up = generator_rate(generator, batch, device, say)
+        say(f"painting {count:,} images to a file")
+        with tempfile.TemporaryDirectory() as folder:
+            how = {"batch": batch, "device": device, "ratio": settings.data.ratio, "constant": compile}
+            write = partial(_write, generator, {**how, "log": say})
+            write(Path(folder) / "first.npy", min(count, 2 * batch))
+            before = time.perf_counter()
+            write(Path(folder) / "all.npy", count)
+            seconds = time.perf_counter() - before
+        return SamplingFigures(
+            preset=settings.name,
+            batch=batch,
+            number=count,
+            compiled=compile,
+            generator_images_per_second=alone,
+            file_images_per_second=count / seconds,
+            share_of_generator=count / seconds / alone,
+            file_seconds=seconds,
+            warm_up_seconds=warm_up,
+            peak_memory_gib=devices.memory_gb(device),
+            machine=this_machine(device),
+        )
+
+
+def random_generator(settings: RunConfig, device: torch.device) -> Any:
+    """The generator of a preset at random weights, as `gantx sample` holds one: evaluation, no gradients."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.training.seed)
+        generator = models.build(settings.generator)
+    return generator.to(device).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def generator_rate(generator: Any, batch: int, device: torch.device, say: Say) -> tuple[float, float]:
+    """How fast a generator paints, from latents on the device to float images there; replayed on CUDA.
+
+    Args:
+        generator: a network of `gantx.models`, on `device`.
+        batch: images painted at once.
+        device: where.
+        say: receives a line where nothing can be replayed.
+
+    Returns:
+        Images a second, and the seconds that the first passes took longer than later ones.
+    """
+    q: Any = for_seeds(sampling.spec_of_one(generator), range(batch), device)
+    passes = WARM_UP + PASSES
+    painter = sampling.BatchRunner(
+        lambda given: generator(given["z"], given["noise"]), device, batches=passes, log=say
+    )
+    seconds = durations(lambda: painter(q), device, passes)
+    usual = median(seconds[WARM_UP:])
+    return batch / usual, max(0.0, sum(seconds[:WARM_UP]) - WARM_UP * usual)
+
+
+def _write(generator: Any, how: Mapping[str, Any], path: Path, count: int) -> None:
+    """Paint seeds 0..count-1 into a .npy file, as `gantx sample` does; `how` is said to `sampling.sample`."""
+    seeds = range(count)
+    imaging.save_images(path, sampling.sample(generator, seeds, **how), seeds, {})

@@ -1,0 +1,77 @@
+"""What is said of a configuration that does not validate. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from gantx.config.networks import DISCRIMINATORS, GENERATORS
+from gantx.config.schema import RunConfig
+from gantx.errors import closest
+
+_FAMILIES = {"generator": GENERATORS, "discriminator": DISCRIMINATORS}
+
+
+def explain(problem: ValidationError) -> str:
+    """The first error of a validation as one sentence: where, what, what instead."""
+    error = problem.errors(include_url=False)[0]
+    where: list[str] = []
+    section: type[BaseModel] = RunConfig
+    for part in error["loc"]:
+        if len(where) == 1 and part in _FAMILIES.get(where[0], {}):
+            section = _FAMILIES[where[0]][str(part)]
+            continue
+        if isinstance(part, int) or part in section.model_fields or error["type"] == "extra_forbidden":
+            where.append(str(part))
+        section = _section_of(section, str(part)) or section
+    key = ".".join(where)
+    if error["type"] == "extra_forbidden":
+        return f"unknown key '{key}'{closest(where[-1], section.model_fields)}: " + (
+            f"{'.'.join(where[:-1]) or 'the top level'} knows {', '.join(section.model_fields)}"
+        )
+    if error["type"] == "union_tag_invalid":
+        families = _FAMILIES[where[0]]
+        found = error["ctx"]["tag"]
+        return f"{key}.family cannot be '{found}'{closest(found, families)}: use {', '.join(families)}"
+    if error["type"] == "missing":
+        return f"{key} is missing: it has no default"
+    if error["type"] == "model_type":
+        return f"{key} cannot be {error['input']!r}: it holds the keys {', '.join(section.model_fields)}"
+    if error["type"] == "literal_error":
+        expected = str(error["ctx"]["expected"])
+        known = [word.strip(" '") for word in expected.replace(" or ", ", ").split(",")]
+        rest = "".join(
+            ", on or off"
+            if other["type"] == "bool_parsing"
+            else f", or a value for which {_lower(other['msg'])}"
+            for other in _alternatives(problem)
+        )
+        return (
+            f"{key} cannot be '{error['input']}'{closest(str(error['input']), known)}: use {expected}{rest}"
+        )
+    reason = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{key}: {reason}" if key else reason
+    return f"{key} cannot be {error['input']!r}: {_lower(reason)}"
+
+
+def _alternatives(problem: ValidationError) -> list[Any]:
+    """The errors of the other members of a union, such as `auto or a number`, at the first error's place."""
+    first, *others = problem.errors(include_url=False)
+    return [other for other in others if other["loc"][:-1] == first["loc"][:-1] and other is not first]
+
+
+def _lower(text: str) -> str:
+    return text[0].lower() + text[1:]
+
+
+def _section_of(section: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """The Section class behind a field, looking through `X | None`."""
+    if key not in section.model_fields:
+        return None
+    annotation = section.model_fields[key].annotation
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None

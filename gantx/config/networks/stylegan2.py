@@ -1,0 +1,94 @@
+"""Sections of StyleGAN2."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from gantx.config.section import Positive, Section
+
+
+def _power_of_two(value: int) -> int:
+    if value & (value - 1):
+        below = 1 << (value.bit_length() - 1)
+        raise ValueError(f"must be a power of two, such as {below} or {2 * below}, not {value}")
+    return value
+
+
+PowerOfTwo = Annotated[int, Field(ge=8, le=2048), AfterValidator(_power_of_two)]
+
+
+def require_channels(resolution: int, channel_base: int) -> None:
+    """ValueError when the finest features would have no channel."""
+    if channel_base < resolution:
+        raise ValueError(
+            f"channel_base {channel_base} leaves no channel at resolution {resolution}: "
+            f"it must be at least {resolution}"
+        )
+
+
+class StyleGAN2GeneratorConfig(Section):
+    """StyleGAN2, generator (arXiv 1912.04958); see gantx.models.stylegan2.
+
+    Attributes:
+        resolution: side of the images, a power of two from 8.
+        latent_dim: size of z and w.
+        mapping_layers: linear layers from z to w (8 in the paper, 9 in GANformer's PyTorch code).
+        channel_base: a layer of side r has channel_base/r channels, ...
+        channel_max: ... but no more than this.
+        architecture: `skip` adds up the colours of all blocks, `resnet` adds each block's input to its
+            output, `orig` does neither.
+        noise: add noise in every layer.
+        final_convolution: one more convolution, without activation, before the last colours, as in
+            GANformer's PyTorch code.
+    """
+
+    family: Literal["stylegan2"] = "stylegan2"
+    has_styles: ClassVar[bool] = True
+    resolution: PowerOfTwo = 32
+    latent_dim: Positive = 512
+    mapping_layers: Positive = 8
+    channel_base: Positive = 32768
+    channel_max: Positive = 512
+    architecture: Literal["skip", "resnet", "orig"] = "skip"
+    noise: bool = True
+    final_convolution: bool = False
+
+    @model_validator(mode="after")
+    def _has_channels(self) -> StyleGAN2GeneratorConfig:
+        require_channels(self.resolution, self.channel_base)
+        return self
+
+
+class StyleGAN2DiscriminatorConfig(Section):
+    """StyleGAN2, residual discriminator; see gantx.models.stylegan2.
+
+    Attributes:
+        resolution: side of the images it judges, a power of two from 8.
+        channel_base: features of side r have channel_base/r channels, ...
+        channel_max: ... but no more than this.
+        group_size: samples that are compared with each other at the end.
+        group_channels: channels that say how much the samples of a group differ.
+        classes: number of classes that labels tell apart, 0 for none.
+    """
+
+    family: Literal["stylegan2"] = "stylegan2"
+    resolution: PowerOfTwo = 32
+    channel_base: Positive = 32768
+    channel_max: Positive = 512
+    group_size: Positive = 4
+    group_channels: Positive = 1
+    classes: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _divisible(self) -> StyleGAN2DiscriminatorConfig:
+        require_channels(self.resolution, self.channel_base)
+        require_groups(self.channel_base, self.channel_max, self.group_channels)
+        return self
+
+
+def require_groups(channel_base: int, channel_max: int, group_channels: int) -> None:
+    """ValueError when the 4x4 features cannot be shared by the channels that compare samples."""
+    if (channels := min(channel_base // 4, channel_max)) % group_channels:
+        raise ValueError(f"group_channels {group_channels} does not divide the {channels} channels at 4x4")

@@ -1,0 +1,180 @@
+"""From presets, files and overrides to a RunConfig.
+
+Values come, later ones winning, from the defaults of the schema, the preset, `--config FILE`, and the command
+line (`key=value`, dotted). A file may say `extends: other`. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from gantx.config.messages import explain
+from gantx.config.schema import RunConfig
+from gantx.errors import MissingError, UsageError, closest
+from gantx.io.atomic import replacing
+
+
+def preset_folder() -> Path:
+    """The folder of the presets: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "presets", package.parent / "presets"):
+        if folder.is_dir():
+            return folder
+    raise MissingError(f"no presets folder in or beside {package}: reinstall gantx")
+
+
+def preset_names() -> list[str]:
+    """Names of all presets, sorted."""
+    return sorted(path.stem for path in preset_folder().glob("*.yaml"))
+
+
+def preset_path(name: str) -> Path:
+    """The YAML file of a preset; UsageError with the closest name when there is none."""
+    names = preset_names()
+    if name not in names:
+        raise UsageError(f"no preset named '{name}'{closest(name, names)}: `gantx presets ls` lists them all")
+    return preset_folder() / f"{name}.yaml"
+
+
+def copy_preset(name: str, destination: Path) -> Path:
+    """Copy a preset to a file or into a folder for editing; UsageError when the file is already there."""
+    source = preset_path(name)
+    target = destination / source.name if destination.is_dir() else destination
+    if target.exists():
+        raise UsageError(f"{target} already exists: remove it or name another file")
+    with replacing(target) as beside:
+        shutil.copyfile(source, beside)
+    return target
+
+
+def load(
+    preset: str | None = None,
+    files: Iterable[Path] = (),
+    overrides: Iterable[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    base: RunConfig | None = None,
+) -> RunConfig:
+    """Resolve a configuration: defaults < base < preset < files < settings < overrides.
+
+    Args:
+        preset: name of a preset, or None.
+        files: YAML files, later ones winning.
+        overrides: `key=value` texts with dotted keys and YAML values.
+        settings: dotted keys and values that come from command-line flags.
+        base: a resolved configuration to start from instead of the defaults.
+
+    Raises:
+        UsageError: a file, key or value is wrong; the message names the closest valid one.
+    """
+    tree: dict[str, Any] = base.model_dump(mode="json") if base else {}
+    if preset is not None:
+        tree = _merge(tree, _read_with_parents(preset_path(preset), ()))
+        tree.setdefault("name", preset)
+    for path in files:
+        tree = _merge(tree, _read_with_parents(path, ()))
+    for key, value in (settings or {}).items():
+        tree = _merge(tree, _nest(key, value))
+    for text in overrides:
+        tree = _merge(tree, _nest(*_split_override(text)))
+    return validate(tree)
+
+
+def validate(tree: Mapping[str, Any]) -> RunConfig:
+    """Check a plain tree of settings; UsageError names the first wrong key and what would be right."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as problem:
+        raise UsageError(explain(problem)) from None
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """Dotted keys whose values differ, sorted."""
+    before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
+    return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+
+
+def _read_with_parents(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+    if path in children:
+        raise UsageError(f"{path} extends itself by way of {children[-1].name}: break the circle")
+    tree = _read_yaml(path)
+    parent = tree.pop("extends", None)
+    if parent is None:
+        return tree
+    beside = path.parent / f"{parent}.yaml"
+    # A copy that kept the name of the preset it extends means the preset, not itself.
+    local = beside.is_file() and not (beside == path and parent in preset_names())
+    base = _read_with_parents(beside if local else preset_path(str(parent)), (*children, path))
+    tree.setdefault("name", path.stem)
+    return _merge(base, tree)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
+    except FileNotFoundError as problem:
+        raise MissingError(f"no such configuration file: {path}") from problem
+    except OSError as problem:
+        raise UsageError(f"cannot read configuration {path}: {problem.strerror or problem}") from problem
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise UsageError(f"{path} is not valid YAML: {' '.join(str(problem).split())}") from problem
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UsageError(f"{path} must hold sections such as `training:`, not a {type(tree).__name__}")
+    return tree
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe loader, except that a key given twice is an error: the first would be lost unseen."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping; ConstructorError when a key repeats."""
+        merge = "tag:yaml.org,2002:merge"  # `<<: *anchor` is no key of its own
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != merge]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                what = f"the key '{key}' is given twice"
+                raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _split_override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"'{text}' is not an override: write key=value, for example training.batch=32")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as problem:
+        raise UsageError(f"{key}: '{value}' is not a YAML value") from problem
+
+
+def _nest(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def _merge(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    if top.get("family", base.get("family")) != base.get("family"):
+        return dict(top)  # another network: the settings of the one before mean nothing to it
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,379 @@
+"""Pictures of attention: what looked where while an image was painted.
+
+Two kinds of networks, two kinds of pictures. Where cells look at latents (GANformer), every latent has a
+colour and the map is a segmentation of the image, as in section 5.2 of its paper and its released code. Where
+cells look at each other (TransGAN, ViTGAN), one cell asks and a heat map shows where it looks.
+
+Maps are taken at the resolution of their layer, in the same pass as the image below them, one image at a
+time, and grow to the size of the image only when they are drawn.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+
+from gantx.data.crop import rectangle
+from gantx.errors import UsageError, closest
+from gantx.generation import sampling
+from gantx.generation.sampling import Truncation
+from gantx.io import imaging
+from gantx.models import interfaces
+from gantx.runtime.random import for_seeds
+
+# --- colours ----------------------------------------------------------------------------------------------
+
+
+def palette(count: int) -> Tensor:
+    """Colours of one lightness and saturation, evenly around the circle of hues: [count, 3] in [-1, 1].
+
+    Hues start at 0.01, lightness is 0.6 and saturation 0.65, which is seaborn's "hls" palette.
+    """
+    colours = [colorsys.hls_to_rgb((index / count + 0.01) % 1, 0.6, 0.65) for index in range(count)]
+    return 2 * torch.tensor(colours) - 1
+
+
+def argmax_map(attention: Tensor) -> Tensor:
+    """Each cell in the colour of the latent it looks at most: [B, m, S, S] to [B, 3, S, S].
+
+    Colours of latents that share the first place are added, as in the released code.
+    """
+    return soft_map((attention == attention.amax(1, keepdim=True)).float())
+
+
+def soft_map(attention: Tensor) -> Tensor:
+    """Each cell in the mixture of all latents' colours: [B, m, S, S] to [B, 3, S, S]."""
+    return torch.einsum("bmyx,mc->bcyx", attention, palette(attention.shape[1]).to(attention))
+
+
+# Black, indigo, crimson, orange, pale yellow: lighter is more, in print as well.
+_HEAT = torch.tensor([[0, 0, 0], [70, 20, 120], [190, 50, 85], [250, 145, 20], [255, 255, 180]]) / 127.5 - 1
+
+
+def heat_map(attention: Tensor) -> Tensor:
+    """Attention [B, S, S] from black at nothing to pale yellow at its maximum: [B, 3, S, S] in [-1, 1]."""
+    heat = attention / attention.amax((1, 2), keepdim=True)
+    place = heat.clamp(0, 1) * (len(_HEAT) - 1)
+    below = place.long().clamp(max=len(_HEAT) - 2)  # [B, S, S]
+    anchors = _HEAT.to(attention)
+    colours = torch.lerp(anchors[below], anchors[below + 1], (place - below)[..., None])
+    return colours.permute(0, 3, 1, 2)
+
+
+# What is drawn of a map, by its kind; the blends lie over the image.
+SHARES = {"argmax": argmax_map, "soft": soft_map, "blend": argmax_map, "softblend": soft_map}
+HEAT = ("soft", "softblend")
+_LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+
+
+def draw_shares(kind: str, attention: Tensor, images: Tensor, share: float) -> Tensor:
+    """Draw what cells pay to latents, at the size of the images.
+
+    Args:
+        kind: a key of `SHARES`; a blend is `share` parts image and the rest map, rounded down.
+        attention: [B, m, S, S].
+        images: uint8 [B, 3, H, W].
+        share: of the image in a blend, 0 to 1.
+
+    Returns:
+        uint8 [B, 3, H, W].
+    """
+    maps = _enlarged(sampling.quantise(SHARES[kind](attention.float())), images)
+    return torch.lerp(maps.float(), images.float(), share).to(torch.uint8) if "blend" in kind else maps
+
+
+def draw_heat(kind: str, attention: Tensor, images: Tensor, share: float) -> Tensor:
+    """Draw where one cell looks, at the size of the images.
+
+    Args:
+        kind: one of `HEAT`; the blend covers the image in grey, the more the hotter.
+        attention: [B, S, S].
+        images: uint8 [B, 3, H, W].
+        share: of the image in a blend, 0 to 1, where the heat is at its maximum.
+
+    Returns:
+        uint8 [B, 3, H, W].
+    """
+    maps = _enlarged(sampling.quantise(heat_map(attention.float())), images)
+    if kind == "soft":
+        return maps
+    # Of their own colours, green images would swallow yellow heat.
+    grey = (images * _LUMA).sum(1, keepdim=True)
+    # The root lets weak heat show its colour.
+    heat = (attention.float() / attention.amax((1, 2), keepdim=True)).sqrt()[:, None]
+    return torch.lerp(grey, maps.float(), (1 - share) * _enlarged(heat, images)).to(torch.uint8)
+
+
+def _enlarged(maps: Tensor, images: Tensor) -> Tensor:
+    """Maps [B, C, S, S] at the size of images [B, 3, H, W], each cell of one colour."""
+    return F.interpolate(maps, images.shape[2:], mode="nearest")
+
+
+# --- one pass ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class View:
+    """What is to be seen of the attention in an image.
+
+    Attributes:
+        layer: `last`, `all`, or the name of one.
+        head: the number of a head, `mean`, or `all`; empty for head 0 of one layer and all heads of all
+            layers where cells look at latents, and the mean of all heads where they look at each other.
+        kinds: what is drawn of each map, of `SHARES` or `HEAT`; empty for the argmax, and in one layer its
+            blend, where cells look at latents, and for the softblend where they look at each other.
+        query: row and column, in the cropped image, of the pixel whose cell asks, where cells look at each
+            other; None for the centre.
+        truncation: how far styles are drawn towards their average; None for ψ = 0.7 where cells look at
+            latents, and for none elsewhere.
+        stored_noise: leave the generator's noise at its stored value, or at zero, in place of the seed's.
+        ratio: height through width to which everything is cropped.
+        share: what the image contributes to a blend.
+    """
+
+    layer: str = "last"
+    head: str = ""
+    kinds: tuple[str, ...] = ()
+    query: tuple[int, int] | None = None
+    truncation: Truncation | None = None
+    stored_noise: bool = True
+    ratio: float = 1.0
+    share: float = 0.3
+
+
+def completed(generator: nn.Module, view: View) -> View:
+    """The view with everything said that this generator leaves open.
+
+    Raises:
+        UsageError: the generator shows no attention, or not of this kind, or has no such pixel.
+    """
+    if view.head not in ("", "mean", "all") and not view.head.isdecimal():
+        raise UsageError(f"no head '{view.head}': give its number, mean or all")
+    single = view.layer != "all"
+    truncation: Truncation | None
+    known: Collection[str]
+    if isinstance(generator, interfaces.ShowsAttention):
+        if view.query is not None:
+            raise UsageError(
+                "the cells of this network look at latents, not at each other, and all of them are drawn: "
+                "leave --query away"
+            )
+        known = SHARES
+        head, kinds = ("0", ("argmax", "blend")) if single else ("all", ("argmax",))
+        query, truncation = None, view.truncation or Truncation(0.7)
+    elif isinstance(generator, interfaces.ShowsSelfAttention):
+        known, head, kinds, truncation = HEAT, "mean", ("softblend",), view.truncation
+        _, height, width = sampling.cropped_shape(generator, view.ratio)
+        query = view.query or (height // 2, width // 2)
+        if query[0] >= height or query[1] >= width:
+            raise UsageError(
+                f"no pixel {query[0]},{query[1]} in an image of {height} rows and {width} columns: they "
+                "count from 0"
+            )
+    else:
+        raise UsageError(
+            "this network has no attention to show: choose a checkpoint of transgan, vitgan or ganformer"
+        )
+    for kind in view.kinds:
+        if kind not in known:
+            raise UsageError(
+                f"this network's attention cannot be drawn as '{kind}'{closest(kind, known)}: choose from "
+                f"{', '.join(known)}"
+            )
+    return replace(
+        view, head=view.head or head, kinds=view.kinds or kinds, query=query, truncation=truncation
+    )
+
+
+@torch.no_grad()
+def observe(generator: Any, seed: int, view: View, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
+    """Paint the image of a seed and keep the attention of the same pass.
+
+    Args:
+        generator: a network of `gantx.models` that shows attention, on `device`.
+        seed: of the image.
+        view: as `completed` gives it.
+        device: where the generator is.
+
+    Returns:
+        Image uint8 [1, 3, H, W], not cropped; by layer, attention [1, h, m, S, S] to latents or [1, h, S, S]
+        to cells.
+
+    Raises:
+        UsageError: truncation of a network without styles, or a layer it does not have.
+    """
+    q: Any = for_seeds(sampling.spec_of_one(generator), [seed], device)
+    noise = None if view.stored_noise else q["noise"]
+    given = q["z"]
+    if view.truncation is not None:
+        sampling.require_styles(generator, "truncation")
+    if isinstance(generator, interfaces.StyleBased):
+        given = generator.mapping(given, noise=noise)
+        if view.truncation is not None:
+            given = sampling.truncate(generator, given, *view.truncation)
+    layers = "last" if view.layer == "last" else "all"
+    if view.query is None:
+        images, maps = generator.observe(given, noise, layers)
+    else:
+        _, height, width = generator.image_shape
+        rows, columns = rectangle(height, width, view.ratio)
+        place = (rows.start + view.query[0] + 0.5) / height, (columns.start + view.query[1] + 0.5) / width
+        images, maps = generator.follow(given, place, noise, layers)
+    if view.layer not in ("last", "all"):
+        if view.layer not in maps:
+            raise UsageError(
+                f"no attention layer '{view.layer}'{closest(view.layer, maps)}: this network has "
+                f"{', '.join(maps)}"
+            )
+        maps = {view.layer: maps[view.layer]}
+    return sampling.quantise(images).cpu(), {name: attention.cpu() for name, attention in maps.items()}
+
+
+# --- pictures ---------------------------------------------------------------------------------------------
+
+
+class Picture(NamedTuple):
+    """An image, or a map of it.
+
+    Attributes:
+        name: `image`, or `<layer>.<head>.<kind>`.
+        pixels: uint8 [3, H, W].
+        notes: what it says above it on a sheet, two lines.
+        asker: the rectangle of the cell that asks, (top, left, height, width) in pixels; None without one.
+    """
+
+    name: str
+    pixels: Tensor
+    notes: tuple[str, str]
+    asker: tuple[int, int, int, int] | None = None
+
+
+def pictures(generator: Any, seed: int, view: View, device: torch.device) -> list[Picture]:
+    """The image of a seed, then the maps of its attention, layer by layer from coarse to fine.
+
+    Args:
+        generator: as in `observe`.
+        seed: of the image.
+        view: as `completed` gives it.
+        device: where the generator is.
+
+    Raises:
+        UsageError: what `observe` raises, or a layer without such a head.
+    """
+    image, maps = observe(generator, seed, view, device)
+    kept = sampling.crop(image, view.ratio)
+    draw = draw_shares if view.query is None else draw_heat
+    found = [Picture("image", kept[0], (f"seed {seed}", ""))]
+    for layer, attention in maps.items():
+        for head, of_head in _heads(layer, attention, view.head):
+            asker = None
+            if view.query is not None:
+                asker = _cell(view.query, image.shape[2:], of_head.shape[2], view.ratio)
+            for kind in view.kinds:
+                # A crop of a map has no whole cells in general, so maps are drawn at full size before.
+                drawn = sampling.crop(draw(kind, of_head, image, view.share), view.ratio)
+                peak = "" if asker is None else f", max {100 * float(of_head.amax()):.2g}%"
+                found.append(
+                    Picture(f"{layer}.{head}.{kind}", drawn[0], (f"{layer} {head}", kind + peak), asker)
+                )
+    return found
+
+
+def _heads(layer: str, attention: Tensor, head: str) -> Iterator[tuple[str, Tensor]]:
+    """Names and attention [1, ...] of the heads asked for, out of [1, h, ...]."""
+    if head == "mean":
+        yield "mean", attention.mean(1)
+        return
+    count = attention.shape[1]
+    if head != "all" and int(head) >= count:
+        raise UsageError(f"layer {layer} has no head {head}: it has {count}, counted from 0")
+    for index in range(count) if head == "all" else [int(head)]:
+        yield f"head{index}", attention[:, index]
+
+
+def _cell(query: tuple[int, int], size: Sequence[int], side: int, ratio: float) -> tuple[int, int, int, int]:
+    """Rectangle, in pixels of the cropped image, of the cell of an S x S grid that holds a pixel."""
+    rows, columns = rectangle(size[0], size[1], ratio)
+    height, width = size[0] // side, size[1] // side
+    top, left = (query[0] + rows.start) // height * height, (query[1] + columns.start) // width * width
+    return top - rows.start, left - columns.start, height, width
+
+
+_SMALLEST = 128  # sides of pictures on a sheet: less is hard to see
+
+
+def sheet(rows: Sequence[Sequence[Picture]]) -> Tensor:
+    """Lay pictures out, each under its notes, those of one image in a row: uint8 [3, H, W].
+
+    Small ones are enlarged by a whole factor, to at least 128 pixels. The cell that asks has a frame.
+    """
+    tiles = [_tile(picture) for row in rows for picture in row]
+    return imaging.grid(torch.stack(tiles), len(rows[0]), len(rows), gap=4)
+
+
+def _tile(picture: Picture) -> Tensor:
+    """One picture of a sheet, uint8 [3, h, w]."""
+    factor = math.ceil(_SMALLEST / min(picture.pixels.shape[1:]))
+    enlarged = picture.pixels.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+    drawing = Image.fromarray(enlarged.permute(1, 2, 0).contiguous().numpy())
+    if picture.asker is not None:
+        top, left, height, width = (factor * part for part in picture.asker)
+        pen = ImageDraw.Draw(drawing)
+        for margin, colour in ((2, "black"), (1, "white")):
+            corners = (left - margin, top - margin, left + width + margin - 1, top + height + margin - 1)
+            pen.rectangle(corners, outline=colour)
+    size = max(10, drawing.width // 32)  # of the letters
+    line = math.ceil(1.3 * size)
+    tile = Image.new("RGB", (drawing.width, drawing.height + 2 * line), "white")
+    tile.paste(drawing, (0, 2 * line))
+    pen = ImageDraw.Draw(tile)
+    for index, note in enumerate(picture.notes):
+        pen.text((2, index * line), note, fill="black", font=ImageFont.load_default(size))
+    return torch.from_numpy(np.array(tile)).permute(2, 0, 1)
+
+
+def save(
+    path: Path, seeds: Sequence[int], rows: Iterable[Sequence[Picture]], text: Mapping[str, str]
+) -> list[str]:
+    """Save pictures in the form the name asks for.
+
+    `.png` is a sheet, see `sheet`; a name without a suffix is a folder with every picture in a file of its
+    own, as it is: `seed-000007.image.png`, `seed-000007.8x8.1.head0.argmax.png`. Memory stays constant for
+    folders.
+
+    Args:
+        path: where to.
+        seeds: of the rows.
+        rows: the pictures of each seed.
+        text: where they come from; seeds and names are added.
+
+    Returns:
+        The names of the pictures of a row.
+
+    Raises:
+        MissingError: the disk is full or the folder cannot be written.
+    """
+    names: list[str] = []
+    if path.suffix:
+        all_rows = list(rows)
+        names = [picture.name for picture in all_rows[0]]
+        chunks = {"gantx:seeds": ",".join(map(str, seeds)), "gantx:columns": ", ".join(names)}
+        imaging.write_png(path, sheet(all_rows), {**text, **chunks})
+        return names
+    for seed, row in zip(seeds, rows, strict=True):
+        names = [picture.name for picture in row]
+        for picture in row:
+            chunks = {"gantx:seed": str(seed), "gantx:picture": picture.name}
+            file = path / f"seed-{seed:06d}.{picture.name}.png"
+            imaging.write_png(file, picture.pixels, {**text, **chunks})
+    return names

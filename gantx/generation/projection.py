@@ -1,0 +1,251 @@
+"""Projection: the latent whose image is most like a given one.
+
+Several starts, the best of many random latents, descend side by side by Adam. The distance is one of pixels,
+at every scale from a few coarse cells to the full image, so that no feature network has to be fetched; one
+can be added. Noise stays at its stored value, so that the latent alone has to explain the image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gantx.errors import DataError, MissingError, UsageError
+from gantx.evaluation import inception_weights
+from gantx.evaluation.assets import ASSETS, locate
+from gantx.evaluation.resizing import clean_by_matrix
+from gantx.generation import sampling
+from gantx.io.atomic import replacing
+from gantx.models import interfaces
+from gantx.runtime.random import Draw, Spec, for_seeds
+
+Space = Literal["z", "w", "w+"]
+Features = Callable[[Tensor], Tensor]
+Progress = Callable[[int, int], None]
+
+CANDIDATES = 256  # random latents that the starts are chosen from
+_COARSEST = 4  # cells a side of the coarsest scale that is compared
+_PRIOR = 1e-3  # weight of the squared distance from the start, in units of the spread of latents
+
+
+class Projection(NamedTuple):
+    """What was found.
+
+    Attributes:
+        latents: [1, *latent_shape] in z, styles [1, *style_shape] in w and w+: for `sampling.from_latents`.
+        image: what they paint, uint8 [3, H, W].
+        distance: mean absolute difference of its pixels from the target, in grey levels; never more than
+            `at_start`.
+        at_start: the same for the best random latent.
+    """
+
+    latents: Tensor
+    image: Tensor
+    distance: float
+    at_start: float
+
+
+def read_target(path: Path, image_shape: tuple[int, int, int]) -> Tensor:
+    """Read an image at the size of a generator's, cropped in the middle: uint8 [3, H, W].
+
+    Args:
+        path: of the image.
+        image_shape: (3, H, W); see `sampling.cropped_shape`.
+
+    Raises:
+        MissingError: there is no such file.
+        DataError: it is no image.
+    """
+    if not path.is_file():
+        raise MissingError(f"there is no image at {path}")
+    _, height, width = image_shape
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            fitted = ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS)
+    except (UnidentifiedImageError, OSError, ValueError) as problem:
+        raise DataError(f"cannot read the image {path}: {problem}") from problem
+    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
+
+
+def inception_features(weights: Path | None, device: torch.device) -> Features:
+    """Inception's pooled features of images [B, 3, H, W] in [-1, 1] as a function with gradients.
+
+    Args:
+        weights: file of NVIDIA's TorchScript Inception; None looks in the usual places.
+        device: where to compute.
+
+    Raises:
+        MissingError: the weights are not there.
+        DataError: the file holds something else.
+    """
+    located = locate(ASSETS["inception"], weights, allow_unverified=False)
+    network = inception_weights.load(located.path, "clean", digest=located.digest).to(device)
+
+    def features(images: Tensor) -> Tensor:
+        pixels = clean_by_matrix((images + 1) * 127.5).clamp(0, 255)
+        found: Tensor = network(pixels)[0]  # [B, 2048]
+        return found
+
+    return features
+
+
+def project(
+    generator: Any,
+    target: Tensor,
+    *,
+    device: torch.device,
+    space: str | None = None,
+    steps: int = 400,
+    starts: int = 4,
+    seed: int = 0,
+    rate: float = 0.05,
+    features: Features | None = None,
+    feature_weight: float = 1.0,
+    ratio: float = 1.0,
+    progress: Progress | None = None,
+) -> Projection:
+    """Find the latent whose image is most like the target.
+
+    Args:
+        generator: a network of `gantx.models`, on `device`, without gradients of its own.
+        target: uint8 [3, H, W] of the generator's size, or what the ratio leaves of it.
+        device: where the generator is.
+        space: `z`; `w`, one style for all layers; `w+`, one for each; None for w+ where there are styles.
+        steps: of Adam.
+        starts: latents that descend side by side.
+        seed: of the first candidate.
+        rate: learning rate in units of the spread of latents; it rises at first, then falls to zero.
+        features: a function with gradients of images [B, 3, H, W] in [-1, 1]; None for pixels alone.
+        feature_weight: weight of the distance of features, relative to that of the starts.
+        ratio: height / width to which images are cropped before they are compared; see `sampling.crop`.
+        progress: receives (done, steps).
+
+    Raises:
+        UsageError: the space is unknown, the network has no styles, the target is of another size, or there
+            are fewer than one start or no steps at all.
+    """
+    sampling.whole_number(steps, "steps", 1)
+    sampling.whole_number(starts, "starts", 1)
+    if tuple(target.shape) != (size := sampling.cropped_shape(generator, ratio)):
+        raise UsageError(f"the target is {list(target.shape)}, but this generator paints {list(size)}")
+    chosen = _space(generator, space)
+    wanted = target.to(device)[None] / 127.5 - 1  # [1, 3, H, W]
+    aim = None if features is None else features(wanted).detach()
+    network = generator if chosen == "z" else generator.synthesis
+
+    def generate(latents: Tensor) -> Tensor:
+        return sampling.crop(network(_widened(generator, latents, chosen)), ratio)
+
+    candidates, spread = _candidates(generator, chosen, seed, device)
+    with torch.no_grad():
+        images = torch.cat([generate(part) for part in candidates.split(32)])
+        best = pixel_distance(images, wanted).argsort()[:starts]
+        centre = candidates[best]  # [S, ...]
+        scale = 1.0
+        if features is not None and aim is not None:
+            distances = (features(images[best]) - aim).square().mean(1)
+            scale = feature_weight * float(pixel_distance(images[best], wanted).mean() / distances.mean())
+
+    moved = torch.zeros_like(centre, requires_grad=True)
+    optimizer = torch.optim.Adam([moved], betas=(0.9, 0.99))
+    lowest = torch.full((len(centre),), math.inf, device=device)
+    kept = centre
+    at_start = torch.zeros((), device=device)
+    for step in range(steps + 1):
+        point = centre + spread * moved
+        images = generate(point)
+        distance = pixel_distance(images, wanted)  # [S]
+        if features is not None and aim is not None:
+            distance = distance + scale * (features(images) - aim).square().mean(1)
+        levels = _grey_levels(images.detach(), wanted)
+        if step == 0:
+            at_start = levels.min()
+        # Coarse scales and features may gain what pixels lose, but pixels are what is reported.
+        better = (distance.detach() < lowest) & (levels <= at_start)
+        lowest = torch.where(better, distance.detach(), lowest)
+        kept = torch.where(better.view(-1, *[1] * (kept.ndim - 1)), point.detach(), kept)
+        if step == steps:
+            break
+        loss = distance + _PRIOR * moved.square().flatten(1).mean(1)
+        optimizer.param_groups[0]["lr"] = rate * _schedule(step / steps)
+        (moved.grad,) = torch.autograd.grad(loss.sum(), [moved])
+        optimizer.step()
+        if progress is not None:
+            progress(step + 1, steps)
+
+    found = _widened(generator, kept[lowest.argmin()][None], chosen).contiguous()
+    with torch.no_grad():
+        (image,) = sampling.from_latents(generator, found, batch=1, device=device, ratio=ratio)
+    return Projection(
+        found.cpu(), sampling.quantise(image)[0].cpu(), float(_grey_levels(image, wanted)), float(at_start)
+    )
+
+
+def pixel_distance(images: Tensor, target: Tensor) -> Tensor:
+    """Squared differences of images [B, 3, H, W] from a target [1, 3, H, W], averaged over scales: [B].
+
+    Every scale halves the side of the one before, down to a few cells: where shapes do not overlap yet, only
+    coarse scales say in which direction to go.
+    """
+    scales = []
+    while True:
+        scales.append((images - target).square().flatten(1).mean(1))
+        if min(images.shape[2:]) < 2 * _COARSEST:
+            return torch.stack(scales).mean(0)
+        images, target = F.avg_pool2d(images, 2), F.avg_pool2d(target, 2)
+
+
+def save_latents(path: Path, latents: Tensor) -> None:
+    """Write latents as the one tensor of a .safetensors file, which `gantx sample --latents` reads."""
+    with replacing(path) as beside:
+        save_file({"latents": latents.contiguous()}, beside)
+
+
+def _space(generator: Any, space: str | None) -> Space:
+    if space is None:
+        return "w+" if isinstance(generator, interfaces.StyleBased) else "z"
+    if space not in ("z", "w", "w+"):
+        raise UsageError(f"no space '{space}': use z, w or w+")
+    if space != "z":
+        sampling.require_styles(generator, f"projection into {space}")
+    return "z" if space == "z" else "w" if space == "w" else "w+"
+
+
+def _candidates(generator: Any, space: Space, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Random latents [CANDIDATES, ...] of a space and their spread; in w one layer, which stands for all."""
+    latent: Spec = {"z": Draw("normal", (1, *generator.latent_shape))}
+    q: Any = for_seeds(latent, range(seed, seed + CANDIDATES), device)
+    z: Tensor = q["z"]
+    if space == "z":
+        return z, torch.ones((), device=device)
+    with torch.no_grad():
+        ws: Tensor = generator.mapping(z)
+    ws = ws[..., :1, :] if space == "w" else ws.contiguous()
+    return ws, ws.std(0).mean()
+
+
+def _widened(generator: Any, latents: Tensor, space: Space) -> Tensor:
+    """Latents as the generator takes them: in w, the one layer for all L."""
+    if space != "w":
+        return latents
+    return latents.expand(*latents.shape[:-2], sampling.style_shape(generator)[-2], -1)
+
+
+def _grey_levels(images: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference from the target in grey levels, [B]."""
+    return (images.clamp(-1, 1) - target).abs().flatten(1).mean(1) * 127.5
+
+
+def _schedule(progress: float) -> float:
+    """Factor of the learning rate: up during the first twentieth, down by a cosine in the last quarter."""
+    return min(1.0, 20 * progress + 0.05) * 0.5 * (1 - math.cos(math.pi * min(1.0, 4 * (1 - progress))))

@@ -1,0 +1,1 @@
+"""Files: written whole, locked, cached; pictures and animations."""

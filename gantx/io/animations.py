@@ -1,0 +1,266 @@
+"""Moving pictures: GIF, WebP, APNG and MP4 files, folders of frames, film strips.
+
+Frames come one at a time and are written one at a time, so that memory does not depend on their number; only
+a film strip is one picture. Pillow codes the pixels of a frame, and what is written here is the container
+around them, because Pillow's own writers keep all frames until the last. MP4 is coded by PyAV, an extra.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import itertools
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gantx.errors import MissingError, UsageError
+from gantx.io import imaging
+from gantx.io.atomic import replacing
+
+SUFFIXES = (".gif", ".webp", ".apng", ".mp4", ".png")
+_SIDES = {".gif": 65_535, ".webp": 16_383, ".mp4": 16_384}  # pixels a side that the format holds
+_WEBP_QUALITY = 90
+
+
+def check(path: Path, fps: int) -> None:
+    """Refuse what cannot be written, before anything is painted.
+
+    Args:
+        path: of the animation; without a suffix it is a folder of frames.
+        fps: frames a second.
+
+    Raises:
+        UsageError: the format is unknown, or too slow for so many frames.
+        MissingError: the package that codes MP4 is not installed.
+    """
+    suffix = path.suffix.lower()
+    if suffix and suffix not in SUFFIXES:
+        raise UsageError(f"cannot write '{suffix}' files: use {', '.join(SUFFIXES)}, or a folder name")
+    if suffix == ".gif" and fps > 50:
+        raise UsageError(f"a GIF shows at most 50 frames a second, not {fps}: choose fewer, or .webp")
+    if suffix == ".mp4":
+        _video_package()
+
+
+def save(
+    path: Path,
+    frames: Iterator[Tensor],
+    count: int,
+    *,
+    shape: tuple[int, int],
+    fps: int,
+    text: Mapping[str, str],
+) -> None:
+    """Write an animation in the form the name asks for.
+
+    `.gif` (256 colours a frame), `.webp` (lossy), `.apng` (lossless) and `.mp4` (H.264) play; a name without
+    a suffix is a folder of PNGs `frame-000000.png`; `.png` is a film strip, a row for each of the images of a
+    frame and a column for each frame. All but MP4 repeat forever.
+
+    Args:
+        path: where to.
+        frames: uint8 [n, 3, H, W] each, n images side by side.
+        count: number of frames.
+        shape: (columns, rows) of the grid of images in a frame.
+        fps: frames a second.
+        text: where the images come from.
+
+    Raises:
+        UsageError, MissingError: as `check` does; or the format holds no frames of that size, or the disk is
+            full.
+    """
+    check(path, fps)
+    suffix = path.suffix.lower()
+    if suffix == ".png":
+        imaging.write_png(path, _strip(frames, count), text)
+        return
+    sheets: Iterator[Tensor] = (imaging.grid(images, *shape) for images in frames)
+    if not suffix:
+        for index, sheet in enumerate(sheets):
+            imaging.write_png(path / f"frame-{index:06d}.png", sheet, {**text, "gantx:frame": str(index)})
+        return
+    first = next(sheets)
+    limit = _SIDES.get(suffix)
+    if limit is not None and max(first.shape[1:]) > limit:
+        raise UsageError(
+            f"frames of {first.shape[2]}x{first.shape[1]} pixels are too large for {suffix}, which holds "
+            f"{limit} a side: make the grid smaller, or write a folder of frames"
+        )
+    sheets = itertools.chain([first], sheets)
+    with replacing(path) as beside:
+        if suffix == ".mp4":
+            _write_mp4(beside, sheets, fps, text)
+            return
+        write: Callable[[BinaryIO, Iterator[Tensor], int, int, Mapping[str, str]], None]
+        write = {".gif": _write_gif, ".webp": _write_webp, ".apng": _write_apng}[suffix]
+        with beside.open("wb") as file:
+            write(file, sheets, count, fps, text)
+
+
+def _strip(frames: Iterator[Tensor], count: int) -> Tensor:
+    strip: Tensor | None = None
+    for column, images in enumerate(frames):
+        if strip is None:  # [images · frames, 3, H, W], a row of the grid for each image of a frame
+            strip = images.new_empty(len(images), count, *images.shape[1:])
+        strip[:, column] = images
+    assert strip is not None
+    return imaging.grid(strip.flatten(0, 1), count, len(strip))
+
+
+def _picture(sheet: Tensor) -> Image.Image:
+    return Image.fromarray(sheet.permute(1, 2, 0).contiguous().numpy())
+
+
+def _lines(text: Mapping[str, str]) -> str:
+    return "\n".join(f"{key}={value}" for key, value in text.items())
+
+
+def _ticks(fps: int, per_second: int) -> Iterator[int]:
+    """Durations of frames in whole ticks; their rounding errors do not add up."""
+    ends = (round(frame * per_second / fps) for frame in itertools.count())
+    return (end - start for start, end in itertools.pairwise(ends))
+
+
+# --- GIF (89a): colour table and coded pixels of each frame come from a GIF of its own ---------------------
+
+
+def _write_gif(
+    file: BinaryIO, sheets: Iterator[Tensor], count: int, fps: int, text: Mapping[str, str]
+) -> None:
+    for index, (sheet, delay) in enumerate(zip(sheets, _ticks(fps, 100), strict=False)):
+        if index == 0:
+            file.write(b"GIF89a" + struct.pack("<HHBBB", sheet.shape[2], sheet.shape[1], 0x70, 0, 0))
+            file.write(b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00")  # repeat forever
+            comment = _lines(text).encode()
+            blocks = (comment[start : start + 255] for start in range(0, len(comment), 255))
+            file.write(b"\x21\xfe" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0")
+        file.write(b"\x21\xf9\x04" + struct.pack("<BHBB", 0x04, delay, 0, 0))
+        file.write(_gif_image(sheet))
+    file.write(b"\x3b")
+
+
+def _gif_image(sheet: Tensor) -> bytes:
+    """Image descriptor, local colour table and coded pixels of a frame."""
+    buffer = io.BytesIO()
+    _picture(sheet).quantize(256).save(buffer, "GIF", interlace=False)
+    data = buffer.getvalue()
+    size = data[10] & 0x07  # 2^(size + 1) colours
+    place = 13 + (6 << size)
+    table = data[13:place]
+    while data[place] == 0x21:  # extensions: two bytes, then blocks that begin with their length, then 0
+        place += 2
+        while data[place]:
+            place += data[place] + 1
+        place += 1
+    return data[place : place + 9] + bytes([0x80 | size]) + table + data[place + 10 : -1]
+
+
+# --- APNG: the pixels of each frame come from a PNG of its own -------------------------------------------
+
+
+def _write_apng(
+    file: BinaryIO, sheets: Iterator[Tensor], count: int, fps: int, text: Mapping[str, str]
+) -> None:
+    sequence = itertools.count()
+    for index, sheet in enumerate(sheets):
+        chunks = list(_png_chunks(imaging.encode_png(sheet, text if index == 0 else {})))
+        if index == 0:
+            file.write(b"\x89PNG\r\n\x1a\n")
+            (_, header), *others = chunks
+            _chunk(file, b"IHDR", header)
+            _chunk(file, b"acTL", struct.pack(">II", count, 0))
+            for name, data in others:
+                if name not in (b"IDAT", b"IEND"):
+                    _chunk(file, name, data)
+        height, width = sheet.shape[1:]
+        control = struct.pack(">IIIIIHHBB", next(sequence), width, height, 0, 0, 1, fps, 0, 0)
+        _chunk(file, b"fcTL", control)
+        for name, data in chunks:
+            if name == b"IDAT" and index == 0:
+                _chunk(file, b"IDAT", data)
+            elif name == b"IDAT":
+                _chunk(file, b"fdAT", struct.pack(">I", next(sequence)) + data)
+    _chunk(file, b"IEND", b"")
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    place = 8
+    while place < len(data):
+        (length,) = struct.unpack_from(">I", data, place)
+        yield data[place + 4 : place + 8], data[place + 8 : place + 8 + length]
+        place += length + 12
+
+
+def _chunk(file: BinaryIO, name: bytes, data: bytes) -> None:
+    file.write(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))
+
+
+# --- WebP: each frame is the content of a WebP of its own ------------------------------------------------
+
+
+def _write_webp(
+    file: BinaryIO, sheets: Iterator[Tensor], count: int, fps: int, text: Mapping[str, str]
+) -> None:
+    file.write(b"RIFF\0\0\0\0WEBP")
+    for index, (sheet, duration) in enumerate(zip(sheets, _ticks(fps, 1000), strict=False)):
+        sides = _three_bytes(sheet.shape[2] - 1) + _three_bytes(sheet.shape[1] - 1)
+        if index == 0:
+            _riff_chunk(file, b"VP8X", b"\x0a\0\0\0" + sides)  # is animated and has EXIF data
+            _riff_chunk(file, b"ANIM", b"\xff\xff\xff\xff\0\0")  # on white, repeat forever
+        buffer = io.BytesIO()
+        _picture(sheet).save(buffer, "WEBP", quality=_WEBP_QUALITY)
+        frame = bytes(6) + sides + _three_bytes(duration) + b"\x02"  # replaces what was there
+        _riff_chunk(file, b"ANMF", frame + buffer.getvalue()[12:])
+    exif = Image.Exif()
+    exif[0x010E] = _lines(text)  # ImageDescription
+    _riff_chunk(file, b"EXIF", exif.tobytes().removeprefix(b"Exif\0\0"))
+    size = file.tell() - 8
+    file.seek(4)
+    file.write(struct.pack("<I", size))
+
+
+def _riff_chunk(file: BinaryIO, name: bytes, data: bytes) -> None:
+    file.write(name + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2))
+
+
+def _three_bytes(number: int) -> bytes:
+    return number.to_bytes(3, "little")
+
+
+# --- MP4 ---------------------------------------------------------------------------------------------------
+
+
+def _video_package() -> Any:
+    try:
+        package = importlib.import_module("av")
+        package.codec.Codec("libx264", "w")
+    except (ImportError, ValueError) as problem:
+        raise MissingError(
+            "writing .mp4 needs PyAV with its H.264 encoder: pip install 'gantx[video]', or write .webp, .gif"
+        ) from problem
+    return package
+
+
+def _write_mp4(path: Path, sheets: Iterator[Tensor], fps: int, text: Mapping[str, str]) -> None:
+    av = _video_package()
+    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        container.metadata["comment"] = _lines(text)
+        stream = None
+        for sheet in sheets:
+            _, height, width = sheet.shape
+            if stream is None:
+                stream = container.add_stream("libx264", rate=fps, options={"crf": "16"})
+                stream.width, stream.height = width + width % 2, height + height % 2
+                stream.pix_fmt = "yuv420p"  # what every player shows: one colour for 2x2 pixels
+            even = torch.nn.functional.pad(sheet, (0, width % 2, 0, height % 2), value=255)
+            frame = av.VideoFrame.from_ndarray(even.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
+            container.mux(stream.encode(frame))
+        assert stream is not None
+        container.mux(stream.encode())

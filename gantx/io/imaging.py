@@ -1,0 +1,246 @@
+"""Pictures out of pixels: grids, PNG files, folders, zips and arrays.
+
+Every file is written beside its name and renamed when it is whole. PNGs carry where they come from in text
+chunks, so that an image can be traced to its seed and weights. Threads encode them while the next images are
+painted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+import tempfile
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image, PngImagePlugin
+from torch import Tensor
+
+from gantx.errors import MissingError, UsageError
+from gantx.io.atomic import replacing
+from gantx.io.prefetch import ahead, cores
+
+Result = TypeVar("Result")
+
+_ENCODERS = 8  # threads at most: what each does under Python's lock lets no more of them work at once
+_TOGETHER = 1 << 15  # pixels a thread encodes at a time: small images come in groups
+
+
+class _Group(NamedTuple):
+    """Some images, encoded by one thread: uint8 [n, 3, H, W], and the number of each."""
+
+    images: Tensor
+    numbers: Sequence[int]
+
+
+class _File(NamedTuple):
+    """A PNG under its name."""
+
+    name: str
+    data: bytes
+
+
+def grid_shape(count: int, wanted: str | None = None) -> tuple[int, int]:
+    """(columns, rows) of a grid that holds `count` images.
+
+    Args:
+        count: number of images.
+        wanted: `COLUMNSxROWS`, or None for the squarest grid.
+
+    Raises:
+        UsageError: the text is no grid, or the grid is too small.
+    """
+    if wanted is None:
+        columns = math.ceil(math.sqrt(count))
+        return columns, math.ceil(count / columns)
+    columns_text, _, rows_text = wanted.lower().partition("x")
+    if not (columns_text.isdecimal() and rows_text.isdecimal() and int(columns_text) and int(rows_text)):
+        raise UsageError(f"grid '{wanted}': write columns x rows, for example 8x8")
+    columns, rows = int(columns_text), int(rows_text)
+    if columns * rows < count:
+        raise UsageError(f"grid {wanted} has {columns * rows} places for {count} images: make it larger")
+    return columns, rows
+
+
+GAP = 2  # white pixels between the images of a grid
+
+
+def grid_of(sheet: Sequence[int], image: Sequence[int]) -> tuple[int, int]:
+    """(columns, rows) of a grid by its size (H, W) and that of its images; (0, 0) when it is none."""
+    (rows, row_rest), (columns, column_rest) = (
+        divmod(whole + GAP, part + GAP) for whole, part in zip(sheet, image, strict=True)
+    )
+    return (0, 0) if row_rest or column_rest else (columns, rows)
+
+
+def grid(images: Tensor, columns: int, rows: int, gap: int = GAP) -> Tensor:
+    """Lay images out in a grid on white.
+
+    Args:
+        images: uint8 [N, 3, H, W].
+        columns: images a row.
+        rows: rows; places beyond N stay white.
+        gap: pixels between images.
+
+    Returns:
+        uint8 [3, rows·(H+gap) − gap, columns·(W+gap) − gap].
+    """
+    count, channels, height, width = images.shape
+    sheet = images.new_full((columns * rows, channels, height + gap, width + gap), 255)
+    sheet[:count, :, :height, :width] = images
+    sheet = sheet.view(rows, columns, channels, height + gap, width + gap).permute(2, 0, 3, 1, 4)
+    whole = sheet.reshape(channels, rows * (height + gap), columns * (width + gap))
+    return whole[:, : rows * (height + gap) - gap, : columns * (width + gap) - gap]
+
+
+def encode_png(image: Tensor, text: Mapping[str, str]) -> bytes:
+    """One image uint8 [3, H, W] as PNG bytes with text chunks."""
+    chunks = PngImagePlugin.PngInfo()
+    for key, value in text.items():
+        chunks.add_text(key, value)
+    buffer = io.BytesIO()
+    # Z_RLE, which zlib has for PNGs: as small as the default on photographs, in a third of the time.
+    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(
+        buffer, "PNG", pnginfo=chunks, compress_type=zlib.Z_RLE
+    )
+    return buffer.getvalue()
+
+
+def write_png(path: Path, image: Tensor, text: Mapping[str, str]) -> None:
+    """Write one image uint8 [3, H, W] as a PNG with text chunks; MissingError when it cannot be written."""
+    with replacing(path) as beside:
+        beside.write_bytes(encode_png(image, text))
+
+
+def check_output(path: Path) -> None:
+    """Find out that a file could not be written there before the work that it is meant for.
+
+    Raises:
+        MissingError: its folder cannot be made or written.
+        UsageError: it is a folder.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: name a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as problem:
+        raise MissingError(f"cannot write {path}: {problem.strerror or problem}") from problem
+
+
+def save_images(
+    path: Path,
+    batches: Iterable[Tensor],
+    seeds: Sequence[int],
+    text: Mapping[str, str],
+    shape: tuple[int, int] | None = None,
+    origin: str = "seed",
+) -> None:
+    """Save sampled images in the form the name asks for.
+
+    `.png` is a grid, `.zip` an archive of PNGs (stored: they are compressed themselves), `.npy` an array
+    [N, H, W, 3] of the type of the batches, and a name without a suffix a folder of PNGs. Single images are
+    called `seed-000007.png`. Memory stays constant, but for grids. A power cut may take pictures of a folder
+    with it, whose number makes it slow to wait for the disk after each; no single file that has its name.
+
+    Args:
+        path: where to.
+        batches: uint8 [n, 3, H, W] in the order of `seeds`; any type for `.npy`.
+        seeds: one number per image.
+        text: where the images come from; the number is added.
+        shape: (columns, rows) of a grid.
+        origin: what the numbers count.
+
+    Raises:
+        MissingError: the disk is full or the folder cannot be written.
+        UsageError: the suffix is none of these.
+    """
+    match path.suffix.lower():
+        case ".png":
+            columns, rows = shape or grid_shape(len(seeds))
+            sheet = grid(torch.cat(list(batches)), columns, rows)
+            write_png(path, sheet, {**text, f"gantx:{origin}s": _compact(seeds)})
+        case ".npy":
+            with replacing(path) as beside, beside.open("wb") as file:
+                _write_array(file, batches, len(seeds))
+        case ".zip":
+            encode = partial(_encode, text=text, origin=origin)
+            with replacing(path) as beside, zipfile.ZipFile(beside, "w") as archive:
+                for files in _by_threads(encode, batches, seeds):
+                    for name, data in files:
+                        # A fixed date: equal images make equal archives.
+                        archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+        case "":
+            write = partial(_write_pngs, path, text=text, origin=origin)
+            for _ in _by_threads(write, batches, seeds):
+                pass
+        case _:
+            raise UsageError(f"cannot write '{path.suffix}' files: use .png, .zip, .npy, or a folder name")
+
+
+def _write_array(file: BinaryIO, batches: Iterable[Tensor], count: int) -> None:
+    """Write images [n, 3, H, W] as one array [count, H, W, 3], as `np.save` does, batch by batch."""
+    written = 0
+    for batch in batches:
+        rows = batch.permute(0, 2, 3, 1).contiguous().numpy()
+        if not written:
+            header = np.lib.format.header_data_from_array_1_0(rows)
+            np.lib.format.write_array_header_1_0(file, {**header, "shape": (count, *rows.shape[1:])})
+        file.write(rows.data)
+        written += len(rows)
+    if written != count:
+        raise ValueError(f"{written} images came instead of {count}")
+
+
+def _by_threads(
+    work: Callable[[_Group], Result], batches: Iterable[Tensor], numbers: Sequence[int]
+) -> Iterator[Result]:
+    """Results of `work` on groups of images, in order, done by threads while the next batch is painted."""
+    threads = min(_ENCODERS, cores())
+    return ahead(work, _groups(batches, numbers), threads=threads, waiting=4 * threads)
+
+
+def _groups(batches: Iterable[Tensor], numbers: Sequence[int]) -> Iterator[_Group]:
+    done = 0
+    for batch in batches:
+        _, _, height, width = batch.shape
+        for images in batch.split(max(1, _TOGETHER // (height * width))):
+            yield _Group(images, numbers[done : done + len(images)])
+            done += len(images)
+
+
+def _encode(group: _Group, text: Mapping[str, str], origin: str) -> list[_File]:
+    return [
+        _File(f"{origin}-{number:06d}.png", encode_png(image, {**text, f"gantx:{origin}": str(number)}))
+        for image, number in zip(group.images, group.numbers, strict=True)
+    ]
+
+
+def _write_pngs(folder: Path, group: _Group, text: Mapping[str, str], origin: str) -> None:
+    """Write PNGs beside their names and rename them; unlike `replacing`, nothing waits for the disk."""
+    beside = folder / f".{os.getpid()}-{threading.get_ident()}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in _encode(group, text, origin):
+            beside.write_bytes(data)
+            beside.replace(folder / name)
+    except OSError as problem:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise MissingError(f"cannot write into {folder}: {problem.strerror or problem}") from problem
+
+
+def _compact(seeds: Sequence[int]) -> str:
+    """`0-63` for a run of consecutive seeds, else `1,5,9`."""
+    if len(seeds) > 1 and list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
+        return f"{seeds[0]}-{seeds[-1]}"
+    return ",".join(str(seed) for seed in seeds)

@@ -1,0 +1,96 @@
+"""Scores while a run trains: the same evaluation as `gantx eval`, on the averaged generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from gantx.config.schema import RunConfig
+from gantx.evaluation.evaluate import Request, settings_of_run
+from gantx.evaluation.evaluator import Evaluator
+from gantx.evaluation.results import lower_is_better
+from gantx.evaluation.subjects import GeneratedImages
+
+
+class PeriodicEvaluation:
+    """Scores a generator by the run's own protocol, and knows which of the scores is the best.
+
+    Making one resolves weights and reference statistics, so that nothing is missing hours later.
+
+    Args:
+        config: of the run; its `evaluation` section says how.
+        device: where to compute.
+        say: receives lines of log.
+        progress: receives (done, total) while real images are measured.
+
+    Raises:
+        UsageError, MissingError, DataError: what `evaluation` asks for cannot be had.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        device: torch.device,
+        say: Callable[[str], None],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        settings = settings_of_run(config, Request(device=device, intervals=False))
+        self._quantise = settings.protocol.quantise
+        self._ratio = config.data.ratio
+        self._num = config.evaluation.num_during_training
+        self._interrupted: Callable[[], bool] = bool
+        self._show = progress
+        self._evaluator = Evaluator(settings, say=say, progress=self._on_progress)
+        self._show = None  # the run has a display of its own
+        self._deciding = self._evaluator.names[0]
+        self._best: tuple[str, float] | None = None  # protocol, value
+
+    def score(self, generator: torch.nn.Module, interrupted: Callable[[], bool]) -> dict[str, Any] | None:
+        """Score a generator.
+
+        Args:
+            generator: on the monitor's device.
+            interrupted: asked after each batch; once it says yes the evaluation is given up.
+
+        Returns:
+            `scores`, by name, and `protocol_hash`, for metrics.jsonl; None when given up.
+        """
+        self._interrupted = interrupted
+        subject = GeneratedImages(
+            generator, {}, num=self._num, seed=0, quantise=self._quantise, ratio=self._ratio
+        )
+        try:
+            result = self._evaluator.evaluate(subject)
+        except _GivenUp:
+            return None
+        scores = {
+            score.name: float(f"{score.value:.6g}") for score in result.scores if score.value is not None
+        }
+        return {"scores": scores, "protocol_hash": result.protocol_hash}
+
+    def improves(self, line: Mapping[str, Any]) -> bool:
+        """Take note of a line of scores; whether the first metric is better than all noted before it.
+
+        Scores of different protocols are not compared: a changed protocol starts anew.
+        """
+        name = self._deciding
+        if (value := line["scores"].get(name)) is None:
+            return False
+        if self._best is not None and self._best[0] == line["protocol_hash"]:
+            best = self._best[1]
+            if not (value < best if lower_is_better(name) else value > best):
+                return False
+        self._best = line["protocol_hash"], value
+        return True
+
+    def _on_progress(self, what: str, done: int, total: int) -> None:
+        if self._interrupted():
+            raise _GivenUp
+        if self._show is not None:
+            self._show(done, total)
+
+
+class _GivenUp(Exception):
+    """The run is asked to stop while an evaluation goes on."""

@@ -1,0 +1,101 @@
+"""What a person sees while a run trains: a live line in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+PLAIN_SECONDS = 30.0
+
+
+class ProgressDisplay:
+    """Shows progress on stderr.
+
+    Args:
+        total: images of the whole run.
+        console: where to; defaults to stderr.
+    """
+
+    def __init__(self, total: int, console: Console | None = None) -> None:
+        self.total = total
+        self.console = console or Console(stderr=True, highlight=False)
+        self.figures = ""
+        self._calls = 0
+        self._started = (0.0, 0)
+        self._spoke = time.monotonic()
+        self._live: Progress | None = None
+        if self.console.is_terminal and not os.environ.get("CI"):
+            bar = (BarColumn(bar_width=24),) if self.console.width >= 120 else ()
+            self._live = Progress(
+                TextColumn("kimg {task.fields[kimg]}"),
+                *bar,
+                TextColumn("{task.percentage:.0f}% {task.fields[rest]}"),
+                console=self.console,
+            )
+            self._task = self._live.add_task("train", total=total, kimg="0", rest="")
+            self._live.start()
+
+    def say(self, text: str) -> None:
+        """Print one line, above the live line if there is one."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def advance(self, images: int) -> None:
+        """Note progress; costs nothing on the device.
+
+        Speed counts from the second call on: what lies between the first two may have been compiled.
+        """
+        now = time.monotonic()
+        if self._calls < 2:
+            self._calls += 1
+            self._started = (now, images)
+        if self._live is not None:
+            kimg, rest = self._words(images, now)
+            self._live.update(self._task, completed=images, kimg=kimg, rest=rest)
+        elif now - self._spoke >= PLAIN_SECONDS or images >= self.total:
+            self._spoke = now
+            kimg, rest = self._words(images, now)
+            self.say(f"kimg {kimg} {rest}")
+
+    def figure(self, line: Mapping[str, float]) -> None:
+        """Take the newest metrics, to be shown from now on."""
+        parts = []
+        for player in ("discriminator", "generator"):
+            if f"{player}/loss" in line:
+                parts.append(f"loss_{player[0]} {line[f'{player}/loss']:.3g}")
+        norms = [line[key] for key in line if key in _NORMS]
+        if norms:
+            parts.append("gnorm " + "/".join(f"{norm:.2g}" for norm in norms))
+        parts.append(f"mem {line['memory_gb']:.1f}G")
+        self.figures = " ".join(parts)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._live is not None:
+            self._live.stop()
+
+    def _words(self, images: int, now: float) -> tuple[str, str]:
+        began, first = self._started
+        speed = (images - first) / (now - began) if images > first else 0.0
+        left = self.total - images
+        eta = duration(left / speed if left else 0) if speed or not left else "?"
+        kimg = f"{images / 1000:.6g}/{self.total / 1000:.6g}"
+        return kimg, f"eta {eta} img/s {speed:.3g} {self.figures}".rstrip()
+
+
+_NORMS = ("discriminator/gradient_norm", "generator/gradient_norm")
+
+
+def duration(seconds: float) -> str:
+    """A length of time in at most two units: 45s, 12m05, 1h02, 3d04h."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"

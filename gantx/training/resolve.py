@@ -1,0 +1,112 @@
+"""What a run's settings mean on this machine, and a process that is set up for them."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from gantx.config.schema import RunConfig
+from gantx.data.sources import known_names
+from gantx.runtime import devices
+from gantx.training.compiled_losses import pick_compile
+
+Say = Callable[[str], None]
+
+
+def resolve(settings: RunConfig, device: torch.device, steps: int, say: Say) -> RunConfig:
+    """Fix every value that would otherwise depend on the moment, so that a resumed run repeats it.
+
+    Args:
+        settings: the run as it was asked for.
+        device: where it trains.
+        steps: of D that are left.
+        say: receives what was chosen.
+    """
+    training = settings.training
+    precision, note = devices.pick_precision(training.precision, device)
+    if note:
+        say(note)
+    threads, note = devices.pick_threads(training.threads)
+    say(note)
+    deterministic = device.type == "cpu" if training.deterministic is None else training.deterministic
+    if not deterministic:
+        say("deterministic: off, so a resumed run may differ in last bits (training.deterministic=true)")
+    compile = pick_compile(training.compile, device, steps)
+    graphs = device.type == "cuda" if training.cuda_graphs == "auto" else training.cuda_graphs
+    if compile:
+        say("compile: on, so the first step of each kind takes up to minutes (--compile off)")
+    resolved = {
+        "precision": precision,
+        "threads": threads,
+        "deterministic": deterministic,
+        "compile": compile,
+        "cuda_graphs": graphs,
+    }
+    source = settings.data.source
+    if source not in known_names() and source is not None and Path(source).exists():
+        source = str(Path(source).resolve())  # the run may be resumed from another folder
+    return settings.model_copy(
+        update={
+            "training": training.model_copy(update=resolved),
+            "data": settings.data.model_copy(update={"source": source}),
+        }
+    )
+
+
+@contextlib.contextmanager
+def prepared_process(settings: RunConfig, device: torch.device) -> Iterator[None]:
+    """A process that trains as resolved settings say: threads, determinism, full float32, memory.
+
+    All is as before afterwards, but for the memory that a CPU's process keeps.
+
+    Args:
+        settings: resolved.
+        device: where it trains; a CUDA device becomes the current one.
+    """
+    training, fills = settings.training, torch.utils.deterministic
+    assert isinstance(training.threads, int)
+    before = (
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        fills.fill_uninitialized_memory,  # type: ignore[attr-defined]
+        torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.allow_tf32,
+    )
+    torch.set_num_threads(training.threads)
+    torch.use_deterministic_algorithms(training.deterministic is True)
+    # Filling fresh memory with NaN finds bugs of ours, not of the user's, and costs time.
+    fills.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if training.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    if device.type == "cpu":
+        devices.keep_freed_memory()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        # What is float32 in a bf16 run is little, and meant so; whoever asks for fp32 gets fp32.
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        threads, strict, filled, products, convolutions = before
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(strict)
+        fills.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+@contextlib.contextmanager
+def frozen_garbage() -> Iterator[None]:
+    """Spare the garbage collector the networks, which live as long as the run."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -1,0 +1,321 @@
+"""The run's folder: what is written into it while it trains, and how it is cut back before a resume."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from gantx import checkpoint
+from gantx.config.schema import RunConfig
+from gantx.errors import DivergedError, GantxError, MissingError, UsageError
+from gantx.generation import sampling
+from gantx.io import imaging, lock
+from gantx.io.atomic import replacing
+from gantx.runtime import devices
+from gantx.training.periodic_eval import PeriodicEvaluation
+from gantx.training.progress import ProgressDisplay
+from gantx.training.schedules import due
+from gantx.training.state import TrainingState
+
+_SAMPLE = re.compile(r"kimg-(\d{6}\.\d{3})\.png")
+
+
+def create_folder(parent: Path, name: str) -> Path:
+    """Make `parent/NNNN-name` with the next free number; MissingError when it cannot be made."""
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            matches = [re.match(r"(\d{4,})-", path.name) for path in parent.iterdir()]
+            taken = [int(match[1]) for match in matches if match]
+            folder = parent / f"{max(taken, default=0) + 1:04d}-{name}"
+            try:
+                folder.mkdir()
+            except FileExistsError:  # another run started at the same moment
+                continue
+            return folder
+    except OSError as problem:
+        raise MissingError(
+            f"cannot make a run folder in {parent}: {problem.strerror or problem}"
+        ) from problem
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold a run's folder for this process; the system lets go of it however the process ends.
+
+    Raises:
+        UsageError: another process trains this run.
+        MissingError: the folder cannot be written.
+    """
+    try:
+        file = (folder / ".lock").open("a+", encoding="utf-8")
+    except OSError as problem:
+        raise MissingError(f"cannot write into {folder}: {problem.strerror or problem}") from problem
+    with file:
+        if not lock.take(file):
+            file.seek(0)
+            raise UsageError(
+                f"{folder} is being trained by process {file.read().strip() or '?'}: wait for it or stop it"
+            )
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+class RunLogger:
+    """Writes metrics, pictures, checkpoints and the log of one run.
+
+    Args:
+        folder: the run's folder.
+        config: the resolved configuration.
+        state: what is trained.
+        data: name and digest of the images, for checkpoints.
+        display: what the user sees.
+        stop: returns an exception to raise once the state is saved, or None to go on.
+        monitor: scores the averaged generator, or None.
+        diagnose: further figures for every report.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: RunConfig,
+        state: TrainingState,
+        data: Mapping[str, Any],
+        display: ProgressDisplay,
+        stop: Callable[[], GantxError | None],
+        monitor: PeriodicEvaluation | None = None,
+        diagnose: Callable[[], dict[str, float]] = dict,
+    ) -> None:
+        self.folder = folder
+        self.config = config
+        self.state = state
+        self.data = dict(data)
+        self.display = display
+        self.stop = stop
+        self.monitor = monitor
+        self.diagnose = diagnose
+        self.checkpoints = folder / "checkpoints"
+        self.last_picture: Path | None = None
+        self._clock = time.monotonic()
+        self._reported = (state.images, state.seconds)
+        self._scored = self._saved = -1  # images at the last evaluation, and at the last save
+
+    def say(self, text: str) -> None:
+        """Show a line and keep it in train.log."""
+        self.display.say(text)
+        self.log(text)
+
+    def log(self, text: str) -> None:
+        """Keep a line in train.log."""
+        stamp = datetime.now().astimezone().isoformat(timespec="seconds")
+        self._append("train.log", f"{stamp} {text}\n")
+
+    def start(self) -> None:
+        """Start the clocks, and make up for a score that a stop prevented; call right before the loop."""
+        self.display.advance(self.state.images)
+        self.evaluate(self.state.images - self.config.training.batch)
+        self._clock = time.monotonic()
+
+    def after_iteration(self, before: int, *, finished: bool) -> None:
+        """Write whatever is due after an iteration that began at `before` images.
+
+        Raises:
+            DivergedError: a reported value is not finite.
+            Stopped: a stop was asked for; the state is saved.
+        """
+        now = time.monotonic()
+        self.state.seconds += now - self._clock
+        self._clock = now
+        settings, images = self.config.training, self.state.images
+        if finished or due(settings.report_kimg, before, images):
+            self.report()
+        self.display.advance(images)
+        if finished or due(settings.sample_kimg, before, images):
+            self.picture()
+        self.evaluate(before, finished=finished)
+        reason = None if finished else self.stop()
+        if finished or reason is not None or due(settings.checkpoint_kimg, before, images):
+            self.save()
+        if reason is not None:
+            raise reason
+        self._clock = time.monotonic() if self._scored == images else self._clock  # scoring is no training
+
+    def evaluate(self, before: int, *, finished: bool = False) -> None:
+        """Score the averaged generator if that is due, and keep the checkpoint if it is the best so far.
+
+        A stop that is asked for meanwhile gives the score up; the resumed run makes up for it.
+
+        Args:
+            before: images seen before the last iteration.
+            finished: this is the end of the run.
+        """
+        every, images = self.config.training.evaluate_every, self.state.images
+        if self.monitor is None or every is None or self._scored == images or images == 0:
+            return
+        if not finished and not due(every, before, images):
+            return
+        self._refuse_divergence(self.state.statistics.means())
+        # A stop does not give up the last score: nothing would make up for it.
+        average = self.state.average.network
+        found = self.monitor.score(average, lambda: not finished and self.stop() is not None)
+        if found is None:
+            return
+        line = {"kimg": images / 1000, "images": images, "seconds": round(self.state.seconds, 2), **found}
+        self._append("metrics.jsonl", json.dumps(line) + "\n")
+        self._scored = images
+        best = self.monitor.improves(line)
+        values = ", ".join(f"{name} {value:.4g}" for name, value in found["scores"].items())
+        self.say(f"kimg {images / 1000:g}: {values}{' (best so far)' if best else ''}")
+        if best:
+            self.save()
+            self._keep_best()
+
+    def _keep_best(self) -> None:
+        """Put the latest checkpoint into checkpoints/best, in the place of the one before."""
+        latest = self.checkpoints / checkpoint.checkpoint_name(self.state.images)
+        folder = self.checkpoints / "best"
+        with replacing(folder / latest.name) as beside:
+            beside.unlink()
+            try:
+                os.link(latest, beside)  # the same file under a second name takes no space
+            except OSError:
+                shutil.copyfile(latest, beside)
+        for path in checkpoint.all_in(folder):
+            if path.name != latest.name:
+                path.unlink(missing_ok=True)
+
+    def report(self) -> None:
+        """Append a line of means since the last report to metrics.jsonl."""
+        means = self.state.statistics.means()
+        self._refuse_divergence(means)
+        self.state.statistics.clear()
+        images, seconds = self.state.images, self.state.seconds
+        old_images, old_seconds = self._reported
+        self._reported = (images, seconds)
+        speed = (images - old_images) / (seconds - old_seconds) if seconds > old_seconds else 0.0
+        line: dict[str, Any] = {
+            "kimg": images / 1000,
+            "images": images,
+            "iteration": self.state.iteration,
+            **{name: float(f"{mean:.6g}") for name, mean in means.items()},
+            **self.diagnose(),
+            "seconds": round(seconds, 2),
+            "images_per_second": float(f"{speed:.4g}"),
+            "memory_gb": round(devices.memory_gb(self.state.device), 3),
+        }
+        self._append("metrics.jsonl", json.dumps(line) + "\n")
+        self.display.figure(line)
+
+    def picture(self) -> None:
+        """Paint the fixed latents with the averaged generator."""
+        seeds = range(self.config.training.samples)
+        images = sampling.sample(
+            self.state.average.network,
+            seeds,
+            batch=sampling.BATCH,
+            device=self.state.device,
+            ratio=self.config.data.ratio,
+        )
+        self._refuse_divergence(self.state.statistics.means())
+        name = f"kimg-{self.state.images / 1000:010.3f}.png"
+        text = {
+            "Software": "gantx",
+            "gantx:preset": self.config.name,
+            "gantx:images": str(self.state.images),
+        }
+        self.last_picture = self.folder / "samples" / name
+        imaging.save_images(self.last_picture, images, seeds, text)
+
+    def save(self) -> None:
+        """Write a checkpoint, once for a state, and drop the oldest beyond `keep_checkpoints`."""
+        if self._saved == self.state.images:
+            return
+        self._refuse_divergence(self.state.statistics.means())
+        self._flush_metrics()
+        try:
+            self.state.save(self.checkpoints / checkpoint.checkpoint_name(self.state.images), self.data)
+        except DivergedError as problem:
+            raise self._diverged(str(problem)) from None
+        checkpoint.prune(self.checkpoints, self.config.training.keep_checkpoints)
+        self._saved = self.state.images
+
+    def rewind(self) -> None:
+        """Cut the folder back to the state: remove newer metrics and pictures, and unfinished files.
+
+        Raises:
+            MissingError: the folder cannot be changed.
+        """
+        images = self.state.images
+        try:
+            for unfinished in self.folder.rglob(".*.part"):
+                unfinished.unlink(missing_ok=True)
+            for picture in (self.folder / "samples").glob("kimg-*.png"):
+                if (found := _SAMPLE.fullmatch(picture.name)) and round(float(found[1]) * 1000) > images:
+                    picture.unlink(missing_ok=True)
+        except OSError as problem:
+            raise MissingError(f"cannot clean up {self.folder}: {problem.strerror or problem}") from problem
+        metrics = self.folder / "metrics.jsonl"
+        if metrics.is_file():
+            text = metrics.read_text(encoding="utf-8", errors="replace")
+            kept = [line for line in text.splitlines() if _within(line, images)]
+            with replacing(metrics) as beside:
+                beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            lines = [json.loads(line) for line in kept]
+            for line in lines:
+                if "scores" in line:
+                    self._scored = line["images"]
+                    if self.monitor is not None:
+                        self.monitor.improves(line)
+            if reports := [line for line in lines if "scores" not in line]:
+                self._reported = (reports[-1]["images"], reports[-1]["seconds"])
+
+    def _refuse_divergence(self, means: Mapping[str, float]) -> None:
+        bad = next((name for name, mean in means.items() if not math.isfinite(mean)), None)
+        if bad is not None:
+            raise self._diverged(f"{bad} is {means[bad]}")
+
+    def _diverged(self, what: str) -> DivergedError:
+        last = checkpoint.latest_in(self.checkpoints)
+        where = f"the last good checkpoint is {last}" if last else "no checkpoint was written before"
+        return DivergedError(
+            f"training diverged by {self.state.images / 1000:g} kimg: {what}; {where}; "
+            "try a lower learning rate or a smaller clip_norm"
+        )
+
+    def _flush_metrics(self) -> None:
+        """Bring metrics.jsonl to the disk before the checkpoint that counts on it."""
+        metrics = self.folder / "metrics.jsonl"
+        try:
+            if metrics.is_file():
+                with metrics.open("r+b") as file:
+                    os.fsync(file.fileno())
+        except OSError as problem:
+            raise MissingError(f"cannot write {metrics}: {problem.strerror or problem}") from problem
+
+    def _append(self, name: str, text: str) -> None:
+        try:
+            with (self.folder / name).open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as problem:
+            raise MissingError(
+                f"cannot write {self.folder / name}: {problem.strerror or problem}"
+            ) from problem
+
+
+def _within(line: str, images: int) -> bool:
+    """Whether a line of metrics.jsonl is whole and not newer than `images`."""
+    try:
+        return int(json.loads(line)["images"]) <= images
+    except (ValueError, KeyError, TypeError):
+        return False  # cut off by a kill

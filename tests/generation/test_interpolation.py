@@ -1,0 +1,167 @@
+"""Walks: their timing, their frames, and that a seed is painted as it always is."""
+
+import pytest
+import torch
+from helpers.styled_networks import SECTIONS, styled
+
+from gantx import models
+from gantx.config import presets
+from gantx.errors import UsageError
+from gantx.generation import interpolation, sampling
+from gantx.generation.interpolation import Point, Sweep, Walk
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def transgan():
+    torch.manual_seed(0)
+    return models.build(presets.load("transgan-tiny").generator).eval()
+
+
+def frames_of(generator, walk, batch=16):
+    return torch.stack(list(interpolation.generate(generator, walk, batch=batch, device=CPU)))
+
+
+def samples(generator, seeds, truncation=None):
+    painted = sampling.sample(generator, list(seeds), batch=8, device=CPU, truncation=truncation)
+    return torch.cat(list(painted))
+
+
+def test_the_timing_of_a_walk():
+    walk = Walk(((1, 5, 9),), 7)
+    assert walk.keys() == [0, 3, 6]
+    assert [(point.start, point.end) for point in walk.points()] == [(1, 5)] * 3 + [(5, 9)] * 3 + [(9, 9)]
+    places = [point.place for point in walk.points()]
+    assert places == pytest.approx([0, 1 / 3, 2 / 3, 0, 1 / 3, 2 / 3, 0])
+    assert Walk(((1, 5, 9),), 61, loop=True).keys() == [0, 20, 40, 60]
+
+
+def test_a_loop_ends_where_it_began():
+    points = list(Walk(((1, 5), (2, 6)), 5, loop=True).points())
+    assert points[:2] == [Point(1, 5, 0.0, 1.0), Point(2, 6, 0.0, 1.0)]
+    assert points[-2:] == [Point(1, 1, 0.0, 1.0), Point(2, 2, 0.0, 1.0)]
+    assert points[4:6] == [Point(5, 1, 0.0, 1.0), Point(6, 2, 0.0, 1.0)]
+
+
+def test_smooth_easing_rests_at_the_seeds():
+    places = [point.place for point in Walk(((0, 1),), 11, easing="smooth").points()][:-1]
+    steps = torch.tensor(places).diff()
+    assert steps[0] < 0.5 * steps[4]
+    assert (steps > 0).all()
+
+
+def test_truncation_sweeps_along_the_walk_and_back_in_a_loop():
+    there = Walk(((3,),), 5, truncation=Sweep(0.0, 1.0))
+    assert [point.psi for point in there.points()] == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+    back = Walk(((3,),), 5, loop=True, truncation=Sweep(-1.0, 1.0))
+    assert [point.psi for point in back.points()] == pytest.approx([-1, 0, 1, 0, -1])
+
+
+def test_arcs_keep_the_length_of_gaussian_vectors_and_begin_and_end_exactly():
+    first, second = torch.randn(2, 4, 3, 500)
+    for place in (0.0, 0.25, 0.5, 1.0):
+        between = interpolation.slerp(first, second, torch.full((4,), place))
+        lengths = between.flatten(1).norm(dim=1) / 1500**0.5
+        assert (lengths - 1).abs().max() < 0.1
+    assert torch.equal(interpolation.slerp(first, second, torch.zeros(4)), first)
+    assert torch.equal(interpolation.slerp(first, second, torch.ones(4)), second)
+    middle = interpolation.slerp(torch.tensor([[1.0, 0]]), torch.tensor([[0, 1.0]]), torch.tensor([0.5]))
+    torch.testing.assert_close(middle, torch.full((1, 2), 0.5**0.5))
+    same = interpolation.slerp(first, first, torch.full((4,), 0.3))
+    torch.testing.assert_close(same, first)
+
+
+def test_frames_at_the_seeds_are_their_images_and_others_lie_between(transgan):
+    walk = interpolation.plan(transgan, [1, 5, 9], 13, loop=True)
+    frames = frames_of(transgan, walk)
+    assert frames.shape == (13, 1, 3, 32, 32)
+    assert torch.equal(frames[walk.keys()][:, 0], samples(transgan, [1, 5, 9, 1]))
+    assert len({frame.numpy().tobytes() for frame in frames}) == 12  # the last is the first
+    steps = frames.float().diff(dim=0).abs().mean((1, 2, 3, 4))
+    jump = (frames[4].float() - frames[0].float()).abs().mean()
+    assert steps[:4].max() < jump
+
+
+@pytest.mark.parametrize("space", ["z", "w"])
+@pytest.mark.parametrize("family", SECTIONS)
+def test_in_both_spaces_and_truncated_the_frame_of_a_seed_is_its_image(family, space):
+    generator = styled(family)
+    for truncation in (None, Sweep(0.6, 0.6), Sweep(0.6, 0.6, 1)):
+        walk = interpolation.plan(generator, [4, 7, 2], 9, space=space, truncation=truncation)
+        frames = frames_of(generator, walk)
+        drawn = truncation and sampling.Truncation(truncation.first, truncation.cutoff)
+        assert torch.equal(frames[walk.keys()][:, 0], samples(generator, [4, 7, 2], drawn))
+
+
+def test_the_batch_changes_no_frame():
+    generator = styled("ganformer")
+    walk = interpolation.plan(generator, range(6), 11, paths=2, loop=True, truncation=Sweep(0.2, 0.9))
+    assert walk.space == "w"
+    expected = frames_of(generator, walk, batch=64)
+    assert expected.shape == (11, 2, 3, 16, 16)
+    for batch in (1, 5):
+        assert torch.equal(frames_of(generator, walk, batch), expected)
+
+
+def test_arcs_and_lines_differ_between_the_seeds():
+    generator = styled("stylegan2")
+    arcs, lines = (
+        frames_of(generator, interpolation.plan(generator, [0, 1], 3, space=space)) for space in ("z", "w")
+    )
+    assert torch.equal(arcs[[0, 2]], lines[[0, 2]])
+    assert not torch.equal(arcs[1], lines[1])
+
+
+def test_a_sweep_from_the_average_to_the_seed():
+    generator = styled("vitgan")
+    walk = interpolation.plan(generator, [3], 4, truncation=Sweep(0.0, 1.0))
+    frames = frames_of(generator, walk)[:, 0]
+    assert torch.equal(frames[-1], samples(generator, [3])[0])
+    assert torch.equal(frames[0], samples(generator, [3], sampling.Truncation(0.0))[0])
+
+
+def test_a_walk_of_any_length_is_planned_and_painted_in_constant_memory(transgan):
+    """A walk of a million frames yields its first at once: nothing grows with the length."""
+    walk = interpolation.plan(transgan, range(40), 1_000_000)
+    frames = interpolation.generate(transgan, walk, batch=8, device=CPU)
+    assert torch.equal(next(frames)[0], samples(transgan, [0])[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"seeds": [1, 2, 3], "frames": 2}, "at least 3"),
+        ({"seeds": [1, 2, 3], "frames": 3, "loop": True}, "at least 4"),
+        ({"seeds": [1, 2, 3], "frames": 9, "paths": 2}, "multiple of 2"),
+        ({"seeds": [], "frames": 9}, "at least one seed"),
+        ({"seeds": [1, 2], "frames": 9, "paths": 0}, "paths 0: give a whole number, 1 or more"),
+        ({"seeds": [1, 2], "frames": 9, "paths": -2}, "paths -2"),
+        ({"seeds": [1, 2], "frames": 9, "paths": 2.0}, "paths 2.0"),
+        ({"seeds": [1, 2], "frames": 2.5}, "frames 2.5"),
+        ({"seeds": [1, 2], "frames": -5}, "frames -5"),
+        ({"seeds": [1, 2.5], "frames": 9}, "seed 2.5"),
+        ({"seeds": [-1, 2], "frames": 9}, "seed -1"),
+        ({"seeds": [1], "frames": 9, "space": "w"}, "needs a network with styles"),
+        ({"seeds": [1], "frames": 9, "truncation": Sweep(0, 1)}, "needs a network with styles"),
+        ({"seeds": [1], "frames": 9, "space": "x"}, "use z or w"),
+        ({"seeds": [1], "frames": 9, "easing": "x"}, "linear or smooth"),
+    ],
+)
+def test_what_cannot_be_walked_is_explained(transgan, arguments, words):
+    with pytest.raises(UsageError, match=words):
+        interpolation.plan(transgan, **arguments)
+
+
+def test_walks_side_by_side_are_of_one_length():
+    with pytest.raises(UsageError, match="the same number of seeds"):
+        Walk(((1, 2), (3,)), 9)
+
+
+def test_sweeps_are_read():
+    assert interpolation.parse_sweep(None) is None
+    assert interpolation.parse_sweep("0.7") == Sweep(0.7, 0.7)
+    assert interpolation.parse_sweep("-1:1", 4) == Sweep(-1.0, 1.0, 4)
+    for text in ("", "a:1", "1:2:3", "nan"):
+        with pytest.raises(UsageError, match="truncation"):
+            interpolation.parse_sweep(text)

@@ -1,0 +1,56 @@
+"""The smallest generator of each family that has all its parts, and a checkpoint of one."""
+
+import torch
+
+from gantx import checkpoint, models
+from gantx.config import presets
+from gantx.config.networks import GENERATORS
+from gantx.models import interfaces
+
+SETTINGS = {
+    "transgan": {"latent_dim": 8, "base_dim": 32, "base_size": 2, "depths": [1, 1, 1], "heads": 2},
+    "transgan2": {"latent_dim": 8, "dim": 32, "base_size": 2, "depths": [1, 1, 1], "heads": 2},
+    "vitgan": {
+        "resolution": 8, "patch_size": 2, "dim": 16, "depth": 1, "heads": 2, "mapping_depth": 2,
+        "decoder_dim": 16,
+    },
+    "ganformer": {
+        "resolution": 8, "components": 2, "latent_dim": 8, "mapping_layers": 3, "channel_base": 64,
+        "channel_max": 8,
+    },
+    "stylegan2": {
+        "resolution": 8, "latent_dim": 16, "mapping_layers": 2, "channel_base": 64, "channel_max": 8,
+    },
+}  # fmt: skip
+
+
+def build(family):
+    """A generator whose every parameter, and average of styles, is away from where it starts."""
+    torch.manual_seed(0)
+    generator = models.build(GENERATORS[family](**SETTINGS[family])).eval().requires_grad_(False)
+    for parameter in generator.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    if isinstance(generator, interfaces.StyleBased):
+        generator.w_avg.normal_()
+    return generator
+
+
+def save(folder, family):
+    """Write it as a checkpoint of the run `folder`, trained on /somewhere/faces; returns the file."""
+    settings = presets.load("transgan-tiny", overrides=["data.source=/somewhere/faces"]).model_dump(
+        mode="json"
+    )
+    settings["data"]["resolution"] = settings["discriminator"]["resolution"] = 8
+    section = GENERATORS[family](**SETTINGS[family]).model_dump(mode="json")
+    settings = presets.validate({**settings, "name": f"small-{family}", "generator": section})
+    path = folder / "checkpoints" / checkpoint.checkpoint_name(12000)
+    averaged = {f"generator_ema.{name}": value for name, value in build(family).state_dict().items()}
+    trained = {name.replace("_ema", "", 1): value + 1 for name, value in averaged.items()}
+    checkpoint.write(
+        path,
+        {**averaged, **trained},
+        config=settings,
+        progress={"images": 12000, "iteration": 375, "seconds": 1.0},
+        data={"name": "faces", "images": 9, "digest": "d"},
+    )
+    return path
