@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(
     not (ROOT / "pyproject.toml").is_file(), reason="needs a checkout: pyproject.toml is not beside tests/"
 )
 
-PRINT_PRESETS = "from gantx.config import preset_names; print(*preset_names())"
+PRINT_PRESETS = "from gantx.config.presets import preset_names; print(*preset_names())"
 PRINT_PLACE = "import gantx; print(gantx.__file__)"
 
 
@@ -58,7 +58,7 @@ def test_the_wheel_carries_presets_and_the_typing_mark(wheel):
     assert preset == (ROOT / "presets" / "transgan-tiny.yaml").read_bytes()
 
 
-def test_the_wheel_carries_the_weights_of_the_recogniser_of_shapes(wheel):
+def test_the_wheel_carries_the_weights_of_the_shapes_classifier(wheel):
     weights = "gantx/evaluation/shapes_classifier.safetensors"
     with zipfile.ZipFile(wheel) as archive:
         assert archive.read(weights) == (ROOT / weights).read_bytes()
