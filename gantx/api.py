@@ -76,7 +76,7 @@ def evaluate(
 
     request = evaluation.Request(metrics=tuple(metrics), device=devices.pick_device(device), **how)
     return evaluation.evaluate(
-        Path(target), request, say=lambda line: None, progress=lambda what, done, total: None
+        Path(target), request, log=lambda line: None, progress=lambda what, done, total: None
     )
 
 

@@ -148,7 +148,7 @@ def evaluate(
     )
     with Waiting() as waiting:
         waiting.say(devices.use_threads(threads or "auto"))
-        result = evaluation.evaluate(target, request, say=waiting.say, progress=waiting.show)
+        result = evaluation.evaluate(target, request, log=waiting.say, progress=waiting.show)
         result = result.judged(gates, regressions, earlier, strict=strict)
 
     if as_json:

@@ -71,7 +71,7 @@ def stats(
             DataConfig(source=data, resolution=resolution, ratio=ratio),
             request,
             mirrored=mirrored,
-            say=waiting.say,
+            log=waiting.say,
             progress=waiting.show,
         )
         reference.write(output, found, with_features=not moments)

@@ -20,8 +20,8 @@ from gantx.evaluation import reference
 from gantx.evaluation.evaluator import (
     METRICS,
     Evaluator,
+    Log,
     Progress,
-    Say,
     Settings,
     open_network,
 )
@@ -78,14 +78,14 @@ class Request:
     baseline: Result | None = None
 
 
-def evaluate(target: Path | None, request: Request, *, say: Say, progress: Progress) -> Result:
+def evaluate(target: Path | None, request: Request, *, log: Log, progress: Progress) -> Result:
     """Score a run, a checkpoint, or images that are already there.
 
     Args:
         target: a run, a folder of checkpoints, a .safetensors file, a folder or zip of images, or a .npy of
             them; None for the newest run in ./runs.
         request: how.
-        say: receives lines of log.
+        log: receives lines of log.
         progress: receives (what, done, total).
 
     Raises:
@@ -94,12 +94,12 @@ def evaluate(target: Path | None, request: Request, *, say: Say, progress: Progr
     """
     target = target or checkpoint.newest_run(Path("runs"))
     if _holds_weights(target):
-        return _evaluate_checkpoint(target, request, say, progress)
-    return _evaluate_images(target, request, say, progress)
+        return _evaluate_checkpoint(target, request, log, progress)
+    return _evaluate_images(target, request, log, progress)
 
 
 def statistics(
-    data: DataConfig, request: Request, *, mirrored: bool, say: Say, progress: Progress
+    data: DataConfig, request: Request, *, mirrored: bool, log: Log, progress: Progress
 ) -> Reference:
     """Measure the reference statistics of a set of real images, or take them from the cache.
 
@@ -107,14 +107,14 @@ def statistics(
         data: the images and their resolution.
         request: protocol, features and where to compute.
         mirrored: for generators trained with mirrored images.
-        say: receives lines of log.
+        log: receives lines of log.
         progress: receives (what, done, total).
     """
     settings = _settings(request, EvaluationConfig(), data, mirrored=mirrored)
     network = open_network(settings)
     assert settings.data is not None
     prepared = prepare(
-        settings.data, say=say, progress=lambda done, total: progress("preparing images", done, total)
+        settings.data, log=log, progress=lambda done, total: progress("preparing images", done, total)
     )
     stamp = reference.describe(
         prepared,
@@ -142,7 +142,7 @@ def settings_of_run(config: RunConfig, request: Request) -> Settings:
     return dataclasses.replace(settings, objects=_objects(data))
 
 
-def images_to_generate(config: EvaluationConfig, settings: Settings, num: int | None, say: Say) -> int:
+def images_to_generate(config: EvaluationConfig, settings: Settings, num: int | None, log: Log) -> int:
     """How many images are painted for a score: as asked for, else as the preset or the protocol says."""
     if num is not None:
         return num
@@ -152,16 +152,16 @@ def images_to_generate(config: EvaluationConfig, settings: Settings, num: int | 
     slow = settings.device.type == "cpu" and settings.features == "inception"
     if not slow or set(settings.metrics) == {"modes"} or usual <= CPU_IMAGES:
         return usual
-    say(f"{CPU_IMAGES:,} images instead of {usual:,}, which would take long without a GPU (--num {usual})")
+    log(f"{CPU_IMAGES:,} images instead of {usual:,}, which would take long without a GPU (--num {usual})")
     return CPU_IMAGES
 
 
-def _evaluate_checkpoint(target: Path, request: Request, say: Say, progress: Progress) -> Result:
+def _evaluate_checkpoint(target: Path, request: Request, log: Log, progress: Progress) -> Result:
     path = checkpoint.find(target)
     config = checkpoint.read_header(path).config
     settings = settings_of_run(config, request)
-    evaluator = Evaluator(settings, say=say, progress=progress)
-    num = images_to_generate(config.evaluation, settings, request.num, say)
+    evaluator = Evaluator(settings, log=log, progress=progress)
+    num = images_to_generate(config.evaluation, settings, request.num, log)
     generator, header = sampling.open_generator(path, settings.device)
     subject = GeneratedImages(
         generator,
@@ -172,11 +172,11 @@ def _evaluate_checkpoint(target: Path, request: Request, say: Say, progress: Pro
         ratio=config.data.ratio,
         batch=request.batch,
     )
-    say(f"scoring {num:,} images of {path}")
+    log(f"scoring {num:,} images of {path}")
     return _score(evaluator, subject, request.baseline)
 
 
-def _evaluate_images(target: Path, request: Request, say: Say, progress: Progress) -> Result:
+def _evaluate_images(target: Path, request: Request, log: Log, progress: Progress) -> Result:
     images = open_images(target)
     ratio = images.height / images.width
     if ratio > 1 and request.reference is None:
@@ -189,8 +189,8 @@ def _evaluate_images(target: Path, request: Request, say: Say, progress: Progres
         _settings(request, EvaluationConfig(), data, mirrored=False), objects=_objects(data)
     )
     subject = Found(images, num=request.num, seed=request.seed, batch=request.batch)
-    evaluator = Evaluator(settings, say=say, progress=progress)
-    say(f"scoring {len(subject):,} of {len(images):,} images in {target}")
+    evaluator = Evaluator(settings, log=log, progress=progress)
+    log(f"scoring {len(subject):,} of {len(images):,} images in {target}")
     return _score(evaluator, subject, request.baseline)
 
 

@@ -42,7 +42,7 @@ KID_SUBSETS, KID_SIZE = 100, 1000
 PR_K, DC_K = 3, 5
 _SEED = 0  # of the subsets of KID and of the images that enter the neighbour metrics
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 Progress = Callable[[str, int, int], None]  # what is done, images so far, images in all
 
 
@@ -88,7 +88,7 @@ class Evaluator:
 
     Args:
         settings: how.
-        say: receives lines of log.
+        log: receives lines of log.
         progress: receives (what, done, total).
 
     Raises:
@@ -97,10 +97,10 @@ class Evaluator:
         DataError: data or statistics cannot be used.
     """
 
-    def __init__(self, settings: Settings, *, say: Say, progress: Progress) -> None:
+    def __init__(self, settings: Settings, *, log: Log, progress: Progress) -> None:
         started = time.perf_counter()
         self.settings = settings
-        self._say, self._progress = say, progress
+        self._log, self._progress = log, progress
         self._network: FeatureNetwork | None = None
         self._reference: Reference | None = None
         self._classifier_digest: str | None = None
@@ -120,7 +120,7 @@ class Evaluator:
                     "--features and --engine away"
                 )
         if self._network is not None and AGAINST_REALS & set(settings.metrics):
-            self._reference = _resolve_reference(settings, self._network, say, progress)
+            self._reference = _resolve_reference(settings, self._network, log, progress)
             if settings.reference is None and settings.data is not None:
                 self._lossy = lossy_images(settings.data)
         self.seconds_to_resolve = time.perf_counter() - started
@@ -146,7 +146,7 @@ class Evaluator:
         seen = self._measure(subject)
         measured = time.perf_counter()
         if self.settings.intervals and self._network is not None:
-            self._say("computing scores and their 95 % intervals")
+            self._log("computing scores and their 95 % intervals")
         scores = self._scores(seen)
         timing = {
             "resolve_seconds": self.seconds_to_resolve,
@@ -389,7 +389,7 @@ def open_network(settings: Settings) -> FeatureNetwork:
 
 
 def _resolve_reference(
-    settings: Settings, network: FeatureNetwork, say: Say, progress: Progress
+    settings: Settings, network: FeatureNetwork, log: Log, progress: Progress
 ) -> Reference:
     if settings.reference is not None:
         known = reference.read(settings.reference)
@@ -409,7 +409,7 @@ def _resolve_reference(
         raise MissingError(
             "nothing to compare with: name the real images with --data, or their statistics with --reference"
         )
-    prepared = _prepare(settings.data, say, progress)
+    prepared = _prepare(settings.data, log, progress)
     stamp = reference.describe(
         prepared,
         network,
@@ -426,15 +426,15 @@ def _resolve_reference(
         progress=lambda done, total: progress("measuring real images", done, total),
         use_cache=settings.use_cache,
     )
-    say(f"reference: {known.count:,} images of {prepared.name}{' (from cache)' if cached else ''}")
+    log(f"reference: {known.count:,} images of {prepared.name}{' (from cache)' if cached else ''}")
     return known
 
 
-def _prepare(data: DataConfig, say: Say, progress: Progress) -> Prepared:
+def _prepare(data: DataConfig, log: Log, progress: Progress) -> Prepared:
     """The real images; a MissingError about their place says how to name others."""
     try:
         return prepare(
-            data, say=say, progress=lambda done, total: progress("preparing real images", done, total)
+            data, log=log, progress=lambda done, total: progress("preparing real images", done, total)
         )
     except MissingError as problem:
         if data.source in known_names() or data.source is None or Path(data.source).exists():

@@ -17,7 +17,7 @@ from gantx.training.phase import differentiate
 from gantx.training.state import TrainingState
 
 
-def fit(settings: RunConfig, state: TrainingState, say: Callable[[str], None]) -> RunConfig:
+def fit(settings: RunConfig, state: TrainingState, log: Callable[[str], None]) -> RunConfig:
     """Settle a micro-batch of `auto`, so that a resumed run repeats it; other settings stay as they are.
 
     On a GPU every step is rehearsed, eagerly, which takes at least as much memory as compiled code. A CPU
@@ -46,7 +46,7 @@ def fit(settings: RunConfig, state: TrainingState, say: Callable[[str], None]) -
             "training.recompute=true"
         )
     size = found.training.micro_batch
-    say(f"micro-batch: {size or 'whole batches'}, what fits into the memory of {state.device}")
+    log(f"micro-batch: {size or 'whole batches'}, what fits into the memory of {state.device}")
     return found
 
 

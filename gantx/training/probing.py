@@ -17,7 +17,7 @@ from gantx.training.microbatch import ladder, rehearse
 from gantx.training.objective import at_once, phases
 from gantx.training.plan import needed
 from gantx.training.progress import duration
-from gantx.training.resolve import Say, prepared_process, resolve
+from gantx.training.resolve import Log, prepared_process, resolve
 from gantx.training.state import TrainingState
 
 ITERATIONS = 20  # that are timed, unless they take longer than
@@ -60,7 +60,7 @@ class Probe:
         return self.limit is None or self.expected(size) <= ROOM * self.limit
 
 
-def probe(settings: RunConfig, device: torch.device, say: Say) -> dict[str, str]:
+def probe(settings: RunConfig, device: torch.device, log: Log) -> dict[str, str]:
     """Try steps of a run on random weights and empty images; labels and values that say what they took.
 
     Micro-batches of ever more samples are tried, as long as memory and patience last; the steps of the
@@ -69,10 +69,10 @@ def probe(settings: RunConfig, device: torch.device, say: Say) -> dict[str, str]
     Args:
         settings: the run.
         device: where it would train.
-        say: receives what was chosen for this machine.
+        log: receives what was chosen for this machine.
     """
     batch = settings.training.batch
-    settings = resolve(settings, device, target_images(settings) // batch, say)
+    settings = resolve(settings, device, target_images(settings) // batch, log)
     with prepared_process(settings, device):
         found = _try(settings, device)
     figures = {"fits": _fits(found)}

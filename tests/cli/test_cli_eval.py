@@ -138,7 +138,7 @@ def _stats(tmp_path):
 
         folder.mkdir()
         data = presets.load(overrides=SMALL, settings={"data.source": "shapes"}).data
-        for index, image in enumerate(prepare(data, say=print).images):
+        for index, image in enumerate(prepare(data, log=print).images):
             Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{index:02d}.png")
         result = run("stats", folder, "--resolution", "8", "-o", tmp_path / "s.safetensors", *FAST)
         assert result.exit_code == 0, result.output

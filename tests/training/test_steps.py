@@ -30,7 +30,7 @@ def train(folder, settings, capture=None, monkeypatch=None):
     """The last checkpoint's tensors and the lines of metrics of a run, replayed if `capture` is given."""
     if capture is not None:
         monkeypatch.setattr(steps, "capture_for", lambda settings, device: capture)
-    folder = run.start(settings, parent=folder, out=folder, device=CPU, command=["gantx"], say=print)
+    folder = run.start(settings, parent=folder, out=folder, device=CPU, command=["gantx"], log=print)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     timed = {"seconds", "images_per_second", "memory_gb"}
     kept = [{key: value for key, value in line.items() if key not in timed} for line in lines]
@@ -79,7 +79,7 @@ def test_a_replayed_run_resumes_with_the_same_bits(tmp_path, monkeypatch):
     half = settings.model_copy(update={"training": settings.training.model_copy(update={"kimg": 0.032})})
     train(tmp_path / "broken", half, RecordedOperations(), monkeypatch)
     longer = {"training.kimg": 0.064}
-    run.resume(tmp_path / "broken", changes=longer, overrides=[], device=CPU, command=["gantx"], say=print)
+    run.resume(tmp_path / "broken", changes=longer, overrides=[], device=CPU, command=["gantx"], log=print)
     assert same(plain, load_file(checkpoint.latest_in(tmp_path / "broken" / "checkpoints")))
 
 
@@ -116,7 +116,7 @@ def steps_of(*settings):
     settings = small(*settings)
     state = TrainingState(settings, CPU)
     state.set_attention_window(2 if settings.training.attention_window else None)
-    prepared = prepare(settings.data, say=lambda line: None)
+    prepared = prepare(settings.data, log=lambda line: None)
     batches = Batches(prepared, seed=0, mirror=True, device=CPU, resident="device")
     yield settings, state, steps.build_steps(settings, state, log=print), batches
 
