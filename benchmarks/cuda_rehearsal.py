@@ -35,7 +35,7 @@ from gantx.config.schema import RunConfig  # noqa: E402
 from gantx.data.batches import Batches  # noqa: E402
 from gantx.data.prepare import Prepared  # noqa: E402
 from gantx.errors import GantxError, UsageError  # noqa: E402
-from gantx.training.objective import phases  # noqa: E402
+from gantx.training.phases import phases  # noqa: E402
 from gantx.training.state import TrainingState  # noqa: E402
 from gantx.training.steps import Steps  # noqa: E402
 
@@ -165,9 +165,9 @@ def rehearse_preset(settings: RunConfig, cut, *, windows, names, compile_kernels
             phase = Phase(
                 step.phase.name,
                 window,
-                step.phase.every,
+                step.phase.interval,
                 step.phase.batch,
-                [part.samples for part in step.phase.passes],
+                [part.micro_batch_size for part in step.phase.passes],
             )
             log(f"{settings.name}: {title(phase)}")
             found.append(phase)

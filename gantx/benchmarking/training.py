@@ -135,7 +135,7 @@ def measure(settings: RunConfig, device: torch.device, *, steps: int | None, log
             average = median(durations(run.average, device, alone))
             warm_up = sum(sum(spans) - WARM_UP * seconds[name] for name, spans in first.items())
 
-            period = math.lcm(*(phase.every for phase in run.phases))
+            period = math.lcm(*(phase.interval for phase in run.phases))
             iterations = -(-wanted // period) * period
             log(f"measuring {iterations} iterations")
             run.iterate(period)
@@ -153,7 +153,7 @@ def measure(settings: RunConfig, device: torch.device, *, steps: int | None, log
     of_phases = tuple(
         PhaseFigures(
             phase.name,
-            phase.every,
+            phase.interval,
             phase.batch,
             1000 * seconds[phase.name],
             gflop[phase.name],
@@ -162,7 +162,7 @@ def measure(settings: RunConfig, device: torch.device, *, steps: int | None, log
         )
         for phase in run.phases
     )
-    teraflops = sum(gflop[phase.name] / phase.every for phase in run.phases) / iteration / 1000
+    teraflops = sum(gflop[phase.name] / phase.interval for phase in run.phases) / iteration / 1000
     return TrainingFigures(
         preset=settings.name,
         batch=training.batch,

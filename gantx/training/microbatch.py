@@ -12,8 +12,8 @@ from gantx.config.schema import RunConfig
 from gantx.errors import MissingError, UsageError
 from gantx.runtime import devices
 from gantx.runtime.random import draw, take
-from gantx.training.objective import phases
 from gantx.training.phase import differentiate
+from gantx.training.phases import phases
 from gantx.training.state import TrainingState
 
 

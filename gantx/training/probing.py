@@ -14,7 +14,7 @@ from gantx.config.schema import RunConfig
 from gantx.runtime import devices
 from gantx.training.loop import target_images
 from gantx.training.microbatch import ladder, rehearse
-from gantx.training.objective import at_once, phases
+from gantx.training.phases import micro_batch_size, phases
 from gantx.training.plan import needed
 from gantx.training.progress import duration
 from gantx.training.resolve import Log, prepared_process, resolve
@@ -152,7 +152,7 @@ def _try(settings: RunConfig, device: torch.device) -> Probe:
         tried.append(size)
     if not tried:
         return Probe(device, memory, limit, sizes, 0, 0, None)
-    wanted = at_once(settings.training.micro_batch, sizes[-1])
+    wanted = micro_batch_size(settings.training, sizes[-1])
     timed = max((size for size in tried if size <= wanted), default=tried[0])
     spans = _time(climb[timed], state)
     return Probe(device, memory, limit, sizes, timed, len(spans), median(spans))
@@ -165,7 +165,7 @@ def _time(settings: RunConfig, state: TrainingState) -> list[float]:
     began = time.perf_counter()
     while len(spans) < ITERATIONS and (not spans or time.perf_counter() - began < PATIENCE):
         spent = rehearse(settings, state)
-        spans.append(sum(spent[phase.name] / phase.every for phase in plan) + _update(settings, state))
+        spans.append(sum(spent[phase.name] / phase.interval for phase in plan) + _update(settings, state))
     return spans
 
 
@@ -177,7 +177,7 @@ def _update(settings: RunConfig, state: TrainingState) -> float:
         phase.trained.step()
         if phase.trained is state.generator:
             state.average.update()
-        spent += (devices.moment(state.device) - began) / phase.every
+        spent += (devices.moment(state.device) - began) / phase.interval
     return spent
 
 
@@ -192,7 +192,7 @@ def _estimate(settings: RunConfig) -> int:
 def _samples(settings: RunConfig) -> int:
     """Samples that a run computes at once, at most."""
     whole = max(settings.training.batch, settings.generator_batch)
-    return at_once(settings.training.micro_batch, whole)
+    return micro_batch_size(settings.training, whole)
 
 
 def _in_use(device: torch.device) -> int:

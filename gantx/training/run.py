@@ -28,8 +28,8 @@ from gantx.runtime.signals import StopAfterIteration, StopWhilePreparing
 from gantx.training.diagnostics import diagnose
 from gantx.training.loop import target_images, train
 from gantx.training.microbatch import fit
-from gantx.training.objective import at_once
 from gantx.training.periodic_eval import PeriodicEvaluation
+from gantx.training.phases import penalty_micro_batch_size
 from gantx.training.progress import ProgressDisplay
 from gantx.training.resolve import Log, frozen_garbage, prepared_process, resolve
 from gantx.training.run_logger import RunLogger, claimed, create_folder
@@ -248,8 +248,7 @@ def _monitor(
 def _diagnose(state: TrainingState, batches: Batches) -> dict[str, float]:
     """Figures of D at the images it saw last."""
     training = state.config.training
-    most = training.penalty_micro_batch or at_once(training.micro_batch, training.batch)
-    size = min(most, DIAGNOSED)
+    size = min(penalty_micro_batch_size(training, training.batch), DIAGNOSED)
     return diagnose(state.discriminator.network, batches.at("real", state.images - size, size))
 
 

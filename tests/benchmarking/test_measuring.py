@@ -78,7 +78,10 @@ def test_the_stages_that_run_are_compiled_if_asked(monkeypatch, wanted):
     def compiled(phases, settings, *, log, required):
         assert required  # what is not compiled must not be told as compiled
         assert settings.training.compile is (wanted == "on")
-        return [dataclasses.replace(phase, keep=lambda kept: run.append("compiled")) for phase in phases]
+        return [
+            dataclasses.replace(phase, update_state=lambda updates: run.append("compiled"))
+            for phase in phases
+        ]
 
     monkeypatch.setattr(steps, "compiled", compiled)
     figures = training.measure(small(f"training.compile={wanted}"), CPU, steps=1, log=quiet)

@@ -26,9 +26,9 @@ from gantx.training.compiled_losses import (
     compiled,
     pick_compile,
 )
-from gantx.training.objective import phases
 from gantx.training.optimized_network import OptimizedNetwork
 from gantx.training.phase import LossOutput
+from gantx.training.phases import phases
 from gantx.training.regularizers import input_gradient
 
 CPU = torch.device("cpu")

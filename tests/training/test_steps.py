@@ -139,7 +139,7 @@ def test_consecutive_steps_run_the_same_operations_on_the_same_storages(preset):
             step()  # makes the sums of its statistics
             runs = []
             for iteration in (1, 2):
-                state.set_rates(1 / (1 + iteration))
+                state.set_learning_rates(1 / (1 + iteration))
                 load(step, batches, iteration)
                 with Operations([*lasting, *step.inputs]) as operations:
                     step()
@@ -154,7 +154,7 @@ def test_the_host_launches_little_outside_of_a_step(preset):
         for step in made.steps:
             load(step, batches, 0)  # orders the images of the epoch
             with LaunchCounter() as outside:
-                step.phase.trained.set_rate(0.5)
+                step.phase.trained.set_learning_rate(0.5)
                 load(step, batches, 1)
             assert 0 < outside.total <= 12, outside.launches
 
