@@ -38,9 +38,7 @@ def evaluate(
         str | None,
         typer.Option(help="clean-50k, stylegan-50k-full, transgan-test, vitgan-release or ganformer-50k."),
     ] = None,
-    features: Annotated[
-        str | None, typer.Option(help="inception, random, or a network as .pt2 or .onnx.")
-    ] = None,
+    features: Annotated[str | None, typer.Option(help="inception, random, or an .onnx file.")] = None,
     weights: Annotated[
         Path | None, typer.Option(help="File of the Inception weights; see `gantx assets`.")
     ] = None,

@@ -21,9 +21,7 @@ def stats(
         float, typer.Option(min=0, max=1, help="Height / width of the images; data.ratio of the generator.")
     ] = 1.0,
     protocol: Annotated[str, typer.Option(help="The protocol that will be used.")] = "clean-50k",
-    features: Annotated[
-        str, typer.Option(help="inception, random, or a network as .pt2 or .onnx.")
-    ] = "inception",
+    features: Annotated[str, typer.Option(help="inception, random, or an .onnx file.")] = "inception",
     weights: Annotated[Path | None, typer.Option(help="File of the Inception weights.")] = None,
     allow_unverified_weights: Annotated[
         bool, typer.Option("--allow-unverified-weights", help="Take weights of any digest.")

@@ -42,7 +42,7 @@ class _CleanFid:
 
     name = "inception"
     dim = FEATURES
-    gives_logits = False
+    has_logits = False
     batch = 32
 
     def __init__(self, path: Path, digest: str, verified: bool, resize: str, device: torch.device) -> None:

@@ -47,7 +47,7 @@ class Request:
         num: images to score.
         neighbours: images of each side in precision, recall, density and coverage, at most.
         split: part of the data that is the reference.
-        features: `inception`, `random`, or a .pt2 or .onnx file.
+        features: `inception`, `random`, or an .onnx file.
         weights: file of the Inception weights.
         allow_unverified: take them even if their digest is not the published one.
         seed: of the first image painted, or of the choice among images found.

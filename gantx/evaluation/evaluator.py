@@ -53,7 +53,7 @@ class Settings:
     Attributes:
         metrics: names out of `METRICS`.
         protocol: fixes everything that moves a score.
-        features: `inception`, `random`, or a .pt2 or .onnx file.
+        features: `inception`, `random`, or an .onnx file.
         weights: file of the Inception weights; None looks in the usual places.
         allow_unverified: take weights whose digest is not the published one; marks the result.
         reference: file of statistics instead of `data`.
@@ -114,7 +114,7 @@ class Evaluator:
             self._classifier_digest = ModeCount(settings.device).digest
         if set(settings.metrics) - {"modes"}:
             self._network = open_network(settings)
-            if "is" in settings.metrics and not self._network.gives_logits:
+            if "is" in settings.metrics and not self._network.has_logits:
                 raise UsageError(
                     f"the metric is needs class scores, which {self._network.name} does not give here: leave "
                     "--features and --engine away"

@@ -19,8 +19,8 @@ from torch import Tensor
 from gantx.errors import MissingError, UsageError
 from gantx.evaluation import inception_weights
 from gantx.evaluation.assets import ASSETS, locate
-from gantx.evaluation.foreign import ForeignNetwork
 from gantx.evaluation.inception import FEATURES
+from gantx.evaluation.onnx_features import OnnxFeatures
 from gantx.evaluation.precision import full_precision
 from gantx.evaluation.resizing import resize as resized
 from gantx.runtime.random import Draw, Spec, draw
@@ -49,7 +49,7 @@ class FeatureNetwork(Protocol):
         verified: the digest is the published one, or there is none to compare with.
         resize: rule by which it resizes images, `none` where it takes them as they are.
         dim: number of features.
-        gives_logits: whether it has class scores.
+        has_logits: whether it has class scores.
         batch: images of one pass.
     """
 
@@ -58,7 +58,7 @@ class FeatureNetwork(Protocol):
     verified: bool
     resize: str
     dim: int
-    gives_logits: bool
+    has_logits: bool
     batch: int
 
     def __call__(self, images: Tensor) -> Measured:
@@ -71,7 +71,7 @@ def open_features(
     """Open a feature network.
 
     Args:
-        choice: `inception`, `random`, or a .pt2 or .onnx file.
+        choice: `inception`, `random`, or an .onnx file.
         resize: rule by which Inception resizes images.
         weights: file of Inception's weights; None looks in the usual places.
         device: where to compute.
@@ -92,9 +92,14 @@ def open_features(
     if choice == "random":
         return _Random(device)
     path = Path(choice)
-    if path.suffix not in (".pt2", ".onnx"):
-        hint = ": export it with torch.export first" if path.suffix in (".pt", ".pth") else ""
-        raise UsageError(f"no features '{choice}'{hint}; use inception, random, or a .pt2 or .onnx file")
+    if path.suffix in (".pt2", ".pt", ".pth"):
+        raise UsageError(
+            f"the features {choice} are a PyTorch file, which could run code when it is opened: export the "
+            f"network with torch.onnx.export(network, (images,), '{path.stem}.onnx', dynamo=True, "
+            "dynamic_shapes=({0: torch.export.Dim('batch')},)) and give the .onnx file"
+        )
+    if path.suffix != ".onnx":
+        raise UsageError(f"no features '{choice}': use inception, random, or an .onnx file")
     if not path.is_file():
         raise MissingError(f"there is no feature network at {path}")
     return _FromFile(path, device)
@@ -105,7 +110,7 @@ class _Inception:
 
     name = "inception"
     dim = FEATURES
-    gives_logits = True
+    has_logits = True
 
     def __init__(self, path: Path, digest: str, verified: bool, resize: str, device: torch.device) -> None:
         self.digest, self.verified, self.resize = digest, verified, resize
@@ -131,7 +136,7 @@ class _Random:
     verified = True
     resize = "none"
     dim = 256
-    gives_logits = False
+    has_logits = False
     batch = 256
 
     _WIDTHS = (3, 32, 64, 64)
@@ -162,15 +167,15 @@ class _Random:
 
 
 class _FromFile:
-    """A network of the user's; see gantx.evaluation.foreign."""
+    """A network of the user's; see gantx.evaluation.onnx_features."""
 
     verified = True
     resize = "none"
-    gives_logits = False
+    has_logits = False
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self.name = path.stem
-        self._network = ForeignNetwork(path, device)
+        self._network = OnnxFeatures(path, device)
         self.digest, self.dim = self._network.digest, self._network.dim
         self.batch = self._network.batch or _ON_GPU
         self._device = device

@@ -347,7 +347,7 @@ def _how_to_compute(metric: str) -> str:
     base = {"fd": "fid", "kd": "kid"}.get(found[1], found[1]) if found else metric
     option = next(option for option, names in SCORES_OF.items() if base in names)
     if found:
-        network = "random" if found[2] == "_rand" else f"{found[2][1:-1]}.pt2 (or .onnx)"
+        network = "random" if found[2] == "_rand" else f"{found[2][1:-1]}.onnx"
         return f"--metric {option} --features {network}"
     return f"--metric {option} --features inception" if option in ("fid", "kid") else f"--metric {option}"
 

@@ -231,13 +231,17 @@ def test_a_run_scored_in_the_cifar_network_beside_the_repository(tmp_path, monke
     for index, image in enumerate(reals):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "reals" / f"{index:03d}.png")
     network = cifar_fd.load_network()
-    program = torch.export.export(
-        network, (torch.zeros(2, 3, 32, 32),), dynamic_shapes=({0: torch.export.Dim("batch")},)
+    torch.onnx.export(
+        network,
+        (torch.zeros(2, 3, 32, 32),),
+        "cifar.onnx",
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        verbose=False,
     )
-    torch.export.save(program, "cifar.pt2")
 
     result = run(
-        "eval", target, "--data", "reals", "--features", "cifar.pt2", "--metric", "fid", "--num", "200",
+        "eval", target, "--data", "reals", "--features", "cifar.onnx", "--metric", "fid", "--num", "200",
         "--json", "--device", "cpu", "--threads", "1",
     )  # fmt: skip
     assert result.exit_code == 0, result.output

@@ -92,9 +92,10 @@ def test_the_random_network_needs_nothing_and_tells_sets_apart():
 def test_wrong_choices_are_explained(tmp_path):
     for choice, weights, kind, complaint in (
         ("vgg", None, UsageError, "inception, random"),
-        ("net.pt", None, UsageError, r"torch\.export"),
+        ("net.pt2", None, UsageError, r"torch\.onnx\.export\(network.*'net\.onnx'"),
+        ("net.pt", None, UsageError, r"torch\.onnx\.export"),
         ("random", tmp_path, UsageError, "leave one away"),
-        ("absent.pt2", None, MissingError, r"absent\.pt2"),
+        ("absent.onnx", None, MissingError, r"absent\.onnx"),
         ("inception", None, MissingError, "gantx assets fetch inception"),
         ("inception", tmp_path / "absent.pt", MissingError, r"absent\.pt"),
     ):

@@ -104,7 +104,7 @@ def test_a_gate_is_judged_with_its_reason(score, gate, status, reason):
         ("is", "--metric is"),
         ("fid", "--metric fid --features inception"),
         ("kd_rand", "--metric kid --features random"),
-        ("fd[dino.v2]", "--metric fid --features dino.v2.pt2 (or .onnx)"),
+        ("fd[dino.v2]", "--metric fid --features dino.v2.onnx"),
     ],
 )
 def test_a_gate_on_a_score_that_nobody_computed_names_the_metric_to_add(metric, option):
