@@ -23,10 +23,14 @@ from gantx.config.schema import DataConfig
 from gantx.data.prepare import Prepared, prepare
 from gantx.data.sources import known_names
 from gantx.errors import DataError, MissingError, UsageError
-from gantx.evaluation import intervals, metrics, reference
+from gantx.evaluation import intervals, reference
 from gantx.evaluation.cleanfid_engine import open_cleanfid
 from gantx.evaluation.features import FeatureNetwork, open_features
+from gantx.evaluation.frechet import Gaussian
 from gantx.evaluation.images import lossy_images
+from gantx.evaluation.inception_score import inception_score
+from gantx.evaluation.kernel_distance import kernel_distances
+from gantx.evaluation.neighbours import neighbours
 from gantx.evaluation.protocols import Protocol
 from gantx.evaluation.reference import Reference
 from gantx.evaluation.results import SCORES_OF, Result, Score
@@ -214,10 +218,10 @@ class Evaluator:
         fake, ddof, known = seen.features, self.settings.protocol.ddof, self._reference
         kept = known.features
         if kept is not None and len(kept) == known.count and len(kept) <= fake.shape[1]:
-            real = metrics.Gaussian.of_features(kept, ddof)  # exact without the covariance, and quicker
+            real = Gaussian.of_features(kept, ddof)  # exact without the covariance, and quicker
         else:
-            real = metrics.Gaussian.of_moments(known.mean, known.covariance_by(ddof))
-        value = real.distance(metrics.Gaussian.of_features(fake, ddof))
+            real = Gaussian.of_moments(known.mean, known.covariance_by(ddof))
+        value = real.distance(Gaussian.of_features(fake, ddof))
         if not self.settings.intervals:
             return self._score("fid", value)
         found = intervals.frechet(known.mean, known.covariance_by(ddof), fake, ddof=ddof)
@@ -236,7 +240,7 @@ class Evaluator:
         assert self._real is not None
         assert seen.features is not None
         real, fake = self._real, seen.features
-        values = metrics.kernel_distances(real, fake, subsets=KID_SUBSETS, size=KID_SIZE, seed=_SEED)
+        values = kernel_distances(real, fake, subsets=KID_SUBSETS, size=KID_SIZE, seed=_SEED)
         interval = intervals.kernel(real, fake, values, seed=_SEED) if self.settings.intervals else None
         details = {
             "subsets": KID_SUBSETS,
@@ -248,7 +252,7 @@ class Evaluator:
     def _inception_score(self, seen: _Seen) -> Score:
         assert seen.logits is not None
         splits = self.settings.protocol.is_splits
-        value, deviation = metrics.inception_score(seen.logits, splits)
+        value, deviation = inception_score(seen.logits, splits)
         interval = None
         if self.settings.intervals:
             interval = intervals.inception_score(seen.logits, splits=splits, seed=_SEED)
@@ -259,7 +263,7 @@ class Evaluator:
         assert seen.features is not None
         limit = self.settings.protocol.neighbours
         real, fake = _some(self._real, limit), _some(seen.features, limit)
-        found = metrics.neighbours(real=real, fake=fake, pr_k=PR_K, dc_k=DC_K)
+        found = neighbours(real=real, fake=fake, pr_k=PR_K, dc_k=DC_K)
         counts = {"n_gen": len(fake), "n_ref": len(real)}
         scores = []
         for metric, name, values, k in (

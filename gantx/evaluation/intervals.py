@@ -26,15 +26,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gantx.evaluation.metrics import (
-    Gaussian,
-    Moments,
-    checked,
-    kernel_of_itself,
-    polynomial_kernel,
-    score_of_split,
-    split_rows,
-)
+from gantx.evaluation.feature_sets import checked
+from gantx.evaluation.frechet import Gaussian, Moments
+from gantx.evaluation.inception_score import score_of_split, split_rows
+from gantx.evaluation.kernel_distance import kernel_of_itself, polynomial_kernel
 from gantx.runtime.random import Draw, Spec, draw
 
 # How each score's interval comes about, for records and documentation.
@@ -148,7 +143,7 @@ def kernel(real: Tensor, fake: Tensor, distances: Tensor, *, seed: int = 0) -> I
     Args:
         real: features [N, D] of real images.
         fake: features [M, D] of generated images.
-        distances: of the subsets, from `gantx.evaluation.metrics.kernel_distances`; their mean is KID.
+        distances: of the subsets, from `gantx.evaluation.kernel_distance`; their mean is KID.
         seed: of the bootstrap.
     """
     if min(len(real), len(fake)) < _LEAST:
@@ -180,7 +175,7 @@ def inception_score(logits: Tensor, *, splits: int = 10, seed: int = 0) -> Inter
     the interval lies about the score, with their spread.
 
     Args:
-        logits: class scores [N, C], as for `gantx.evaluation.metrics.inception_score`.
+        logits: class scores [N, C], as for `gantx.evaluation.inception_score`.
         splits: contiguous parts.
         seed: of the bootstrap.
     """

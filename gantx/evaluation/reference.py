@@ -24,7 +24,7 @@ from torch import Tensor
 from gantx.data.prepare import Prepared
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.evaluation.features import FeatureNetwork
-from gantx.evaluation.metrics import Gaussian, Moments
+from gantx.evaluation.frechet import Gaussian, Moments
 from gantx.evaluation.protocols import Protocol, ratio_stamp
 from gantx.generation import sampling
 from gantx.io.atomic import replacing
