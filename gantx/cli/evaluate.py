@@ -99,11 +99,11 @@ def evaluate(
 
       gantx eval ./folder-of-images --data ./cifar --metric fid
     """
-    from gantx.evaluation import reports, results
+    from gantx.evaluation import gates, reports, results
 
-    gates = [results.parse_gate(text, "above") for text in fail_above or []]
-    gates += [results.parse_gate(text, "below") for text in fail_below or []]
-    regressions = [results.parse_regression(text) for text in max_regression or []]
+    thresholds = [gates.parse_gate(text, "above") for text in fail_above or []]
+    thresholds += [gates.parse_gate(text, "below") for text in fail_below or []]
+    regressions = [gates.parse_regression(text) for text in max_regression or []]
     if bool(regressions) != (baseline is not None):
         raise UsageError("--baseline and --max-regression go together: give both or neither")
     if data is not None and reference is not None:
@@ -147,7 +147,7 @@ def evaluate(
     with Waiting() as waiting:
         waiting.say(devices.use_threads(threads or "auto"))
         result = evaluation.evaluate(target, request, log=waiting.say, progress=waiting.show)
-        result = result.judged(gates, regressions, earlier, strict=strict)
+        result = result.with_verdicts(thresholds, regressions, earlier, strict=strict)
 
     if as_json:
         print(reports.as_json(result), end="", flush=True)

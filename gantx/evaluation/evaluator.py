@@ -33,7 +33,8 @@ from gantx.evaluation.kernel_distance import kernel_distances
 from gantx.evaluation.neighbours import neighbours
 from gantx.evaluation.protocols import Protocol
 from gantx.evaluation.reference import Reference
-from gantx.evaluation.results import SCORES_OF, Result, Score
+from gantx.evaluation.results import Result
+from gantx.evaluation.scores import SCORES_OF, Score, name_of
 from gantx.evaluation.shapes_classifier import ModeCount
 from gantx.evaluation.subjects import Subject
 from gantx.runtime import devices
@@ -134,7 +135,7 @@ class Evaluator:
         """Names of the scores that were asked for, those of the first metric first."""
         network = self._network.name if self._network is not None else "inception"
         return tuple(
-            name if metric == "modes" else title(name, network)
+            name if metric == "modes" else name_of(name, network)
             for metric in self.settings.metrics
             for name in SCORES_OF[metric]
         )
@@ -291,7 +292,7 @@ class Evaluator:
         low, high = interval or (None, None)
         note = "" if self._network.verified else "unverified weights"
         described = {**(details or {}), **({"interval": intervals.METHODS[name]} if interval else {})}
-        return Score(title(name, self._network.name), value, low, high, note, described)
+        return Score(name_of(name, self._network.name), value, low, high, note, described)
 
     def stamp(self, subject: Subject) -> dict[str, Any]:
         """The protocol of a result: everything that moves a score and is not the generator."""
@@ -355,14 +356,6 @@ class Evaluator:
         if "is" in self.settings.metrics and count < FEW:
             found.append(f"{count:,} images are too few for an Inception Score that others report at 50,000")
         return found
-
-
-def title(metric: str, network: str) -> str:
-    """What a value is called: FID and KID only in the features of Inception, else after the network."""
-    if network == "inception":
-        return metric
-    base = {"fid": "fd", "kid": "kd"}.get(metric, metric)
-    return f"{base}_rand" if network == "random" else f"{base}[{network}]"
 
 
 def versions() -> dict[str, str]:

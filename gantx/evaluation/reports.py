@@ -11,15 +11,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 from gantx.errors import MissingError
-from gantx.evaluation.results import (
-    Gate,
-    Result,
-    Score,
-    Verdict,
-    digits_apart,
-    flattened,
-    number,
-)
+from gantx.evaluation.gates import Gate, Verdict
+from gantx.evaluation.results import Result, flattened
+from gantx.evaluation.scores import Score, digits_apart, number
 from gantx.io.atomic import replacing
 
 COLUMNS = ("metric", "value", "95 % interval", "threshold", "verdict")
@@ -82,7 +76,7 @@ def junit(result: Result, name: str) -> str:
     one per score, and a score without a value is skipped, so that the report is as green as the exit code.
 
     Args:
-        result: a result, judged or not.
+        result: a result, with verdicts or without.
         name: of the test suite, for example the preset.
     """
     if result.verdicts:
@@ -162,7 +156,7 @@ def _write(text: str, path: Path) -> None:
 
 
 def _shown(score: Score, verdicts: Iterable[Verdict] = ()) -> tuple[str, str, str]:
-    """Name, value and interval of a score, with digits enough to tell it from the limits it was held to."""
+    """Name, value and interval of a score, with digits enough to tell it from its limits."""
     if score.value is None:
         return score.name, _NO_VALUE, ""
     # 20.00001 must not stand as 20 beside "at most 20".

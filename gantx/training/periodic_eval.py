@@ -10,7 +10,7 @@ import torch
 from gantx.config.schema import RunConfig
 from gantx.evaluation.evaluate import Request, settings_of_run
 from gantx.evaluation.evaluator import Evaluator
-from gantx.evaluation.results import lower_is_better
+from gantx.evaluation.scores import lower_is_better
 from gantx.evaluation.subjects import GeneratedImages
 
 
