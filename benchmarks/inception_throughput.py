@@ -27,7 +27,7 @@ from helpers.random_inception import random_inception, write_torchscript  # noqa
 
 from gantx.evaluation.features import open_features  # noqa: E402
 from gantx.evaluation.frechet import Gaussian  # noqa: E402
-from gantx.evaluation.images import open_images  # noqa: E402
+from gantx.evaluation.image_sets import open_images  # noqa: E402
 from gantx.evaluation.inception_weights import open_torchscript  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -71,9 +71,9 @@ def main() -> None:
 
 def _write_pictures(folder: Path, count: int, size: int, seed: int) -> None:
     folder.mkdir()
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     for index in range(count):
-        coarse = dice.integers(0, 256, (size // 4, size // 4, 3), np.uint8)
+        coarse = rng.integers(0, 256, (size // 4, size // 4, 3), np.uint8)
         picture = Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
         picture.save(folder / f"{index:04d}.png")
 

@@ -79,15 +79,15 @@ def evaluate(
     markdown: Annotated[Path | None, typer.Option("--md", help="Write Markdown here.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads (all free cores).")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Images painted at once (64).")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images generated at once (64).")] = None,
     cache: Annotated[bool, typer.Option(help="Take reference statistics from the cache.")] = True,
     engine: Annotated[
         str, typer.Option(help="gantx, or cleanfid for clean-fid's own, slower path.")
     ] = "gantx",
 ) -> None:
-    """Score a generator, or images that are already there.
+    """Score a generator, or stored images.
 
-    Exit code 0: all thresholds held. 1: one did not. 3: one could not be decided, or something is missing.
+    Exit code 0: all gates passed. 1: one failed. 3: one could not be decided, or something is missing.
 
     Examples:
 
@@ -113,7 +113,7 @@ def evaluate(
             raise UsageError(f"{path} is a folder: name a file")
     if strict and not intervals:
         raise UsageError(
-            "--strict asks the 95 % intervals, which --no-intervals leaves out: drop one of them"
+            "--strict needs the 95 % intervals, which --no-intervals leaves out: drop one of them"
         )
     if engine not in ("gantx", "cleanfid"):
         raise UsageError(f"no engine '{engine}': use gantx or cleanfid")
@@ -121,7 +121,7 @@ def evaluate(
         raise UsageError(f"no split '{split}': use train or test")
     earlier = results.read_result(baseline) if baseline else None
 
-    from gantx.evaluation import evaluate as evaluation
+    from gantx.evaluation import request as evaluation
     from gantx.generation import sampling
     from gantx.runtime import devices
 

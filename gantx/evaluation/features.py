@@ -28,8 +28,8 @@ from gantx.runtime.random import Draw, Spec, draw
 _ON_CPU, _ON_GPU = 8, 128  # images of one pass through a network the size of Inception; 8 was quickest
 
 
-class Measured(NamedTuple):
-    """What a network sees in images.
+class FeatureOutput(NamedTuple):
+    """The output of a feature network.
 
     Attributes:
         features: float32 [B, D] on the device.
@@ -41,13 +41,13 @@ class Measured(NamedTuple):
 
 
 class FeatureNetwork(Protocol):
-    """A network that scores are computed in.
+    """A network in whose features scores are computed.
 
     Attributes:
         name: `inception`, `random`, or the name of the file.
         digest: SHA-256 of the weights.
         verified: the digest is the published one, or there is none to compare with.
-        resize: rule by which it resizes images, `none` where it takes them as they are.
+        resize: rule by which it resizes images, `none` where it does not.
         dim: number of features.
         has_logits: whether it has class scores.
         batch: images of one pass.
@@ -61,8 +61,8 @@ class FeatureNetwork(Protocol):
     has_logits: bool
     batch: int
 
-    def __call__(self, images: Tensor) -> Measured:
-        """Images uint8 or float [B, 3, H, W], 0..255, on the device, to what it sees in them."""
+    def __call__(self, images: Tensor) -> FeatureOutput:
+        """Images uint8 or float [B, 3, H, W], 0..255, on the device, to features."""
 
 
 def open_features(
@@ -120,16 +120,16 @@ class _Inception:
         self._device = device
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Measured:
+    def __call__(self, images: Tensor) -> FeatureOutput:
         with full_precision(self._device):
-            return Measured(*self._network(resized(images, self.resize)))
+            return FeatureOutput(*self._network(resized(images, self.resize)))
 
 
 class _Random:
     """Three convolutions with fixed random weights: no file, seconds on a CPU, for rough comparisons only.
 
-    Images are averaged or repeated to 32×32 first. Features are means and deviations over the places of the
-    last two layers.
+    Images are averaged or repeated to 32×32 first. Features are the means and standard deviations over the
+    positions of the last two layers.
     """
 
     name = "random"
@@ -156,14 +156,14 @@ class _Random:
         self._device = device
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Measured:
+    def __call__(self, images: Tensor) -> FeatureOutput:
         with full_precision(self._device):
             hidden = F.adaptive_avg_pool2d(images.float(), 32) / 127.5 - 1  # [B, 3, 32, 32]
             found = []
             for stride, weight in zip((1, 2, 2), self._filters, strict=True):
                 hidden = F.relu(F.conv2d(hidden, weight, stride=stride, padding=1))
                 found += [hidden.mean((2, 3)), hidden.std((2, 3))]
-            return Measured(torch.cat(found[2:], 1), None)
+            return FeatureOutput(torch.cat(found[2:], 1), None)
 
 
 class _FromFile:
@@ -181,6 +181,6 @@ class _FromFile:
         self._device = device
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Measured:
+    def __call__(self, images: Tensor) -> FeatureOutput:
         with full_precision(self._device):
-            return Measured(self._network(images.float()), None)
+            return FeatureOutput(self._network(images.float()), None)

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from gantx.config.schema import RunConfig
-from gantx.evaluation.evaluate import Request, settings_of_run
 from gantx.evaluation.evaluator import Evaluator
+from gantx.evaluation.image_sets import GeneratedImages
+from gantx.evaluation.request import Request, settings_of_run
 from gantx.evaluation.scores import lower_is_better
-from gantx.evaluation.subjects import GeneratedImages
+from gantx.models.interfaces import Generator
 
 
 class PeriodicEvaluation:
@@ -47,7 +48,7 @@ class PeriodicEvaluation:
         self._deciding = self._evaluator.names[0]
         self._best: tuple[str, float] | None = None  # protocol, value
 
-    def score(self, generator: torch.nn.Module, interrupted: Callable[[], bool]) -> dict[str, Any] | None:
+    def score(self, generator: Generator, interrupted: Callable[[], bool]) -> dict[str, Any] | None:
         """Score a generator.
 
         Args:

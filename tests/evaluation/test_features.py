@@ -49,7 +49,7 @@ def test_features_are_those_of_clean_fid(weights, resize):
 def test_features_of_a_folder_are_those_of_clean_fid(weights, tmp_path):
     from cleanfid.fid import get_folder_features
 
-    from gantx.evaluation.images import open_images
+    from gantx.evaluation.image_sets import open_images
     from gantx.evaluation.inception_weights import open_torchscript
 
     pixels = images(5, 48)
