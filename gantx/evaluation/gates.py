@@ -1,4 +1,4 @@
-"""Gates: what the user asks of scores, and what became of each.
+"""Gates: requirements on scores, and their verdicts.
 
 A gate that cannot be decided is "inconclusive", which never counts as passed.
 """
@@ -43,7 +43,7 @@ class Gate:
 
     @property
     def requirement(self) -> str:
-        """What is asked for, in words: "at most 20"."""
+        """The requirement in words: "at most 20"."""
         digits = digits_that_show(self.threshold)
         return f"at {'most' if self.op == 'above' else 'least'} {number(self.threshold, digits)}"
 
@@ -78,7 +78,7 @@ class Regression:
 
     @property
     def requirement(self) -> str:
-        """What is asked for, in words: "at most 5% worse than the baseline"."""
+        """The requirement in words: "at most 5% worse than the baseline"."""
         return f"at most {self.amount} worse than the baseline"
 
     def limit(self, baseline: float) -> float | None:
@@ -98,10 +98,10 @@ class Regression:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a gate.
+    """The outcome of a gate.
 
     Attributes:
-        gate: what was asked for.
+        gate: the requirement.
         status: "inconclusive" where the question could not be answered; that never counts as passed.
         reason: one clause that says the same as `status`, with the numbers.
         limit: the number the score was compared with; None where a regression has none.

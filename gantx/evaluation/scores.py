@@ -33,7 +33,7 @@ class Score:
         value: the number; None where it could not be computed. A value that is not finite becomes None.
         low: lower end of the 95 % interval, which has both ends or none.
         high: its upper end.
-        note: what a reader should know, such as why there is no value.
+        note: for the reader, such as why there is no value.
         details: how it was computed: subsets, k, standard deviation; `n_gen` and `n_ref` where they differ
             from the protocol's.
     """
