@@ -26,7 +26,7 @@ def open_cleanfid(
         UsageError: other features than Inception's, or PyTorch's resizing, for which clean-fid would download
             weights by itself.
         MissingError: the weights are not there.
-        DataError: the file does not hold them.
+        DataError: the file does not contain them.
     """
     if choice != "inception" or resize not in _MODES:
         raise UsageError(

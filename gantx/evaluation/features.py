@@ -80,7 +80,7 @@ def open_features(
     Raises:
         UsageError: `choice` is none of these, or `weights` is given for another network than Inception.
         MissingError: weights, file or package are not there.
-        DataError: the file does not hold such a network.
+        DataError: the file does not contain such a network.
     """
     if choice == "inception":
         carrier = inception_weights.CARRIERS[resize]

@@ -175,7 +175,7 @@ def test_metrics_agree_with_the_official_ganformer_code():
         torch.testing.assert_close(moments.covariance(ddof=0), golden["real_cov"], rtol=0, atol=1e-6)
         distance = frechet_distance(real, fake, ddof=0)
         assert distance == pytest.approx(float(golden["fid"]), rel=1e-6)
-        # As many images as a subset holds: each subset is all of them.
+        # As many images as a subset has: each subset is all of them.
         found = kernel_distances(real, fake).mean()
         assert float(found) == pytest.approx(float(golden["kid_100x1000_capped"]), abs=1e-6)
         mean, deviation = inception_score(golden["probs"].log(), golden.config["isplits"])
