@@ -18,14 +18,7 @@ from gantx.data.prepare import prepare
 from gantx.data.sources import SUFFIXES
 from gantx.errors import MissingError, UsageError, closest
 from gantx.evaluation import reference
-from gantx.evaluation.evaluator import (
-    METRICS,
-    Evaluator,
-    Log,
-    Progress,
-    Settings,
-    open_network,
-)
+from gantx.evaluation.evaluator import METRICS, Evaluator, Log, Progress, Settings, open_network
 from gantx.evaluation.image_sets import GeneratedImages, ImageSet, StoredImages, open_images, origin_of
 from gantx.evaluation.protocols import Protocol, named
 from gantx.evaluation.reference import Reference

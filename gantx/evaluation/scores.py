@@ -28,8 +28,7 @@ class Score:
     """One number of a result.
 
     Attributes:
-        name: fid, kid, is, precision, recall, density, coverage, modes, confident, whole, fd[NAME], kd[NAME],
-            fd_rand or kd_rand.
+        name: one of those in `SCORES_OF`, or of another feature network: fd_rand, fd[NAME]; see `name_of`.
         value: the number; None where it could not be computed. A value that is not finite becomes None.
         low: lower end of the 95 % interval, which has both ends or none.
         high: its upper end.

@@ -136,7 +136,7 @@ def test_a_wrong_file_is_refused_unless_allowed(asset, tmp_path, content, reason
     assert found == (path, hashlib.sha256(content).hexdigest(), False)
 
 
-def test_the_file_of_another_asset_is_recognised(asset, tmp_path, monkeypatch):
+def test_the_file_of_another_asset_is_identified(asset, tmp_path, monkeypatch):
     twin = replace(asset, name="twin", file="twin.pth", sha256=hashlib.sha256(OTHER).hexdigest())
     monkeypatch.setitem(ASSETS, "twin", twin)
     with pytest.raises(DataError, match=r"\(it is twin\.pth\)"):

@@ -41,7 +41,7 @@ def share_confident(classifier, images):
 
 
 @pytest.mark.parametrize("side", [16, 24, 32, 48, 128])
-def test_real_shapes_are_recognised_at_any_size(classifier, side):
+def test_real_shapes_are_classified_at_any_size(classifier, side):
     images, expected = shapes(600, side=side)
     probability, mode = classifier(images).max(dim=1)
     assert ((probability > THRESHOLD) & (mode == expected)).double().mean() >= 0.99
