@@ -1,4 +1,4 @@
-"""`gantx eval`: score a generator, or images, and let thresholds decide."""
+"""`gantx eval`: score a generator, or images, and check thresholds."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ from gantx.evaluation.scores import SCORES_OF, Score, name_of
 from gantx.evaluation.shapes_classifier import ModeCount
 from gantx.runtime import devices
 
-VERSION = 1  # of the definitions of this package; raised when a score would come out differently
+VERSION = 1  # of the definitions of this package; raised when a score would differ
 METRICS = ("fid", "kid", "is", "pr", "dc", "modes")
 NEEDS_REFERENCE = frozenset({"fid", "kid", "pr", "dc"})
 FEW_IMAGES = 10_000  # with fewer, the bias of FID exceeds the differences that papers report
@@ -218,7 +218,7 @@ class Evaluator:
         fake, ddof, known = outputs.features, self.settings.protocol.ddof, self._reference
         kept = known.features
         if kept is not None and len(kept) == known.count and len(kept) <= fake.shape[1]:
-            real = Gaussian.of_features(kept, ddof)  # exact without the covariance, and quicker
+            real = Gaussian.of_features(kept, ddof)  # exact without the covariance, and faster
         else:
             real = Gaussian.of_moments(known.mean, known.covariance_by(ddof))
         value = real.distance(Gaussian.of_features(fake, ddof))
@@ -338,7 +338,7 @@ class Evaluator:
                 )
         if known is not None and "file_sha256" in known.stamp:
             found.append(
-                f"{self.settings.reference} does not say how it was made: check yourself that it fits "
+                f"{self.settings.reference} does not record how it was made: check yourself that it fits "
                 "this protocol"
             )
         if self._lossy:
@@ -427,7 +427,7 @@ def _resolve_reference(
 
 
 def _prepare(data: DataConfig, log: Log, progress: Progress) -> Prepared:
-    """The real images; a MissingError about their place says how to name others."""
+    """The real images; where their path is wrong the MissingError names the options."""
     try:
         return prepare(
             data, log=log, progress=lambda done, total: progress("preparing real images", done, total)
@@ -471,7 +471,7 @@ def _mode_scores(modes: ModeCount) -> list[Score]:
             "confident",
             found.confident,
             *_share(found.confident, modes.images),
-            note="share of images whose kind and colour can be told",
+            note="share of images whose kind and colour can be classified",
         ),
         Score(
             "whole",

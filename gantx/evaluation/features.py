@@ -148,7 +148,7 @@ class _Random:
             spec: Spec = {"weight": Draw("uniform", (outward, inward, 3, 3), per="batch")}
             drawn = draw(spec, seed=0, stream="random features", step=layer, device=torch.device("cpu"))
             assert isinstance(drawn["weight"], Tensor)
-            # Of variance 2 / fan-in. Uniform, because every machine draws these to the bit.
+            # Of variance 2 / fan-in. Uniform, because these are the same bits on every machine.
             weight = (2 * drawn["weight"] - 1) * math.sqrt(6 / (9 * inward))
             digest.update(weight.numpy().tobytes())
             self._filters.append(weight.to(device))

@@ -82,7 +82,7 @@ class Regression:
         return f"at most {self.amount} worse than the baseline"
 
     def limit(self, baseline: float) -> float | None:
-        """The worst value allowed beside a baseline; None where a share of the baseline means nothing.
+        """The worst value allowed for a baseline; None where a share of the baseline means nothing.
 
         A share of zero or of a negative number (unbiased KID can be negative) would allow nothing, or ask
         for the opposite.
@@ -103,7 +103,7 @@ class Verdict:
     Attributes:
         gate: the requirement.
         status: "inconclusive" where the question could not be answered; that never counts as passed.
-        reason: one clause that says the same as `status`, with the numbers.
+        reason: one clause that explains `status`, with the numbers.
         limit: the number the score was compared with; None where a regression has none.
     """
 

@@ -50,7 +50,7 @@ class ImageSet(Protocol):
         """All images once: uint8, or float 0..255, [n, 3, H, W] on `device`."""
 
     def origin(self) -> dict[str, Any]:
-        """Where the images come from; asked for after the last batch."""
+        """Where the images come from; called after the last batch."""
 
 
 class GeneratedImages:
@@ -178,7 +178,7 @@ class StoredImages:
 
 
 def origin_of(header: Header) -> dict[str, Any]:
-    """What a score says about the checkpoint it belongs to."""
+    """The record of a checkpoint in its scores."""
     return {
         "path": str(Path(header.path)),
         "sha256": header.digest,
@@ -241,7 +241,7 @@ class _NpyArray:
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or 3 not in (pixels.shape[1], pixels.shape[3]):
             raise DataError(
                 f"{path} contains {pixels.dtype} {list(pixels.shape)}, but images are uint8 [N, H, W, 3] or "
-                "[N, 3, H, W] with grey levels 0..255: save them so"
+                "[N, 3, H, W] with grey levels 0..255: save them in that form"
             )
         if not len(pixels):
             raise DataError(f"{path} contains no images")

@@ -1,8 +1,8 @@
 """The weights of Inception: two published files, read without running Python from them, converted once.
 
-NVIDIA publishes the network as TorchScript, pytorch-fid the same weights as a state dict. Which of the two a
-file is is read from its content, not its name. Converted, with batch normalisation folded into the
-convolutions, they are kept as safetensors in the cache under the digest of the file they came from.
+NVIDIA publishes the network as TorchScript, pytorch-fid the same weights as a state dict. The content of a
+file decides which of the two it is, not its name. Converted weights, with batch normalisation folded into the
+convolutions, are kept as safetensors in the cache under the digest of the file they came from.
 torchvision's own Inception has the same layers but other weights, and is refused.
 """
 

@@ -60,7 +60,7 @@ class Interval(NamedTuple):
 
 
 class FrechetIntervals(NamedTuple):
-    """What the jackknife says about a Fréchet distance at N images.
+    """Jackknife estimates for a Fréchet distance at N images.
 
     Attributes:
         at_count: interval of the distance that the generator has on average at N images.
@@ -107,13 +107,11 @@ def frechet(
     trace = reference.factor.square().sum()
 
     def distance(moments: Moments) -> float:
-        # Not as exact as Gaussian.distance where covariances are singular, and exact enough for an error bar.
-        covariance_fake = moments.covariance(ddof)
-        roots = (
-            torch.linalg.eigvalsh(reference.factor.T @ covariance_fake @ reference.factor).clamp(min=0).sqrt()
-        )
+        # Less exact than Gaussian.distance where covariances are singular, but enough for an interval.
+        other = moments.covariance(ddof)
+        roots = torch.linalg.eigvalsh(reference.factor.T @ other @ reference.factor).clamp(min=0).sqrt()
         shift = (reference.mean - moments.mean).square().sum()
-        return float(shift + trace + covariance_fake.trace() - 2 * roots.sum())
+        return float(shift + trace + other.trace() - 2 * roots.sum())
 
     order = _shuffled(count, seed, "fid")
     whole = Moments.of_features(fake)

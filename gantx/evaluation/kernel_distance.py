@@ -1,6 +1,6 @@
 """The kernel distance of two sets of features: KID, where they are Inception's.
 
-The distance over subsets is clean-fid's own function; the kernel is here for its intervals.
+The distance over subsets is clean-fid's own function; the kernel is used for its intervals.
 """
 
 from __future__ import annotations

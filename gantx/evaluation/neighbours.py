@@ -21,7 +21,7 @@ _EXTRA_CANDIDATES = 4  # beyond the k nearest: the fewer, the more rows must be 
 
 
 class Neighbours(NamedTuple):
-    """What each image has to do with the other set; the metrics are the means of these.
+    """The relation of each image to the other set; the metrics are the means of these.
 
     Attributes:
         precise: the fake image lies in the ball of some real one, bool [M]; precision.
@@ -36,7 +36,7 @@ class Neighbours(NamedTuple):
     covered: Tensor
 
 
-@full_precision(torch.device("cpu"))  # the bounds of the distances count on it
+@full_precision(torch.device("cpu"))  # the bounds of the distances rely on it
 def neighbours(
     *,
     real: Tensor,
@@ -46,7 +46,7 @@ def neighbours(
     pr_closed: bool = True,
     dc_closed: bool = False,
 ) -> Neighbours:
-    """Everything the four neighbour metrics are made of, in one pass over the pairs of images.
+    """Per-image values of the four neighbour metrics, in one pass over the pairs of images.
 
     The ball of an image reaches to its k-th nearest other image of its own set. Memory is bounded by a block
     of pairs, time by three products of all pairs.
@@ -56,7 +56,7 @@ def neighbours(
         fake: features [M, D] of generated images.
         pr_k: k of precision and recall (Kynkäänniemi et al. 2019).
         dc_k: k of density and coverage (Naeem et al. 2020).
-        pr_closed: an image on the surface counts for precision and recall, as their authors have it.
+        pr_closed: an image on the surface counts for precision and recall, as their authors define them.
         dc_closed: the same for density and coverage, whose authors do not count it.
 
     Raises:
@@ -110,21 +110,21 @@ def _neighbour_distances(features: Tensor, k: int) -> Tensor:
 def _nearest(features: Tensor, rows: Tensor, k: int, bounds: _DistanceBounds) -> tuple[Tensor, Tensor]:
     """Distances of `rows` to their k nearest others [n, k], and which rows of them are certain [n]."""
     low, _ = bounds.of(features[rows])  # [n, N]
-    low[torch.arange(len(rows)), rows] = torch.inf  # not its own neighbour, whatever its duplicates are
+    low[torch.arange(len(rows)), rows] = torch.inf  # not its own neighbour; its duplicates are
     others = len(features) - 1
     candidates = low.topk(min(k + _EXTRA_CANDIDATES, others), largest=False)  # [n, c]
     owners = rows.repeat_interleave(candidates.indices.shape[1])
     exact = _exact_distances(features, owners, features, candidates.indices.flatten())
     nearest = exact.view_as(candidates.values).topk(k, largest=False).values
-    # Whoever is no candidate is at least as far away as the last candidate may be.
+    # All other rows are at least as far away as the lower bound of the last candidate.
     certain = nearest[:, -1].square() <= candidates.values[:, -1].clamp(min=0)
     return nearest, certain | (candidates.indices.shape[1] == others)
 
 
 class _DistanceBounds:
-    """Bounds of squared distances by one matrix product, true whatever its rounding.
+    """Bounds of squared distances by one matrix product, valid whatever its rounding.
 
-    |x - y|² = |x|² + |y|² - 2x·y with the mean taken away first. The product's rounding is at most
+    |x - y|² = |x|² + |y|² - 2x·y with the mean subtracted first. The product's rounding is at most
     D·u·|x||y| for unit roundoff u; with that of the centring and the sums it stays below
     (D / 2 + 16)·2u·(|x|² + |y|²).
 

@@ -157,7 +157,7 @@ def _write(text: str, path: Path) -> None:
 
 
 def _shown(score: Score, verdicts: Iterable[Verdict] = ()) -> tuple[str, str, str]:
-    """Name, value and interval of a score, with digits enough to tell it from its limits."""
+    """Name, value and interval of a score, with enough digits to distinguish it from its limits."""
     if score.value is None:
         return score.name, _NO_VALUE, ""
     # 20.00001 must not be shown as 20 beside "at most 20".

@@ -5,7 +5,7 @@ images of one shape. It was also trained on images that are not in the set (nois
 cut, torn, rotated, mixed and wrongly coloured shapes; several shapes) as a class of their own.
 
 - An image is *confident* when one of the 18 modes has a probability above `THRESHOLD` among the 18: kind and
-  colour can be classified, however ragged the shape. Noise is confident by chance in about one image of ten.
+  colour can be classified, however ragged the shape. Noise is confident in about one image of ten.
 - A mode is *found* when at least one in `SHARE` of all images is confidently it.
 - An image is *whole* when the probability of one mode is above `THRESHOLD` with the class of everything else
   included: it could pass for an image of the set. This is far stricter.
