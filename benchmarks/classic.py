@@ -51,8 +51,8 @@ from gantx.training import ema  # noqa: E402
 from gantx.training.augment import augment  # noqa: E402
 from gantx.training.augment import spec as augment_spec  # noqa: E402
 from gantx.training.losses import discriminator_loss, generator_loss  # noqa: E402
+from gantx.training.mixing_regularization import mix  # noqa: E402
 from gantx.training.regularizers import inconsistency, path_length_penalty  # noqa: E402
-from gantx.training.style_mixing import mix  # noqa: E402
 
 IMPROVEMENTS = {
     "bf16": "matrix products, convolutions and attention in bf16",

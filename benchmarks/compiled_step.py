@@ -52,7 +52,7 @@ def losses(run, settings):
             part = phase.passes[0]
             began = time.process_time()
             part.differentiate(part.loss, phase.trained.parameters, reals, draws, 1.0)
-            spent += (time.process_time() - began) / phase.every
+            spent += (time.process_time() - began) / phase.interval
         return spent
 
     return once
@@ -62,7 +62,7 @@ def measure(preset, threads, blocks, length):
     """CPU milliseconds of an iteration in each block, eager and compiled; and those of its losses."""
     runs = {compile: trainer(preset, compile, threads)[0] for compile in ("off", "on")}
     _, settings = trainer(preset, "off", threads)
-    period = math.lcm(*(phase.every for phase in runs["off"].phases))
+    period = math.lcm(*(phase.interval for phase in runs["off"].phases))
     length = -(-length // period) * period
     spans, parts = {"off": [], "on": []}, {"off": [], "on": []}
     compute = {compile: losses(run, settings) for compile, run in runs.items()}

@@ -35,7 +35,7 @@ from gantx.config.schema import RunConfig  # noqa: E402
 from gantx.data.batches import Batches  # noqa: E402
 from gantx.data.prepare import Prepared  # noqa: E402
 from gantx.errors import GantxError, UsageError  # noqa: E402
-from gantx.training.objective import phases  # noqa: E402
+from gantx.training.phases import phases  # noqa: E402
 from gantx.training.state import TrainingState  # noqa: E402
 from gantx.training.steps import Steps  # noqa: E402
 
@@ -116,7 +116,7 @@ def shallower(settings, depth):
     return presets.load(base=settings, settings=changes), cut
 
 
-def rehearse_preset(settings: RunConfig, cut, *, windows, names, compile_kernels, refused, say) -> Report:
+def rehearse_preset(settings: RunConfig, cut, *, windows, names, compile_kernels, refused, log) -> Report:
     """Rehearse the phases of a run.
 
     Args:
@@ -126,7 +126,7 @@ def rehearse_preset(settings: RunConfig, cut, *, windows, names, compile_kernels
         names: of the phases; empty for all of them.
         compile_kernels: False stops once the code is written.
         refused: folder that receives the source of kernels that Triton refuses; None to drop it.
-        say: receives a line for each phase.
+        log: receives a line for each phase.
     """
     schedule = settings.training.attention_window
     found = []
@@ -153,7 +153,7 @@ def rehearse_preset(settings: RunConfig, cut, *, windows, names, compile_kernels
             changes={},
             capture=None,
             required=False,
-            log=say,
+            log=log,
         )
         batches = random_batches(settings)
         known = [step.phase.name for step in steps.steps]
@@ -165,11 +165,11 @@ def rehearse_preset(settings: RunConfig, cut, *, windows, names, compile_kernels
             phase = Phase(
                 step.phase.name,
                 window,
-                step.phase.every,
+                step.phase.interval,
                 step.phase.batch,
-                [part.samples for part in step.phase.passes],
+                [part.micro_batch_size for part in step.phase.passes],
             )
-            say(f"{settings.name}: {title(phase)}")
+            log(f"{settings.name}: {title(phase)}")
             found.append(phase)
             try:
                 count_operations(step, batches, phase)
@@ -309,7 +309,7 @@ def main():
                 names=asked.phase or [],
                 compile_kernels=not asked.no_kernels,
                 refused=asked.refused,
-                say=lambda line: print(line, file=sys.stderr, flush=True),
+                log=lambda line: print(line, file=sys.stderr, flush=True),
             )
             reports.append(report)
             if not asked.json:

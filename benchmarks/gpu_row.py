@@ -74,13 +74,13 @@ def train(settings, device, asked, turn):
         return busy_seconds(work, device)
 
     with mock.patch.object(training, "busy_seconds", also_profiled):
-        return training.measure(settings, device, steps=asked.steps, say=turn)
+        return training.measure(settings, device, steps=asked.steps, log=turn)
 
 
 def sample(settings, device, asked, turn):
     """Figures of sampling."""
     return sampling.measure(
-        settings, device, batch=asked.batch, number=asked.number, compile=asked.compile == "on", say=turn
+        settings, device, batch=asked.batch, number=asked.number, compile=asked.compile == "on", log=turn
     )
 
 

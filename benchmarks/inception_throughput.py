@@ -26,9 +26,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from helpers.random_inception import random_inception, write_torchscript  # noqa: E402
 
 from gantx.evaluation.features import open_features  # noqa: E402
-from gantx.evaluation.images import open_images  # noqa: E402
+from gantx.evaluation.frechet import Gaussian  # noqa: E402
+from gantx.evaluation.image_sets import open_images  # noqa: E402
 from gantx.evaluation.inception_weights import open_torchscript  # noqa: E402
-from gantx.evaluation.metrics import frechet_distance_of_features  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -58,7 +58,8 @@ def main() -> None:
                 before = time.process_time()
                 first = way(sides[0])
                 fastest[label] = min(fastest[label], time.process_time() - before)
-                distances[label] = frechet_distance_of_features(first, way(sides[1]))
+                second = way(sides[1])
+                distances[label] = Gaussian.of_features(first).distance(Gaussian.of_features(second))
     base = fastest["clean-fid get_folder_features"]
     print(f"| path | images a CPU second at {asked.size} px | times clean-fid | distance of two sets |")
     print("|---|---|---|---|")
@@ -70,9 +71,9 @@ def main() -> None:
 
 def _write_pictures(folder: Path, count: int, size: int, seed: int) -> None:
     folder.mkdir()
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     for index in range(count):
-        coarse = dice.integers(0, 256, (size // 4, size // 4, 3), np.uint8)
+        coarse = rng.integers(0, 256, (size // 4, size // 4, 3), np.uint8)
         picture = Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
         picture.save(folder / f"{index:04d}.png")
 

@@ -118,7 +118,7 @@ def main():
         for step in run.steps.steps:
             for _ in range(WARM_UP):
                 run.step(step)
-        period = math.lcm(*(phase.every for phase in run.phases))
+        period = math.lcm(*(phase.interval for phase in run.phases))
         with frozen_garbage():
             run.iterate(period)
             how = "compiled" if training.compile is True else "eager"

@@ -1,4 +1,4 @@
-"""Train the recogniser of shapes behind the metric `modes`, and say how well it recognises and rejects.
+"""Train the classifier of shapes behind the metric `modes`, and report how well it classifies and rejects.
 
     python benchmarks/train_shapes_classifier.py
 
@@ -6,9 +6,9 @@ About ten minutes on one core; the same versions on the same machine give the sa
 gantx/evaluation/shapes_classifier.safetensors (--output elsewhere), with the figures in its header, and
 prints them as the tables of benchmarks/results/. `--measure` only measures the file that is there.
 
-Half of every batch are shapes as the set paints them or as a good small GAN would: slightly blunt, bent,
-frayed, soft, noisy, off in colour. The other half is what must not count, made by the functions in WRONG.
-What lies between, where people would disagree, is not trained on.
+Half of every batch are shapes as in the set, or as a good small GAN would generate them: slightly blunt,
+bent, frayed, soft, noisy, off in colour. The other half are images that must be rejected, made by the
+functions in WRONG. Cases in between, on which people would disagree, are not trained on.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ COMMAND = "python benchmarks/train_shapes_classifier.py"
 
 
 class Scene(NamedTuple):
-    """Shapes before they become pictures.
+    """Shapes before they are composed into images.
 
     Attributes:
         mask: how much of a pixel the shape covers, [n, 1, R, R] in [0, 1].
@@ -61,22 +61,22 @@ class Scene(NamedTuple):
     colour: torch.Tensor
     ground: torch.Tensor
 
-    def picture(self):
+    def image(self):
         """[n, 3, R, R]."""
         return self.ground + self.mask * (self.colour - self.ground)
 
 
 class Maker:
-    """A stream of shapes and random numbers that its seed determines."""
+    """A stream of shapes and random numbers determined by its seed."""
 
     def __init__(self, seed):
         self.seed = seed
-        self.painted = 0
+        self.drawn = 0
         self.generator = torch.Generator().manual_seed(seed)
 
     def factors(self, count, objects=1):
-        drawn = factors(ShapesConfig(seed=self.seed, objects=objects), self.painted, self.painted + count)
-        self.painted += count
+        drawn = factors(ShapesConfig(seed=self.seed, objects=objects), self.drawn, self.drawn + count)
+        self.drawn += count
         return drawn
 
     def uniform(self, low, high, *shape):
@@ -89,11 +89,11 @@ class Maker:
         """In [low, high)."""
         return torch.randint(low, high, shape, generator=self.generator)
 
-    def chance(self, probability, *shape):
+    def bernoulli(self, probability, *shape):
         return torch.rand(shape, generator=self.generator) < probability
 
 
-# --- from factors to pictures -------------------------------------------------------------------------------
+# --- from factors to images ---------------------------------------------------------------------------------
 
 
 def mask_of(drawn):
@@ -110,7 +110,7 @@ def scene_of(drawn):
 
 
 def _palette():
-    """The six colours as painted, [6, 3, 1, 1]."""
+    """The six colours as rendered, [6, 3, 1, 1]."""
     n = len(COLOURS)
     squares = Factors(
         kind=np.full((n, 1), KINDS.index("square")),
@@ -165,8 +165,8 @@ def bends(maker, count, deviation, cells=8):
 
 def rounded(mask, sigma):
     """A mask with corners rounded as by a blur of sigma pixels [n], its edges one pixel wide as before."""
-    slope = 2.5 * sigma.clamp(min=0.4)[:, None, None, None]  # a blurred edge rises by 0.4 / sigma a pixel
-    return (0.5 + slope * (blur(mask, sigma) - 0.5)).clamp(0, 1)
+    gain = 2.5 * sigma.clamp(min=0.4)[:, None, None, None]  # a blurred edge rises by 0.4 / sigma a pixel
+    return (0.5 + gain * (blur(mask, sigma) - 0.5)).clamp(0, 1)
 
 
 def blur(images, sigma):
@@ -183,9 +183,9 @@ def blur(images, sigma):
 
 
 def finish(maker, images):
-    """What pictures of small GANs have: some softness, haloes, noise, stripes, unevenness, wrong levels."""
+    """Add the flaws of small GANs: some softness, haloes, noise, stripes, unevenness, wrong levels."""
     n = len(images)
-    much = maker.uniform(0, 1, n, 1, 1, 1) * maker.chance(0.75, n, 1, 1, 1)  # a quarter stays as it is
+    much = maker.uniform(0, 1, n, 1, 1, 1) * maker.bernoulli(0.75, n, 1, 1, 1)  # a quarter stays as it is
     uneven = F.interpolate(maker.normal(n, 3, 4, 4), (RESOLUTION, RESOLUTION), mode="bicubic")
     stripes = maker.normal(n, 3, 4, 4).repeat(1, 1, RESOLUTION // 4, RESOLUTION // 4)
     noise = maker.normal(*images.shape) * maker.uniform(0, 18, n, 1, 1, 1)
@@ -195,22 +195,22 @@ def finish(maker, images):
     return (images * gain + much * (8 * uneven + 5 * stripes + noise)).clamp(0, 255)
 
 
-# --- what counts --------------------------------------------------------------------------------------------
+# --- shapes -------------------------------------------------------------------------------------------------
 
 
 def right(maker, count):
-    """Shapes as they should be, pictures and classes.
+    """Correct shapes: images and classes.
 
     A quarter is untouched, the others are slightly blunted, bent, frayed and off in colour.
     """
     drawn = maker.factors(count)
     classes = torch.from_numpy(drawn.kind[:, 0] * len(COLOURS) + drawn.colour[:, 0])
     scene = scene_of(drawn)
-    much = maker.uniform(0, 1, count) * maker.chance(0.75, count)
+    much = maker.uniform(0, 1, count) * maker.bernoulli(0.75, count)
     size = torch.from_numpy(drawn.size[:, 0])
-    frayed = maker.uniform(0, 1, count) * maker.chance(0.5, count) * (much > 0)
+    frayed = maker.uniform(0, 1, count) * maker.bernoulli(0.5, count) * (much > 0)
     wide = much[:, None, None]
-    blunt = 0.25 * RESOLUTION * size * maker.uniform(0, 1, count) * maker.chance(0.5, count) * (much > 0)
+    blunt = 0.25 * RESOLUTION * size * maker.uniform(0, 1, count) * maker.bernoulli(0.5, count) * (much > 0)
     mask = warp(
         rounded(scene.mask, blunt),
         centres(drawn),
@@ -219,10 +219,10 @@ def right(maker, count):
         bend=bends(maker, count, 3 * size * much) + bends(maker, count, 4 * size * frayed, cells=16),
     )
     tint = 25 * wide[..., None] * maker.uniform(-1, 1, count, 3, 1, 1)
-    return scene._replace(mask=mask, colour=scene.colour + tint).picture(), classes
+    return scene._replace(mask=mask, colour=scene.colour + tint).image(), classes
 
 
-# --- what does not ------------------------------------------------------------------------------------------
+# --- other images -------------------------------------------------------------------------------------------
 
 
 def noise(maker, count):
@@ -236,8 +236,8 @@ def noise(maker, count):
 
 
 def empty(maker, count):
-    """A ground and nothing on it, dim or bright."""
-    brightest = torch.where(maker.chance(0.7, count, 1, 1, 1), 0.3 * 255, 255.0)
+    """A background without a shape, dim or bright."""
+    brightest = torch.where(maker.bernoulli(0.7, count, 1, 1, 1), 0.3 * 255, 255.0)
     return (brightest * maker.uniform(0, 1, count, 3, 1, 1)).expand(-1, -1, RESOLUTION, RESOLUTION)
 
 
@@ -249,13 +249,13 @@ def smooth(maker, count):
 
 def blurred(maker, count):
     """A shape so soft that it is a blob."""
-    return blur(scene_of(maker.factors(count)).picture(), maker.uniform(2.2, 5, count))
+    return blur(scene_of(maker.factors(count)).image(), maker.uniform(2.2, 5, count))
 
 
 def blended(maker, count):
-    """Two pictures seen through each other."""
+    """Two images blended."""
     share = maker.uniform(0.35, 0.65, count, 1, 1, 1)
-    first, second = (scene_of(maker.factors(count)).picture() for _ in range(2))
+    first, second = (scene_of(maker.factors(count)).image() for _ in range(2))
     return share * first + (1 - share) * second
 
 
@@ -265,11 +265,11 @@ def between_kinds(maker, count):
     share = maker.uniform(0.35, 0.65, count, 1, 1, 1)
     other = drawn._replace(kind=(drawn.kind + maker.integers(1, 3, count, 1).numpy()) % 3)
     scene = scene_of(drawn)
-    return scene._replace(mask=share * scene.mask + (1 - share) * mask_of(other)).picture()
+    return scene._replace(mask=share * scene.mask + (1 - share) * mask_of(other)).image()
 
 
 def side_of_line(maker, drawn, scene, low, high):
-    """The side of a random line that holds a share in [low, high] of the shape, [n, 1, R, R] of 0 and 1.
+    """The side of a random line that contains a share in [low, high] of the shape, [n, 1, R, R] of 0 and 1.
 
     No line leaves a triangle with a smaller triangle of the same kind: they cut off corners, not edges.
     """
@@ -290,10 +290,10 @@ def side_of_line(maker, drawn, scene, low, high):
 
 
 def half(maker, count):
-    """A shape cut by a line, about half of it there."""
+    """A shape cut by a line, about half of it visible."""
     drawn = maker.factors(count)
     scene = scene_of(drawn)
-    return scene._replace(mask=scene.mask * side_of_line(maker, drawn, scene, 0.35, 0.65)).picture()
+    return scene._replace(mask=scene.mask * side_of_line(maker, drawn, scene, 0.35, 0.65)).image()
 
 
 def slipped(maker, count):
@@ -305,12 +305,12 @@ def slipped(maker, count):
     angle = maker.uniform(-math.pi, math.pi, count, 1, 1)
     shift = far * torch.stack([angle.cos(), angle.sin()], dim=-1)
     rest = warp(scene.mask * (1 - kept), centres(drawn), bend=shift * RESOLUTION)
-    return scene._replace(mask=torch.maximum(scene.mask * kept, rest)).picture()
+    return scene._replace(mask=torch.maximum(scene.mask * kept, rest)).image()
 
 
 def shuffled(maker, count):
     """Tiles of 4 or 8 pixels, smaller than any shape, in random order."""
-    images = scene_of(maker.factors(count)).picture()
+    images = scene_of(maker.factors(count)).image()
     return torch.cat(
         [_shuffle(maker, part, tile) for part, tile in zip(images.tensor_split(2), (4, 8), strict=True)]
     )
@@ -339,14 +339,14 @@ def rectangles(maker, drawn, number, reach, low, high):
 
 
 def with_pieces(maker, count):
-    """A whole shape and scraps of its colour beside it."""
+    """A whole shape and fragments of its colour beside it."""
 
     def made(count):
         drawn = maker.factors(count)
         scene = scene_of(drawn)
         scraps = rectangles(maker, drawn, 2, (1.2, 2.2), 0.2, 0.5)
         more = ((1 - scene.mask) * scraps).sum((1, 2, 3)) / scene.mask.sum((1, 2, 3))
-        return scene._replace(mask=torch.maximum(scene.mask, scraps)).picture(), more > 0.2
+        return scene._replace(mask=torch.maximum(scene.mask, scraps)).image(), more > 0.2
 
     return chosen(made, count)
 
@@ -359,13 +359,13 @@ def eaten(maker, count):
         scene = scene_of(drawn)
         bites = rectangles(maker, drawn, 2, (0.0, 0.7), 0.2, 0.6)
         gone = (scene.mask * bites).sum((1, 2, 3)) / scene.mask.sum((1, 2, 3))
-        return scene._replace(mask=scene.mask * (1 - bites)).picture(), (gone > 0.2) & (gone < 0.85)
+        return scene._replace(mask=scene.mask * (1 - bites)).image(), (gone > 0.2) & (gone < 0.85)
 
     return chosen(made, count)
 
 
 def chosen(make, count):
-    """`count` images out of those that `make` says are good ones."""
+    """The first `count` images that `make` marks as good."""
     found = []
     while sum(map(len, found)) < count:
         images, good = make(count)
@@ -378,7 +378,7 @@ def ragged(maker, count):
     drawn = maker.factors(count)
     scene = scene_of(drawn)
     bend = bends(maker, count, maker.uniform(2.2, 3.5, count))
-    return scene._replace(mask=warp(scene.mask, centres(drawn), bend=bend)).picture()
+    return scene._replace(mask=warp(scene.mask, centres(drawn), bend=bend)).image()
 
 
 def stretched(maker, count):
@@ -386,9 +386,9 @@ def stretched(maker, count):
     drawn = maker.factors(count)
     scene = scene_of(drawn)
     ratio = maker.uniform(1.25, 1.6, count, 1, 1, 1)
-    ratio = torch.where(maker.chance(0.5, count, 1, 1, 1), ratio, 1 / ratio)
+    ratio = torch.where(maker.bernoulli(0.5, count, 1, 1, 1), ratio, 1 / ratio)
     mask = warp(scene.mask, centres(drawn), stretch=torch.cat([ratio, 1 / ratio], dim=-1))
-    return scene._replace(mask=mask).picture()
+    return scene._replace(mask=mask).image()
 
 
 def stars(maker, count):
@@ -400,7 +400,7 @@ def stars(maker, count):
     size = torch.from_numpy(drawn.size[:, 0])[:, None, None]
     edge = size * (1 + maker.uniform(0.35, 0.6, count, 1, 1) * angle.cos())
     mask = (0.5 + (edge - torch.hypot(x, y)) * RESOLUTION).clamp(0, 1)
-    return scene_of(drawn)._replace(mask=mask[:, None]).picture()
+    return scene_of(drawn)._replace(mask=mask[:, None]).image()
 
 
 def crosses(maker, count):
@@ -410,28 +410,28 @@ def crosses(maker, count):
     across = ((positions() - centres(drawn)) / torch.from_numpy(drawn.size[:, 0]).reshape(-1, 1, 1, 1)).abs()
     wide, narrow = across.amax(-1), across.amin(-1)
     mask = ((wide < 1.2) & (narrow < 0.35)).float()[:, None]
-    angle = torch.where(maker.chance(0.5, count, 1, 1), math.pi / 4, 0.0)
-    return scene._replace(mask=warp(mask, centres(drawn), angle=angle)).picture()
+    angle = torch.where(maker.bernoulli(0.5, count, 1, 1), math.pi / 4, 0.0)
+    return scene._replace(mask=warp(mask, centres(drawn), angle=angle)).image()
 
 
 def turned(maker, count):
-    """Squares on a corner, triangles on their head."""
+    """Squares rotated by about 45°, triangles by about 60°."""
     drawn = maker.factors(count)
     drawn = drawn._replace(kind=maker.integers(1, 3, count, 1).numpy())
     scene = scene_of(drawn)
     is_square = torch.from_numpy(drawn.kind == KINDS.index("square"))[..., None]
     degrees = torch.where(is_square, 45.0, 60.0) + maker.uniform(-15, 15, count, 1, 1)
     mask = warp(scene.mask, centres(drawn), angle=torch.deg2rad(degrees))
-    return scene._replace(mask=mask).picture()
+    return scene._replace(mask=mask).image()
 
 
 def odd_size(maker, count):
-    """Specks, and shapes that nearly fill the picture."""
+    """Tiny shapes, and shapes that nearly fill the image."""
     drawn = maker.factors(count)
-    is_small = maker.chance(0.5, count, 1)
+    is_small = maker.bernoulli(0.5, count, 1)
     size = torch.where(is_small, maker.uniform(0.03, 0.085, count, 1), maker.uniform(0.36, 0.5, count, 1))
     centre = np.where(is_small[..., None].numpy(), drawn.centre, 0.5 + 0.2 * (drawn.centre - 0.5))
-    return scene_of(drawn._replace(size=size.numpy(), centre=centre.astype(np.float32))).picture()
+    return scene_of(drawn._replace(size=size.numpy(), centre=centre.astype(np.float32))).image()
 
 
 def wrong_colour(maker, count):
@@ -443,7 +443,7 @@ def wrong_colour(maker, count):
     others = torch.stack([PALETTE[(first + steps) % len(COLOURS)], torch.zeros(count, 3, 1, 1)])
     others = torch.cat([others, torch.full((1, count, 3, 1, 1), 255.0)])
     other = others[torch.tensor([0, 0, 1, 2])[maker.integers(0, 4, count)], torch.arange(count)]
-    return scene._replace(colour=share * PALETTE[first] + (1 - share) * other).picture()
+    return scene._replace(colour=share * PALETTE[first] + (1 - share) * other).image()
 
 
 def two_colours(maker, count):
@@ -453,20 +453,20 @@ def two_colours(maker, count):
     first = maker.integers(0, len(COLOURS), count)
     second = (first + maker.integers(1, len(COLOURS), count)) % len(COLOURS)
     halves = side_of_line(maker, drawn, scene, 0.3, 0.7)
-    grains = F.interpolate(maker.chance(0.5, count, 1, 16, 16).float(), (RESOLUTION, RESOLUTION))
-    share = torch.where(maker.chance(0.3, count, 1, 1, 1), grains, halves)
-    running = maker.chance(0.3, count) * maker.uniform(0.5, 3, count)
+    grains = F.interpolate(maker.bernoulli(0.5, count, 1, 16, 16).float(), (RESOLUTION, RESOLUTION))
+    share = torch.where(maker.bernoulli(0.3, count, 1, 1, 1), grains, halves)
+    running = maker.bernoulli(0.3, count) * maker.uniform(0.5, 3, count)
     share = blur(share, running)
-    return scene._replace(colour=share * PALETTE[first] + (1 - share) * PALETTE[second]).picture()
+    return scene._replace(colour=share * PALETTE[first] + (1 - share) * PALETTE[second]).image()
 
 
 def bright_ground(maker, count):
-    """A shape on a bright ground of any hue."""
+    """A shape on a bright background of any hue."""
     scene = scene_of(maker.factors(count))
     ground = maker.uniform(0, 255, count, 3, 1, 1)
     strongest = ground.amax(1, keepdim=True).clamp(min=1)
     ground = ground / strongest * maker.uniform(140, 255, count, 1, 1, 1)
-    return scene._replace(ground=ground).picture()
+    return scene._replace(ground=ground).image()
 
 
 def several(maker, count):
@@ -499,25 +499,25 @@ def crescents(maker, count):
     aside = drawn.size[..., None] * 0.7 * torch.stack([angle.cos(), angle.sin()], dim=-1).numpy()
     hidden = mask_of(drawn._replace(centre=drawn.centre + aside))
     scene = scene_of(drawn)
-    return scene._replace(mask=scene.mask * (1 - hidden)).picture()
+    return scene._replace(mask=scene.mask * (1 - hidden)).image()
 
 
 def hourglasses(maker, count):
     """Two triangles tip to tip, upright or lying."""
     drawn = maker.factors(count)
     offset = (positions() - centres(drawn)) / torch.from_numpy(drawn.size[:, 0]).reshape(-1, 1, 1, 1)
-    offset = torch.where(maker.chance(0.5, count, 1, 1, 1), offset, offset.flip(-1))
+    offset = torch.where(maker.bernoulli(0.5, count, 1, 1, 1), offset, offset.flip(-1))
     across, along = offset.abs().unbind(-1)
     mask = ((across < along) & (along < 1.2)).float()[:, None]
-    return scene_of(drawn)._replace(mask=mask).picture()
+    return scene_of(drawn)._replace(mask=mask).image()
 
 
 def outlines(maker, count):
-    """Shapes of which only the rim is there."""
+    """Outlines of shapes."""
     drawn = maker.factors(count)
     inner = mask_of(drawn._replace(size=drawn.size * np.float32(0.6)))
     scene = scene_of(drawn)
-    return scene._replace(mask=scene.mask - inner).picture()
+    return scene._replace(mask=scene.mask - inner).image()
 
 
 NEVER_TRAINED_ON = (crescents, hourglasses, outlines)
@@ -527,7 +527,7 @@ NEVER_TRAINED_ON = (crescents, hourglasses, outlines)
 
 
 class Normalised(nn.Module):
-    """The recogniser's network with batch normalisation, which training needs and `folded` removes."""
+    """The classifier with batch normalisation, which training needs and `folded` removes."""
 
     def __init__(self):
         super().__init__()
@@ -551,7 +551,7 @@ class Normalised(nn.Module):
 
 
 def batch_of(maker):
-    """Pictures [BATCH, 3, R, R] and classes, half of them shapes."""
+    """Images [BATCH, 3, R, R] and classes, half of them shapes."""
     shapes, classes = right(maker, BATCH // 2)
     each = -(-(BATCH // 2) // len(WRONG))
     others = torch.cat([make(maker, each) for make in WRONG])
@@ -583,14 +583,14 @@ def train():
     return network.folded()
 
 
-def confident(recogniser, images):
+def confident(classifier, images):
     """Which images are confidently a mode [N], and which mode [N]."""
-    found = torch.cat([recogniser(part) for part in images.split(500)])
+    found = torch.cat([classifier(part) for part in images.split(500)])
     highest, mode = found.max(1)
     return highest > THRESHOLD, mode
 
 
-def measure(recogniser):
+def measure(classifier):
     """Figures for the header of the file."""
     drawn = factors(ShapesConfig(seed=HELD_OUT), 0, REAL_IMAGES)
     classes = torch.from_numpy(drawn.kind[:, 0] * len(COLOURS) + drawn.colour[:, 0])
@@ -602,29 +602,29 @@ def measure(recogniser):
             )
             for i in range(0, count, 500)
         ]
-        found = [confident(recogniser, part) for part in reals]
+        found = [confident(classifier, part) for part in reals]
         sure, mode = (torch.cat(part) for part in zip(*found, strict=True))
         return _share(sure & (mode == classes[:count]))
 
     maker = Maker(HELD_OUT)
     distorted, expected = right(maker, WRONG_IMAGES)
-    sure, mode = confident(recogniser, finish(maker, distorted))
+    sure, mode = confident(classifier, finish(maker, distorted))
     return {
         "accuracy_on_real": accuracy(REAL_IMAGES, RESOLUTION),
         "accuracy_on_distorted": _share(sure & (mode == expected)),
         "accuracy_at_size": {str(side): accuracy(2000, side) for side in SIZES},
-        "mistaken_for_shapes": _mistaken(recogniser, maker, WRONG),
-        "mistaken_for_shapes_never_trained_on": _mistaken(recogniser, maker, NEVER_TRAINED_ON),
+        "mistaken_for_shapes": _mistaken(classifier, maker, WRONG),
+        "mistaken_for_shapes_never_trained_on": _mistaken(classifier, maker, NEVER_TRAINED_ON),
     }
 
 
-def _mistaken(recogniser, maker, sorts):
-    """Share of each sort of wrong picture that is confidently a shape; as it is made, and as a GAN would."""
+def _mistaken(classifier, maker, sorts):
+    """Share of each sort of wrong image that is confidently a shape: unchanged, and with flaws of GANs."""
     shares = {}
     for make in sorts:
         images = make(maker, WRONG_IMAGES)
         shares[make.__name__.replace("_", " ")] = [
-            _share(confident(recogniser, version)[0])
+            _share(confident(classifier, version)[0])
             for version in (images.clamp(0, 255), finish(maker, images))
         ]
     return shares
@@ -636,7 +636,7 @@ def _share(which):
 
 def tables(figures):
     """The figures as Markdown."""
-    lines = ["| real shapes | confidently called what they are |", "|---|---|"]
+    lines = ["| real shapes | confidently classified correctly |", "|---|---|"]
     lines += [f"| {REAL_IMAGES:,} at 32 × 32 | {figures['accuracy_on_real']:.3%} |"]
     lines += [f"| {WRONG_IMAGES:,} at 32 × 32, distorted | {figures['accuracy_on_distorted']:.2%} |"]
     lines += [f"| 2,000 at {s} × {s} | {share:.2%} |" for s, share in figures["accuracy_at_size"].items()]
@@ -661,8 +661,8 @@ def main():
         figures = measure(ShapesClassifier(torch.device("cpu"), options.output))
         made = {"command": COMMAND, "date": date.today().isoformat(), "torch": torch.__version__}
         write(network, options.output, {**figures, **made})
-    recogniser = ShapesClassifier(torch.device("cpu"), options.output)
-    print(tables(measure(recogniser) if options.measure else recogniser.about))
+    classifier = ShapesClassifier(torch.device("cpu"), options.output)
+    print(tables(measure(classifier) if options.measure else classifier.about))
 
 
 def write(network, path, about):

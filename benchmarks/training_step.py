@@ -17,8 +17,8 @@ import torch
 
 from gantx.config import presets
 from gantx.runtime.random import draw
-from gantx.training.objective import phases
 from gantx.training.phase import Statistics, run_phase
+from gantx.training.phases import phases
 from gantx.training.state import TrainingState
 
 CPU = torch.device("cpu")

@@ -31,8 +31,8 @@ from gantx.models import transgan2
 from gantx.runtime import devices
 from gantx.runtime.random import draw
 from gantx.training.losses import discriminator_loss, generator_loss
-from gantx.training.objective import GANObjective, phases
 from gantx.training.phase import Statistics, run_phase
+from gantx.training.phases import build_objective, phases
 from gantx.training.regularizers import gradient_penalty
 from gantx.training.state import TrainingState
 
@@ -72,8 +72,7 @@ def main():
         plan = phases(settings, state.generator, state.discriminator)
         measured = [steps(settings, state, plan, real, turn) for turn in range(options.repeats + 1)]
         if not options.totals:
-            gan = GANObjective(settings, state.generator, state.discriminator, state.path_length)
-            parted = [parts(gan, real, turn) for turn in range(options.repeats + 1)]
+            parted = [parts(settings, state, real, turn) for turn in range(options.repeats + 1)]
             measured = [{**whole, **split} for whole, split in zip(measured, parted, strict=True)]
 
     print(f"{devices.device_name(CPU)}; Python {platform.python_version()}, torch {torch.__version__}")
@@ -116,14 +115,21 @@ def steps(settings, state, plan, real, turn):
 
 def draws_of(gan, batch, turn):
     """What one D step and one G step draw."""
-    critics = {name: gan.critic_spec(batch) for name in ("on_real", "on_fake", "mixed")}
-    spec = {"latent": gan.latent_spec(batch), **critics}
+    views = {name: gan.discriminator_spec(batch) for name in ("on_real", "on_fake", "mixed")}
+    spec = {"latent": gan.latent_spec(batch), **views}
     return draw(spec, seed=0, stream="benchmark", step=turn, device=CPU)
 
 
-def parts(gan, real, turn):
+def objective_of(settings, state):
+    """The losses of a run's networks."""
+    networks = state.generator.network, state.discriminator.network
+    return build_objective(settings, *networks, state.path_length)
+
+
+def parts(settings, state, real, turn):
     """The same computations with a stop after each part."""
-    objective, discriminator, generator = gan.config.objective, gan.discriminator, gan.generator
+    objective, discriminator, generator = settings.objective, state.discriminator, state.generator
+    gan = objective_of(settings, state)
     q = draws_of(gan, len(real), turn)
     alpha = torch.rand(len(real))
     watch = Watch()
@@ -135,10 +141,10 @@ def parts(gan, real, turn):
     with torch.no_grad():
         fake, _ = gan.generate(q["latent"])
     watch.lap("D: G forward without graph")
-    on_real, on_fake = gan.compare((real, q["on_real"]), (fake, q["on_fake"]))
+    on_real, on_fake = gan.discriminate_views((real, q["on_real"]), (fake, q["on_fake"]))
     watch.lap("D: D forward on reals and fakes")
     target = objective.gradient_penalty.target
-    penalty = gradient_penalty(lambda x: gan.critic(x, q["mixed"]), real, fake, alpha, target)
+    penalty = gradient_penalty(lambda x: gan.discriminate(x, q["mixed"]), real, fake, alpha, target)
     watch.lap("D: penalty, forward and slope")
     loss = discriminator_loss(objective.loss, on_real, on_fake, objective.drift)
     (loss + objective.gradient_penalty.weight * penalty).backward()
@@ -150,7 +156,7 @@ def parts(gan, real, turn):
     discriminator.network.requires_grad_(False)
     generator.gradient.zero_()
     watch.start()
-    loss = generator_loss(objective.loss, gan.critic(gan.generate(q["latent"])[0], q["on_fake"]), None)
+    loss = generator_loss(objective.loss, gan.discriminate(gan.generate(q["latent"])[0], q["on_fake"]), None)
     watch.lap("G: forward of G and D")
     loss.backward()
     watch.lap("G: backward")
@@ -184,7 +190,7 @@ def released_steps(settings, state, real, turn):
         for player in (state.generator, state.discriminator):
             options = player.settings
             player.optimizer = torch.optim.Adam(player.parameters, lr=options.lr, betas=options.betas)
-    gan = GANObjective(settings, state.generator, state.discriminator, state.path_length)
+    gan = objective_of(settings, state)
     objective, q = settings.objective, draws_of(gan, len(real), turn)
     alpha = torch.rand(len(real), 1, 1, 1)
     generator, discriminator = state.generator, state.discriminator
@@ -192,11 +198,11 @@ def released_steps(settings, state, real, turn):
         player.network.requires_grad_(True)
     watch = Watch()
 
-    on_real = gan.critic(real, q["on_real"])
+    on_real = gan.discriminate(real, q["on_real"])
     fake = gan.generate(q["latent"])[0].detach()
-    on_fake = gan.critic(fake, q["on_fake"])
+    on_fake = gan.discriminate(fake, q["on_fake"])
     mixed = (alpha * real + (1 - alpha) * fake).requires_grad_()
-    logits = gan.critic(mixed, q["mixed"])
+    logits = gan.discriminate(mixed, q["mixed"])
     slope = torch.autograd.grad(logits.sum(), mixed, create_graph=True)[0]
     penalty = ((slope.flatten(1).norm(2, 1) - 1) ** 2).mean()
     loss = discriminator_loss(objective.loss, on_real, on_fake, objective.drift)
@@ -206,7 +212,9 @@ def released_steps(settings, state, real, turn):
     discriminator.optimizer.zero_grad(set_to_none=True)
     watch.lap("**discriminator step**")
 
-    generator_loss(objective.loss, gan.critic(gan.generate(q["latent"])[0], q["on_fake"]), None).backward()
+    generator_loss(
+        objective.loss, gan.discriminate(gan.generate(q["latent"])[0], q["on_fake"]), None
+    ).backward()
     nn.utils.clip_grad_norm_(generator.parameters, 5.0)
     generator.optimizer.step()
     generator.optimizer.zero_grad(set_to_none=True)

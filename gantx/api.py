@@ -65,18 +65,18 @@ def evaluate(
         target: a run, a folder of checkpoints, a .safetensors file, or images (folder, .zip, .npy).
         metrics: `fid`, `kid`, `is`, `pr`, `dc` or `modes`; the preset's by default.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-        how: the other fields of `gantx.evaluation.evaluate.Request`, such as `data` and `num`.
+        how: the other fields of `gantx.evaluation.request.Request`, such as `data` and `num`.
 
     Raises:
-        GantxError: as `gantx.evaluation.evaluate.evaluate` does, before any image is painted wherever that
+        GantxError: as `gantx.evaluation.request.evaluate` does, before any image is painted wherever that
             can be known.
     """
-    from gantx.evaluation import evaluate as evaluation
+    from gantx.evaluation import request as evaluation
     from gantx.runtime import devices
 
     request = evaluation.Request(metrics=tuple(metrics), device=devices.pick_device(device), **how)
     return evaluation.evaluate(
-        Path(target), request, say=lambda line: None, progress=lambda what, done, total: None
+        Path(target), request, log=lambda line: None, progress=lambda what, done, total: None
     )
 
 

@@ -39,6 +39,8 @@ TORCH_FREE = (
     "gantx.io.atomic",
     "gantx.io.cache",
     "gantx.config",
+    "gantx.evaluation.scores",
+    "gantx.evaluation.gates",
     "gantx.evaluation.results",
     "gantx.evaluation.reports",
     "gantx.cli",

@@ -13,9 +13,9 @@ from gantx import models
 from gantx.benchmarking.timing import durations
 from gantx.config.schema import RunConfig
 from gantx.runtime.random import Draws, draw, take
-from gantx.training.objective import phases
 from gantx.training.optimized_network import OptimizedNetwork
 from gantx.training.phase import Phase, differentiate
+from gantx.training.phases import phases
 
 ON_GPU, ON_CPU, ON_FEW_THREADS = 8192, 4096, 1024  # sides of matrices large enough to find the ceiling
 FEW_THREADS = 4

@@ -25,7 +25,7 @@ from gantx.runtime.random import for_seeds
 WARM_UP, PASSES = 3, 10  # passes of the generator that do not count (the third captures), and that do
 IMAGES_ON_GPU, IMAGES_ELSEWHERE = 50_000, 512  # painted to the file unless the user says otherwise
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def measure(
     batch: int | None,
     number: int | None,
     compile: bool = False,
-    say: Say,
+    log: Log,
 ) -> SamplingFigures:
     """Measure how fast a preset paints, at random weights.
 
@@ -77,7 +77,7 @@ def measure(
         batch: images painted at once; None for as many as `gantx sample` would.
         number: images of the file; None for 50,000 on a GPU and 512 elsewhere.
         compile: whether the generator is compiled, as by `gantx sample --compile`.
-        say: receives a line for each thing that is measured.
+        log: receives a line for each thing that is measured.
 
     Raises:
         MissingError: the device has too little memory, the disk too little room, or compiling needs what is
@@ -89,12 +89,12 @@ def measure(
         batch = batch or sampling.batch_for(generator, device, count)
         if compile:
             generator = sampling.compiled(generator)
-        say(f"measuring the generator of {settings.name}")
-        alone, warm_up = generator_rate(generator, batch, device, say)
-        say(f"painting {count:,} images to a file")
+        log(f"measuring the generator of {settings.name}")
+        alone, warm_up = generator_rate(generator, batch, device, log)
+        log(f"painting {count:,} images to a file")
         with tempfile.TemporaryDirectory() as folder:
             how = {"batch": batch, "device": device, "ratio": settings.data.ratio, "constant": compile}
-            write = partial(_write, generator, {**how, "log": say})
+            write = partial(_write, generator, {**how, "log": log})
             write(Path(folder) / "first.npy", min(count, 2 * batch))
             before = time.perf_counter()
             write(Path(folder) / "all.npy", count)
@@ -123,14 +123,14 @@ def random_generator(settings: RunConfig, device: torch.device) -> Any:
 
 
 @torch.no_grad()
-def generator_rate(generator: Any, batch: int, device: torch.device, say: Say) -> tuple[float, float]:
+def generator_rate(generator: Any, batch: int, device: torch.device, log: Log) -> tuple[float, float]:
     """How fast a generator paints, from latents on the device to float images there; replayed on CUDA.
 
     Args:
         generator: a network of `gantx.models`, on `device`.
         batch: images painted at once.
         device: where.
-        say: receives a line where nothing can be replayed.
+        log: receives a line where nothing can be replayed.
 
     Returns:
         Images a second, and the seconds that the first passes took longer than later ones.
@@ -138,7 +138,7 @@ def generator_rate(generator: Any, batch: int, device: torch.device, say: Say) -
     q: Any = for_seeds(sampling.spec_of_one(generator), range(batch), device)
     passes = WARM_UP + PASSES
     painter = sampling.BatchRunner(
-        lambda given: generator(given["z"], given["noise"]), device, batches=passes, log=say
+        lambda given: generator(given["z"], given["noise"]), device, batches=passes, log=log
     )
     seconds = durations(lambda: painter(q), device, passes)
     usual = median(seconds[WARM_UP:])

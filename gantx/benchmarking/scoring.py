@@ -20,7 +20,7 @@ from gantx.evaluation.precision import full_precision
 from gantx.evaluation.resizing import resize
 from gantx.runtime import devices
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ class ScoringFigures:
     machine: Machine
 
 
-def measure(settings: RunConfig, device: torch.device, *, batch: int, say: Say) -> ScoringFigures:
+def measure(settings: RunConfig, device: torch.device, *, batch: int, log: Log) -> ScoringFigures:
     """Measure how fast a preset is scored, at random weights of its generator and of Inception.
 
     Args:
         settings: whose generator, and in `evaluation` the network and the rule of resizing.
         device: where.
         batch: images at once.
-        say: receives a line for each thing that is measured.
+        log: receives a line for each thing that is measured.
 
     Raises:
         UsageError: there is no such feature network.
@@ -72,10 +72,10 @@ def measure(settings: RunConfig, device: torch.device, *, batch: int, say: Say) 
     with measuring(device, settings.training.threads, batch):
         look = _inception(device) if wanted.features == "inception" else _other(wanted.features, device)
         generator = random_generator(settings, device)
-        say(f"measuring the generator of {settings.name}")
+        log(f"measuring the generator of {settings.name}")
         with full_precision(device):
-            painting, _ = generator_rate(generator, batch, device, say)
-        say(f"measuring the features of {wanted.features}")
+            painting, _ = generator_rate(generator, batch, device, log)
+        log(f"measuring the features of {wanted.features}")
         images = torch.randint(0, 256, (batch, *generator.image_shape), dtype=torch.uint8, device=device)
         resizing = None
         if wanted.features == "inception":

@@ -22,7 +22,7 @@ from gantx.runtime import devices
 from gantx.training import loop
 from gantx.training.compiled_losses import WORTHWHILE
 from gantx.training.phase import Phase
-from gantx.training.resolve import Say, frozen_garbage, prepared_process, resolve
+from gantx.training.resolve import Log, frozen_garbage, prepared_process, resolve
 from gantx.training.state import TrainingState
 from gantx.training.steps import Required, Step, build_steps
 
@@ -98,7 +98,7 @@ class TrainingFigures:
     machine: Machine
 
 
-def measure(settings: RunConfig, device: torch.device, *, steps: int | None, say: Say) -> TrainingFigures:
+def measure(settings: RunConfig, device: torch.device, *, steps: int | None, log: Log) -> TrainingFigures:
     """Measure how fast a preset trains.
 
     Networks have random weights, images are random bytes; neither changes what a step costs. Learning rates
@@ -108,7 +108,7 @@ def measure(settings: RunConfig, device: torch.device, *, steps: int | None, say
         settings: the run; of `training.compile`, `auto` means what it does for a long one.
         device: where.
         steps: iterations that count, rounded up to whole periods of the lazy steps; None for enough of them.
-        say: receives a line for each thing that is measured.
+        log: receives a line for each thing that is measured.
 
     Raises:
         MissingError: the device has too little memory.
@@ -119,15 +119,15 @@ def measure(settings: RunConfig, device: torch.device, *, steps: int | None, say
     )
     training = settings.training
     with measuring(device, training.threads, training.batch), prepared_process(settings, device):
-        say(f"{'compiling' if training.compile else 'warming up'} the steps of {settings.name}")
-        run = Trainer(settings, device, say)
+        log(f"{'compiling' if training.compile else 'warming up'} the steps of {settings.name}")
+        run = Trainer(settings, device, log)
         first = {
             step.phase.name: durations(partial(run.step, step), device, WARM_UP) for step in run.steps.steps
         }
         with frozen_garbage():
             wanted = steps or (STEPS_ON_GPU if device.type == "cuda" else STEPS_ELSEWHERE)
             alone = max(3, min(wanted, ALONE))
-            say(f"measuring each step {alone} times")
+            log(f"measuring each step {alone} times")
             seconds = {
                 step.phase.name: median(durations(partial(run.step, step), device, alone))
                 for step in run.steps.steps
@@ -135,9 +135,9 @@ def measure(settings: RunConfig, device: torch.device, *, steps: int | None, say
             average = median(durations(run.average, device, alone))
             warm_up = sum(sum(spans) - WARM_UP * seconds[name] for name, spans in first.items())
 
-            period = math.lcm(*(phase.every for phase in run.phases))
+            period = math.lcm(*(phase.interval for phase in run.phases))
             iterations = -(-wanted // period) * period
-            say(f"measuring {iterations} iterations")
+            log(f"measuring {iterations} iterations")
             run.iterate(period)
             spans = run.iterate(iterations)
             whole = [math.fsum(spans[start : start + period]) for start in range(0, iterations, period)]
@@ -145,7 +145,7 @@ def measure(settings: RunConfig, device: torch.device, *, steps: int | None, say
             memory = devices.memory_gb(device)
             busy = busy_seconds(partial(run.iterate, period), device)
 
-            say("measuring the ceiling of matrix products")
+            log("measuring the ceiling of matrix products")
             gflop = {name: count / 1e9 for name, count in flops_of_stages(settings).items()}
             ceiling = matmul_ceiling(device, training.precision)
             machine = this_machine(device)
@@ -153,7 +153,7 @@ def measure(settings: RunConfig, device: torch.device, *, steps: int | None, say
     of_phases = tuple(
         PhaseFigures(
             phase.name,
-            phase.every,
+            phase.interval,
             phase.batch,
             1000 * seconds[phase.name],
             gflop[phase.name],
@@ -162,7 +162,7 @@ def measure(settings: RunConfig, device: torch.device, *, steps: int | None, say
         )
         for phase in run.phases
     )
-    teraflops = sum(gflop[phase.name] / phase.every for phase in run.phases) / iteration / 1000
+    teraflops = sum(gflop[phase.name] / phase.interval for phase in run.phases) / iteration / 1000
     return TrainingFigures(
         preset=settings.name,
         batch=training.batch,
@@ -196,7 +196,7 @@ class Trainer:
         steps: of one iteration, compiled and replayed where the settings say so.
     """
 
-    def __init__(self, settings: RunConfig, device: torch.device, log: Say) -> None:
+    def __init__(self, settings: RunConfig, device: torch.device, log: Log) -> None:
         self._settings, self._device = settings, device
         self._state = TrainingState(settings, device)
         self._state.set_attention_window(None)

@@ -47,7 +47,7 @@ def ls(as_json: AsJson = False) -> None:
 def fetch(names: Names = None) -> None:
     """Download weights that are not in the cache yet; print where they are.
 
-    An interrupted download goes on where it stopped.
+    An interrupted download resumes where it stopped.
 
     Examples:
 
@@ -61,7 +61,7 @@ def fetch(names: Names = None) -> None:
                 path = assets.fetch(asset, progress=show)
             except KeyboardInterrupt:
                 raise Interrupted(
-                    f"interrupted: what has come of {asset.file} is kept, go on with: "
+                    f"interrupted: the part of {asset.file} received so far is kept, resume with: "
                     f"gantx assets fetch {asset.name}"
                 ) from None
         print(path)
@@ -69,7 +69,7 @@ def fetch(names: Names = None) -> None:
 
 @app.command("verify")
 def verify(names: Names = None, as_json: AsJson = False) -> None:
-    """Read the weights on this machine through and compare their digests with the published ones.
+    """Compute the digests of the weights on this machine and compare them with the published ones.
 
     Ends with 1 when a file is wrong, and with 3 when a named one, or every one, is missing.
     """
@@ -121,13 +121,13 @@ def _show(found: list[Status], as_json: bool) -> None:
         )
     for asset, state, path in found:
         table.add_row(asset.name, asset.file, f"{asset.size / 1e6:.1f} MB", state, escape(str(path)))
-    # In a pipe a file is one line, so that grep finds it whole.
+    # In a pipe each file is one line, so that grep finds it whole.
     Console(highlight=False, width=None if sys.stdout.isatty() else 1000).print(table)
 
 
 @contextmanager
 def _bar(asset: Asset) -> Iterator[Callable[[int, int], None]]:
-    """Give what shows the bytes of a download: a bar on stderr while a person waits in a terminal."""
+    """Yield a function that shows the bytes of a download: a progress bar on stderr in a terminal."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),

@@ -69,7 +69,7 @@ def train(
     from gantx.runtime import devices
 
     with Waiting() as waiting:
-        figures = training.measure(settings, devices.pick_device(device), steps=steps, say=waiting.say)
+        figures = training.measure(settings, devices.pick_device(device), steps=steps, log=waiting.say)
     if as_json:
         _print_json("train", figures)
     else:
@@ -111,7 +111,7 @@ def sample(
     place = devices.pick_device(device)
     with Waiting() as waiting:
         figures = sampling.measure(
-            settings, place, batch=batch, number=number, compile=compile, say=waiting.say
+            settings, place, batch=batch, number=number, compile=compile, log=waiting.say
         )
     if as_json:
         _print_json("sample", figures)
@@ -143,7 +143,7 @@ def evaluate(
     from gantx.runtime import devices
 
     with Waiting() as waiting:
-        figures = scoring.measure(settings, devices.pick_device(device), batch=batch, say=waiting.say)
+        figures = scoring.measure(settings, devices.pick_device(device), batch=batch, log=waiting.say)
     if as_json:
         _print_json("eval", figures)
     else:

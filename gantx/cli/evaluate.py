@@ -1,4 +1,4 @@
-"""`gantx eval`: score a generator, or images, and let thresholds decide."""
+"""`gantx eval`: score a generator, or images, and check thresholds."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ def evaluate(
         str | None,
         typer.Option(help="clean-50k, stylegan-50k-full, transgan-test, vitgan-release or ganformer-50k."),
     ] = None,
-    features: Annotated[
-        str | None, typer.Option(help="inception, random, or a network as .pt2 or .onnx.")
-    ] = None,
+    features: Annotated[str | None, typer.Option(help="inception, random, or an .onnx file.")] = None,
     weights: Annotated[
         Path | None, typer.Option(help="File of the Inception weights; see `gantx assets`.")
     ] = None,
@@ -81,15 +79,15 @@ def evaluate(
     markdown: Annotated[Path | None, typer.Option("--md", help="Write Markdown here.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads (all free cores).")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Images painted at once (64).")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images generated at once (64).")] = None,
     cache: Annotated[bool, typer.Option(help="Take reference statistics from the cache.")] = True,
     engine: Annotated[
         str, typer.Option(help="gantx, or cleanfid for clean-fid's own, slower path.")
     ] = "gantx",
 ) -> None:
-    """Score a generator, or images that are already there.
+    """Score a generator, or stored images.
 
-    Exit code 0: all thresholds held. 1: one did not. 3: one could not be decided, or something is missing.
+    Exit code 0: all gates passed. 1: one failed. 3: one could not be decided, or something is missing.
 
     Examples:
 
@@ -101,11 +99,11 @@ def evaluate(
 
       gantx eval ./folder-of-images --data ./cifar --metric fid
     """
-    from gantx.evaluation import reports, results
+    from gantx.evaluation import gates, reports, results
 
-    gates = [results.parse_gate(text, "above") for text in fail_above or []]
-    gates += [results.parse_gate(text, "below") for text in fail_below or []]
-    regressions = [results.parse_regression(text) for text in max_regression or []]
+    thresholds = [gates.parse_gate(text, "above") for text in fail_above or []]
+    thresholds += [gates.parse_gate(text, "below") for text in fail_below or []]
+    regressions = [gates.parse_regression(text) for text in max_regression or []]
     if bool(regressions) != (baseline is not None):
         raise UsageError("--baseline and --max-regression go together: give both or neither")
     if data is not None and reference is not None:
@@ -115,7 +113,7 @@ def evaluate(
             raise UsageError(f"{path} is a folder: name a file")
     if strict and not intervals:
         raise UsageError(
-            "--strict asks the 95 % intervals, which --no-intervals leaves out: drop one of them"
+            "--strict needs the 95 % intervals, which --no-intervals leaves out: drop one of them"
         )
     if engine not in ("gantx", "cleanfid"):
         raise UsageError(f"no engine '{engine}': use gantx or cleanfid")
@@ -123,7 +121,7 @@ def evaluate(
         raise UsageError(f"no split '{split}': use train or test")
     earlier = results.read_result(baseline) if baseline else None
 
-    from gantx.evaluation import evaluate as evaluation
+    from gantx.evaluation import request as evaluation
     from gantx.generation import sampling
     from gantx.runtime import devices
 
@@ -148,8 +146,8 @@ def evaluate(
     )
     with Waiting() as waiting:
         waiting.say(devices.use_threads(threads or "auto"))
-        result = evaluation.evaluate(target, request, say=waiting.say, progress=waiting.show)
-        result = result.judged(gates, regressions, earlier, strict=strict)
+        result = evaluation.evaluate(target, request, log=waiting.say, progress=waiting.show)
+        result = result.with_verdicts(thresholds, regressions, earlier, strict=strict)
 
     if as_json:
         print(reports.as_json(result), end="", flush=True)

@@ -15,15 +15,14 @@ def stats(
     data: Annotated[str, typer.Argument(help="Folder, zip or archive of images, or a known data set.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file to write.")],
     resolution: Annotated[
-        int, typer.Option(min=4, help="Side in pixels that the generator paints; images are cut and resized.")
+        int,
+        typer.Option(min=4, help="Width of the generator's images in pixels; real ones are resized to it."),
     ],
     ratio: Annotated[
         float, typer.Option(min=0, max=1, help="Height / width of the images; data.ratio of the generator.")
     ] = 1.0,
     protocol: Annotated[str, typer.Option(help="The protocol that will be used.")] = "clean-50k",
-    features: Annotated[
-        str, typer.Option(help="inception, random, or a network as .pt2 or .onnx.")
-    ] = "inception",
+    features: Annotated[str, typer.Option(help="inception, random, or an .onnx file.")] = "inception",
     weights: Annotated[Path | None, typer.Option(help="File of the Inception weights.")] = None,
     allow_unverified_weights: Annotated[
         bool, typer.Option("--allow-unverified-weights", help="Take weights of any digest.")
@@ -53,10 +52,11 @@ def stats(
         raise UsageError(f"{output} already exists: name another file, or add --force to replace it")
 
     from gantx.config.schema import DataConfig
-    from gantx.evaluation import evaluate, reference
+    from gantx.evaluation import reference
+    from gantx.evaluation.request import Request, statistics
     from gantx.runtime import devices
 
-    request = evaluate.Request(
+    request = Request(
         metrics=("fid",),
         protocol=protocol,
         features=features,
@@ -67,11 +67,11 @@ def stats(
     )
     with Waiting() as waiting:
         waiting.say(devices.use_threads(threads or "auto"))
-        found = evaluate.statistics(
+        found = statistics(
             DataConfig(source=data, resolution=resolution, ratio=ratio),
             request,
             mirrored=mirrored,
-            say=waiting.say,
+            log=waiting.say,
             progress=waiting.show,
         )
         reference.write(output, found, with_features=not moments)

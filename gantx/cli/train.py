@@ -120,7 +120,7 @@ def _follow(device: str, work: Callable[..., Path]) -> None:
         folder = work(
             device=place,
             command=sys.argv,
-            say=waiting.say,
+            log=waiting.say,
             progress=partial(waiting.show, "preparing images"),
         )
     print(folder)

@@ -345,8 +345,7 @@ class EvaluationConfig(Section):
     Attributes:
         protocol: named protocol of resizing, reference and quantisation.
         metrics: what is computed; the first one decides which checkpoint of a run is the best.
-        features: the network that sees the images: `inception`, the built-in `random`, or a .pt2 or .onnx
-            file.
+        features: the feature network: `inception`, the built-in `random`, or an .onnx file.
         num: generated images; null takes the protocol's number.
         num_during_training: generated images of one evaluation by `training.evaluate_every`.
     """

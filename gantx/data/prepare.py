@@ -42,7 +42,7 @@ from gantx.data.sources import FORMATS, ReadsRuns, Source, open_source
 from gantx.errors import DataError, GantxError, MissingError
 from gantx.io.cache import cache_folder
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 Progress = Callable[[int, int], None]
 
 FORMAT = 1  # version of the cache's layout and of the rules above; raised when either changes
@@ -72,14 +72,14 @@ class Prepared:
     skipped: tuple[str, ...]
 
 
-def prepare(data: DataConfig, *, say: Say, progress: Progress | None = None) -> Prepared:
+def prepare(data: DataConfig, *, log: Log, progress: Progress | None = None) -> Prepared:
     """Map the prepared images of `data` from the cache, making them first where needed.
 
     Several processes may prepare one set at once; each ends with the whole set.
 
     Args:
         data: which images, and how they are shaped.
-        say: takes one line of log.
+        log: takes one line of log.
         progress: called with (done, total) from time to time while the set is made: bytes while its archive
             is downloaded, then images.
 
@@ -91,26 +91,26 @@ def prepare(data: DataConfig, *, say: Say, progress: Progress | None = None) -> 
     """
     source = open_source(data, progress)
     for note in source.notes:
-        say(f"data: {note}")
+        log(f"data: {note}")
     fingerprint = _fingerprint(source, data)
     folder = cache_folder() / "prepared" / fingerprint
     prepared = _load(folder, data.resolution, source.name)
     origin = "from cache"
     if prepared is None:
         if folder.exists():
-            say(f"data: the cache in {folder} is damaged or of another version, so it is made again")
-        say(f"data: preparing {source.location} at {_size(data)}")
+            log(f"data: the cache in {folder} is damaged or of another version, so it is made again")
+        log(f"data: preparing {source.location} at {_size(data)}")
         started = time.perf_counter()
-        _build(source, data, folder, say, progress)
+        _build(source, data, folder, log, progress)
         prepared = _load_patiently(folder, data.resolution, source.name)
         if prepared is None:
             raise MissingError(f"the prepared images vanished from {folder}: start again")
         origin = f"prepared in {time.perf_counter() - started:.1f} s, cached in {folder}"
     if prepared.skipped:
         first = ", ".join(prepared.skipped[:5]) + (", …" if len(prepared.skipped) > 5 else "")
-        say(f"data: {len(prepared.skipped):,} unreadable left out: {first} (see {folder / 'skipped.txt'})")
+        log(f"data: {len(prepared.skipped):,} unreadable left out: {first} (see {folder / 'skipped.txt'})")
     classes = f", {len(prepared.class_names):,} classes" if prepared.labels is not None else ""
-    say(
+    log(
         f"data: {len(prepared.images):,} image{'' if len(prepared.images) == 1 else 's'}{classes}, "
         f"{_size(data)} ({origin})"
     )
@@ -347,7 +347,7 @@ def _load_patiently(folder: Path, side: int, name: str) -> Prepared | None:
     return None
 
 
-def _build(source: Source, data: DataConfig, folder: Path, say: Say, progress: Progress | None) -> None:
+def _build(source: Source, data: DataConfig, folder: Path, log: Log, progress: Progress | None) -> None:
     """Make the set in a folder beside `folder`, then rename it; nothing is left behind on failure."""
     total = len(source)  # may download, with errors of its own
     beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
@@ -361,7 +361,7 @@ def _build(source: Source, data: DataConfig, folder: Path, say: Say, progress: P
             )
         _sweep(folder)
         beside.mkdir()
-        _write(source, data, total, beside, say, progress)
+        _write(source, data, total, beside, log, progress)
         _install(beside, folder, lambda: _load(folder, data.resolution, source.name) is not None)
     except OSError as problem:
         raise MissingError(
@@ -381,7 +381,7 @@ def _sweep(folder: Path, seconds: float = 3600.0) -> None:
 
 
 def _write(
-    source: Source, data: DataConfig, total: int, folder: Path, say: Say, progress: Progress | None
+    source: Source, data: DataConfig, total: int, folder: Path, log: Log, progress: Progress | None
 ) -> None:
     kept: list[int] = []
     skipped: list[tuple[int, str]] = []
@@ -412,10 +412,10 @@ def _write(
         np.save(folder / "labels.npy", np.array([source.label(index) for index in kept], np.int64))
     if cropped:
         shape = "square: the centre square" if data.ratio == 1 else f"of the ratio {data.ratio:g}: the centre"
-        say(f"data: {cropped:,} of {total:,} images are not {shape} is used")
+        log(f"data: {cropped:,} of {total:,} images are not {shape} is used")
     if enlarged:
         least = f"{data.resolution} pixels{_at_ratio(data)}"
-        say(f"data: {enlarged:,} of {total:,} images are smaller than {least}: enlarged")
+        log(f"data: {enlarged:,} of {total:,} images are smaller than {least}: enlarged")
     names = [source.identify(index) for index, _ in skipped]
     if skipped:
         lines = [f"{name}: {reason}\n" for name, (_, reason) in zip(names, skipped, strict=True)]

@@ -1,7 +1,8 @@
-"""The weights of the feature networks: what they are, where they lie, how they come and what proves them.
+"""The weights of the feature networks: where they are published, finding, downloading and verifying them.
 
-Each is a file that others have published, known by its SHA-256. It is looked for in gantx's own folder, then
-where other tools leave it; there only the right one counts. Nothing is downloaded unless `fetch` is called.
+Each is a published file, identified by its SHA-256. It is looked for in gantx's own folder, then where other
+tools leave it; there only a file of the right digest is accepted. Nothing is downloaded unless `fetch` is
+called.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Asset:
         sha256: digest of its content.
         size: its bytes.
         purpose: one line for people.
-        elsewhere: gives the paths at which other tools leave it.
+        elsewhere: returns the paths at which other tools leave it.
     """
 
     name: str
@@ -66,7 +67,7 @@ class Status(NamedTuple):
 
     Attributes:
         asset: which.
-        state: "present" is a file that nobody has verified yet.
+        state: "present" is a file that has not been verified yet.
         path: where it is; where it belongs when it is missing.
     """
 
@@ -81,7 +82,7 @@ def _left_by_cleanfid() -> tuple[Path, ...]:
 
 
 def _left_by_torch_hub() -> tuple[Path, ...]:
-    """As torch.hub.get_dir says, but without importing torch; torch-fidelity names it `weights-…`."""
+    """As torch.hub.get_dir, but without importing torch; torch-fidelity names it `weights-…`."""
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = Path(os.environ.get("TORCH_HOME") or Path(caches) / "torch").expanduser()
     names = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")
@@ -122,16 +123,16 @@ def named(name: str) -> Asset:
     return ASSETS[name]
 
 
-def place(asset: Asset) -> Path:
-    """Where gantx keeps the file, whether it is there or not."""
+def path_of(asset: Asset) -> Path:
+    """Where gantx keeps the file, whether it exists or not."""
     return cache_folder() / "assets" / asset.file
 
 
 def locate(asset: Asset, given: Path | None = None, *, allow_unverified: bool = False) -> Located:
-    """Find the weights on this machine and verify them; a file is read through once, then remembered.
+    """Find the weights on this machine and verify them; a digest is computed once, then remembered.
 
-    Looked at are `given`, if it is given, and nothing else; otherwise gantx's own folder, then the places of
-    other tools, where only a file of the right digest counts.
+    If `given` is given, only that file is considered; otherwise gantx's own folder, then the folders of other
+    tools, where only a file of the right digest is accepted.
 
     Args:
         asset: which weights.
@@ -144,9 +145,9 @@ def locate(asset: Asset, given: Path | None = None, *, allow_unverified: bool = 
     """
     if given is not None:
         return _accept(asset, given, allow_unverified)
-    ours, theirs = place(asset), asset.elsewhere()
+    ours, theirs = path_of(asset), asset.elsewhere()
     for path in (ours, *theirs):
-        # Where others write, anything may lie under that name: the size spares reading most of it.
+        # Other tools may leave another file under that name: comparing sizes first avoids reading most.
         with contextlib.suppress(OSError):
             if path.stat().st_size == asset.size and _digest(path) == asset.sha256:
                 return Located(path, asset.sha256, True)
@@ -163,7 +164,7 @@ def locate(asset: Asset, given: Path | None = None, *, allow_unverified: bool = 
 def fetch(asset: Asset, *, progress: Callable[[int, int], None] | None = None) -> Path:
     """Download the weights into gantx's folder unless they are there; returns their path.
 
-    An interrupted download is gone on with, and several processes may fetch at once (gantx.data.downloads).
+    An interrupted download is resumed, and several processes may fetch at once (gantx.data.downloads).
 
     Args:
         asset: which weights.
@@ -172,7 +173,7 @@ def fetch(asset: Asset, *, progress: Callable[[int, int], None] | None = None) -
     Raises:
         MissingError: they cannot be downloaded or kept; the message says what to do by hand.
     """
-    path = place(asset)
+    path = path_of(asset)
     with contextlib.suppress(OSError):
         if _digest(path) == asset.sha256:
             return path
@@ -181,7 +182,7 @@ def fetch(asset: Asset, *, progress: Callable[[int, int], None] | None = None) -
         algorithm="sha256",
         digest=asset.sha256,
         title=f"{asset.file} (SHA-256 {asset.sha256})",
-        instead=f"fetch it in another way and put it at {path}, or name it by --weights FILE",
+        instead=f"download it in another way and put it at {path}, or name it by --weights FILE",
         size=asset.size,
     )
     download(remote, path, progress)
@@ -191,23 +192,23 @@ def fetch(asset: Asset, *, progress: Callable[[int, int], None] | None = None) -
 
 
 def status(asset: Asset) -> Status:
-    """What is known without reading a file through: the best file that `locate` would consider."""
+    """What is known without reading whole files: the best file that `locate` would consider."""
     found = []
-    for path in (place(asset), *asset.elsewhere()):
+    for path in (path_of(asset), *asset.elsewhere()):
         if not _is_file(path):
             continue
         known = _recall(path)
         if known == asset.sha256:
             return Status(asset, "verified", path)
-        if path == place(asset):
+        if path == path_of(asset):
             found.append(Status(asset, "present" if known is None else "wrong", path))
         elif known is None and path.stat().st_size == asset.size:
             found.append(Status(asset, "present", path))
-    return found[0] if found else Status(asset, "missing", place(asset))
+    return found[0] if found else Status(asset, "missing", path_of(asset))
 
 
 def verify(asset: Asset) -> list[Status]:
-    """Read every file of that name through again, in gantx's folder and the places of other tools.
+    """Read every file of that name again, in gantx's folder and those of other tools.
 
     Returns:
         "verified" or "wrong" for each file, or a single "missing".
@@ -215,17 +216,17 @@ def verify(asset: Asset) -> list[Status]:
     Raises:
         MissingError: a file cannot be read.
     """
-    paths = [path for path in (place(asset), *asset.elsewhere()) if _is_file(path)]
+    paths = [path for path in (path_of(asset), *asset.elsewhere()) if _is_file(path)]
     found = []
     for path in paths:
         with _reading(path):
             digest = _digest(path, anew=True)
         found.append(Status(asset, "verified" if digest == asset.sha256 else "wrong", path))
-    return found or [Status(asset, "missing", place(asset))]
+    return found or [Status(asset, "missing", path_of(asset))]
 
 
 def _accept(asset: Asset, path: Path, allow_unverified: bool) -> Located:
-    """The file at `path` if it is the published one or need not be; DataError otherwise."""
+    """The file at `path` if it is the published one or `allow_unverified`; DataError otherwise."""
     with _reading(path):
         digest, size = _digest(path), path.stat().st_size
     if digest == asset.sha256 or allow_unverified:
@@ -257,11 +258,11 @@ def _is_file(path: Path) -> bool:
     return False
 
 
-# --- digests, remembered ----------------------------------------------------------------------------------
+# --- remembered digests -----------------------------------------------------------------------------------
 
 
 def _digest(path: Path, *, anew: bool = False) -> str:
-    """SHA-256 of a file, from memory while the file is unchanged; OSError when it cannot be read."""
+    """SHA-256 of a file, remembered while the file is unchanged; OSError when it cannot be read."""
     before = _facts(path)
     if not anew and (known := _recall(path)) is not None:
         return known
@@ -272,7 +273,7 @@ def _digest(path: Path, *, anew: bool = False) -> str:
 
 
 def _facts(path: Path) -> list[int]:
-    """What changes with a file's content. The time of the last change of its facts cannot be set back."""
+    """Size and times, which change with the content; the ctime cannot be set back."""
     facts = path.stat()
     return [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns]
 
@@ -282,7 +283,7 @@ def _memory() -> Path:
 
 
 def _remembered() -> dict[str, Any]:
-    """What the file of digests says, path to [*facts, digest]; empty where it is missing or damaged."""
+    """The file of digests, path to [*facts, digest]; empty where it is missing or damaged."""
     try:
         known = json.loads(_memory().read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -299,7 +300,7 @@ def _recall(path: Path) -> str | None:
 
 
 def _remember(path: Path, facts: list[int], digest: str) -> None:
-    """Keep a digest, and forget those of files that are gone."""
+    """Store a digest, and drop those of files that no longer exist."""
     memory = _memory()
     with contextlib.suppress(MissingError, OSError):  # a cache that cannot be written costs only time
         memory.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""clean-fid's own way from images to features: slow, and the judge of ours (gantx eval --engine cleanfid)."""
+"""clean-fid's own feature path, slower, to check ours against (gantx eval --engine cleanfid)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gantx.errors import UsageError
 from gantx.evaluation.assets import ASSETS, locate
-from gantx.evaluation.features import FeatureNetwork, Measured
+from gantx.evaluation.features import FeatureNetwork, FeatureOutput
 from gantx.evaluation.inception import FEATURES
 from gantx.evaluation.inception_weights import open_torchscript
 from gantx.evaluation.precision import full_precision
@@ -26,7 +26,7 @@ def open_cleanfid(
         UsageError: other features than Inception's, or PyTorch's resizing, for which clean-fid would download
             weights by itself.
         MissingError: the weights are not there.
-        DataError: the file does not hold them.
+        DataError: the file does not contain them.
     """
     if choice != "inception" or resize not in _MODES:
         raise UsageError(
@@ -42,7 +42,7 @@ class _CleanFid:
 
     name = "inception"
     dim = FEATURES
-    gives_logits = False
+    has_logits = False
     batch = 32
 
     def __init__(self, path: Path, digest: str, verified: bool, resize: str, device: torch.device) -> None:
@@ -50,11 +50,11 @@ class _CleanFid:
         self._model = open_torchscript(path, resize_inside=resize == "legacy-tensorflow").to(device)
         self._device = device
 
-    def __call__(self, images: Tensor) -> Measured:
+    def __call__(self, images: Tensor) -> FeatureOutput:
         """See `FeatureNetwork`."""
         from cleanfid.fid import get_model_features
 
-        # clean-fid draws latents from the global generator; the images here are already painted.
+        # clean-fid draws latents from the global generator; the images here are already generated.
         with full_precision(self._device), torch.random.fork_rng():
             features = get_model_features(
                 lambda _: images,
@@ -66,4 +66,4 @@ class _CleanFid:
                 device=self._device,
                 verbose=False,
             )
-        return Measured(torch.from_numpy(features).float(), None)
+        return FeatureOutput(torch.from_numpy(features).float(), None)

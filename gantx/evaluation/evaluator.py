@@ -1,7 +1,7 @@
-"""One evaluation from the first check to the result.
+"""One evaluation, from checking that everything is there to the result.
 
-Everything that may be missing is looked for before the first image is painted: weights, data, statistics.
-Then all images pass through the feature network once, and every metric is computed from what came out.
+Weights, data and statistics are looked for before the first image is generated. Then all images pass through
+the feature network once, and every metric is computed from its output.
 """
 
 from __future__ import annotations
@@ -23,37 +23,41 @@ from gantx.config.schema import DataConfig
 from gantx.data.prepare import Prepared, prepare
 from gantx.data.sources import known_names
 from gantx.errors import DataError, MissingError, UsageError
-from gantx.evaluation import intervals, metrics, reference
+from gantx.evaluation import intervals, reference
 from gantx.evaluation.cleanfid_engine import open_cleanfid
 from gantx.evaluation.features import FeatureNetwork, open_features
-from gantx.evaluation.images import lossy_images
+from gantx.evaluation.frechet import Gaussian
+from gantx.evaluation.image_sets import ImageSet, lossy_images
+from gantx.evaluation.inception_score import inception_score
+from gantx.evaluation.kernel_distance import kernel_distances
+from gantx.evaluation.neighbours import neighbours
 from gantx.evaluation.protocols import Protocol
 from gantx.evaluation.reference import Reference
-from gantx.evaluation.results import SCORES_OF, Result, Score
+from gantx.evaluation.results import Result
+from gantx.evaluation.scores import SCORES_OF, Score, name_of
 from gantx.evaluation.shapes_classifier import ModeCount
-from gantx.evaluation.subjects import Subject
 from gantx.runtime import devices
 
-VERSION = 1  # of the definitions of this package; raised when a score would come out differently
+VERSION = 1  # of the definitions of this package; raised when a score would differ
 METRICS = ("fid", "kid", "is", "pr", "dc", "modes")
-AGAINST_REALS = frozenset({"fid", "kid", "pr", "dc"})
-FEW = 10_000  # images; with fewer, the bias of FID exceeds what papers argue about
+NEEDS_REFERENCE = frozenset({"fid", "kid", "pr", "dc"})
+FEW_IMAGES = 10_000  # with fewer, the bias of FID exceeds the differences that papers report
 KID_SUBSETS, KID_SIZE = 100, 1000
 PR_K, DC_K = 3, 5
 _SEED = 0  # of the subsets of KID and of the images that enter the neighbour metrics
 
-Say = Callable[[str], None]
-Progress = Callable[[str, int, int], None]  # what is done, images so far, images in all
+Log = Callable[[str], None]
+Progress = Callable[[str, int, int], None]  # activity, images so far, images in all
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to evaluate, apart from what.
+    """How to evaluate.
 
     Attributes:
         metrics: names out of `METRICS`.
-        protocol: fixes everything that moves a score.
-        features: `inception`, `random`, or a .pt2 or .onnx file.
+        protocol: fixes everything that affects a score.
+        features: `inception`, `random`, or an .onnx file.
         weights: file of the Inception weights; None looks in the usual places.
         allow_unverified: take weights whose digest is not the published one; marks the result.
         reference: file of statistics instead of `data`.
@@ -82,13 +86,13 @@ class Settings:
 
 
 class Evaluator:
-    """Scores images again and again by one protocol, against one reference.
+    """Scores sets of images by one protocol, against one reference.
 
-    Making one resolves everything that could be missing.
+    The constructor finds and opens everything that could be missing.
 
     Args:
         settings: how.
-        say: receives lines of log.
+        log: receives lines of log.
         progress: receives (what, done, total).
 
     Raises:
@@ -97,10 +101,10 @@ class Evaluator:
         DataError: data or statistics cannot be used.
     """
 
-    def __init__(self, settings: Settings, *, say: Say, progress: Progress) -> None:
+    def __init__(self, settings: Settings, *, log: Log, progress: Progress) -> None:
         started = time.perf_counter()
         self.settings = settings
-        self._say, self._progress = say, progress
+        self._log, self._progress = log, progress
         self._network: FeatureNetwork | None = None
         self._reference: Reference | None = None
         self._classifier_digest: str | None = None
@@ -110,17 +114,17 @@ class Evaluator:
                 "the metric modes counts the 18 kinds of single shapes: it needs --data shapes with "
                 "data.shapes.objects=1"
             )
-        if settings.objects == 1:  # whatever is asked for, so that one metric more is no other protocol
+        if settings.objects == 1:  # for any metrics, so that adding one does not change the protocol
             self._classifier_digest = ModeCount(settings.device).digest
         if set(settings.metrics) - {"modes"}:
             self._network = open_network(settings)
-            if "is" in settings.metrics and not self._network.gives_logits:
+            if "is" in settings.metrics and not self._network.has_logits:
                 raise UsageError(
                     f"the metric is needs class scores, which {self._network.name} does not give here: leave "
                     "--features and --engine away"
                 )
-        if self._network is not None and AGAINST_REALS & set(settings.metrics):
-            self._reference = _resolve_reference(settings, self._network, say, progress)
+        if self._network is not None and NEEDS_REFERENCE & set(settings.metrics):
+            self._reference = _resolve_reference(settings, self._network, log, progress)
             if settings.reference is None and settings.data is not None:
                 self._lossy = lossy_images(settings.data)
         self.seconds_to_resolve = time.perf_counter() - started
@@ -130,49 +134,49 @@ class Evaluator:
         """Names of the scores that were asked for, those of the first metric first."""
         network = self._network.name if self._network is not None else "inception"
         return tuple(
-            name if metric == "modes" else title(name, network)
+            name if metric == "modes" else name_of(name, network)
             for metric in self.settings.metrics
             for name in SCORES_OF[metric]
         )
 
-    def evaluate(self, subject: Subject) -> Result:
-        """Score all images of `subject` in one pass.
+    def evaluate(self, images: ImageSet) -> Result:
+        """Score all images of a set in one pass.
 
         Raises:
-            DataError: the images, or what the network sees in them, are not finite.
+            DataError: the images or their features are not finite.
             MissingError: there is too little memory for so many images.
         """
         started = time.perf_counter()
-        seen = self._measure(subject)
+        outputs = self._measure(images)
         measured = time.perf_counter()
         if self.settings.intervals and self._network is not None:
-            self._say("computing scores and their 95 % intervals")
-        scores = self._scores(seen)
+            self._log("computing scores and their 95 % intervals")
+        scores = self._scores(outputs)
         timing = {
             "resolve_seconds": self.seconds_to_resolve,
             "measure_seconds": measured - started,
             "metrics_seconds": time.perf_counter() - measured,
-            "images_per_second": len(subject) / (measured - started),
+            "images_per_second": len(images) / (measured - started),
         }
         return Result(
             scores=tuple(scores),
-            protocol=self.stamp(subject),
-            checkpoint=subject.origin(),
-            warnings=(*subject.warnings, *self._warnings(len(subject))),
+            protocol=self.stamp(images),
+            checkpoint=images.origin(),
+            warnings=(*images.warnings, *self._warnings(len(images))),
             timing={name: float(f"{value:.4g}") for name, value in timing.items()},
             versions={**versions(), "device": devices.device_name(self.settings.device)},
         )
 
-    def _measure(self, subject: Subject) -> _Seen:
-        settings, network, total = self.settings, self._network, len(subject)
+    def _measure(self, images: ImageSet) -> _Outputs:
+        settings, network, total = self.settings, self._network, len(images)
         device = settings.device
-        # On the device until the end, so that no batch waits for a copy.
-        features = _room(total, network.dim, device) if network else None
-        logits = _room(total, 1008, device) if network and "is" in settings.metrics else None
+        # Kept on the device until the end, so that no batch waits for a copy.
+        features = _allocate(total, network.dim, device) if network else None
+        logits = _allocate(total, 1008, device) if network and "is" in settings.metrics else None
         modes = ModeCount(device, settings.objects or 1) if "modes" in settings.metrics else None
         done = 0
-        for images in subject.batches(device):
-            for part in images.split(network.batch if network else len(images)):
+        for batch in images.batches(device):
+            for part in batch.split(network.batch if network else len(batch)):
                 rows = slice(done, done + len(part))
                 if network is not None and features is not None:
                     measured = network(part)
@@ -187,37 +191,37 @@ class Evaluator:
         features = features.cpu() if features is not None else None
         if features is not None and not bool(features.isfinite().all()):
             raise DataError("the feature network gives values that are not finite for these images")
-        return _Seen(features, logits.cpu() if logits is not None else None, modes)
+        return _Outputs(features, logits.cpu() if logits is not None else None, modes)
 
-    def _scores(self, seen: _Seen) -> list[Score]:
+    def _scores(self, outputs: _Outputs) -> list[Score]:
         wanted, scores = self.settings.metrics, list[Score]()
         if "fid" in wanted:
-            scores.append(self._frechet(seen))
+            scores.append(self._frechet(outputs))
         if "kid" in wanted or ("fid" in wanted and self._real is not None):
-            scores.append(self._kernel(seen))
+            scores.append(self._kernel(outputs))
         if "is" in wanted:
-            scores.append(self._inception_score(seen))
+            scores.append(self._inception_score(outputs))
         if "pr" in wanted or "dc" in wanted:
-            scores += self._neighbours(seen)
-        if seen.modes is not None:
-            scores += _mode_scores(seen.modes)
+            scores += self._neighbours(outputs)
+        if outputs.modes is not None:
+            scores += _mode_scores(outputs.modes)
         return scores
 
     @property
     def _real(self) -> Tensor | None:
-        """Features of real images [n, D], or None where the reference holds moments alone."""
+        """Features of real images [n, D], or None where the reference consists of moments alone."""
         return self._reference.features if self._reference is not None else None
 
-    def _frechet(self, seen: _Seen) -> Score:
+    def _frechet(self, outputs: _Outputs) -> Score:
         assert self._reference is not None
-        assert seen.features is not None
-        fake, ddof, known = seen.features, self.settings.protocol.ddof, self._reference
+        assert outputs.features is not None
+        fake, ddof, known = outputs.features, self.settings.protocol.ddof, self._reference
         kept = known.features
         if kept is not None and len(kept) == known.count and len(kept) <= fake.shape[1]:
-            real = metrics.Gaussian.of_features(kept, ddof)  # exact without the covariance, and quicker
+            real = Gaussian.of_features(kept, ddof)  # exact without the covariance, and faster
         else:
-            real = metrics.Gaussian.of_moments(known.mean, known.covariance_by(ddof))
-        value = real.distance(metrics.Gaussian.of_features(fake, ddof))
+            real = Gaussian.of_moments(known.mean, known.covariance_by(ddof))
+        value = real.distance(Gaussian.of_features(fake, ddof))
         if not self.settings.intervals:
             return self._score("fid", value)
         found = intervals.frechet(known.mean, known.covariance_by(ddof), fake, ddof=ddof)
@@ -232,11 +236,11 @@ class Evaluator:
             }
         return self._score("fid", value, found.at_count, details)
 
-    def _kernel(self, seen: _Seen) -> Score:
+    def _kernel(self, outputs: _Outputs) -> Score:
         assert self._real is not None
-        assert seen.features is not None
-        real, fake = self._real, seen.features
-        values = metrics.kernel_distances(real, fake, subsets=KID_SUBSETS, size=KID_SIZE, seed=_SEED)
+        assert outputs.features is not None
+        real, fake = self._real, outputs.features
+        values = kernel_distances(real, fake, subsets=KID_SUBSETS, size=KID_SIZE, seed=_SEED)
         interval = intervals.kernel(real, fake, values, seed=_SEED) if self.settings.intervals else None
         details = {
             "subsets": KID_SUBSETS,
@@ -245,21 +249,21 @@ class Evaluator:
         }
         return self._score("kid", float(values.mean()), interval, details)
 
-    def _inception_score(self, seen: _Seen) -> Score:
-        assert seen.logits is not None
+    def _inception_score(self, outputs: _Outputs) -> Score:
+        assert outputs.logits is not None
         splits = self.settings.protocol.is_splits
-        value, deviation = metrics.inception_score(seen.logits, splits)
+        value, deviation = inception_score(outputs.logits, splits)
         interval = None
         if self.settings.intervals:
-            interval = intervals.inception_score(seen.logits, splits=splits, seed=_SEED)
+            interval = intervals.inception_score(outputs.logits, splits=splits, seed=_SEED)
         return self._score("is", value, interval, {"splits": splits, "std": deviation})
 
-    def _neighbours(self, seen: _Seen) -> list[Score]:
+    def _neighbours(self, outputs: _Outputs) -> list[Score]:
         assert self._real is not None
-        assert seen.features is not None
+        assert outputs.features is not None
         limit = self.settings.protocol.neighbours
-        real, fake = _some(self._real, limit), _some(seen.features, limit)
-        found = metrics.neighbours(real=real, fake=fake, pr_k=PR_K, dc_k=DC_K)
+        real, fake = _subset(self._real, limit), _subset(outputs.features, limit)
+        found = neighbours(real=real, fake=fake, pr_k=PR_K, dc_k=DC_K)
         counts = {"n_gen": len(fake), "n_ref": len(real)}
         scores = []
         for metric, name, values, k in (
@@ -287,10 +291,10 @@ class Evaluator:
         low, high = interval or (None, None)
         note = "" if self._network.verified else "unverified weights"
         described = {**(details or {}), **({"interval": intervals.METHODS[name]} if interval else {})}
-        return Score(title(name, self._network.name), value, low, high, note, described)
+        return Score(name_of(name, self._network.name), value, low, high, note, described)
 
-    def stamp(self, subject: Subject) -> dict[str, Any]:
-        """The protocol of a result: everything that moves a score and is not the generator."""
+    def stamp(self, images: ImageSet) -> dict[str, Any]:
+        """The protocol of a result: everything that affects a score and is not the generator."""
         settings, network = self.settings, self._network
         return {
             "name": settings.protocol.name,
@@ -301,7 +305,7 @@ class Evaluator:
             "weights_verified": network.verified if network else None,
             "resize": network.resize if network else None,
             "feature_dim": network.dim if network else None,
-            **subject.stamp,
+            **images.stamp,
             "n_ref": self._reference.count if self._reference else None,
             "reference": self._reference.stamp if self._reference else None,
             "covariance_ddof": settings.protocol.ddof,
@@ -323,19 +327,19 @@ class Evaluator:
                     f"{fewest:,} images do not span the {network.dim:,} features: the Fréchet distance is "
                     "mostly bias, so go by KID, or take more images (--num)"
                 )
-            elif fewest < FEW:
+            elif fewest < FEW_IMAGES:
                 found.append(
                     f"{fewest:,} images inflate the Fréchet distance: compare it only with scores of as many "
                     "images, and look at KID, which has no such bias"
                 )
             if known.features is None:
                 found.append(
-                    "the reference holds moments alone, so there is no KID beside the Fréchet distance"
+                    "the reference consists of moments alone, so there is no KID beside the Fréchet distance"
                 )
         if known is not None and "file_sha256" in known.stamp:
             found.append(
-                f"{self.settings.reference} does not say how it was made: that it fits this protocol is for "
-                "you to know"
+                f"{self.settings.reference} does not record how it was made: check yourself that it fits "
+                "this protocol"
             )
         if self._lossy:
             found.append(
@@ -345,20 +349,12 @@ class Evaluator:
         data = self.settings.data
         if "modes" in self.settings.metrics and data is not None and data.ratio != 1:
             found.append(
-                f"shapes are cut to the ratio {data.ratio:g}, and the recogniser knows whole ones: even of "
-                "real images it cannot tell all, so compare modes with runs of this ratio only"
+                f"shapes are cut to the ratio {data.ratio:g}, and the classifier was trained on whole ones: "
+                "it errs even on real images, so compare modes with runs of this ratio only"
             )
-        if "is" in self.settings.metrics and count < FEW:
+        if "is" in self.settings.metrics and count < FEW_IMAGES:
             found.append(f"{count:,} images are too few for an Inception Score that others report at 50,000")
         return found
-
-
-def title(metric: str, network: str) -> str:
-    """What a value is called: FID and KID only in the features of Inception, else after the network."""
-    if network == "inception":
-        return metric
-    base = {"fid": "fd", "kid": "kd"}.get(metric, metric)
-    return f"{base}_rand" if network == "random" else f"{base}[{network}]"
 
 
 def versions() -> dict[str, str]:
@@ -368,8 +364,8 @@ def versions() -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What one pass over the images leaves behind, on the CPU."""
+class _Outputs:
+    """The outputs of one pass over the images, on the CPU."""
 
     features: Tensor | None  # [N, D]
     logits: Tensor | None  # [N, 1008]
@@ -389,7 +385,7 @@ def open_network(settings: Settings) -> FeatureNetwork:
 
 
 def _resolve_reference(
-    settings: Settings, network: FeatureNetwork, say: Say, progress: Progress
+    settings: Settings, network: FeatureNetwork, log: Log, progress: Progress
 ) -> Reference:
     if settings.reference is not None:
         known = reference.read(settings.reference)
@@ -401,15 +397,15 @@ def _resolve_reference(
         reference.check(known, network, wanted, settings.reference)
         if known.features is None and (lacking := {"kid", "pr", "dc"} & set(settings.metrics)):
             raise UsageError(
-                f"{settings.reference} holds moments alone, which do not give {', '.join(sorted(lacking))}: "
-                "make it with gantx stats and without --moments"
+                f"{settings.reference} contains moments alone, which do not give "
+                f"{', '.join(sorted(lacking))}: make it with gantx stats and without --moments"
             )
         return known
     if settings.data is None or settings.data.source is None:
         raise MissingError(
             "nothing to compare with: name the real images with --data, or their statistics with --reference"
         )
-    prepared = _prepare(settings.data, say, progress)
+    prepared = _prepare(settings.data, log, progress)
     stamp = reference.describe(
         prepared,
         network,
@@ -426,15 +422,15 @@ def _resolve_reference(
         progress=lambda done, total: progress("measuring real images", done, total),
         use_cache=settings.use_cache,
     )
-    say(f"reference: {known.count:,} images of {prepared.name}{' (from cache)' if cached else ''}")
+    log(f"reference: {known.count:,} images of {prepared.name}{' (from cache)' if cached else ''}")
     return known
 
 
-def _prepare(data: DataConfig, say: Say, progress: Progress) -> Prepared:
-    """The real images; a MissingError about their place says how to name others."""
+def _prepare(data: DataConfig, log: Log, progress: Progress) -> Prepared:
+    """The real images; where their path is wrong the MissingError names the options."""
     try:
         return prepare(
-            data, say=say, progress=lambda done, total: progress("preparing real images", done, total)
+            data, log=log, progress=lambda done, total: progress("preparing real images", done, total)
         )
     except MissingError as problem:
         if data.source in known_names() or data.source is None or Path(data.source).exists():
@@ -444,7 +440,7 @@ def _prepare(data: DataConfig, say: Say, progress: Progress) -> Prepared:
         ) from problem
 
 
-def _room(rows: int, columns: int, device: torch.device) -> Tensor:
+def _allocate(rows: int, columns: int, device: torch.device) -> Tensor:
     """An empty [rows, columns] on `device`; MissingError when there is no memory for it."""
     try:
         return torch.empty(rows, columns, device=device)
@@ -454,8 +450,8 @@ def _room(rows: int, columns: int, device: torch.device) -> Tensor:
         ) from problem
 
 
-def _some(features: Tensor, limit: int) -> Tensor:
-    """At most `limit` rows, chosen at random: the order of a set may be that of its classes."""
+def _subset(features: Tensor, limit: int) -> Tensor:
+    """At most `limit` rows, chosen at random because a set may be ordered by class."""
     if len(features) <= limit:
         return features
     chosen = np.sort(np.random.default_rng(_SEED).permutation(len(features))[:limit])
@@ -475,7 +471,7 @@ def _mode_scores(modes: ModeCount) -> list[Score]:
             "confident",
             found.confident,
             *_share(found.confident, modes.images),
-            note="share of images whose kind and colour can be told",
+            note="share of images whose kind and colour can be classified",
         ),
         Score(
             "whole",

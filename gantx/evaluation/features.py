@@ -19,8 +19,8 @@ from torch import Tensor
 from gantx.errors import MissingError, UsageError
 from gantx.evaluation import inception_weights
 from gantx.evaluation.assets import ASSETS, locate
-from gantx.evaluation.foreign import ForeignNetwork
 from gantx.evaluation.inception import FEATURES
+from gantx.evaluation.onnx_features import OnnxFeatures
 from gantx.evaluation.precision import full_precision
 from gantx.evaluation.resizing import resize as resized
 from gantx.runtime.random import Draw, Spec, draw
@@ -28,8 +28,8 @@ from gantx.runtime.random import Draw, Spec, draw
 _ON_CPU, _ON_GPU = 8, 128  # images of one pass through a network the size of Inception; 8 was quickest
 
 
-class Measured(NamedTuple):
-    """What a network sees in images.
+class FeatureOutput(NamedTuple):
+    """The output of a feature network.
 
     Attributes:
         features: float32 [B, D] on the device.
@@ -41,15 +41,15 @@ class Measured(NamedTuple):
 
 
 class FeatureNetwork(Protocol):
-    """A network that scores are computed in.
+    """A network in whose features scores are computed.
 
     Attributes:
         name: `inception`, `random`, or the name of the file.
         digest: SHA-256 of the weights.
         verified: the digest is the published one, or there is none to compare with.
-        resize: rule by which it resizes images, `none` where it takes them as they are.
+        resize: rule by which it resizes images, `none` where it does not.
         dim: number of features.
-        gives_logits: whether it has class scores.
+        has_logits: whether it has class scores.
         batch: images of one pass.
     """
 
@@ -58,11 +58,11 @@ class FeatureNetwork(Protocol):
     verified: bool
     resize: str
     dim: int
-    gives_logits: bool
+    has_logits: bool
     batch: int
 
-    def __call__(self, images: Tensor) -> Measured:
-        """Images uint8 or float [B, 3, H, W], 0..255, on the device, to what it sees in them."""
+    def __call__(self, images: Tensor) -> FeatureOutput:
+        """Images uint8 or float [B, 3, H, W], 0..255, on the device, to features."""
 
 
 def open_features(
@@ -71,7 +71,7 @@ def open_features(
     """Open a feature network.
 
     Args:
-        choice: `inception`, `random`, or a .pt2 or .onnx file.
+        choice: `inception`, `random`, or an .onnx file.
         resize: rule by which Inception resizes images.
         weights: file of Inception's weights; None looks in the usual places.
         device: where to compute.
@@ -80,7 +80,7 @@ def open_features(
     Raises:
         UsageError: `choice` is none of these, or `weights` is given for another network than Inception.
         MissingError: weights, file or package are not there.
-        DataError: the file does not hold such a network.
+        DataError: the file does not contain such a network.
     """
     if choice == "inception":
         carrier = inception_weights.CARRIERS[resize]
@@ -92,9 +92,14 @@ def open_features(
     if choice == "random":
         return _Random(device)
     path = Path(choice)
-    if path.suffix not in (".pt2", ".onnx"):
-        hint = ": export it with torch.export first" if path.suffix in (".pt", ".pth") else ""
-        raise UsageError(f"no features '{choice}'{hint}; use inception, random, or a .pt2 or .onnx file")
+    if path.suffix in (".pt2", ".pt", ".pth"):
+        raise UsageError(
+            f"the features {choice} are a PyTorch file, which could run code when it is opened: export the "
+            f"network with torch.onnx.export(network, (images,), '{path.stem}.onnx', dynamo=True, "
+            "dynamic_shapes=({0: torch.export.Dim('batch')},)) and give the .onnx file"
+        )
+    if path.suffix != ".onnx":
+        raise UsageError(f"no features '{choice}': use inception, random, or an .onnx file")
     if not path.is_file():
         raise MissingError(f"there is no feature network at {path}")
     return _FromFile(path, device)
@@ -105,7 +110,7 @@ class _Inception:
 
     name = "inception"
     dim = FEATURES
-    gives_logits = True
+    has_logits = True
 
     def __init__(self, path: Path, digest: str, verified: bool, resize: str, device: torch.device) -> None:
         self.digest, self.verified, self.resize = digest, verified, resize
@@ -115,23 +120,23 @@ class _Inception:
         self._device = device
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Measured:
+    def __call__(self, images: Tensor) -> FeatureOutput:
         with full_precision(self._device):
-            return Measured(*self._network(resized(images, self.resize)))
+            return FeatureOutput(*self._network(resized(images, self.resize)))
 
 
 class _Random:
     """Three convolutions with fixed random weights: no file, seconds on a CPU, for rough comparisons only.
 
-    Images are averaged or repeated to 32×32 first. Features are means and deviations over the places of the
-    last two layers.
+    Images are averaged or repeated to 32×32 first. Features are the means and standard deviations over the
+    positions of the last two layers.
     """
 
     name = "random"
     verified = True
     resize = "none"
     dim = 256
-    gives_logits = False
+    has_logits = False
     batch = 256
 
     _WIDTHS = (3, 32, 64, 64)
@@ -143,7 +148,7 @@ class _Random:
             spec: Spec = {"weight": Draw("uniform", (outward, inward, 3, 3), per="batch")}
             drawn = draw(spec, seed=0, stream="random features", step=layer, device=torch.device("cpu"))
             assert isinstance(drawn["weight"], Tensor)
-            # Of variance 2 / fan-in. Uniform, because every machine draws these to the bit.
+            # Of variance 2 / fan-in. Uniform, because these are the same bits on every machine.
             weight = (2 * drawn["weight"] - 1) * math.sqrt(6 / (9 * inward))
             digest.update(weight.numpy().tobytes())
             self._filters.append(weight.to(device))
@@ -151,31 +156,31 @@ class _Random:
         self._device = device
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Measured:
+    def __call__(self, images: Tensor) -> FeatureOutput:
         with full_precision(self._device):
             hidden = F.adaptive_avg_pool2d(images.float(), 32) / 127.5 - 1  # [B, 3, 32, 32]
             found = []
             for stride, weight in zip((1, 2, 2), self._filters, strict=True):
                 hidden = F.relu(F.conv2d(hidden, weight, stride=stride, padding=1))
                 found += [hidden.mean((2, 3)), hidden.std((2, 3))]
-            return Measured(torch.cat(found[2:], 1), None)
+            return FeatureOutput(torch.cat(found[2:], 1), None)
 
 
 class _FromFile:
-    """A network of the user's; see gantx.evaluation.foreign."""
+    """A network of the user's; see gantx.evaluation.onnx_features."""
 
     verified = True
     resize = "none"
-    gives_logits = False
+    has_logits = False
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self.name = path.stem
-        self._network = ForeignNetwork(path, device)
+        self._network = OnnxFeatures(path, device)
         self.digest, self.dim = self._network.digest, self._network.dim
         self.batch = self._network.batch or _ON_GPU
         self._device = device
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Measured:
+    def __call__(self, images: Tensor) -> FeatureOutput:
         with full_precision(self._device):
-            return Measured(self._network(images.float()), None)
+            return FeatureOutput(self._network(images.float()), None)

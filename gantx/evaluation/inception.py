@@ -4,9 +4,9 @@ Notable in it:
 - 23.9 M parameters, 2048 features and 1008 class scores of an image, both from one pass
 - unlike later Inception-v3s: average pools leave padding out of the count, and the last block has a maximum
   pool in its pooling branch
-- batch normalisation is folded into the convolutions, and the channels of a pixel lie side by side: on a CPU
-  1.7 times as quick as the published form (benchmarks/inception_throughput.py), and equal to it within 1e-4
-  of the size of a feature
+- batch normalisation is folded into the convolutions, and tensors are channels-last: on a CPU 1.7 times as
+  fast as the published form (benchmarks/inception_throughput.py), and equal to it within 1e-4 of the size of
+  a feature
 
 Weights come from gantx.evaluation.inception_weights.
 """
@@ -21,22 +21,22 @@ FEATURES, CLASSES = 2048, 1008
 
 
 class Convolution(nn.Conv2d):
-    """Convolution with bias, then ReLU; [B, C, H, W] -> [B, D, H', W']."""
+    """Convolution with bias, then ReLU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """[B, C, H, W] -> [B, D, H', W']."""
         return super().forward(x).relu_()
 
 
 class AverageConvolution(Convolution):
-    """Convolution of 1×1 over the averages of 3×3 neighbours, then ReLU; [B, C, H, W] -> [B, D, H, W].
+    """Convolution of 1×1 over the averages of 3×3 neighbours, then ReLU.
 
     The averages are taken after the convolution, of its fewer channels: the two commute, the bias included,
     because neighbours beyond the border do not count.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """[B, C, H, W] -> [B, D, H, W]."""
         convolved = F.conv2d(x, self.weight, self.bias)
         return F.avg_pool2d(convolved, 3, 1, 1, count_include_pad=False).relu_()
 
@@ -167,7 +167,7 @@ class Inception(nn.Module):
         self.output = nn.Linear(FEATURES, CLASSES)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Look at images.
+        """Compute features and class scores.
 
         Args:
             pixels: float32 [B, 3, 299, 299] in 0..255, from `gantx.evaluation.resizing.resize`.
@@ -177,7 +177,7 @@ class Inception(nn.Module):
             `output.bias`, as the Inception Score of Salimans et al. (2016) was computed.
         """
         x = (pixels - 128) / 128 if self.centred else 2 * (pixels / 255) - 1
-        # Convolutions on a CPU are much faster with the channels of a pixel side by side.
+        # Convolutions on a CPU are much faster in channels-last.
         x = x.contiguous(memory_format=torch.channels_last)
         x = self.blocks(self.stem(x))  # [B, 2048, 8, 8]
         features = x.mean((2, 3))

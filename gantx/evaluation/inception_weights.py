@@ -1,8 +1,8 @@
-"""The weights of Inception: two published files, read without running Python of theirs, converted once.
+"""The weights of Inception: two published files, read without running Python from them, converted once.
 
-NVIDIA publishes the network as TorchScript, pytorch-fid the same weights as a state dict. Which of the two a
-file is shows in its content, whatever it is called. Converted, with batch normalisation folded into the
-convolutions, they are kept as safetensors in the cache under the digest of the file they came from.
+NVIDIA publishes the network as TorchScript, pytorch-fid the same weights as a state dict. The content of a
+file decides which of the two it is, not its name. Converted weights, with batch normalisation folded into the
+convolutions, are kept as safetensors in the cache under the digest of the file they came from.
 torchvision's own Inception has the same layers but other weights, and is refused.
 """
 
@@ -21,13 +21,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from gantx.errors import DataError, GantxError, MissingError
 from gantx.evaluation.inception import Convolution, Inception
 from gantx.io.atomic import replacing
 from gantx.io.cache import cache_folder
 
-FORMAT = 1  # version of converted files; raised when what they hold changes
+FORMAT = 1  # version of converted files; raised when their contents change
 _EPSILON = 1e-3  # of every batch normalisation
 
 Carrier: TypeAlias = Literal["torchscript", "pytorch-fid"]
@@ -37,7 +38,7 @@ CARRIERS: dict[str, Carrier] = {
     "legacy-tensorflow": "torchscript",
     "legacy-pytorch": "pytorch-fid",
 }
-_CALLED = {
+_DESCRIPTIONS = {
     "torchscript": "NVIDIA's TorchScript file (inception-2015-12-05.pt)",
     "pytorch-fid": "pytorch-fid's state dict (pt_inception-2015-12-05-6726825d.pth)",
 }
@@ -80,8 +81,8 @@ def load(path: Path, resize: str, *, digest: str | None = None) -> Inception:
             _keep(kept, weights)
     if weights.carrier != wanted:
         raise DataError(
-            f"{path} is {_CALLED[weights.carrier]}, but {resize} resizing goes with "
-            f"{_CALLED[wanted]}: name that file, or choose a protocol with another resizing"
+            f"{path} is {_DESCRIPTIONS[weights.carrier]}, but {resize} resizing goes with "
+            f"{_DESCRIPTIONS[wanted]}: name that file, or choose a protocol with another resizing"
         )
     network = Inception(centred=wanted == "torchscript")
     network.load_state_dict(weights.tensors)
@@ -128,12 +129,12 @@ def _is_torchscript(path: Path) -> bool:
 def open_torchscript(path: Path, *, resize_inside: bool = False) -> Any:
     """NVIDIA's file as clean-fid opens it, an `InceptionV3W` on the CPU; DataError when it is another file.
 
-    TorchScript may run operations of tensors while it is read, but no Python.
+    TorchScript may run tensor operations while it is read, but no Python.
     """
     from cleanfid.inception_torchscript import InceptionV3W
 
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        # clean-fid looks for this name in a folder, and torch has declared TorchScript out of date.
+        # clean-fid looks for this name in a folder, and torch has deprecated TorchScript.
         place = Path(folder) / "inception-2015-12-05.pt"
         try:
             place.symlink_to(path.absolute())
@@ -145,7 +146,7 @@ def open_torchscript(path: Path, *, resize_inside: bool = False) -> Any:
             return InceptionV3W(folder, download=False, resize_inside=resize_inside).eval()
         except (RuntimeError, ValueError, AttributeError) as problem:
             raise DataError(
-                f"{path} is a TorchScript file that does not hold Inception: {_first_line(problem)}"
+                f"{path} is a TorchScript file that does not contain Inception: {_first_line(problem)}"
             ) from problem
 
 
@@ -154,49 +155,51 @@ def _from_torchscript(path: Path) -> dict[str, Tensor]:
     folded: dict[str, Tensor] = {}
     for ours, theirs in zip(_our_names(), _names(0), strict=True):
         weight, beta, mean, var = (
-            _taken(state, f"layers.{theirs}.{part}", path) for part in ("weight", "beta", "mean", "var")
+            _tensor(state, f"layers.{theirs}.{part}", path) for part in ("weight", "beta", "mean", "var")
         )
         folded |= _folded(ours, weight, torch.ones_like(beta), beta, mean, var)
     for part in ("weight", "bias"):
-        folded[f"output.{part}"] = _taken(state, f"output.{part}", path)
+        folded[f"output.{part}"] = _tensor(state, f"output.{part}", path)
     return _checked(folded, path)
 
 
 def _from_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as problem:  # torch tells a damaged file from a hostile one by many types
+    except Exception as problem:  # torch raises many types for damaged and for hostile files
         raise DataError(
             f"{path} is neither NVIDIA's TorchScript Inception, nor a plain state dict, nor safetensors "
             f"(torch says: {_first_line(problem)}): run `gantx assets fetch inception`"
         ) from problem
     if not isinstance(state, Mapping):
-        raise DataError(f"{path} holds a {type(state).__name__} where a state dict of Inception is wanted")
+        raise DataError(
+            f"{path} contains a {type(state).__name__} where a state dict of Inception is expected"
+        )
     classes = len(state["fc.weight"]) if isinstance(state.get("fc.weight"), Tensor) else 0
     if classes == 1000 or any(str(name).startswith("AuxLogits.") for name in state):
         raise DataError(
-            f"{path} holds torchvision's Inception, whose features are not those of FID: "
+            f"{path} contains torchvision's Inception, whose features are not those of FID: "
             "run `gantx assets fetch inception`"
         )
     folded: dict[str, Tensor] = {}
     for ours, theirs in zip(_our_names(), _names(1), strict=True):
-        weight = _taken(state, f"{theirs}.conv.weight", path)
+        weight = _tensor(state, f"{theirs}.conv.weight", path)
         gamma, beta, mean, var = (
-            _taken(state, f"{theirs}.bn.{part}", path)
+            _tensor(state, f"{theirs}.bn.{part}", path)
             for part in ("weight", "bias", "running_mean", "running_var")
         )
         folded |= _folded(ours, weight, gamma, beta, mean, var)
     for part in ("weight", "bias"):
-        folded[f"output.{part}"] = _taken(state, f"fc.{part}", path)
+        folded[f"output.{part}"] = _tensor(state, f"fc.{part}", path)
     return _checked(folded, path)
 
 
-def _taken(state: Mapping[str, Tensor], name: str, path: Path) -> Tensor:
+def _tensor(state: Mapping[str, Tensor], name: str, path: Path) -> Tensor:
     found = state.get(name)
     if not isinstance(found, Tensor):
         some = ", ".join(list(map(str, state))[:3]) or "nothing"
         raise DataError(
-            f"{path} does not hold the Inception of FID: {name} is missing (it holds {some}, …): "
+            f"{path} does not contain the Inception of FID: {name} is missing (it has {some}, …): "
             "run `gantx assets fetch inception`"
         )
     return found.detach()
@@ -206,11 +209,9 @@ def _folded(
     name: str, weight: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor
 ) -> dict[str, Tensor]:
     """A convolution and the batch normalisation after it as one convolution with bias, in float64."""
-    gain = gamma.double() / (var.double() + _EPSILON).sqrt()
-    return {
-        f"{name}.weight": (weight.double() * gain[:, None, None, None]).float(),
-        f"{name}.bias": (beta.double() - mean.double() * gain).float(),
-    }
+    statistics = mean.double(), var.double(), _EPSILON, gamma.double(), beta.double()
+    fused_weight, fused_bias = fuse_conv_bn_weights(weight.double(), None, *statistics)
+    return {f"{name}.weight": fused_weight.detach().float(), f"{name}.bias": fused_bias.detach().float()}
 
 
 def _checked(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -218,7 +219,7 @@ def _checked(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
         if name not in tensors or tensors[name].shape != wanted:
             found = list(tensors[name].shape) if name in tensors else "missing"
             raise DataError(
-                f"{path} does not hold the Inception of FID: {name} is {found} where {list(wanted)} is wanted"
+                f"{path} does not contain the Inception of FID: {name} is {found}, expected {list(wanted)}"
             )
     return {name: tensors[name].float().contiguous() for name in _SHAPES}
 

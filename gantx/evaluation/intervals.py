@@ -1,10 +1,10 @@
-"""95 % intervals of the scores: how far they would move with another draw of images.
+"""95 % intervals of the scores: how far they would move with another sample of images.
 
 Each function takes what the metric was computed from and a seed, and gives the same interval for the same
-seed. An interval is about the mean score of as many images: it says whether two checkpoints differ by more
-than chance, and does not remove what the number itself does to a score (FID grows when it shrinks).
+seed. An interval is about the mean score of as many images: it shows whether two checkpoints differ by more
+than chance, and does not remove the bias of their number (FID grows when there are fewer).
 
-| score | what is drawn again | how |
+| score | what is resampled | how |
 |---|---|---|
 | FID | generated images | jackknife over groups of them; extrapolates to infinitely many, too (`frechet`) |
 | KID | real and generated images, subsets | bootstrap (`kernel`) |
@@ -13,7 +13,7 @@ than chance, and does not remove what the number itself does to a score (FID gro
 | density | generated images | bootstrap (`mean`) |
 | recall, coverage | real images | Wilson's interval of a share (`share`) |
 
-What is not drawn again stays as it is; with both sides drawn again all but KID would move more.
+Everything else stays fixed; with both sides resampled all but KID would move more.
 """
 
 from __future__ import annotations
@@ -26,18 +26,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gantx.evaluation.metrics import (
-    Gaussian,
-    Moments,
-    checked,
-    kernel_of_itself,
-    polynomial_kernel,
-    score_of_split,
-    split_rows,
-)
+from gantx.evaluation.feature_sets import checked
+from gantx.evaluation.frechet import Gaussian, Moments
+from gantx.evaluation.inception_score import score_of_split, split_rows
+from gantx.evaluation.kernel_distance import kernel_of_itself, polynomial_kernel
 from gantx.runtime.random import Draw, Spec, draw
 
-# How each score's interval comes about, for records and documentation.
+# How each interval is computed, for records and documentation.
 METHODS = {
     "fid": "jackknife over groups of generated images",
     "kid": "bootstrap over the images of both sides",
@@ -65,7 +60,7 @@ class Interval(NamedTuple):
 
 
 class FrechetIntervals(NamedTuple):
-    """What the jackknife says about a Fréchet distance at N images.
+    """Jackknife estimates for a Fréchet distance at N images.
 
     Attributes:
         at_count: interval of the distance that the generator has on average at N images.
@@ -86,11 +81,11 @@ def frechet(
     The distance is computed again without each of 20 random groups of images. The line through the distances
     at N and at 19 N / 20 images, over 1 / N, gives one estimate of the limit at 1 / N = 0 per group; the
     spread of these estimates is the standard error (Tukey's jackknife; extrapolation over 1 / N as in Chong
-    and Forsyth 2020). The reference is taken as it is: that it is a sample itself is not in the intervals.
+    and Forsyth 2020). The reference is fixed: that it is a sample itself is not in the intervals.
 
-    The distance bends over 1 / N where N is but a few times D. The halves of the images show how much: the
-    limit is corrected for it to second order, and its interval widened by as much on either side. Where a
-    half has not more images than features, there is no telling, and no limit.
+    The distance is not linear in 1 / N where N is only a few times D. The halves of the images show how much:
+    the limit is corrected for it to second order, and its interval widened by as much on either side. Where a
+    half has not more images than features, this cannot be estimated, and there is no limit.
 
     Costs 23 eigendecompositions [D, D] and three passes over the images.
 
@@ -112,11 +107,11 @@ def frechet(
     trace = reference.factor.square().sum()
 
     def distance(moments: Moments) -> float:
-        # Not as exact as Gaussian.distance where covariances are singular, and exact enough for an error bar.
-        painted = moments.covariance(ddof)
-        roots = torch.linalg.eigvalsh(reference.factor.T @ painted @ reference.factor).clamp(min=0).sqrt()
+        # Less exact than Gaussian.distance where covariances are singular, but enough for an interval.
+        other = moments.covariance(ddof)
+        roots = torch.linalg.eigvalsh(reference.factor.T @ other @ reference.factor).clamp(min=0).sqrt()
         shift = (reference.mean - moments.mean).square().sum()
-        return float(shift + trace + painted.trace() - 2 * roots.sum())
+        return float(shift + trace + other.trace() - 2 * roots.sum())
 
     order = _shuffled(count, seed, "fid")
     whole = Moments.of_features(fake)
@@ -141,14 +136,14 @@ def kernel(real: Tensor, fake: Tensor, distances: Tensor, *, seed: int = 0) -> I
     """Interval of KID, whose mean does not depend on the number of images; None for fewer than 40 of a side.
 
     Bootstrap of the unbiased distance of all images: every image gets the number of times it was drawn as
-    its weight, and no pair of an image with itself is counted, so that repetitions add no bias. Of larger
-    sets 5,000 images of each side stand for all, with weights pulled towards 1 as their number demands.
-    The distance that is reported is a mean over random subsets; the chance of their choice is added.
+    its weight, and no pair of an image with itself is counted, so that repetitions add no bias. Larger sets
+    are represented by 5,000 images of each side, with weights pulled towards 1 as their number demands.
+    The distance that is reported is a mean over random subsets; the variance of their choice is added.
 
     Args:
         real: features [N, D] of real images.
         fake: features [M, D] of generated images.
-        distances: of the subsets, from `gantx.evaluation.metrics.kernel_distances`; their mean is KID.
+        distances: of the subsets, from `gantx.evaluation.kernel_distance`; their mean is KID.
         seed: of the bootstrap.
     """
     if min(len(real), len(fake)) < _LEAST:
@@ -169,8 +164,8 @@ def kernel(real: Tensor, fake: Tensor, distances: Tensor, *, seed: int = 0) -> I
     pairs = weights[0].sum(1).double() * weights[1].sum(1)
     across = _kernel_sums(sides[0], sides[1], weights[0], weights[1], offset) / pairs
     resampled = within[0] + within[1] - 2 * across  # [1 + B]
-    chance = torch.stack([distances[rows].mean() for rows in _resamples(len(distances), seed, "kid")])
-    return _quantiles(resampled[1:] - resampled[0] + chance)
+    choice = torch.stack([distances[rows].mean() for rows in _resamples(len(distances), seed, "kid")])
+    return _quantiles(resampled[1:] - resampled[0] + choice)
 
 
 def inception_score(logits: Tensor, *, splits: int = 10, seed: int = 0) -> Interval:
@@ -180,7 +175,7 @@ def inception_score(logits: Tensor, *, splits: int = 10, seed: int = 0) -> Inter
     the interval lies about the score, with their spread.
 
     Args:
-        logits: class scores [N, C], as for `gantx.evaluation.metrics.inception_score`.
+        logits: class scores [N, C], as for `gantx.evaluation.inception_score`.
         splits: contiguous parts.
         seed: of the bootstrap.
     """
@@ -195,9 +190,9 @@ def inception_score(logits: Tensor, *, splits: int = 10, seed: int = 0) -> Inter
 def share(indicators: Tensor) -> Interval:
     """Wilson's interval of the share of true values: precision, recall, coverage.
 
-    What a bootstrap of 0 and 1 would give, but not empty where all values are the same. The balls of the
-    other set are taken as they are: precision is the share of all that the generator may paint that lies in
-    the balls of these real images, recall the share of all real images in the balls of these generated ones.
+    As a bootstrap of 0 and 1 would give, but not empty where all values are the same. The balls of the other
+    set are fixed: precision is the share of all images the generator may generate that lies in the balls of
+    these real images, recall the share of all real images in the balls of these generated ones.
 
     Args:
         indicators: bool [N], such as `Neighbours.precise`.

@@ -1,4 +1,4 @@
-"""Features are computed in full float32, whatever the training around them allows itself."""
+"""Features are computed in full float32, whatever the training around them allows."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ import torch
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Switch off autocast and shortened float32 for the length of a `with`; the settings come back after it.
+    """Disable reduced-precision float32 arithmetic within a `with` block and restore the settings after it.
 
     NVIDIA GPUs since Ampere round the factors of convolutions and matrix products to 10 bits where TF32 is
-    allowed, and PyTorch allows it for convolutions by default: a score would depend on the GPU.
+    allowed, and PyTorch allows it for convolutions by default: a score would depend on the GPU. A caller's
+    autocast region would lower the types themselves.
 
     Args:
         device: where the computation runs.
     """
     matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    autocast = torch.is_autocast_enabled(device.type)
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
+    torch.set_autocast_enabled(device.type, False)
     try:
-        with torch.autocast(device.type, enabled=False):
-            yield
+        yield
     finally:
         torch.set_float32_matmul_precision(matmul)
         torch.backends.cudnn.allow_tf32 = convolution
+        torch.set_autocast_enabled(device.type, autocast)

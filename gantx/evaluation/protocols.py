@@ -1,7 +1,7 @@
-"""Protocols: how a score is taken, by name.
+"""Protocols: how a score is measured, by name.
 
-Two scores can be compared only when they were taken alike. A protocol fixes everything that moves a score and
-is not the generator; docs/evaluation.md says for each where it comes from.
+Two scores can be compared only when they were measured in the same way. A protocol fixes everything that
+affects a score and is not the generator; docs/evaluation.md gives the source of each.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from gantx.errors import UsageError, closest
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way of taking scores.
+    """One way of measuring scores.
 
     Attributes:
         name: by which the user asks for it.
         summary: one line for people.
-        resize: how images come to the feature network's size (gantx.evaluation.resizing).
+        resize: how images are resized to the feature network's input (gantx.evaluation.resizing).
         quantise: how the generator's floats become grey levels (gantx.generation.sampling.quantise).
         num: generated images.
         split: the part of the data that is the reference.
@@ -89,8 +89,8 @@ def named(name: str) -> Protocol:
 
 
 def ratio_stamp(ratio: float) -> dict[str, Any]:
-    """What the record of a score says of images that are `ratio` times as high as wide.
+    """The fields of a stamp for images that are `ratio` times as high as wide.
 
-    Of squares it says nothing, so that their protocols keep the hashes of the time when all images were.
+    Square images have none, so that their protocols keep the hashes from before other ratios were possible.
     """
     return {} if ratio == 1 else {"ratio": ratio}

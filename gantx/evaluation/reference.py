@@ -1,8 +1,8 @@
-"""What generated images are measured against: the features of real ones, and their first two moments.
+"""Reference statistics: the features of real images, and their mean and covariance.
 
 They are computed once for a set of pixels, a feature network and a protocol, and kept in the cache under a
 digest of exactly these; `gantx stats` writes the same file wherever the user wants it. Statistics of other
-tools (.npz with `mu` and `sigma`) can be read, but do not say what they were made of.
+tools (.npz with `mu` and `sigma`) can be read, but do not record what they were made of.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 from gantx.data.prepare import Prepared
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.evaluation.features import FeatureNetwork
-from gantx.evaluation.metrics import Gaussian, Moments
+from gantx.evaluation.frechet import Gaussian, Moments
 from gantx.evaluation.protocols import Protocol, ratio_stamp
 from gantx.generation import sampling
 from gantx.io.atomic import replacing
@@ -42,7 +42,7 @@ class Reference:
     """Statistics of real images in the features of one network.
 
     Attributes:
-        count: images the moments are made of; None when the file does not say.
+        count: images the moments are made of; None when the file does not record it.
         mean: float64 [D].
         covariance: float64 [D, D], divided by N - 1; or as another tool made it.
         features: float32 [n, D] of at most `KEPT` images, or None when only moments were kept.
@@ -71,11 +71,11 @@ def describe(
     mirrored: bool,
     ratio: float = 1.0,
 ) -> dict[str, Any]:
-    """The stamp of the statistics of `prepared`; also what decides whether cached ones fit.
+    """The stamp of the statistics of `prepared`; cached ones are used if theirs is equal.
 
     Args:
         prepared: the real images.
-        network: that sees them.
+        network: that computes their features.
         protocol: by which they are chosen.
         split: part of the data set they are.
         mirrored: whether the generator was trained with mirrored images.
@@ -108,7 +108,7 @@ def reference_for(
 
     Args:
         prepared: the real images.
-        network: that sees them.
+        network: that computes their features.
         stamp: from `describe`.
         device: where the network is.
         progress: called with (done, total) images.
@@ -122,7 +122,7 @@ def reference_for(
         try:
             found = read(path)
         except DataError:
-            found = None  # damaged: made again
+            found = None  # damaged: computed again
         if found is not None and found.stamp == stamp and found.features is not None:
             return found, True
     measured = measure(prepared, network, stamp, device=device, progress=progress)
@@ -140,10 +140,10 @@ def measure(
 ) -> Reference:
     """Compute the statistics that `stamp` describes; see `reference_for`."""
     total, count = len(prepared.images), int(stamp["n_ref"])
-    dice = np.random.default_rng(_SEED)
-    rows = np.sort(dice.permutation(total)[:count]) if count < total else np.arange(total)
-    flips = dice.random(count) < 0.5 if stamp["mirror"] else np.zeros(count, bool)
-    kept = np.sort(dice.permutation(count)[:KEPT]) if count > KEPT else np.arange(count)
+    rng = np.random.default_rng(_SEED)
+    rows = np.sort(rng.permutation(total)[:count]) if count < total else np.arange(total)
+    flips = rng.random(count) < 0.5 if stamp["mirror"] else np.zeros(count, bool)
+    kept = np.sort(rng.permutation(count)[:KEPT]) if count > KEPT else np.arange(count)
     moments = Moments(network.dim)
     features = torch.empty(len(kept), network.dim)
     filled = 0
@@ -162,7 +162,7 @@ def measure(
 
 
 def write(path: Path, reference: Reference, *, with_features: bool = True) -> None:
-    """Write statistics as safetensors, whole or not at all; MissingError when that is impossible."""
+    """Write statistics as safetensors, atomically; MissingError when that is impossible."""
     tensors = {"mean": reference.mean, "covariance": reference.covariance}
     if with_features and reference.features is not None:
         tensors["features"] = reference.features
@@ -191,23 +191,23 @@ def check(reference: Reference, network: FeatureNetwork, wanted: dict[str, Any],
 
     Args:
         reference: read from `path`.
-        network: that will see the generated images.
-        wanted: further fields of the stamp and their values; a file that does not say passes.
+        network: that computes the features of the generated images.
+        wanted: further fields of the stamp and their values; a file that does not record them passes.
         path: for messages.
     """
     if reference.mean.shape != (network.dim,):
         raise UsageError(
-            f"{path} holds statistics of {len(reference.mean)} features, but {network.name} has "
+            f"{path} contains statistics of {len(reference.mean)} features, but {network.name} has "
             f"{network.dim}: make new ones with gantx stats"
         )
-    # Statistics of gantx that name no ratio are of squares; those of other tools name nothing.
+    # Statistics of gantx without a ratio are of squares; those of other tools record nothing.
     stamp = reference.stamp if reference.count is None else {"ratio": 1.0, **reference.stamp}
     for field, ours in {"weights_sha256": network.digest, "resize": network.resize, **wanted}.items():
         theirs = stamp.get(field, ours)
         if theirs != ours:
             raise UsageError(
-                f"{path} was made with another {field.partition('_')[0]} ({theirs}, here {ours}): scores "
-                "would compare unlike things, so make new statistics with gantx stats"
+                f"{path} was made with another {field.partition('_')[0]} ({theirs}, here {ours}), so scores "
+                "would not be comparable: make new statistics with gantx stats"
             )
 
 
@@ -217,7 +217,7 @@ def _read_safetensors(path: Path) -> Reference:
             metadata = file.metadata() or {}
             names = set(file.keys())
             if metadata.get("format") != FORMAT or not {"mean", "covariance"} <= names:
-                raise DataError(f"{path} holds no reference statistics: make them with gantx stats")
+                raise DataError(f"{path} contains no reference statistics: make them with gantx stats")
             tensors = {name: file.get_tensor(name).clone() for name in names}
         stamp, count = json.loads(metadata["stamp"]), int(metadata["count"])
     except (SafetensorError, OSError, KeyError, ValueError) as problem:
@@ -235,7 +235,7 @@ def _read_npz(path: Path) -> Reference:
         raise DataError(
             f"{path}: mu {list(mean.shape)} and sigma {list(covariance.shape)} do not belong together"
         )
-    Gaussian.of_moments(mean, covariance)  # DataError when they are none
+    Gaussian.of_moments(mean, covariance)  # DataError when they are invalid
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Reference(None, mean, covariance, None, {"file_sha256": digest, "n_ref": None})
 

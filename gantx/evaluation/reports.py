@@ -11,21 +11,15 @@ from typing import Any
 from xml.etree import ElementTree
 
 from gantx.errors import MissingError
-from gantx.evaluation.results import (
-    Gate,
-    Result,
-    Score,
-    Verdict,
-    digits_apart,
-    flattened,
-    number,
-)
+from gantx.evaluation.gates import Gate, Verdict
+from gantx.evaluation.results import Result, flattened
+from gantx.evaluation.scores import Score, digits_apart, number
 from gantx.io.atomic import replacing
 
 COLUMNS = ("metric", "value", "95 % interval", "threshold", "verdict")
 RIGHT = frozenset({"value", "95 % interval"})  # columns of numbers, aligned on the right
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-# What Markdown would read as more than text; an underscore inside a word is safe.
+# Characters with a meaning in Markdown; an underscore inside a word has none.
 _MARKDOWN = re.compile(r"[\\`*<>&|~]|\](?=\()|(?<![^\W_])_|_(?![^\W_])")
 _NO_VALUE = "not computed"
 _DIGEST = re.compile(r"[0-9a-f]{40,}")
@@ -50,7 +44,7 @@ def summary_rows(result: Result) -> list[tuple[str, ...]]:
 
 
 def notes(result: Result) -> list[str]:
-    """What stands below the table: why gates did not pass, and the notes of the scores."""
+    """The lines below the table: why gates did not pass, and the notes of the scores."""
     problems = [verdict for verdict in result.verdicts if verdict.status != "passed"]
     return [
         *(f"{verdict.status}: {verdict.reason}" for verdict in problems),
@@ -79,10 +73,11 @@ def junit(result: Result, name: str) -> str:
     """The result as JUnit XML, as read by GitHub, GitLab, Jenkins and Azure.
 
     One test case per gate: a failed gate is a `<failure>`, an inconclusive one an `<error>`. Without gates
-    one per score, and a score without a value is skipped, so that the report is as green as the exit code.
+    one per score, and a score without a value is skipped, so that the report passes exactly when the exit
+    code is 0.
 
     Args:
-        result: a result, judged or not.
+        result: a result, with verdicts or without.
         name: of the test suite, for example the preset.
     """
     if result.verdicts:
@@ -162,10 +157,10 @@ def _write(text: str, path: Path) -> None:
 
 
 def _shown(score: Score, verdicts: Iterable[Verdict] = ()) -> tuple[str, str, str]:
-    """Name, value and interval of a score, with digits enough to tell it from the limits it was held to."""
+    """Name, value and interval of a score, with enough digits to distinguish it from its limits."""
     if score.value is None:
         return score.name, _NO_VALUE, ""
-    # 20.00001 must not stand as 20 beside "at most 20".
+    # 20.00001 must not be shown as 20 beside "at most 20".
     limits = [verdict.limit for verdict in verdicts if verdict.limit is not None]
     digits = max((digits_apart(score.value, limit) for limit in limits), default=4)
     value = number(score.value, digits)
@@ -176,7 +171,7 @@ def _shown(score: Score, verdicts: Iterable[Verdict] = ()) -> tuple[str, str, st
 
 
 def _threshold(verdict: Verdict, value: float | None) -> str:
-    """What the gate asks for; beside a baseline with the number that comes out."""
+    """The gate's requirement; with a baseline, the resulting limit."""
     gate, limit = verdict.gate, verdict.limit
     if isinstance(gate, Gate) or limit is None:
         return gate.requirement
@@ -216,7 +211,7 @@ def _markdown_list(texts: Iterable[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text on one line that means nothing but itself in Markdown, inside a table or outside."""
+    """Text on one line, escaped for Markdown inside a table or outside."""
     return _MARKDOWN.sub(lambda found: f"\\{found[0]}", " ".join(text.split()))
 
 
@@ -265,5 +260,5 @@ def _element(tag: str, text: str | None = None, **attributes: object) -> Element
 
 
 def _legal(text: str) -> str:
-    """Text without the characters that XML 1.0 cannot hold in any form: most controls, lone surrogates."""
+    """Text without the characters that XML 1.0 cannot represent: most controls, lone surrogates."""
     return _NO_XML.sub("", text)

@@ -1,4 +1,4 @@
-"""Images of any size to the 299×299 pixels that Inception looks at, by the three rules in use.
+"""Resizing of images of any size to the 299×299 pixels of Inception's input, by the three rules in use.
 
 The rules give different pixels and therefore different scores: features of one are never compared with
 features of another. None of them rounds its result back to whole grey levels.
@@ -20,13 +20,13 @@ from torch import Tensor
 from gantx.errors import UsageError
 from gantx.evaluation.precision import full_precision
 
-SIZE = 299  # side of Inception's input
+SIZE = 299  # height and width of Inception's input
 Resize = Literal["clean", "legacy-tensorflow", "legacy-pytorch"]
 RULES: tuple[Resize, ...] = get_args(Resize)
 
 
 def resize(images: Tensor, rule: str) -> Tensor:
-    """Resize images to 299×299; the sides of an image that is not square change by different factors.
+    """Resize images to 299×299; height and width of an image that is not square change by different factors.
 
     Args:
         images: uint8 or float [B, 3, H, W], nominally 0..255.
@@ -53,7 +53,7 @@ def resize(images: Tensor, rule: str) -> Tensor:
 
 
 def clean_by_matrix(pixels: Tensor) -> Tensor:
-    """The clean rule as two matrix products, for devices that Pillow does not reach; not clamped.
+    """The clean rule as two matrix products, for devices other than the CPU; not clamped.
 
     Agrees with Pillow to the rounding of float32, about 6e-5 of a grey level.
 
@@ -69,7 +69,7 @@ def clean_by_matrix(pixels: Tensor) -> Tensor:
 
 
 def _clean_on_cpu(pixels: Tensor) -> Tensor:
-    """clean-fid's own resizer, to the bit; Pillow lets go of the interpreter, so threads share the images."""
+    """clean-fid's own resizer, bit for bit; Pillow releases the GIL, so threads share the images."""
     from cleanfid.resize import build_resizer
 
     one: Callable[[NDArray[np.float32]], NDArray[np.float32]] = build_resizer("clean")
@@ -79,14 +79,14 @@ def _clean_on_cpu(pixels: Tensor) -> Tensor:
             resized = list(pool.map(one, arrays))
     else:
         resized = [one(array) for array in arrays]
-    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)  # channels last, as the network wants
+    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)  # channels-last, as the network uses
 
 
 def _tensorflow(pixels: Tensor) -> Tensor:
     """TF1's resize_bilinear with its default corners: output i reads around i·n/299, computed in float32."""
     top, bottom, down = _two_taps(pixels.shape[2], pixels.device)
     left, right, across = _two_taps(pixels.shape[3], pixels.device)
-    # Across first, then down, as TensorFlow blends; rows that no output reads are never blended.
+    # Columns first, then rows, as TensorFlow interpolates; rows that no output reads are never interpolated.
     mixed = torch.lerp(pixels[..., left], pixels[..., right], across)  # [B, 3, H, 299]
     return torch.lerp(mixed[..., top, :], mixed[..., bottom, :], down[:, None])
 

@@ -1,17 +1,17 @@
-"""Which of the 18 modes of `shapes` a generator paints, and how many of its images are single shapes at all.
+"""How many of the 18 modes of `shapes` a generator generates, and how many of its images are single shapes.
 
-A small convolutional network, trained beforehand and shipped with gantx, recognises kind and colour in
-pictures of one shape. It was also shown what is not in the set (noise, empty grounds; blurred, cut, torn,
-turned, mixed and wrongly coloured shapes; several shapes) with the task of recognising nothing there.
+A small convolutional network, trained beforehand and shipped with gantx, classifies kind and colour of
+images of one shape. It was also trained on images that are not in the set (noise, empty backgrounds; blurred,
+cut, torn, rotated, mixed and wrongly coloured shapes; several shapes) as a class of their own.
 
 - An image is *confident* when one of the 18 modes has a probability above `THRESHOLD` among the 18: kind and
-  colour can be told, however ragged the shape. Noise is confident by chance in about one image of ten.
+  colour can be classified, however ragged the shape. Noise is confident in about one image of ten.
 - A mode is *found* when at least one in `SHARE` of all images is confidently it.
-- An image is *whole* when the probability of one mode is above `THRESHOLD` with "nothing of the kind" among
-  the answers: it could pass for a picture of the set. This is far stricter.
+- An image is *whole* when the probability of one mode is above `THRESHOLD` with the class of everything else
+  included: it could pass for an image of the set. This is far stricter.
 
-It looks at 32x32 pixels: other sizes are resized to that first. `benchmarks/train_shapes_classifier.py` makes
-the file with the weights and states how often it errs.
+Its input is 32x32 pixels: other sizes are resized to that first. `benchmarks/train_shapes_classifier.py`
+writes the file of weights and reports its error rates.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ WEIGHTS = Path(__file__).with_name("shapes_classifier.safetensors")
 
 
 class ClassifiedShapes(NamedTuple):
-    """What was recognised in a set of images.
+    """How a set of images was classified.
 
     Attributes:
-        confident: share of the images whose kind and colour can be told, in [0, 1].
+        confident: share of the images whose kind and colour can be classified, in [0, 1].
         whole: share of the images that could pass for one of the set, in [0, 1].
         modes: how many of the 18 modes were found.
         counts: int64 [18] on the CPU, confident images of each mode.
-        accuracy_on_real: share of real shapes that are whole and called what they are, which is what `whole`
-            comes to for a perfect generator.
+        accuracy_on_real: share of real shapes that are whole and correctly classified: the value of `whole`
+            for a perfect generator.
     """
 
     confident: float
@@ -56,7 +56,7 @@ class ClassifiedShapes(NamedTuple):
 
 
 class ShapesClassifierNetwork(nn.Module):
-    """Four convolutions, mean and maximum over the places, one logit per mode and one for everything else.
+    """Four convolutions, mean and maximum over the positions, one logit per mode and one for everything else.
 
     Shapes: images [B, 3, 32, 32], 0..255 -> logits [B, 19].
     """
@@ -77,7 +77,7 @@ class ShapesClassifierNetwork(nn.Module):
         hidden = images / 127.5 - 1
         for convolution in self.convolutions:
             hidden = F.relu(convolution(hidden))
-        # The maximum sees a flaw anywhere, the mean the area.
+        # The maximum responds to a flaw anywhere, the mean to the area.
         pooled = torch.cat([hidden.mean((2, 3)), hidden.amax((2, 3))], dim=1)  # [B, 128]
         logits: Tensor = self.classify(pooled)
         return logits
@@ -87,10 +87,10 @@ class ShapesClassifier:
     """The trained network.
 
     Attributes:
-        about: what the file says about itself: accuracy on real shapes, share of each sort of wrong picture
-            that is taken for a shape, and how the weights were made.
-        accuracy_on_real: share of real shapes, none of them trained on, that it confidently calls what they
-            are.
+        about: the description in the file: accuracy on real shapes, share of each sort of wrong image that is
+            taken for a shape, and how the weights were made.
+        accuracy_on_real: share of real shapes, none of them trained on, that it confidently classifies
+            correctly.
         digest: SHA-256 of the file.
 
     Args:
@@ -110,7 +110,7 @@ class ShapesClassifier:
             network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         except RuntimeError as problem:
             raise CheckpointError(
-                f"{path} does not hold the recogniser of shapes: reinstall gantx"
+                f"{path} does not contain the classifier of shapes: reinstall gantx"
             ) from problem
         self._network = network.to(device).eval().requires_grad_(False)
 
@@ -119,9 +119,9 @@ class ShapesClassifier:
         """Probabilities of the modes.
 
         Args:
-            images: uint8 or float [B, 3, H, W] of any size, 0..255, on the recogniser's device; float values
+            images: uint8 or float [B, 3, H, W] of any size, 0..255, on the classifier's device; float values
                 outside are clipped. Sizes other than 32x32 are resized by bilinear interpolation, antialiased
-                where they shrink; shapes are recognised well from a side of 16 on.
+                where they shrink; shapes are classified well from a resolution of 16 on.
 
         Returns:
             float32 [B, 18]; what is left to 1 is the probability that the image is no single shape.
@@ -133,10 +133,10 @@ class ShapesClassifier:
 
 
 class ModeCount:
-    """Counts modes over batches of images, in one pass and without waiting for the device.
+    """Counts modes over batches of images, in one pass and without synchronising with the device.
 
     Attributes:
-        digest: SHA-256 of the recogniser's weights.
+        digest: SHA-256 of the classifier's weights.
         images: counted so far.
 
     Args:
@@ -145,7 +145,7 @@ class ModeCount:
 
     Raises:
         UsageError: there is more than one shape in an image.
-        MissingError, CheckpointError: the weights of the recogniser cannot be read.
+        MissingError, CheckpointError: the weights of the classifier cannot be read.
     """
 
     def __init__(self, device: torch.device, objects: int = 1) -> None:
@@ -191,6 +191,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
             about: dict[str, Any] = json.loads(file.metadata()["recogniser"])
             return tensors, about, digest
     except OSError as problem:
-        raise MissingError(f"cannot read the recogniser of shapes, {path}: reinstall gantx") from problem
+        raise MissingError(f"cannot read the classifier of shapes, {path}: reinstall gantx") from problem
     except (SafetensorError, KeyError, TypeError, ValueError) as problem:
-        raise CheckpointError(f"{path} does not hold the recogniser of shapes: reinstall gantx") from problem
+        raise CheckpointError(
+            f"{path} does not contain the classifier of shapes: reinstall gantx"
+        ) from problem

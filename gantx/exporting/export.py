@@ -80,13 +80,13 @@ def kind_of(output: Path, wanted: str | None) -> Kind:
     return found
 
 
-def export(target: Path, request: Request, say: Callable[[str], None]) -> Path:
+def export(target: Path, request: Request, log: Callable[[str], None]) -> Path:
     """Export the averaged generator of a checkpoint, check it, and put it into its place.
 
     Args:
         target: a run, a folder of checkpoints or a file.
         request: what is wanted.
-        say: receives lines of log.
+        log: receives lines of log.
 
     Returns:
         The record (`export.json`), which is extended where it holds other exports of the same folder.
@@ -102,7 +102,7 @@ def export(target: Path, request: Request, say: Callable[[str], None]) -> Path:
     home = request.output if request.kind in FOLDERS else request.output.parent
     earlier = _read_record(home / RECORD)
     with _aside(request.output) as scratch:
-        name, entry = _FORMS[request.kind](generator, header, request, scratch, say)
+        name, entry = _FORMS[request.kind](generator, header, request, scratch, log)
         entry = {
             "kind": request.kind,
             "sha256": hashlib.sha256((scratch / name).read_bytes()).hexdigest(),
@@ -130,7 +130,7 @@ Form = Callable[[nn.Module, Header, Request, Path, Callable[[str], None]], tuple
 
 
 def _onnx(
-    generator: nn.Module, header: Header, request: Request, folder: Path, say: Callable[[str], None]
+    generator: nn.Module, header: Header, request: Request, folder: Path, log: Callable[[str], None]
 ) -> tuple[str, dict[str, Any]]:
     ratio = header.config.data.ratio
     exported = ExportedGenerator(generator, request.pixels, request.truncation, ratio=ratio).eval()
@@ -138,12 +138,12 @@ def _onnx(
     name = request.output.name
     onnx.write_onnx(folder / name, program.trace(exported, [z]), _metadata(header, request))
     run, runtime = onnx.open_onnx(folder / name)
-    checked = _checked(exported.unrounded(), run, [z], runtime, say)
+    checked = _checked(exported.unrounded(), run, [z], runtime, log)
     return name, {"opset": onnx.OPSET, **_interface(exported), "parity": checked}
 
 
 def _pt2(
-    generator: nn.Module, header: Header, request: Request, folder: Path, say: Callable[[str], None]
+    generator: nn.Module, header: Header, request: Request, folder: Path, log: Callable[[str], None]
 ) -> tuple[str, dict[str, Any]]:
     ratio = header.config.data.ratio
     exported = ExportedGenerator(generator, request.pixels, request.truncation, ratio=ratio).eval()
@@ -151,30 +151,30 @@ def _pt2(
     name = request.output.name
     program.write_program(folder / name, program.trace(exported, [z]), _metadata(header, request))
     runtime = f"torch.export.load {torch.__version__}"
-    checked = _checked(exported.unrounded(), program.open_program(folder / name), [z], runtime, say)
+    checked = _checked(exported.unrounded(), program.open_program(folder / name), [z], runtime, log)
     return name, {**_interface(exported), "parity": checked}
 
 
 def _safetensors(
-    generator: nn.Module, header: Header, request: Request, folder: Path, say: Callable[[str], None]
+    generator: nn.Module, header: Header, request: Request, folder: Path, log: Callable[[str], None]
 ) -> tuple[str, dict[str, Any]]:
     name = request.output.name
     hub.write_weights(folder / name, generator, header, request.license)
-    return name, {"parity": _checked_weights(generator, folder / name, say)}
+    return name, {"parity": _checked_weights(generator, folder / name, log)}
 
 
 def _hf(
-    generator: nn.Module, header: Header, request: Request, folder: Path, say: Callable[[str], None]
+    generator: nn.Module, header: Header, request: Request, folder: Path, log: Callable[[str], None]
 ) -> tuple[str, dict[str, Any]]:
     scores = hub.read_scores(request.scores, header)
     hub.write_folder(folder, generator, header, request.license, scores)
-    say(f"scores on the card: {len(scores) or 'none'}")
-    checked = _checked_weights(generator, folder / hub.WEIGHTS, say)
+    log(f"scores on the card: {len(scores) or 'none'}")
+    checked = _checked_weights(generator, folder / hub.WEIGHTS, log)
     return hub.WEIGHTS, {"scores": [result.protocol_hash for result in scores], "parity": checked}
 
 
 def _web(
-    generator: nn.Module, header: Header, request: Request, folder: Path, say: Callable[[str], None]
+    generator: nn.Module, header: Header, request: Request, folder: Path, log: Callable[[str], None]
 ) -> tuple[str, dict[str, Any]]:
     (folder / "ort").mkdir()
     runtime_files = web.write_runtime(folder / "ort", request.runtime)
@@ -186,7 +186,7 @@ def _web(
     inputs += [shares, shares.flip(0)] if network.has_styles else [shares]
     onnx.write_onnx(folder / web.MODEL, program.trace(network, inputs), _metadata(header, request))
     run, runtime = onnx.open_onnx(folder / web.MODEL)
-    checked = _checked(network.unrounded(), run, inputs, runtime, say)
+    checked = _checked(network.unrounded(), run, inputs, runtime, log)
     return web.MODEL, {"opset": onnx.OPSET, "runtime": runtime_files, "parity": checked}
 
 
@@ -219,12 +219,12 @@ def _require_sense(request: Request) -> None:
 
 
 def _checked(
-    reference: nn.Module, run: Run, inputs: Sequence[Tensor], runtime: str, say: Callable[[str], None]
+    reference: nn.Module, run: Run, inputs: Sequence[Tensor], runtime: str, log: Callable[[str], None]
 ) -> dict[str, Any]:
     """The record of a check that held; CheckFailed otherwise."""
     differences = parity.compare(reference, run, inputs)
     for difference in differences:
-        say(_sentence(difference, runtime))
+        log(_sentence(difference, runtime))
     parity.require_close(differences, runtime)
     return {
         "runtime": runtime,
@@ -233,11 +233,11 @@ def _checked(
     }
 
 
-def _checked_weights(generator: nn.Module, path: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def _checked_weights(generator: nn.Module, path: Path, log: Callable[[str], None]) -> dict[str, Any]:
     """As `_checked`, for a checkpoint that is read back."""
     again, _ = sampling.open_generator(path, CPU)
     z = latents_of(generator, range(max(parity.BATCHES)))
-    return _checked(generator, again, [z], f"gantx {__version__}", say)
+    return _checked(generator, again, [z], f"gantx {__version__}", log)
 
 
 def _sentence(difference: Difference, runtime: str) -> str:

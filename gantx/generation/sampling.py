@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from gantx import checkpoint, models
 from gantx.checkpoint import Header
@@ -61,7 +61,9 @@ class Truncation(NamedTuple):
     cutoff: int | None = None
 
 
-def open_generator(target: Path, device: torch.device, weights: Weights = "ema") -> tuple[nn.Module, Header]:
+def open_generator(
+    target: Path, device: torch.device, weights: Weights = "ema"
+) -> tuple[interfaces.Generator, Header]:
     """Load the generator of a run, a checkpoint folder or a .safetensors file.
 
     Args:

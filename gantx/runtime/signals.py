@@ -49,15 +49,15 @@ class StopAfterIteration(_Handlers):
     A second Ctrl-C stops at once.
 
     Args:
-        say: tells the user that the wish was heard.
+        log: tells the user that the wish was heard.
         folder: the run, to say how to go on.
     """
 
     numbers = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self, say: Callable[[str], None], folder: Path) -> None:
+    def __init__(self, log: Callable[[str], None], folder: Path) -> None:
         super().__init__()
-        self._say = say
+        self._log = log
         self._folder = folder
         self._received: int | None = None
 
@@ -72,4 +72,4 @@ class StopAfterIteration(_Handlers):
         if self._received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._received = number
-        self._say("stopping: this iteration is finished and saved first (Ctrl-C again stops at once)")
+        self._log("stopping: this iteration is finished and saved first (Ctrl-C again stops at once)")

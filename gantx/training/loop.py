@@ -24,13 +24,13 @@ def train(config: RunConfig, state: TrainingState, steps: Steps, batches: Batche
     settings, total = config.training, target_images(config)
     while state.images < total:
         before = state.images
-        state.set_rates(
+        state.set_learning_rates(
             schedules.learning_rate_factor(config.optimizer, before, settings.kimg, settings.batch)
         )
         window = schedules.attention_window(settings.attention_window, before, settings.kimg)
         if state.set_attention_window(window):
             steps.forget()
-        due = [step for step in steps.steps if state.iteration % step.phase.every == 0]
+        due = [step for step in steps.steps if state.iteration % step.phase.interval == 0]
         for step in due:
             positions = {stream: _position(step.phase, stream, state) for stream in step.phase.reals}
             step.load(batches, positions, seed=settings.seed, iteration=state.iteration)
@@ -40,7 +40,7 @@ def train(config: RunConfig, state: TrainingState, steps: Steps, batches: Batche
             steps.average()
         state.iteration += 1
         for step in steps.steps:
-            if state.iteration % step.phase.every == 0:
+            if state.iteration % step.phase.interval == 0:
                 for stream in step.phase.reals:
                     batches.prefetch(stream, _position(step.phase, stream, state), step.phase.batch)
         logger.after_iteration(before, finished=state.images >= total)
@@ -48,7 +48,7 @@ def train(config: RunConfig, state: TrainingState, steps: Steps, batches: Batche
 
 def _position(phase: Phase, stream: str, state: TrainingState) -> int:
     """Number of the first image a phase reads from a stream: `real` is shared, others are its own."""
-    return state.images if stream == "real" else state.iteration // phase.every * phase.batch
+    return state.images if stream == "real" else state.iteration // phase.interval * phase.batch
 
 
 def target_images(config: RunConfig) -> int:

@@ -12,12 +12,12 @@ from gantx.config.schema import RunConfig
 from gantx.errors import MissingError, UsageError
 from gantx.runtime import devices
 from gantx.runtime.random import draw, take
-from gantx.training.objective import phases
 from gantx.training.phase import differentiate
+from gantx.training.phases import phases
 from gantx.training.state import TrainingState
 
 
-def fit(settings: RunConfig, state: TrainingState, say: Callable[[str], None]) -> RunConfig:
+def fit(settings: RunConfig, state: TrainingState, log: Callable[[str], None]) -> RunConfig:
     """Settle a micro-batch of `auto`, so that a resumed run repeats it; other settings stay as they are.
 
     On a GPU every step is rehearsed, eagerly, which takes at least as much memory as compiled code. A CPU
@@ -46,7 +46,7 @@ def fit(settings: RunConfig, state: TrainingState, say: Callable[[str], None]) -
             "training.recompute=true"
         )
     size = found.training.micro_batch
-    say(f"micro-batch: {size or 'whole batches'}, what fits into the memory of {state.device}")
+    log(f"micro-batch: {size or 'whole batches'}, what fits into the memory of {state.device}")
     return found
 
 

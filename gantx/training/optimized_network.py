@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,16 @@ from gantx.runtime.flat import flat_zeros, flatten_buffers, flatten_parameters, 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class OptimizedNetwork:
+# Covariant: an optimised generator is an optimised network. Nothing replaces `network` once it is built.
+Network = TypeVar("Network", bound=nn.Module, covariant=True)
+
+
+class OptimizedNetwork(Generic[Network]):
     """A network, its optimiser and its gradient.
 
     Parameters, gradients, moments and saved buffers are views of one buffer each, so that clipping, the
-    optimiser's step, averaging and checking are one operation each. All of them stay where they are, so a
-    step can be captured and replayed.
+    optimiser's step, averaging and checking are one operation each. All of them stay in place, so a step can
+    be captured and replayed.
 
     Args:
         network: float32, on its final device.
@@ -32,7 +37,7 @@ class OptimizedNetwork:
         lr: learning rate before the schedule.
     """
 
-    def __init__(self, network: nn.Module, settings: AdamConfig) -> None:
+    def __init__(self, network: Network, settings: AdamConfig) -> None:
         self.network = network
         self.settings = settings
         self.weights = flatten_parameters(network)
@@ -43,12 +48,12 @@ class OptimizedNetwork:
         for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
             parameter.grad = gradient
         kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
-        # Lazy steps come on top of the others (StyleGAN2, appendix B): k/(k + 1) of the rate and of the
-        # decay in each step keep both the same by the iteration.
+        # Lazy steps are additional steps (StyleGAN2, appendix B): k/(k + 1) of the rate and of the decay in
+        # each step keep both the same per iteration.
         ratio = 1.0 if settings.lazy_every is None else settings.lazy_every / (settings.lazy_every + 1)
         self.lr = settings.lr * ratio
         fused = device.type in ("cpu", "cuda")
-        # A tensor on the device: a captured step reads what the schedule has written there.
+        # A tensor on the device: the schedule writes it, and a captured step reads it.
         self._rate = torch.full((), self.lr, device=device) if fused else None
         self._all = nn.Parameter(self.weights)
         self._all.grad = self.gradient
@@ -61,7 +66,7 @@ class OptimizedNetwork:
             fused=fused,
             capturable=device.type == "cuda",
         )
-        # Steps before the first capture are no mistake that PyTorch has to warn of.
+        # Steps before the first capture are intended: no warning from PyTorch.
         self.optimizer._warned_capturable_if_run_uncaptured = True
         self.moments = {name: torch.zeros_like(self.weights) for name in MOMENTS}
         self.steps = torch.zeros((), device=device if fused else "cpu")
@@ -69,7 +74,7 @@ class OptimizedNetwork:
         self._factor = 1.0
         self._trainable: bool | None = None
 
-    def set_rate(self, factor: float) -> None:
+    def set_learning_rate(self, factor: float) -> None:
         """Scale the configured learning rate by the schedule's `factor`."""
         if factor == self._factor:
             return
@@ -80,7 +85,7 @@ class OptimizedNetwork:
             self.optimizer.param_groups[0]["lr"] = self.lr * factor
 
     def train_parameters(self, trained: bool) -> None:
-        """Whether parameters require gradients; where they are frozen, gradients pass to the inputs only."""
+        """Let parameters require gradients, or freeze them: gradients then reach the inputs only."""
         if trained != self._trainable:
             self._trainable = trained
             self.network.requires_grad_(trained)
@@ -90,15 +95,15 @@ class OptimizedNetwork:
 
         Args:
             gradients: one for each of `parameters`; None for zero.
-            add: add to what is there.
+            add: add to the present values.
         """
-        found = [(view, g) for view, g in zip(self._gradients, gradients, strict=True) if g is not None]
-        if not add and len(found) < len(self._gradients):
+        nonzero = [(view, g) for view, g in zip(self._gradients, gradients, strict=True) if g is not None]
+        if not add and len(nonzero) < len(self._gradients):
             self.gradient.zero_()
-        # One tensor of another layout would make a list of all of them as slow as one after the other.
-        alike = [pair for pair in found if pair[0].stride() == pair[1].stride()]
-        apart = [pair for pair in found if pair[0].stride() != pair[1].stride()]
-        for pairs in (alike, *([pair] for pair in apart)):
+        # A single tensor of another layout makes torch._foreach_* handle all of them one by one.
+        same_layout = [pair for pair in nonzero if pair[0].stride() == pair[1].stride()]
+        others = [pair for pair in nonzero if pair[0].stride() != pair[1].stride()]
+        for pairs in (same_layout, *([pair] for pair in others)):
             views, values = [view for view, _ in pairs], [g for _, g in pairs]
             if views and add:
                 torch._foreach_add_(views, values)
@@ -107,7 +112,7 @@ class OptimizedNetwork:
 
     @torch.no_grad()
     def step(self) -> Tensor:
-        """Clip, move the parameters, return the gradient's norm before clipping (0-d, on the device)."""
+        """Clip the gradient, update the parameters, return the norm before clipping (0-d, on the device)."""
         norm: Tensor = torch.linalg.vector_norm(self.gradient)
         if self.settings.clip_norm is not None:
             self.gradient.mul_((self.settings.clip_norm / (norm + 1e-6)).clamp(max=1.0))
@@ -115,17 +120,17 @@ class OptimizedNetwork:
         return norm
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """What the optimiser keeps, as `<parameter>.<moment>`, by the names of the parameters."""
+        """The optimiser's state as `<parameter>.<moment>`, by the names of the parameters."""
         names = [name for name, _ in self.network.named_parameters()]
-        found = {f"{name}.step": self.steps.clone() for name in names}  # a file shares no tensors
+        state = {f"{name}.step": self.steps.clone() for name in names}  # a file shares no tensors
         for moment, flat in self.moments.items():
             views = views_of(flat, self.parameters)
-            found |= {f"{name}.{moment}": view for name, view in zip(names, views, strict=True)}
-        return found
+            state |= {f"{name}.{moment}": view for name, view in zip(names, views, strict=True)}
+        return state
 
     @torch.no_grad()
     def load_optimizer_state(self, stored: dict[str, Tensor]) -> None:
-        """Take over what `optimizer_state` gave; parameters without an entry start afresh."""
+        """Restore what `optimizer_state` returned; parameters without an entry keep their state."""
         for name, own in self.optimizer_state().items():
             if name in stored:
                 target = self.steps if name.endswith(".step") else own

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from gantx.config.schema import RunConfig
-from gantx.evaluation.evaluate import Request, settings_of_run
 from gantx.evaluation.evaluator import Evaluator
-from gantx.evaluation.results import lower_is_better
-from gantx.evaluation.subjects import GeneratedImages
+from gantx.evaluation.image_sets import GeneratedImages
+from gantx.evaluation.request import Request, settings_of_run
+from gantx.evaluation.scores import lower_is_better
+from gantx.models.interfaces import Generator
 
 
 class PeriodicEvaluation:
@@ -22,7 +23,7 @@ class PeriodicEvaluation:
     Args:
         config: of the run; its `evaluation` section says how.
         device: where to compute.
-        say: receives lines of log.
+        log: receives one line of text at a time.
         progress: receives (done, total) while real images are measured.
 
     Raises:
@@ -33,7 +34,7 @@ class PeriodicEvaluation:
         self,
         config: RunConfig,
         device: torch.device,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         settings = settings_of_run(config, Request(device=device, intervals=False))
@@ -42,12 +43,12 @@ class PeriodicEvaluation:
         self._num = config.evaluation.num_during_training
         self._interrupted: Callable[[], bool] = bool
         self._show = progress
-        self._evaluator = Evaluator(settings, say=say, progress=self._on_progress)
+        self._evaluator = Evaluator(settings, log=log, progress=self._on_progress)
         self._show = None  # the run has a display of its own
         self._deciding = self._evaluator.names[0]
         self._best: tuple[str, float] | None = None  # protocol, value
 
-    def score(self, generator: torch.nn.Module, interrupted: Callable[[], bool]) -> dict[str, Any] | None:
+    def score(self, generator: Generator, interrupted: Callable[[], bool]) -> dict[str, Any] | None:
         """Score a generator.
 
         Args:

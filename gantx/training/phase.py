@@ -1,13 +1,13 @@
-"""One phase of training: whose parameters move, how often, on which images and draws, by which losses."""
+"""One phase of training: which network is trained, how often, on which images and draws, by which losses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gantx.models.interfaces import KeepsState
 from gantx.runtime.random import Draws, Spec, take
@@ -17,17 +17,17 @@ Reals = dict[str, Tensor]
 
 
 class LossOutput(NamedTuple):
-    """What a loss gives.
+    """The result of a loss.
 
     Attributes:
         loss: the scalar to minimise.
-        observed: 0-d values worth reporting.
-        kept: values, without graph, from which `Phase.keep` moves what is kept from step to step.
+        observed: 0-d values to report.
+        state_updates: values, without graph, that `Phase.update_state` takes.
     """
 
     loss: Tensor
     observed: dict[str, Tensor]
-    kept: dict[str, Tensor] = {}  # noqa: RUF012 - never written to
+    state_updates: dict[str, Tensor] = {}  # noqa: RUF012 - never written to
 
 
 Loss = Callable[[Reals, Draws], LossOutput]
@@ -48,11 +48,11 @@ def differentiate(
         share: of the samples in the whole batch.
 
     Returns:
-        The outcome, and a gradient for each parameter, None where the loss does not depend on it.
+        The loss's output, and a gradient for each parameter, None where the loss does not depend on it.
     """
-    outcome = loss(reals, draws)
-    value = outcome.loss if share == 1 else outcome.loss * share
-    return outcome, torch.autograd.grad(value, parameters, allow_unused=True)
+    output = loss(reals, draws)
+    value = output.loss if share == 1 else output.loss * share
+    return output, torch.autograd.grad(value, parameters, allow_unused=True)
 
 
 class Pass(NamedTuple):
@@ -60,13 +60,17 @@ class Pass(NamedTuple):
 
     Attributes:
         loss: pure function of (real images by stream, draws); a mean over the samples.
-        samples: gradients accumulate over the rest of the phase's batch.
+        micro_batch_size: samples computed at once; gradients accumulate over the phase's batch.
         differentiate: computes the loss and its gradients; see `differentiate`.
     """
 
     loss: Loss
-    samples: int
+    micro_batch_size: int
     differentiate: Differentiate = differentiate
+
+
+def no_update(state_updates: dict[str, Tensor]) -> None:
+    """Update no state."""
 
 
 @dataclass(frozen=True)
@@ -77,30 +81,30 @@ class Phase:
         name: names the phase's random stream and its metrics.
         trained: the network whose parameters are trained.
         frozen: the networks that are frozen; gradients pass through them to the images only.
-        every: the phase runs at every iteration that this number divides.
+        interval: the phase runs at every iteration that this number divides.
         batch: samples of one step.
         reals: the streams of real images it reads. `real` is what D sees in this iteration; any other
             stream advances with the phase's own steps.
         spec: every random tensor its losses use.
-        passes: what is minimised, the sum of these; each has gradients of its own to accumulate.
-        keep: moves what is kept from step to step beside networks and optimisers, from `LossOutput.kept`.
-        update_every_pass: call `keep` after every loss that is computed, not once per step with the means.
+        passes: their sum is minimised; each accumulates gradients over micro-batches of its own size.
+        update_state: updates state outside of parameters and optimisers from `LossOutput.state_updates`.
+        update_every_pass: call `update_state` after every loss, not once per step with the means.
     """
 
     name: str
-    trained: OptimizedNetwork
-    frozen: tuple[OptimizedNetwork, ...]
-    every: int
+    trained: OptimizedNetwork[nn.Module]
+    frozen: tuple[OptimizedNetwork[nn.Module], ...]
+    interval: int
     batch: int
     reals: tuple[str, ...]
     spec: Spec
     passes: tuple[Pass, ...]
-    keep: Callable[[dict[str, Tensor]], None] = field(default=lambda kept: None)
+    update_state: Callable[[dict[str, Tensor]], None] = no_update
     update_every_pass: bool = False
 
 
 class Statistics:
-    """Means of 0-d tensors, summed on the device in tensors that stay, and read once per report.
+    """Means of 0-d tensors, summed on the device in tensors that stay in place, and read once per report.
 
     Attributes:
         sums: of everything ever observed, by name; 0-d.
@@ -116,15 +120,15 @@ class Statistics:
         """The sums of values that are always observed together, as one tensor [n]."""
         if names not in self._groups:
             sums = torch.zeros(len(names), device=device)
-            for place, name in enumerate(names):
-                if name in self.sums:  # of a run that goes on
-                    sums[place] = self.sums[name]
-                self.sums[name] = sums[place]
+            for index, name in enumerate(names):
+                if name in self.sums:  # restored from a checkpoint
+                    sums[index] = self.sums[name]
+                self.sums[name] = sums[index]
             self._groups[names] = sums
         return self._groups[names]
 
     def count(self, names: Sequence[str]) -> None:
-        """Count one observation of each; the device has added or will add its value."""
+        """Count one observation of each; its value is added on the device."""
         for name in names:
             self.counts[name] = self.counts.get(name, 0.0) + 1.0
 
@@ -142,24 +146,24 @@ class Statistics:
         self.counts = {}
 
     def restore(self, sums: dict[str, Tensor], counts: dict[str, float]) -> None:
-        """Go on from stored sums and counts, before anything is observed."""
+        """Continue from stored sums and counts; call it before anything is observed."""
         self.sums, self.counts = dict(sums), dict(counts)
 
 
 def run_phase(phase: Phase, reals: Reals, draws: Draws, statistics: Statistics) -> tuple[str, ...]:
     """Run one optimiser step of a phase.
 
-    All of it happens on tensors that stay where they are and without waiting for the device, so it can be
-    captured and replayed. The caller counts what was observed.
+    It reads and writes tensors that stay in place and never waits for the device, so it can be captured and
+    replayed. The caller counts the observations.
 
     Args:
-        phase: what to do.
+        phase: the phase.
         reals: real images [batch, 3, H, W] by stream.
         draws: the phase's spec, drawn for the whole batch.
-        statistics: receives the values of what was observed.
+        statistics: receives the observed values.
 
     Returns:
-        Their names: `<phase>/<value>`, `<phase>/loss` and `<phase>/gradient_norm`.
+        The names of the observed values: `<phase>/<value>`, `<phase>/loss` and `<phase>/gradient_norm`.
     """
     optimized = phase.trained
     for other in phase.frozen:
@@ -167,30 +171,28 @@ def run_phase(phase: Phase, reals: Reals, draws: Draws, statistics: Statistics) 
     optimized.train_parameters(True)
 
     observed: dict[str, Tensor] = {}
-    kept: dict[str, Tensor] = {}
-    begun = False
-    for part in phase.passes:
-        share = part.samples / phase.batch
-        for start in range(0, phase.batch, part.samples):
-            rows, whole = slice(start, start + part.samples), part.samples == phase.batch
-            part_reals = reals if whole else {name: images[rows] for name, images in reals.items()}
-            part_draws = draws if whole else take(draws, phase.spec, rows)
-            outcome, gradients = part.differentiate(
-                part.loss, optimized.parameters, part_reals, part_draws, share
-            )
-            optimized.collect(gradients, add=begun)
-            begun = True
-            add_shares(observed, {**outcome.observed, "loss": outcome.loss}, share)
+    state_updates: dict[str, Tensor] = {}
+    add = False
+    for loss, size, differentiate in phase.passes:
+        share, whole = size / phase.batch, size == phase.batch
+        for start in range(0, phase.batch, size):
+            rows = slice(start, start + size)
+            images = reals if whole else {name: batch[rows] for name, batch in reals.items()}
+            q = draws if whole else take(draws, phase.spec, rows)
+            output, gradients = differentiate(loss, optimized.parameters, images, q, share)
+            optimized.collect(gradients, add=add)
+            add = True
+            add_shares(observed, {**output.observed, "loss": output.loss}, share)
             if phase.update_every_pass:
-                phase.keep(outcome.kept)
+                phase.update_state(output.state_updates)
             else:
-                add_shares(kept, outcome.kept, share)
+                add_shares(state_updates, output.state_updates, share)
     with torch.no_grad():
         observed["gradient_norm"] = optimized.step()
         if isinstance(optimized.network, KeepsState):
             optimized.network.update_state()
         if not phase.update_every_pass:
-            phase.keep(kept)
+            phase.update_state(state_updates)
         names = tuple(f"{phase.name}/{name}" for name in observed)
         sums = statistics.group(names, optimized.weights.device)
         sums.add_(torch.stack([value.float() for value in observed.values()]))

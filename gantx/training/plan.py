@@ -10,10 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gantx import models
 from gantx.config.schema import RunConfig
+from gantx.models.interfaces import Discriminator, Generator
 from gantx.training.loop import target_images
 from gantx.training.memory import peaks
-from gantx.training.objective import phases
 from gantx.training.optimized_network import OptimizedNetwork
+from gantx.training.phases import phases
 from gantx.training.schedules import window_scale
 
 
@@ -72,7 +73,7 @@ def micro_batch(settings: RunConfig) -> str:
     return f"{size} samples" + (f"; {', '.join(shared)}: taken from each micro-batch" if shared else "")
 
 
-def memory(settings: RunConfig, generator: nn.Module, discriminator: nn.Module) -> str:
+def memory(settings: RunConfig, generator: Generator, discriminator: Discriminator) -> str:
     """What a run keeps in memory all the time, and what each pass takes on top at its peak, in float32.
 
     Args:
@@ -89,18 +90,18 @@ def memory(settings: RunConfig, generator: nn.Module, discriminator: nn.Module) 
 
 
 def needed(
-    settings: RunConfig, generator: nn.Module, discriminator: nn.Module
+    settings: RunConfig, generator: Generator, discriminator: Discriminator
 ) -> tuple[int, list[tuple[str, int]]]:
     """Bytes that a run keeps all the time, and those of each pass on top; arguments as for `memory`."""
-    networks = (
-        OptimizedNetwork(generator, settings.optimizer.generator),
-        OptimizedNetwork(discriminator, settings.optimizer.discriminator),
+    of_generator: OptimizedNetwork[Generator] = OptimizedNetwork(generator, settings.optimizer.generator)
+    of_discriminator: OptimizedNetwork[Discriminator] = OptimizedNetwork(
+        discriminator, settings.optimizer.discriminator
     )
     # Weights, gradient and two moments of both; the average of G.
     lasting = 4 * (5 * parameters(generator) + 4 * parameters(discriminator))
     on_top = [
         (phase.name if place == 0 else "its penalty", size)
-        for phase in phases(settings, *networks)
+        for phase in phases(settings, of_generator, of_discriminator)
         for place, size in enumerate(peaks(phase, settings.data.resolution))
     ]
     return lasting, on_top

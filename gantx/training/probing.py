@@ -14,10 +14,10 @@ from gantx.config.schema import RunConfig
 from gantx.runtime import devices
 from gantx.training.loop import target_images
 from gantx.training.microbatch import ladder, rehearse
-from gantx.training.objective import at_once, phases
+from gantx.training.phases import micro_batch_size, phases
 from gantx.training.plan import needed
 from gantx.training.progress import duration
-from gantx.training.resolve import Say, prepared_process, resolve
+from gantx.training.resolve import Log, prepared_process, resolve
 from gantx.training.state import TrainingState
 
 ITERATIONS = 20  # that are timed, unless they take longer than
@@ -60,7 +60,7 @@ class Probe:
         return self.limit is None or self.expected(size) <= ROOM * self.limit
 
 
-def probe(settings: RunConfig, device: torch.device, say: Say) -> dict[str, str]:
+def probe(settings: RunConfig, device: torch.device, log: Log) -> dict[str, str]:
     """Try steps of a run on random weights and empty images; labels and values that say what they took.
 
     Micro-batches of ever more samples are tried, as long as memory and patience last; the steps of the
@@ -69,10 +69,10 @@ def probe(settings: RunConfig, device: torch.device, say: Say) -> dict[str, str]
     Args:
         settings: the run.
         device: where it would train.
-        say: receives what was chosen for this machine.
+        log: receives what was chosen for this machine.
     """
     batch = settings.training.batch
-    settings = resolve(settings, device, target_images(settings) // batch, say)
+    settings = resolve(settings, device, target_images(settings) // batch, log)
     with prepared_process(settings, device):
         found = _try(settings, device)
     figures = {"fits": _fits(found)}
@@ -152,7 +152,7 @@ def _try(settings: RunConfig, device: torch.device) -> Probe:
         tried.append(size)
     if not tried:
         return Probe(device, memory, limit, sizes, 0, 0, None)
-    wanted = at_once(settings.training.micro_batch, sizes[-1])
+    wanted = micro_batch_size(settings.training, sizes[-1])
     timed = max((size for size in tried if size <= wanted), default=tried[0])
     spans = _time(climb[timed], state)
     return Probe(device, memory, limit, sizes, timed, len(spans), median(spans))
@@ -165,7 +165,7 @@ def _time(settings: RunConfig, state: TrainingState) -> list[float]:
     began = time.perf_counter()
     while len(spans) < ITERATIONS and (not spans or time.perf_counter() - began < PATIENCE):
         spent = rehearse(settings, state)
-        spans.append(sum(spent[phase.name] / phase.every for phase in plan) + _update(settings, state))
+        spans.append(sum(spent[phase.name] / phase.interval for phase in plan) + _update(settings, state))
     return spans
 
 
@@ -177,7 +177,7 @@ def _update(settings: RunConfig, state: TrainingState) -> float:
         phase.trained.step()
         if phase.trained is state.generator:
             state.average.update()
-        spent += (devices.moment(state.device) - began) / phase.every
+        spent += (devices.moment(state.device) - began) / phase.interval
     return spent
 
 
@@ -192,7 +192,7 @@ def _estimate(settings: RunConfig) -> int:
 def _samples(settings: RunConfig) -> int:
     """Samples that a run computes at once, at most."""
     whole = max(settings.training.batch, settings.generator_batch)
-    return at_once(settings.training.micro_batch, whole)
+    return micro_batch_size(settings.training, whole)
 
 
 def _in_use(device: torch.device) -> int:

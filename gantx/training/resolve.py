@@ -15,31 +15,31 @@ from gantx.data.sources import known_names
 from gantx.runtime import devices
 from gantx.training.compiled_losses import pick_compile
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-def resolve(settings: RunConfig, device: torch.device, steps: int, say: Say) -> RunConfig:
+def resolve(settings: RunConfig, device: torch.device, steps: int, log: Log) -> RunConfig:
     """Fix every value that would otherwise depend on the moment, so that a resumed run repeats it.
 
     Args:
         settings: the run as it was asked for.
         device: where it trains.
         steps: of D that are left.
-        say: receives what was chosen.
+        log: receives what was chosen.
     """
     training = settings.training
     precision, note = devices.pick_precision(training.precision, device)
     if note:
-        say(note)
+        log(note)
     threads, note = devices.pick_threads(training.threads)
-    say(note)
+    log(note)
     deterministic = device.type == "cpu" if training.deterministic is None else training.deterministic
     if not deterministic:
-        say("deterministic: off, so a resumed run may differ in last bits (training.deterministic=true)")
+        log("deterministic: off, so a resumed run may differ in last bits (training.deterministic=true)")
     compile = pick_compile(training.compile, device, steps)
     graphs = device.type == "cuda" if training.cuda_graphs == "auto" else training.cuda_graphs
     if compile:
-        say("compile: on, so the first step of each kind takes up to minutes (--compile off)")
+        log("compile: on, so the first step of each kind takes up to minutes (--compile off)")
     resolved = {
         "precision": precision,
         "threads": threads,

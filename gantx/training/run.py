@@ -28,10 +28,10 @@ from gantx.runtime.signals import StopAfterIteration, StopWhilePreparing
 from gantx.training.diagnostics import diagnose
 from gantx.training.loop import target_images, train
 from gantx.training.microbatch import fit
-from gantx.training.objective import at_once
 from gantx.training.periodic_eval import PeriodicEvaluation
+from gantx.training.phases import penalty_micro_batch_size
 from gantx.training.progress import ProgressDisplay
-from gantx.training.resolve import Say, frozen_garbage, prepared_process, resolve
+from gantx.training.resolve import Log, frozen_garbage, prepared_process, resolve
 from gantx.training.run_logger import RunLogger, claimed, create_folder
 from gantx.training.schedules import window_scale
 from gantx.training.state import TrainingState
@@ -67,7 +67,7 @@ def start(
     out: Path | None,
     device: torch.device,
     command: Sequence[str],
-    say: Say,
+    log: Log,
     progress: Progress | None = None,
 ) -> Path:
     """Train a new run.
@@ -78,7 +78,7 @@ def start(
         out: this folder instead, taken literally; must be absent or empty.
         device: where to train.
         command: the command line, for the record.
-        say: receives lines until the run's own log is open.
+        log: receives lines until the run's own log is open.
         progress: receives (done, total) while images are prepared.
 
     Returns:
@@ -94,11 +94,11 @@ def start(
         raise UsageError(f"{out} is a file: name a folder for the run")
     if out is not None and out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} already exists and is not empty: name another, or go on with --resume {out}")
-    notes = _Notes(say)
+    notes = _Notes(log)
     required = Required(settings.training.compile is True, settings.training.cuda_graphs is True)
     settings = resolve(settings, device, _steps_left(settings, 0), notes)
     with StopWhilePreparing():
-        prepared = prepare(settings.data, say=notes, progress=progress)
+        prepared = prepare(settings.data, log=notes, progress=progress)
         monitor = _monitor(settings, device, notes, progress)
     folder = out or create_folder(parent, f"{settings.name}-{prepared.name}")
     _write_text(folder / "config.yaml", settings.to_yaml())
@@ -113,7 +113,7 @@ def resume(
     overrides: Sequence[str],
     device: torch.device,
     command: Sequence[str],
-    say: Say,
+    log: Log,
     progress: Progress | None = None,
 ) -> Path:
     """Go on with a run from its latest checkpoint, or from the beginning when it has none yet.
@@ -127,7 +127,7 @@ def resume(
         overrides: `key=value` texts.
         device: where to train.
         command: the command line, for the record.
-        say: receives lines until the run's own log is open.
+        log: receives lines until the run's own log is open.
         progress: receives (done, total) while images are prepared.
 
     Raises:
@@ -162,13 +162,13 @@ def resume(
             "training.compile" in asked and settings.training.compile is True,
             "training.cuda_graphs" in asked and settings.training.cuda_graphs is True,
         )
-        notes = _Notes(say)
+        notes = _Notes(log)
         steps = _steps_left(settings, header.images if header else 0)
         settings = resolve(settings, device, steps, notes)
         if header:
             _note_changes(header, settings, device, notes)
         with StopWhilePreparing():
-            prepared = prepare(settings.data, say=notes, progress=progress)
+            prepared = prepare(settings.data, log=notes, progress=progress)
             monitor = _monitor(settings, device, notes, progress)
         if header and header.data.get("digest") != prepared.digest:
             raise DataError(
@@ -235,11 +235,11 @@ def _run(
 
 
 def _monitor(
-    settings: RunConfig, device: torch.device, say: Say, progress: Progress | None
+    settings: RunConfig, device: torch.device, log: Log, progress: Progress | None
 ) -> PeriodicEvaluation | None:
     """What scores the run while it trains, if that is asked for: before anything is written."""
     return (
-        PeriodicEvaluation(settings, device, say, progress)
+        PeriodicEvaluation(settings, device, log, progress)
         if settings.training.evaluate_every is not None
         else None
     )
@@ -248,21 +248,20 @@ def _monitor(
 def _diagnose(state: TrainingState, batches: Batches) -> dict[str, float]:
     """Figures of D at the images it saw last."""
     training = state.config.training
-    most = training.penalty_micro_batch or at_once(training.micro_batch, training.batch)
-    size = min(most, DIAGNOSED)
+    size = min(penalty_micro_batch_size(training, training.batch), DIAGNOSED)
     return diagnose(state.discriminator.network, batches.at("real", state.images - size, size))
 
 
 class _Notes:
     """Lines that are said before the run has a log, kept for it."""
 
-    def __init__(self, say: Say) -> None:
+    def __init__(self, log: Log) -> None:
         self.lines: list[str] = []
-        self._say = say
+        self._log = log
 
     def __call__(self, text: str) -> None:
         self.lines.append(text)
-        self._say(text)
+        self._log(text)
 
 
 def _steps_left(settings: RunConfig, images: int) -> int:
@@ -270,7 +269,7 @@ def _steps_left(settings: RunConfig, images: int) -> int:
     return (target_images(settings) - images) // settings.training.batch
 
 
-def _note_changes(header: Header, settings: RunConfig, device: torch.device, say: Say) -> None:
+def _note_changes(header: Header, settings: RunConfig, device: torch.device, log: Log) -> None:
     """Say what differs from the machine of the checkpoint and may change the last bits."""
     here = {
         **checkpoint.versions(),
@@ -288,7 +287,7 @@ def _note_changes(header: Header, settings: RunConfig, device: torch.device, say
     }
     changed = [f"{key} {before[key]} → {here[key]}" for key in here if before.get(key) != here[key]]
     if changed:
-        say(f"resuming with {', '.join(changed)}: results may differ in last bits from an unbroken run")
+        log(f"resuming with {', '.join(changed)}: results may differ in last bits from an unbroken run")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Everything that changes while a run trains, and nothing else: what a checkpoint holds."""
+"""Everything that changes while a run trains, and nothing else: the contents of a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gantx import checkpoint, models
 from gantx.checkpoint import Header
 from gantx.config.schema import RunConfig
 from gantx.errors import CheckpointError
-from gantx.models import interfaces
+from gantx.models.interfaces import Discriminator, Generator, RelaxesAttention
 from gantx.runtime.precision import set_compute_dtype
 from gantx.training.ema import Average
 from gantx.training.optimized_network import OptimizedNetwork
@@ -41,8 +41,13 @@ class TrainingState:
             torch.manual_seed(config.training.seed)
             generator = models.build(config.generator)
             discriminator = models.build(config.discriminator)
-        self.generator = OptimizedNetwork(generator.to(device), config.optimizer.generator)
-        self.discriminator = OptimizedNetwork(discriminator.to(device), config.optimizer.discriminator)
+        optimizers = config.optimizer
+        self.generator: OptimizedNetwork[Generator] = OptimizedNetwork(
+            generator.to(device), optimizers.generator
+        )
+        self.discriminator: OptimizedNetwork[Discriminator] = OptimizedNetwork(
+            discriminator.to(device), optimizers.discriminator
+        )
         self.average = Average(self.generator)
         if config.training.precision == "bf16":
             for network in (self.generator.network, self.discriminator.network):
@@ -58,19 +63,19 @@ class TrainingState:
         """Real images D has seen."""
         return self.iteration * self.config.training.batch
 
-    def set_rates(self, factor: float) -> None:
+    def set_learning_rates(self, factor: float) -> None:
         """Scale both learning rates by the schedule's factor."""
-        self.generator.set_rate(factor)
-        self.discriminator.set_rate(factor)
+        self.generator.set_learning_rate(factor)
+        self.discriminator.set_learning_rate(factor)
 
     def set_attention_window(self, window: int | None) -> bool:
-        """Limit the attention of a generator that relaxes it; the average always attends everywhere.
+        """Set the attention window of a generator that has one; its average always attends everywhere.
 
         Returns:
-            Whether the window was opened or closed: steps that were captured before do not know of that.
+            Whether the window was switched on or off, which needs a new capture of the steps.
         """
         network = self.generator.network
-        if not isinstance(network, interfaces.RelaxesAttention) or window == self._window:
+        if not isinstance(network, RelaxesAttention) or window == self._window:
             return False
         toggled = (window is None) != (self._window is None)
         if window is None:
@@ -84,24 +89,24 @@ class TrainingState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything a checkpoint stores, under the keys of the checkpoint format."""
-        found: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         networks = {
             "generator": self.generator.network,
             "generator_ema": self.average.network,
             "discriminator": self.discriminator.network,
         }
         for name, network in networks.items():
-            found |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
+            tensors |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
         for name, optimized in self._optimized().items():
-            kept = optimized.optimizer_state()
-            found |= {f"optimizer.{name}.{key}": value for key, value in kept.items()}
+            state = optimized.optimizer_state()
+            tensors |= {f"optimizer.{name}.{key}": value for key, value in state.items()}
         sums = self.statistics.sums
-        found |= {f"state.statistics.{name}": sums[name] for name in self.statistics.counts}
+        tensors |= {f"state.statistics.{name}": sums[name] for name in self.statistics.counts}
         if self.config.objective.path_length is not None:
-            found["state.path_length"] = self.path_length
-        return found
+            tensors["state.path_length"] = self.path_length
+        return tensors
 
-    def _optimized(self) -> dict[str, OptimizedNetwork]:
+    def _optimized(self) -> dict[str, OptimizedNetwork[nn.Module]]:
         return {"generator": self.generator, "discriminator": self.discriminator}
 
     def progress(self) -> dict[str, Any]:
@@ -119,7 +124,7 @@ class TrainingState:
         checkpoint.write(path, self.tensors(), config=self.config, progress=self.progress(), data=data)
 
     def restore(self, header: Header) -> None:
-        """Continue from a checkpoint; CheckpointError when it does not fit."""
+        """Resume from a checkpoint; CheckpointError when it does not fit."""
         networks = {
             "generator": self.generator.network,
             "generator_ema": self.average.network,
@@ -138,7 +143,7 @@ class TrainingState:
 
     def _restore_optimizers(self, header: Header) -> None:
         if "optimizer" not in header.digests:
-            raise CheckpointError(f"{header.path} holds no optimizer state, so training cannot go on from it")
+            raise CheckpointError(f"{header.path} has no optimizer state, so training cannot resume from it")
         stored = checkpoint.read_part(header, "optimizer")
         for name, optimized in self._optimized().items():
             own = {

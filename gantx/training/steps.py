@@ -18,8 +18,8 @@ from gantx.runtime.random import RandomInputs
 from gantx.runtime.replay import Capture, CudaGraphs, Replay
 from gantx.training.compiled_losses import compiled
 from gantx.training.ema import Average
-from gantx.training.objective import phases
 from gantx.training.phase import Phase, Statistics, run_phase
+from gantx.training.phases import phases
 from gantx.training.state import TrainingState
 
 Log = Callable[[str], None]

@@ -30,7 +30,7 @@ def trained():
     threads = torch.get_num_threads()
     strict = torch.are_deterministic_algorithms_enabled()
     said = []
-    figures = training.measure(small(), CPU, steps=1, say=said.append)
+    figures = training.measure(small(), CPU, steps=1, log=said.append)
     assert torch.get_num_threads() == threads
     assert torch.are_deterministic_algorithms_enabled() == strict
     return figures, said
@@ -78,10 +78,13 @@ def test_the_stages_that_run_are_compiled_if_asked(monkeypatch, wanted):
     def compiled(phases, settings, *, log, required):
         assert required  # what is not compiled must not be told as compiled
         assert settings.training.compile is (wanted == "on")
-        return [dataclasses.replace(phase, keep=lambda kept: run.append("compiled")) for phase in phases]
+        return [
+            dataclasses.replace(phase, update_state=lambda updates: run.append("compiled"))
+            for phase in phases
+        ]
 
     monkeypatch.setattr(steps, "compiled", compiled)
-    figures = training.measure(small(f"training.compile={wanted}"), CPU, steps=1, say=quiet)
+    figures = training.measure(small(f"training.compile={wanted}"), CPU, steps=1, log=quiet)
     assert figures.compiled is (wanted == "on")
     assert run
 
@@ -96,7 +99,7 @@ def test_the_attention_window_is_open(monkeypatch):
         return spans
 
     monkeypatch.setattr(training.Trainer, "iterate", looking)
-    training.measure(small(), CPU, steps=1, say=quiet)
+    training.measure(small(), CPU, steps=1, log=quiet)
     assert windows
     assert set(windows) == {None}
 
@@ -110,7 +113,7 @@ def test_painting_goes_all_the_way_to_a_file(monkeypatch):
         files.append(np.load(path, mmap_mode="r").shape)
 
     monkeypatch.setattr(sampling.imaging, "save_images", saved)
-    figures = sampling.measure(small(), CPU, batch=8, number=20, say=quiet)
+    figures = sampling.measure(small(), CPU, batch=8, number=20, log=quiet)
     assert files[-1] == (20, 8, 8, 3)
     assert figures.number == 20
     assert figures.file_images_per_second == pytest.approx(20 / figures.file_seconds)
@@ -119,12 +122,12 @@ def test_painting_goes_all_the_way_to_a_file(monkeypatch):
 
 
 def test_painting_takes_the_batch_of_sampling_unless_told():
-    assert sampling.measure(small(), CPU, batch=None, number=8, say=quiet).batch == 64
+    assert sampling.measure(small(), CPU, batch=None, number=8, log=quiet).batch == 64
 
 
 def test_scoring_with_the_random_network_resizes_nothing():
     settings = small("evaluation.features=random", "evaluation.num=100")
-    figures = scoring.measure(settings, CPU, batch=8, say=quiet)
+    figures = scoring.measure(settings, CPU, batch=8, log=quiet)
     assert figures.resizing_images_per_second is None
     rates = (figures.generator_images_per_second, figures.features_images_per_second)
     assert 1 / figures.images_per_second == pytest.approx(sum(1 / rate for rate in rates))
@@ -132,14 +135,14 @@ def test_scoring_with_the_random_network_resizes_nothing():
 
 
 def test_scoring_with_inception_needs_no_file():
-    figures = scoring.measure(small("evaluation.num=100"), CPU, batch=1, say=quiet)
+    figures = scoring.measure(small("evaluation.num=100"), CPU, batch=1, log=quiet)
     assert figures.features == "inception"
     assert figures.features_images_per_second < figures.resizing_images_per_second
 
 
 def test_an_unknown_feature_network_is_the_users_error():
     with pytest.raises(UsageError, match="no features 'vgg'"):
-        scoring.measure(small("evaluation.features=vgg"), CPU, batch=1, say=quiet)
+        scoring.measure(small("evaluation.features=vgg"), CPU, batch=1, log=quiet)
 
 
 def test_too_little_memory_is_told_in_a_sentence():

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from gantx.cli import app
 from gantx.evaluation import assets
-from gantx.evaluation.assets import Asset, place
+from gantx.evaluation.assets import Asset, path_of
 
 CONTENT = {"inception": b"torchscript" * 99, "inception-pytorch": b"state dict" * 99}
 
@@ -57,11 +57,11 @@ def test_ls_is_a_table_of_one_line_each(server):
 
 def test_json_says_what_the_table_says_and_more(server):
     row = rows(run("ls", "--json"))["inception"]
-    assert (row["state"], row["path"]) == ("missing", str(place(assets.ASSETS["inception"])))
+    assert (row["state"], row["path"]) == ("missing", str(path_of(assets.ASSETS["inception"])))
     assert row["sha256"] == hashlib.sha256(CONTENT["inception"]).hexdigest()
     run("fetch", "inception")
     row = rows(run("ls", "--json"))["inception"]
-    assert (row["state"], row["path"]) == ("verified", str(place(assets.ASSETS["inception"])))
+    assert (row["state"], row["path"]) == ("verified", str(path_of(assets.ASSETS["inception"])))
 
 
 def test_ls_is_quick_and_loads_no_torch():
@@ -82,10 +82,10 @@ def test_ls_is_quick_and_loads_no_torch():
 def test_fetch_prints_paths_on_stdout_and_nothing_else(server):
     result = run("fetch")
     assert result.exit_code == 0
-    assert result.stdout.splitlines() == [str(place(asset)) for asset in assets.ASSETS.values()]
+    assert result.stdout.splitlines() == [str(path_of(asset)) for asset in assets.ASSETS.values()]
     assert result.stderr == ""
     for name, asset in assets.ASSETS.items():
-        assert place(asset).read_bytes() == CONTENT[name]
+        assert path_of(asset).read_bytes() == CONTENT[name]
 
 
 def test_fetch_ends_with_3_and_one_sentence(server):
@@ -104,7 +104,7 @@ def test_ctrl_c_says_how_to_go_on(server, monkeypatch):
     monkeypatch.setattr(assets, "download", interrupted)
     result = run("fetch", "inception")
     assert result.exit_code == 130
-    assert "go on with: gantx assets fetch inception" in result.stderr
+    assert "resume with: gantx assets fetch inception" in result.stderr
 
 
 def test_verify_ends_by_what_it_finds(server):
@@ -115,7 +115,7 @@ def test_verify_ends_by_what_it_finds(server):
     assert run("verify").exit_code == 0  # the other one is not needed
     assert run("verify", "inception-pytorch").exit_code == 3
     assert run("verify", "inception", "inception-pytorch").exit_code == 3
-    path = place(assets.ASSETS["inception"])
+    path = path_of(assets.ASSETS["inception"])
     path.write_bytes(b"!" + path.read_bytes()[1:])
     result = run("verify", "--json")
     assert result.exit_code == 1

@@ -19,7 +19,7 @@ from gantx import checkpoint
 from gantx.cli import app
 from gantx.config import presets
 from gantx.evaluation import assets
-from gantx.evaluation.evaluate import Request, images_to_generate, settings_of_run
+from gantx.evaluation.request import Request, images_to_generate, settings_of_run
 from gantx.training.state import TrainingState
 
 FAST = ("--features", "random", "--device", "cpu", "--threads", "1")
@@ -106,7 +106,7 @@ def test_gates_decide_the_exit_code(run_folder, tmp_path, monkeypatch):
     assert "inconclusive" in undecided.stdout
 
 
-def test_a_baseline_of_another_protocol_is_refused_before_anything_is_painted(run_folder, monkeypatch):
+def test_a_baseline_of_another_protocol_is_refused_before_anything_is_generated(run_folder, monkeypatch):
     assert run("eval", "--metric", "fid", "--num", "16", "-o", "eval.json", *FAST).exit_code == 0
     gate = ("--baseline", "eval.json", "--max-regression", "fd_rand=5%")
     same = run("eval", "--metric", "fid", "--num", "16", *gate, *FAST)
@@ -120,13 +120,13 @@ def test_a_baseline_of_another_protocol_is_refused_before_anything_is_painted(ru
     assert "--max-regression" in alone.stderr
 
 
-def test_images_and_the_generator_that_painted_them_score_alike(run_folder, tmp_path):
+def test_images_and_the_generator_that_made_them_score_alike(run_folder, tmp_path):
     for name in ("images.npy", "images.zip", "folder"):
         assert run("sample", run_folder, "-n", "24", "-o", name, "--device", "cpu").exit_code == 0
-    painted = document(run_folder, "--metric", "fid", "--metric", "pr", "--num", "24")
+    generated = document(run_folder, "--metric", "fid", "--metric", "pr", "--num", "24")
     for name in ("images.npy", "images.zip", "folder"):
         found = document(name, "--reference", _stats(tmp_path), "--metric", "fid", "--metric", "pr")
-        for metric, record in painted["metrics"].items():
+        for metric, record in generated["metrics"].items():
             assert found["metrics"][metric]["value"] == pytest.approx(record["value"], rel=1e-5), metric
 
 
@@ -138,7 +138,7 @@ def _stats(tmp_path):
 
         folder.mkdir()
         data = presets.load(overrides=SMALL, settings={"data.source": "shapes"}).data
-        for index, image in enumerate(prepare(data, say=print).images):
+        for index, image in enumerate(prepare(data, log=print).images):
             Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{index:02d}.png")
         result = run("stats", folder, "--resolution", "8", "-o", tmp_path / "s.safetensors", *FAST)
         assert result.exit_code == 0, result.output
@@ -231,19 +231,23 @@ def test_a_run_scored_in_the_cifar_network_beside_the_repository(tmp_path, monke
     for index, image in enumerate(reals):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "reals" / f"{index:03d}.png")
     network = cifar_fd.load_network()
-    program = torch.export.export(
-        network, (torch.zeros(2, 3, 32, 32),), dynamic_shapes=({0: torch.export.Dim("batch")},)
+    torch.onnx.export(
+        network,
+        (torch.zeros(2, 3, 32, 32),),
+        "cifar.onnx",
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        verbose=False,
     )
-    torch.export.save(program, "cifar.pt2")
 
     result = run(
-        "eval", target, "--data", "reals", "--features", "cifar.pt2", "--metric", "fid", "--num", "200",
+        "eval", target, "--data", "reals", "--features", "cifar.onnx", "--metric", "fid", "--num", "200",
         "--json", "--device", "cpu", "--threads", "1",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert run("sample", target, "-n", "200", "-o", "painted.npy", "--device", "cpu").exit_code == 0
-    painted = cifar_fd.features(cifar_fd.read_images(tmp_path / "painted.npy"), network)
-    expected = cifar_fd.frechet(painted, cifar_fd.features(reals, network))
+    assert run("sample", target, "-n", "200", "-o", "generated.npy", "--device", "cpu").exit_code == 0
+    generated = cifar_fd.features(cifar_fd.read_images(tmp_path / "generated.npy"), network)
+    expected = cifar_fd.frechet(generated, cifar_fd.features(reals, network))
     assert json.loads(result.stdout)["metrics"]["fd[cifar]"]["value"] == pytest.approx(expected, rel=1e-4)
 
 
@@ -274,9 +278,9 @@ def test_inception_from_a_file_verified_or_marked(run_folder, tmp_path, monkeypa
     assert again["protocol"]["weights_verified"] is True
     assert again["protocol_hash"] != found["protocol_hash"]
 
-    oracle = run("eval", *options[:2], *options[4:], "--engine", "cleanfid", *cpu)
-    assert oracle.exit_code == 0, oracle.output
-    value = json.loads(oracle.stdout)["metrics"]["fid"]["value"]
+    theirs = run("eval", *options[:2], *options[4:], "--engine", "cleanfid", *cpu)
+    assert theirs.exit_code == 0, theirs.output
+    value = json.loads(theirs.stdout)["metrics"]["fid"]["value"]
     assert value == pytest.approx(found["metrics"]["fid"]["value"], rel=1e-5)
 
 
@@ -292,7 +296,7 @@ def test_a_folder_of_runs_is_no_set_of_images(run_folder):
     Image.new("RGB", (8, 8)).save(run_folder / "grid.png")
     result = run("eval", run_folder.parent, "--data", "shapes", *FAST)
     assert result.exit_code == 2
-    assert "holds runs (0001-small-shapes)" in result.stderr
+    assert "contains runs (0001-small-shapes)" in result.stderr
 
 
 def test_a_pipe_gets_whole_rows(run_folder):

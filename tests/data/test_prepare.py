@@ -47,7 +47,7 @@ def save(folder, **images):
 
 def made(source, resolution=8, said=None, progress=None, **settings):
     settings = DataConfig(source=str(source), resolution=resolution, **settings)
-    return prepare(settings, say=(said if said is not None else []).append, progress=progress)
+    return prepare(settings, log=(said if said is not None else []).append, progress=progress)
 
 
 def pixels(prepared, index=0):
@@ -576,7 +576,7 @@ def test_several_shapes_have_no_labels():
 
 def test_nothing_named():
     with pytest.raises(UsageError):
-        prepare(DataConfig(), say=print)
+        prepare(DataConfig(), log=print)
 
 
 def test_preparing_imports_no_torch():

@@ -13,7 +13,7 @@ from helpers.file_server import serving
 
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.evaluation import assets
-from gantx.evaluation.assets import ASSETS, Asset, fetch, locate, named, place, status, verify
+from gantx.evaluation.assets import ASSETS, Asset, fetch, locate, named, path_of, status, verify
 from gantx.io.cache import cache_folder
 
 CONTENT = b"weights" * 1000
@@ -90,7 +90,7 @@ def test_places_of_other_tools_follow_their_settings(tmp_path, monkeypatch):
 def test_order_of_the_places(asset, tmp_path):
     theirs = put(asset.elsewhere()[0])
     assert locate(asset) == (theirs, DIGEST, True)
-    ours = put(place(asset))
+    ours = put(path_of(asset))
     assert ours.parent == cache_folder() / "assets"
     assert locate(asset) == (ours, DIGEST, True)
     given = put(tmp_path / "mine.bin")
@@ -98,7 +98,7 @@ def test_order_of_the_places(asset, tmp_path):
 
 
 def test_a_right_file_elsewhere_stands_in_for_a_damaged_one_of_ours(asset):
-    put(place(asset), OTHER)
+    put(path_of(asset), OTHER)
     theirs = put(asset.elsewhere()[0])
     assert locate(asset).path == theirs
 
@@ -107,7 +107,7 @@ def test_nothing_found_says_file_digest_places_and_ways_out(asset):
     with pytest.raises(MissingError) as caught:
         locate(asset, allow_unverified=True)
     message = str(caught.value)
-    for word in (asset.file, DIGEST, str(place(asset)), str(asset.elsewhere()[0])):
+    for word in (asset.file, DIGEST, str(path_of(asset)), str(asset.elsewhere()[0])):
         assert word in message
     assert "`gantx assets fetch inception`" in message
     assert "--weights FILE" in message
@@ -126,7 +126,7 @@ def test_elsewhere_only_the_right_file_counts(asset, content):
 )
 @pytest.mark.parametrize("is_given", [True, False])
 def test_a_wrong_file_is_refused_unless_allowed(asset, tmp_path, content, reason, is_given):
-    path = put(tmp_path / "mine.pt" if is_given else place(asset), content)
+    path = put(tmp_path / "mine.pt" if is_given else path_of(asset), content)
     given = path if is_given else None
     with pytest.raises(DataError, match=reason) as caught:
         locate(asset, given)
@@ -136,7 +136,7 @@ def test_a_wrong_file_is_refused_unless_allowed(asset, tmp_path, content, reason
     assert found == (path, hashlib.sha256(content).hexdigest(), False)
 
 
-def test_the_file_of_another_asset_is_recognised(asset, tmp_path, monkeypatch):
+def test_the_file_of_another_asset_is_identified(asset, tmp_path, monkeypatch):
     twin = replace(asset, name="twin", file="twin.pth", sha256=hashlib.sha256(OTHER).hexdigest())
     monkeypatch.setitem(ASSETS, "twin", twin)
     with pytest.raises(DataError, match=r"\(it is twin\.pth\)"):
@@ -147,7 +147,7 @@ def test_the_file_of_another_asset_is_recognised(asset, tmp_path, monkeypatch):
 def test_a_given_path_that_is_no_file(asset, tmp_path, kind):
     if kind == "folder":
         (tmp_path / "x").mkdir()
-    put(place(asset))  # is not taken instead
+    put(path_of(asset))  # is not taken instead
     with pytest.raises(MissingError, match="cannot read the weights"):
         locate(asset, tmp_path / "x")
 
@@ -156,7 +156,7 @@ def test_a_given_path_that_is_no_file(asset, tmp_path, kind):
 
 
 def test_a_file_is_read_through_once(asset, reads):
-    ours = put(place(asset))
+    ours = put(path_of(asset))
     assert [locate(asset).verified for _ in range(3)] == [True] * 3
     assert reads == [asset.file]
     verify(asset)
@@ -168,7 +168,7 @@ def test_a_file_is_read_through_once(asset, reads):
 
 
 def test_a_change_is_seen_though_size_and_time_are_the_same(asset):
-    ours = put(place(asset))
+    ours = put(path_of(asset))
     os.utime(ours, ns=(10**18, 10**18))
     assert locate(asset).verified
     put(ours, OTHER)
@@ -190,7 +190,7 @@ def test_a_change_is_seen_though_size_and_time_are_the_same(asset):
     ],
 )
 def test_a_damaged_memory_is_made_anew(asset, reads, damage):
-    put(place(asset))
+    put(path_of(asset))
     locate(asset)
     memory = cache_folder() / "assets" / "digests.json"
     memory.write_text(damage(memory.read_text()), encoding="latin-1")
@@ -239,7 +239,7 @@ def test_fetch_then_locate(asset, server, reads):
     asset = replace(asset, url=f"{server.url}/{asset.file}")
     seen = []
     path = fetch(asset, progress=lambda *numbers: seen.append(numbers))
-    assert path == place(asset)
+    assert path == path_of(asset)
     assert seen[-1] == (len(CONTENT), len(CONTENT))
     assert status(asset) == (asset, "verified", path)
     assert locate(asset) == (path, DIGEST, True)
@@ -261,7 +261,7 @@ def test_fetch_goes_on_with_what_came_before(asset, server):
 
 def test_fetch_replaces_a_damaged_file(asset, server):
     asset = replace(asset, url=f"{server.url}/{asset.file}")
-    put(place(asset), OTHER)
+    put(path_of(asset), OTHER)
     assert fetch(asset).read_bytes() == CONTENT
 
 
@@ -269,7 +269,7 @@ def test_fetch_without_network_says_what_to_do_by_hand(asset):
     with pytest.raises(MissingError) as caught:
         fetch(asset)
     message = str(caught.value)
-    for word in (asset.url, asset.file, DIGEST, str(place(asset)), "--weights FILE"):
+    for word in (asset.url, asset.file, DIGEST, str(path_of(asset)), "--weights FILE"):
         assert word in message
     assert "\n" not in message
     assert caught.value.exit_code == 3
@@ -279,10 +279,10 @@ def test_fetch_without_network_says_what_to_do_by_hand(asset):
 
 
 def test_status_reads_nothing_through(asset, reads):
-    assert status(asset) == (asset, "missing", place(asset))
+    assert status(asset) == (asset, "missing", path_of(asset))
     theirs = put(asset.elsewhere()[0])
     assert status(asset) == (asset, "present", theirs)
-    ours = put(place(asset), OTHER)
+    ours = put(path_of(asset), OTHER)
     assert status(asset) == (asset, "present", ours)
     assert reads == []
     locate(asset)
@@ -297,6 +297,6 @@ def test_a_file_elsewhere_of_another_size_is_none(asset):
 
 
 def test_verify_looks_at_every_file(asset):
-    assert verify(asset) == [(asset, "missing", place(asset))]
-    ours, theirs = put(place(asset)), put(asset.elsewhere()[0], OTHER)
+    assert verify(asset) == [(asset, "missing", path_of(asset))]
+    ours, theirs = put(path_of(asset)), put(asset.elsewhere()[0], OTHER)
     assert verify(asset) == [(asset, "verified", ours), (asset, "wrong", theirs)]

@@ -1,15 +1,15 @@
-"""Feature networks: Inception against clean-fid as oracle, and the random one."""
+"""Feature networks: Inception against clean-fid, and the random one."""
 
 import numpy as np
 import pytest
 import torch
+from helpers.feature_metrics import frechet_distance
 from helpers.random_inception import random_inception, write_state_dict, write_torchscript
 from PIL import Image
 
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.evaluation.cleanfid_engine import open_cleanfid
 from gantx.evaluation.features import open_features
-from gantx.evaluation.metrics import frechet_distance_of_features
 
 CPU = torch.device("cpu")
 
@@ -29,27 +29,27 @@ def opened(weights, resize="clean", opener=open_features):
 
 
 def images(count, size, seed=0):
-    dice = np.random.default_rng(seed)
-    return torch.from_numpy(dice.integers(0, 256, (count, 3, size, size), np.uint8))
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(rng.integers(0, 256, (count, 3, size, size), np.uint8))
 
 
 @pytest.mark.parametrize("resize", ["clean", "legacy-tensorflow"])
 def test_features_are_those_of_clean_fid(weights, resize):
-    ours, oracle = opened(weights, resize), opened(weights, resize, open_cleanfid)
-    assert ours.digest == oracle.digest
+    ours, theirs = opened(weights, resize), opened(weights, resize, open_cleanfid)
+    assert ours.digest == theirs.digest
     assert not ours.verified
     one, two = (
-        torch.cat([network(images(6, 32, seed)).features for seed in (0, 1)]) for network in (ours, oracle)
+        torch.cat([network(images(6, 32, seed)).features for seed in (0, 1)]) for network in (ours, theirs)
     )
     assert (one - two).abs().max() <= 1e-4 * two.abs().max()
-    distances = [frechet_distance_of_features(x[:6], x[6:]) for x in (one, two)]
+    distances = [frechet_distance(x[:6], x[6:]) for x in (one, two)]
     assert distances[0] == pytest.approx(distances[1], rel=1e-5)
 
 
 def test_features_of_a_folder_are_those_of_clean_fid(weights, tmp_path):
     from cleanfid.fid import get_folder_features
 
-    from gantx.evaluation.images import open_images
+    from gantx.evaluation.image_sets import open_images
     from gantx.evaluation.inception_weights import open_torchscript
 
     pixels = images(5, 48)
@@ -85,16 +85,17 @@ def test_the_random_network_needs_nothing_and_tells_sets_apart():
         assert network(images(4, size)).features.shape == (4, network.dim)
     noise, more, dark = images(300, 32), images(300, 32, 1), images(300, 32, 2) // 2
     features = [network(x).features for x in (noise, more, dark)]
-    near, far = (frechet_distance_of_features(features[0], x) for x in features[1:])
+    near, far = (frechet_distance(features[0], x) for x in features[1:])
     assert far > 20 * near
 
 
 def test_wrong_choices_are_explained(tmp_path):
     for choice, weights, kind, complaint in (
         ("vgg", None, UsageError, "inception, random"),
-        ("net.pt", None, UsageError, r"torch\.export"),
+        ("net.pt2", None, UsageError, r"torch\.onnx\.export\(network.*'net\.onnx'"),
+        ("net.pt", None, UsageError, r"torch\.onnx\.export"),
         ("random", tmp_path, UsageError, "leave one away"),
-        ("absent.pt2", None, MissingError, r"absent\.pt2"),
+        ("absent.onnx", None, MissingError, r"absent\.onnx"),
         ("inception", None, MissingError, "gantx assets fetch inception"),
         ("inception", tmp_path / "absent.pt", MissingError, r"absent\.pt"),
     ):

@@ -129,11 +129,11 @@ def test_what_is_not_this_network_is_refused(files, tmp_path):
         ("torchvision.pth", "torchvision"),
         ("other.pth", "is missing"),
         ("evil.pth", "neither"),
-        ("list.pth", "holds a list"),
+        ("list.pth", "contains a list"),
         ("text.pt", "neither"),
         ("other.safetensors", "not of Inception"),
         ("shape.pth", "blocks.0"),
-        ("linear.pt", "does not hold Inception"),
+        ("linear.pt", "does not contain Inception"),
     ):
         with pytest.raises(DataError, match=complaint):
             inception_weights.read(tmp_path / name)

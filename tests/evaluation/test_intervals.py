@@ -2,10 +2,14 @@ import math
 
 import pytest
 import torch
+from helpers.feature_metrics import kernel_distance
 
-from gantx.evaluation import intervals, metrics
+from gantx.evaluation import intervals
+from gantx.evaluation.frechet import Gaussian, Moments
+from gantx.evaluation.inception_score import inception_score
 from gantx.evaluation.intervals import Interval
-from gantx.evaluation.metrics import Gaussian
+from gantx.evaluation.kernel_distance import kernel_distances
+from gantx.evaluation.neighbours import neighbours
 
 RUNS = 40
 
@@ -17,10 +21,10 @@ class Toy:
         self.mean = torch.zeros(dim, dtype=torch.float64)
         self.covariance = torch.logspace(0, -1, dim, dtype=torch.float64).diag()
         self.shift, self.scale = shift / dim**0.5, scale
-        self._dice = torch.Generator().manual_seed(0)
+        self._rng = torch.Generator().manual_seed(0)
 
     def real(self, count):
-        noise = torch.randn(count, len(self.mean), generator=self._dice)
+        noise = torch.randn(count, len(self.mean), generator=self._rng)
         return noise * self.covariance.diag().sqrt().float()
 
     def fake(self, count):
@@ -43,12 +47,12 @@ def quick(monkeypatch):
 
 
 def covered(found, truth):
-    """The share of intervals that hold the truth."""
+    """The share of intervals that contain the truth."""
     return sum(low <= truth <= high for low, high in found) / len(found)
 
 
 def mean_and_width(values):
-    """Mean of simulated scores, and the width of an interval that holds 95 % of them."""
+    """Mean of simulated scores, and the width of an interval that contains 95 % of them."""
     values = torch.tensor(values, dtype=torch.float64)
     return float(values.mean()), 3.92 * float(values.std())
 
@@ -57,11 +61,11 @@ def mean_width(found):
     return sum(high - low for low, high in found) / len(found)
 
 
-# --- do they hold the truth as often as they should? ------------------------------------------------------
+# --- do they contain the truth as often as they should? ---------------------------------------------------
 
 
 @pytest.mark.parametrize(("dim", "count"), [(8, 150), (32, 60)], ids=["many images", "few images"])
-def test_fid_intervals_hold_the_mean_score_at_this_number(dim, count):
+def test_fid_intervals_contain_the_mean_score_at_this_number(dim, count):
     toy = Toy(dim, shift=0.6, scale=1.2)
     truth, width = mean_and_width([toy.distance(toy.fake(count)) for _ in range(300)])
     found = [
@@ -83,14 +87,14 @@ def test_fid_extrapolates_to_infinitely_many_images():
 
 @pytest.mark.parametrize("shift", [0.0, 1.0], ids=["same distribution", "shifted"])
 @pytest.mark.parametrize("rows", [5000, 90], ids=["all images", "some stand for all"])
-def test_kid_intervals_hold_the_truth(shift, rows, quick, monkeypatch):
+def test_kid_intervals_contain_the_truth(shift, rows, quick, monkeypatch):
     monkeypatch.setattr(intervals, "_KERNEL_ROWS", rows)
     toy = Toy(8, shift, scale=1.0)
-    truth = metrics.kernel_distance(toy.real(6000), toy.fake(6000)) if shift else 0.0
+    truth = kernel_distance(toy.real(6000), toy.fake(6000)) if shift else 0.0
 
     def score():
         real, fake = toy.real(200), toy.fake(160)
-        return real, fake, metrics.kernel_distances(real, fake, subsets=20, size=50)
+        return real, fake, kernel_distances(real, fake, subsets=20, size=50)
 
     _, width = mean_and_width([float(score()[2].mean()) for _ in range(100)])
     found = [intervals.kernel(*score(), seed=run) for run in range(RUNS)]
@@ -99,13 +103,13 @@ def test_kid_intervals_hold_the_truth(shift, rows, quick, monkeypatch):
     assert 0.75 < mean_width(found) / width < (1.5 if shift else 2.5)
 
 
-def test_inception_score_intervals_hold_the_mean_score(quick):
-    dice = torch.Generator().manual_seed(0)
+def test_inception_score_intervals_contain_the_mean_score(quick):
+    rng = torch.Generator().manual_seed(0)
 
     def logits():
-        return 2 * torch.randn(300, 10, generator=dice)
+        return 2 * torch.randn(300, 10, generator=rng)
 
-    truth, width = mean_and_width([metrics.inception_score(logits(), 3)[0] for _ in range(200)])
+    truth, width = mean_and_width([inception_score(logits(), 3)[0] for _ in range(200)])
     found = [intervals.inception_score(logits(), splits=3, seed=run) for run in range(RUNS)]
     assert covered(found, truth) >= 0.85
     assert 0.75 < mean_width(found) / width < 1.4
@@ -120,14 +124,14 @@ def test_inception_score_intervals_hold_the_mean_score(quick):
         ("covered", intervals.share),
     ],
 )
-def test_neighbour_intervals_hold_the_mean_score_against_the_same_other_set(name, interval, quick):
+def test_neighbour_intervals_contain_the_mean_score_against_the_same_other_set(name, interval, quick):
     toy = Toy(8, shift=1.0, scale=0.8)
     real, fake = toy.real(200), toy.fake(200)
     of_fakes = name in ("precise", "density")
     values = []
     for _ in range(150):
         sides = {"real": real, "fake": toy.fake(200)} if of_fakes else {"real": toy.real(200), "fake": fake}
-        values.append(getattr(metrics.neighbours(**sides), name))
+        values.append(getattr(neighbours(**sides), name))
     truth, width = mean_and_width([float(value.double().mean()) for value in values])
     found = [interval(value) for value in values[:RUNS]]
     assert covered(found, truth) >= 0.85
@@ -168,7 +172,7 @@ def test_fid_interval_is_about_the_score_itself():
 
 def test_fid_interval_works_with_a_singular_reference():
     toy = Toy(64, shift=0.5, scale=1.1)
-    few = metrics.Moments.of_features(toy.real(30))
+    few = Moments.of_features(toy.real(30))
     found = intervals.frechet(few.mean, few.covariance(), toy.fake(50))
     assert math.isfinite(found.at_count.high)
     assert found.at_count.low < found.at_count.high

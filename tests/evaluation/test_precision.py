@@ -36,3 +36,5 @@ def test_autocast_around_it_has_no_effect():
         assert (x @ x).dtype == torch.bfloat16
         with full_precision(CPU):
             assert (x @ x).dtype == torch.float32
+        assert (x @ x).dtype == torch.bfloat16
+    assert (x @ x).dtype == torch.float32

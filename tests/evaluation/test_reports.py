@@ -9,7 +9,9 @@ import pytest
 
 from gantx.errors import MissingError
 from gantx.evaluation import reports
-from gantx.evaluation.results import Gate, Regression, Result, Score, parse_regression, read_result
+from gantx.evaluation.gates import Gate, Regression, parse_regression
+from gantx.evaluation.results import Result, read_result
+from gantx.evaluation.scores import Score
 
 
 def result_of(*scores, **changes):
@@ -33,7 +35,7 @@ def plain_result():
 
 
 @pytest.fixture
-def judged(plain_result):
+def checked(plain_result):
     """Gates of every outcome, two of them on one metric, one on a metric that was not computed."""
     gates = [
         Gate("fid", "above", 30.0),
@@ -41,7 +43,7 @@ def judged(plain_result):
         Gate("recall", "below", 0.3),
         Gate("density", "below", 0.5),
     ]
-    return plain_result.judged(gates, [parse_regression("kid=5%")], plain_result)
+    return plain_result.with_verdicts(gates, [parse_regression("kid=5%")], plain_result)
 
 
 # --- rows and Markdown ------------------------------------------------------------------------------------
@@ -55,8 +57,8 @@ def test_rows_of_a_result_without_gates(plain_result):
     ]
 
 
-def test_rows_of_a_judged_result(judged):
-    assert reports.summary_rows(judged) == [
+def test_rows_of_a_result_with_verdicts(checked):
+    assert reports.summary_rows(checked) == [
         ("fid", "23.46", "22 to 25.04", "at most 30", "passed"),
         ("fid", "23.46", "22 to 25.04", "at most 20", "failed"),
         (
@@ -79,27 +81,27 @@ def test_a_row_shows_digits_enough_for_its_verdict():
         gates = [Gate("fid", "above", threshold), Gate("fid", "above", 2 * threshold)]
         allowed = [Regression("fid", share=numbers.choice([0.0, 0.05]))]
         result = result_of(Score("fid", value))
-        rows = reports.summary_rows(result.judged(gates, allowed, result_of(Score("fid", threshold))))
+        rows = reports.summary_rows(result.with_verdicts(gates, allowed, result_of(Score("fid", threshold))))
         assert len({row[1] for row in rows}) == 1  # one score, one text
         for _, shown, _, required, status in rows:
             limit = float(re.match(r"at most (\S+)", required)[1])
             assert (float(shown) > limit) == (status == "failed")
 
 
-def test_markdown_is_an_aligned_table_with_its_context(judged):
-    text = reports.markdown(judged)
+def test_markdown_is_an_aligned_table_with_its_context(checked):
+    text = reports.markdown(checked)
     assert text.startswith("## gantx eval: failed\n\n| metric ")
     table = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(table) == 2 + len(reports.summary_rows(judged))
+    assert len(table) == 2 + len(reports.summary_rows(checked))
     assert len({len(line) for line in table}) == 1
     cells = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in table]
     assert cells[0] == reports.COLUMNS
-    assert cells[2:] == reports.summary_rows(judged)
+    assert cells[2:] == reports.summary_rows(checked)
     assert "- failed: fid 23.46 is above 20\n" in text
     assert "- inconclusive: density was not computed: add --metric dc\n" in text
     assert "- recall: too few images" in text
     assert "passed:" not in text
-    assert f"\n\nprotocol {judged.protocol_hash}: extractor inception, " in text
+    assert f"\n\nprotocol {checked.protocol_hash}: extractor inception, " in text
     assert "weights_sha256 0123456789ab, n_gen 10000\n" in text
     assert "\n\ncheckpoint: path runs/0001/x.safetensors, kimg 25\n" in text
 
@@ -131,8 +133,8 @@ def suite_of(text):
     return suite
 
 
-def test_junit_has_a_case_per_gate(judged):
-    suite = suite_of(reports.junit(judged, "transgan-s"))
+def test_junit_has_a_case_per_gate(checked):
+    suite = suite_of(reports.junit(checked, "transgan-s"))
     counts = {name: suite.get(name) for name in ("name", "tests", "failures", "errors", "skipped", "time")}
     assert counts == {
         "name": "transgan-s",
@@ -150,16 +152,16 @@ def test_junit_has_a_case_per_gate(judged):
         ("density at least 0.5", "error"),
         ("kid at most 5% worse than the baseline", "system-out"),
     ]
-    for case, verdict in zip(suite.iter("testcase"), judged.verdicts, strict=True):
+    for case, verdict in zip(suite.iter("testcase"), checked.verdicts, strict=True):
         assert case.get("classname") == "transgan-s"
         assert case[0].text == verdict.reason
         assert case[0].get("message", verdict.reason) == verdict.reason
 
 
-def test_junit_is_as_green_as_the_exit_code(judged, plain_result):
-    only_open = plain_result.judged([Gate("recall", "below", 0.3)])
-    passing = plain_result.judged([Gate("fid", "above", 30)])
-    for result in (judged, plain_result, only_open, passing):
+def test_junit_is_as_green_as_the_exit_code(checked, plain_result):
+    only_open = plain_result.with_verdicts([Gate("recall", "below", 0.3)])
+    passing = plain_result.with_verdicts([Gate("fid", "above", 30)])
+    for result in (checked, plain_result, only_open, passing):
         suite = suite_of(reports.junit(result, "x"))
         found = {tag: len(list(suite.iter(tag))) for tag in ("failure", "error")}
         assert [suite.get("failures"), suite.get("errors")] == [str(found["failure"]), str(found["error"])]
@@ -176,10 +178,10 @@ def test_junit_without_gates_has_a_case_per_score(plain_result):
     assert (suite.get("tests"), suite.get("skipped")) == ("3", "1")
 
 
-def test_junit_carries_protocol_and_scores_in_full(judged):
-    suite = suite_of(reports.junit(judged, "x"))
+def test_junit_carries_protocol_and_scores_in_full(checked):
+    suite = suite_of(reports.junit(checked, "x"))
     properties = {entry.get("name"): entry.get("value") for entry in suite.iter("property")}
-    assert properties["protocol_hash"] == judged.protocol_hash
+    assert properties["protocol_hash"] == checked.protocol_hash
     assert properties["protocol.weights_sha256"] == "0123456789abcdef" * 4
     assert properties["protocol.n_gen"] == "10000"
     assert properties["score.kid"] == "0.00123456"
@@ -192,7 +194,7 @@ def test_junit_stays_xml_whatever_it_is_told():
     result = result_of(
         Score("fid", None, note=nasty), protocol={nasty: nasty}, checkpoint=None, warnings=(nasty,)
     )
-    for shown in (result, result.judged([Gate("fid", "above", 20)])):
+    for shown in (result, result.with_verdicts([Gate("fid", "above", 20)])):
         text = reports.junit(shown, nasty)
         suite = suite_of(text)
         assert suite.get("name") == kept
@@ -204,16 +206,16 @@ def test_junit_stays_xml_whatever_it_is_told():
 # --- files ------------------------------------------------------------------------------------------------
 
 
-def test_files_are_written_whole(judged, tmp_path):
+def test_files_are_written_whole(checked, tmp_path):
     folder = tmp_path / "out"
-    reports.write_json(judged, folder / "eval.json")
-    reports.write_junit(judged, folder / "eval.xml", "suite")
-    reports.write_markdown(judged, folder / "eval.md")
+    reports.write_json(checked, folder / "eval.json")
+    reports.write_junit(checked, folder / "eval.xml", "suite")
+    reports.write_markdown(checked, folder / "eval.md")
     assert sorted(path.name for path in folder.iterdir()) == ["eval.json", "eval.md", "eval.xml"]
-    assert json.loads((folder / "eval.json").read_text()) == judged.to_document()
-    assert read_result(folder / "eval.json").verdicts == judged.verdicts
-    assert (folder / "eval.xml").read_bytes() == reports.junit(judged, "suite").encode()
-    assert (folder / "eval.md").read_bytes() == reports.markdown(judged).encode()
+    assert json.loads((folder / "eval.json").read_text()) == checked.to_document()
+    assert read_result(folder / "eval.json").verdicts == checked.verdicts
+    assert (folder / "eval.xml").read_bytes() == reports.junit(checked, "suite").encode()
+    assert (folder / "eval.md").read_bytes() == reports.markdown(checked).encode()
 
 
 def test_a_name_that_is_not_utf8_stops_no_report(tmp_path, monkeypatch):
@@ -229,19 +231,19 @@ def test_a_name_that_is_not_utf8_stops_no_report(tmp_path, monkeypatch):
     assert reports.append_step_summary(reports.markdown(result))
 
 
-def test_a_report_that_cannot_be_written_says_where(judged, tmp_path):
+def test_a_report_that_cannot_be_written_says_where(checked, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(MissingError, match=re.escape(str(tmp_path / "file" / "eval.json"))):
-        reports.write_json(judged, tmp_path / "file" / "eval.json")
+        reports.write_json(checked, tmp_path / "file" / "eval.json")
 
 
-def test_the_step_summary_grows(judged, tmp_path, monkeypatch):
+def test_the_step_summary_grows(checked, tmp_path, monkeypatch):
     path = tmp_path / "summary.md"
     path.write_text("an earlier step wrote this\n")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(path))
-    assert reports.append_step_summary(reports.markdown(judged))
+    assert reports.append_step_summary(reports.markdown(checked))
     assert reports.append_step_summary("second\n")
-    expected = f"an earlier step wrote this\n\n{reports.markdown(judged)}\nsecond\n"
+    expected = f"an earlier step wrote this\n\n{reports.markdown(checked)}\nsecond\n"
     assert path.read_text(encoding="utf-8") == expected
 
 

@@ -1,4 +1,4 @@
-"""The recogniser of shapes and the count of modes: shapes are known, everything else is not."""
+"""The classifier of shapes and the count of modes: shapes are known, everything else is not."""
 
 import json
 
@@ -21,11 +21,11 @@ from gantx.evaluation.shapes_classifier import (
 )
 
 CPU = torch.device("cpu")
-UNSEEN = 77  # a seed that neither the training nor the measuring of the recogniser used
+UNSEEN = 77  # a seed that neither the training nor the measuring of the classifier used
 
 
 @pytest.fixture(scope="module")
-def recogniser():
+def classifier():
     return ShapesClassifier(CPU)
 
 
@@ -36,37 +36,37 @@ def shapes(count, *, side=RESOLUTION, objects=1, **changed):
     return images, torch.from_numpy(drawn.kind[:, 0] * 6 + drawn.colour[:, 0])
 
 
-def share_confident(recogniser, images):
-    return (recogniser(images) > THRESHOLD).any(dim=1).double().mean().item()
+def share_confident(classifier, images):
+    return (classifier(images) > THRESHOLD).any(dim=1).double().mean().item()
 
 
 @pytest.mark.parametrize("side", [16, 24, 32, 48, 128])
-def test_real_shapes_are_recognised_at_any_size(recogniser, side):
+def test_real_shapes_are_classified_at_any_size(classifier, side):
     images, expected = shapes(600, side=side)
-    probability, mode = recogniser(images).max(dim=1)
+    probability, mode = classifier(images).max(dim=1)
     assert ((probability > THRESHOLD) & (mode == expected)).double().mean() >= 0.99
 
 
-def test_probabilities_leave_room_for_no_shape(recogniser):
+def test_probabilities_leave_room_for_no_shape(classifier):
     images, _ = shapes(20)
     noise = torch.randint(0, 256, images.shape, generator=torch.Generator().manual_seed(0))
-    found = recogniser(torch.cat([images, noise.to(torch.uint8)]))
+    found = classifier(torch.cat([images, noise.to(torch.uint8)]))
     assert found.shape == (40, MODES)
     assert found[:20].sum(dim=1).min() > 0.9
     assert found[20:].sum(dim=1).max() < 0.1
 
 
-def test_bytes_and_floats_are_the_same_and_floats_are_clipped(recogniser):
+def test_bytes_and_floats_are_the_same_and_floats_are_clipped(classifier):
     images, _ = shapes(8)
-    expected = recogniser(images)
-    assert torch.equal(recogniser(images.float()), expected)
+    expected = classifier(images)
+    assert torch.equal(classifier(images.float()), expected)
     white = torch.full((1, 3, RESOLUTION, RESOLUTION), 255.0)
-    assert torch.equal(recogniser(white + 1000), recogniser(white))
-    assert torch.equal(recogniser(-white), recogniser(0 * white))
+    assert torch.equal(classifier(white + 1000), classifier(white))
+    assert torch.equal(classifier(-white), classifier(0 * white))
 
 
-def test_values_that_are_not_finite_are_no_shape(recogniser):
-    assert share_confident(recogniser, torch.full((2, 3, RESOLUTION, RESOLUTION), torch.nan)) == 0
+def test_values_that_are_not_finite_are_no_shape(classifier):
+    assert share_confident(classifier, torch.full((2, 3, RESOLUTION, RESOLUTION), torch.nan)) == 0
 
 
 def noise(images):
@@ -122,21 +122,21 @@ def left_half_of_the_shape(images):
         left_half_of_the_shape,
     ],
 )
-def test_what_is_no_shape_is_rejected(recogniser, spoil):
+def test_what_is_no_shape_is_rejected(classifier, spoil):
     images, _ = shapes(400)
-    assert share_confident(recogniser, spoil(images)) <= 0.05
+    assert share_confident(classifier, spoil(images)) <= 0.05
 
 
-def test_several_shapes_are_rejected(recogniser):
-    assert share_confident(recogniser, shapes(400, objects=4)[0]) <= 0.05
+def test_several_shapes_are_rejected(classifier):
+    assert share_confident(classifier, shapes(400, objects=4)[0]) <= 0.05
 
 
-def test_slight_flaws_pass(recogniser):
+def test_slight_flaws_pass(classifier):
     images, expected = shapes(600)
     softened = F.avg_pool2d(F.pad(images.float(), (1, 1, 1, 1), "replicate"), 3, 1)
     generator = torch.Generator().manual_seed(3)
     flawed = 0.7 * images + 0.3 * softened + 8 * torch.randn(images.shape, generator=generator)
-    probability, mode = recogniser(flawed).max(dim=1)
+    probability, mode = classifier(flawed).max(dim=1)
     assert ((probability > THRESHOLD) & (mode == expected)).double().mean() >= 0.95
 
 
@@ -204,12 +204,12 @@ def test_a_count_of_nothing_is_refused():
         ModeCount(CPU).result()
 
 
-def test_the_file_is_small_and_says_what_it_is_worth(recogniser):
+def test_the_file_is_small_and_says_what_it_is_worth(classifier):
     assert WEIGHTS.stat().st_size < 300_000
-    assert recogniser.accuracy_on_real == recogniser.about["accuracy_on_real"] >= 0.99
-    assert {"noise", "empty", "blended", "half", "shuffled"} <= recogniser.about["mistaken_for_shapes"].keys()
-    assert {"command", "date", "torch"} <= recogniser.about.keys()
-    assert len(recogniser.digest) == 64
+    assert classifier.accuracy_on_real == classifier.about["accuracy_on_real"] >= 0.99
+    assert {"noise", "empty", "blended", "half", "shuffled"} <= classifier.about["mistaken_for_shapes"].keys()
+    assert {"command", "date", "torch"} <= classifier.about.keys()
+    assert len(classifier.digest) == 64
 
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path):
@@ -220,19 +220,19 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path):
 def test_damaged_and_foreign_files_are_refused(tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(WEIGHTS.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="does not hold the recogniser"):
+    with pytest.raises(CheckpointError, match="does not contain the classifier"):
         ShapesClassifier(CPU, path)
     save_file(load_file(WEIGHTS), path)  # nothing said in the header
-    with pytest.raises(CheckpointError, match="does not hold the recogniser"):
+    with pytest.raises(CheckpointError, match="does not contain the classifier"):
         ShapesClassifier(CPU, path)
     save_file({"x": torch.zeros(1)}, path, {"recogniser": json.dumps({"accuracy_on_real": 1})})
-    with pytest.raises(CheckpointError, match="does not hold the recogniser"):
+    with pytest.raises(CheckpointError, match="does not contain the classifier"):
         ShapesClassifier(CPU, path)
 
 
-def test_a_gpu_and_the_cpu_agree(recogniser):
+def test_a_gpu_and_the_cpu_agree(classifier):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     images, _ = shapes(64, side=48)
     there = ShapesClassifier(torch.device("cuda"))(images.cuda()).cpu()
-    assert np.allclose(there, recogniser(images), atol=5e-3)
+    assert np.allclose(there, classifier(images), atol=5e-3)

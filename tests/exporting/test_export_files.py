@@ -12,7 +12,8 @@ from helpers.exported_networks import build, save
 
 from gantx import checkpoint
 from gantx.errors import CheckFailed, DataError, MissingError, UsageError
-from gantx.evaluation.results import Result, Score
+from gantx.evaluation.results import Result
+from gantx.evaluation.scores import Score
 from gantx.exporting import export, hub, parity, program, web
 from gantx.generation.sampling import Truncation, open_generator
 

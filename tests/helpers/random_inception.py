@@ -94,7 +94,7 @@ class Last(nn.Module):
 
 
 class Published(nn.Module):
-    """The module that the TorchScript file holds."""
+    """The module in the TorchScript file."""
 
     def __init__(self, layers):
         super().__init__()

@@ -23,7 +23,7 @@ def test_a_run_that_an_earlier_version_began_goes_on(family, tmp_path):
         overrides=[],
         device=torch.device("cpu"),
         command=["gantx", "train", "--resume", str(folder)],
-        say=lambda text: None,
+        log=lambda text: None,
     )
     line = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     expected = json.loads((BEGUN / family / "metrics_at_0.024_kimg.json").read_text())

@@ -26,9 +26,9 @@ from gantx.training.compiled_losses import (
     compiled,
     pick_compile,
 )
-from gantx.training.objective import phases
 from gantx.training.optimized_network import OptimizedNetwork
 from gantx.training.phase import LossOutput
+from gantx.training.phases import phases
 from gantx.training.regularizers import input_gradient
 
 CPU = torch.device("cpu")
@@ -371,7 +371,7 @@ def train(folder, *overrides):
     """A small run with every feature of TransGAN; the tensors of its last checkpoint and its metrics."""
     settings = presets.load(overrides=[*SMALL, *overrides], settings={"data.source": "shapes"})
     out = folder / "-".join(overrides[-1:]).replace("=", "-")
-    run.start(settings, parent=folder, out=out, device=CPU, command=["gantx"], say=print)
+    run.start(settings, parent=folder, out=out, device=CPU, command=["gantx"], log=print)
     return out
 
 
@@ -408,7 +408,7 @@ def test_a_compiled_run_resumes_with_the_same_bits(tmp_path, quick_backend):
     straight = train(tmp_path, *short, "training.kimg=0.064")
     broken = train(tmp_path, *short, "training.kimg=0.032")
     run.resume(
-        broken, changes={"training.kimg": 0.064}, overrides=[], device=CPU, command=["gantx"], say=print
+        broken, changes={"training.kimg": 0.064}, overrides=[], device=CPU, command=["gantx"], log=print
     )
     one, two = last(straight), last(broken)
     assert not [name for name in one if not torch.equal(one[name], two[name])]

@@ -70,7 +70,7 @@ def test_metrics_hold_diagnostics_on_request(wanted, tmp_path):
         settings={"data.source": "shapes"},
     )
     folder = run.start(
-        settings, parent=tmp_path, out=None, device=torch.device("cpu"), command=["gantx"], say=print
+        settings, parent=tmp_path, out=None, device=torch.device("cpu"), command=["gantx"], log=print
     )
     for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()):
         assert ("diagnostics/input_gradient" in line) is wanted

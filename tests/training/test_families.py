@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 def start(folder, generator, discriminator, *overrides):
     settings = small(generator, discriminator, *overrides)
-    return run.start(settings, parent=folder, out=folder / "run", device=CPU, command=["gantx"], say=print)
+    return run.start(settings, parent=folder, out=folder / "run", device=CPU, command=["gantx"], log=print)
 
 
 @pytest.mark.parametrize("discriminator", DISCRIMINATORS)
@@ -38,7 +38,7 @@ def test_a_resumed_run_ends_with_the_same_bits(family, tmp_path):
     straight = start(tmp_path / "a", family, family, "training.kimg=0.016")
     broken = start(tmp_path / "b", family, family)
     run.resume(
-        broken, changes={"training.kimg": 0.016}, overrides=[], device=CPU, command=["gantx"], say=print
+        broken, changes={"training.kimg": 0.016}, overrides=[], device=CPU, command=["gantx"], log=print
     )
     one, two = (load_file(checkpoint.latest_in(folder / "checkpoints")) for folder in (straight, broken))
     assert one.keys() == two.keys()

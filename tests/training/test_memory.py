@@ -6,8 +6,8 @@ import torch
 from gantx import models
 from gantx.config import presets
 from gantx.training.memory import PeakMeter, peaks
-from gantx.training.objective import phases
 from gantx.training.optimized_network import OptimizedNetwork
+from gantx.training.phases import phases
 
 MIB = 2**20
 

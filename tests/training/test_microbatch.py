@@ -92,12 +92,12 @@ def test_memory_that_runs_out_in_any_step_is_noticed(monkeypatch):
 def test_a_run_on_a_cpu_takes_whole_batches_and_resumes(tmp_path):
     settings = small("transgan", "transgan", AUTO)
     folder = run.start(
-        settings, parent=tmp_path, out=tmp_path / "run", device=CPU, command=["gantx"], say=print
+        settings, parent=tmp_path, out=tmp_path / "run", device=CPU, command=["gantx"], log=print
     )
     header = checkpoint.read_header(checkpoint.latest_in(folder / "checkpoints"))
     assert header.config.training.micro_batch is None
     assert presets.load(files=[folder / "config.yaml"]).training.micro_batch is None
     run.resume(
-        folder, changes={"training.kimg": 0.016}, overrides=[], device=CPU, command=["gantx"], say=print
+        folder, changes={"training.kimg": 0.016}, overrides=[], device=CPU, command=["gantx"], log=print
     )
     assert load_file(checkpoint.latest_in(folder / "checkpoints"))

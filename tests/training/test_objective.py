@@ -15,8 +15,8 @@ from gantx.runtime.random import draw, take
 from gantx.training import schedules
 from gantx.training.augment import augment
 from gantx.training.compiled_losses import compiled
-from gantx.training.objective import phases
 from gantx.training.phase import Statistics, run_phase
+from gantx.training.phases import phases
 from gantx.training.state import TrainingState
 
 CPU = torch.device("cpu")
@@ -79,7 +79,7 @@ def test_released_v1_training_loop_parameter_by_parameter(mode, quick_backend):
             statistics = Statistics()
             run(d_stage, {"real": g[f"real.{iteration}"]}, draws, statistics)
             d_losses.append(statistics.means()["discriminator/loss"])
-            if iteration % g_stage.every:
+            if iteration % g_stage.interval:
                 continue
             draws = drawn(g_stage)
             draws["latent"]["z"] = g[f"z.{next(latents)}"]
@@ -163,9 +163,9 @@ class Leak:
         discriminator = g_stage.frozen[0]
         discriminator.train_parameters(True)
         (only,) = g_stage.passes
-        for start in range(0, g_stage.batch, only.samples):
-            part = take(draws, g_stage.spec, slice(start, start + only.samples))
-            loss = only.loss({}, part).loss * (only.samples / g_stage.batch)
+        for start in range(0, g_stage.batch, only.micro_batch_size):
+            part = take(draws, g_stage.spec, slice(start, start + only.micro_batch_size))
+            loss = only.loss({}, part).loss * (only.micro_batch_size / g_stage.batch)
             found = torch.autograd.grad(loss, discriminator.parameters, materialize_grads=True)
             before = self.pending or [torch.zeros_like(each) for each in found]
             self.pending = [one + other for one, other in zip(before, found, strict=True)]
@@ -228,12 +228,12 @@ def test_released_v2_training_loop_parameter_by_parameter(name, accumulated, cha
         d_losses, g_losses = [], []
         d_stage, g_stage = compiled(phases(settings, state.generator, state.discriminator), settings)
         (only,) = g_stage.passes  # the released micro-batch of G is twice that of D
-        g_stage = dataclasses.replace(g_stage, passes=(only._replace(samples=8),))
+        g_stage = dataclasses.replace(g_stage, passes=(only._replace(micro_batch_size=8),))
         d_stage, g_stage = recorded(d_stage, d_losses), recorded(g_stage, g_losses)
         order = iter(range(100))  # in which latents were drawn
         reals = iter(range(100))
         for iteration in range(5 if accumulated == 1 else 4):
-            due = iteration % g_stage.every == 0
+            due = iteration % g_stage.interval == 0
             inside = due and accumulated > 1  # before the second micro-batch of D
             first = [next(order)]
             inner = [next(order) for _ in range(accumulated)] if inside else []
@@ -344,7 +344,7 @@ def test_the_three_tricks_are_in_the_stages_exactly_when_switched_on():
         assert ("super_resolution" in g_stage.reals) is on
         assert bool(d_stage.spec["on_real"]["augment"]) is on
         assert (small.training.attention_window is not None) is on
-        assert g_stage.every == 5
+        assert g_stage.interval == 5
 
 
 @pytest.mark.parametrize("loss", ["wgangp-eps", "wgangp", "hinge", "lsgan", "non-saturating", "relativistic"])
@@ -361,7 +361,7 @@ def test_every_loss_and_penalty_trains(loss):
     )
     state = TrainingState(settings, CPU)
     made = phases(settings, state.generator, state.discriminator)
-    assert [(phase.name, phase.every) for phase in made] == [
+    assert [(phase.name, phase.interval) for phase in made] == [
         ("discriminator", 1),
         ("r1_every_2", 2),
         ("r2_every_4", 4),
@@ -388,7 +388,7 @@ def test_lazy_penalties_of_one_interval_share_a_stage_scaled_by_it():
     )
     state = TrainingState(settings, CPU)
     penalty = phases(settings, state.generator, state.discriminator)[1]
-    assert penalty.every == 8
+    assert penalty.interval == 8
     outcome = penalty.passes[0].loss({"real": torch.rand(4, 3, 8, 8)}, drawn(penalty))
     expected = 8 * (0.5 * outcome.observed["r1"] + 0.25 * outcome.observed["r2"])
     torch.testing.assert_close(outcome.loss, expected)
@@ -498,7 +498,7 @@ def styled(*overrides):
 def test_path_length_is_a_lazy_step_of_the_generator_that_keeps_a_running_mean():
     settings, state = styled("objective.path_length={weight: 2, every: 4, decay: 0.5}")
     phase = phases(settings, state.generator, state.discriminator, state.path_length)[2]
-    assert (phase.name, phase.every, phase.batch) == ("path_length_every_4", 4, 2)
+    assert (phase.name, phase.interval, phase.batch) == ("path_length_every_4", 4, 2)
     before = [p.detach().clone() for p in state.generator.parameters]
     statistics = Statistics()
     run(phase, {}, drawn(phase), statistics)
@@ -539,7 +539,7 @@ def test_mixed_styles_paint_other_images_and_leave_the_average_alone():
         draws["latent"]["mixing"]["layer"] = torch.tensor(coin)
         outcome = gan({}, draws)
         images.append(outcome.observed["on_fake"])
-        averages.append(outcome.kept["styles"])
+        averages.append(outcome.state_updates["styles"])
     assert torch.equal(*averages)
     assert not torch.equal(*images)
 
@@ -567,6 +567,6 @@ def test_path_length_in_bf16_is_that_of_full_precision():
     plain = phase.passes[0].loss({}, draws)
     set_compute_dtype(state.generator.network, torch.bfloat16)
     rounded = phase.passes[0].loss({}, draws)
-    assert rounded.kept["path_length"].dtype == torch.float32
+    assert rounded.state_updates["path_length"].dtype == torch.float32
     ratio = rounded.observed["path_length"] / plain.observed["path_length"]
     assert ratio.item() == pytest.approx(1, rel=0.05)

@@ -11,8 +11,8 @@ from gantx.config import presets
 from gantx.runtime.random import draw
 from gantx.training import schedules
 from gantx.training.compiled_losses import compiled
-from gantx.training.objective import phases
 from gantx.training.phase import Statistics, run_phase
+from gantx.training.phases import phases
 from gantx.training.regularizers import path_length_penalty, path_lengths
 from gantx.training.state import TrainingState
 
@@ -146,7 +146,7 @@ def test_four_iterations_agree_with_the_official_code(mode, quick_backend):
         order = []
         latents = {"generator": 0, "discriminator": 2}  # of G_main, G_reg, D_main, D_reg
         for iteration in range(facts["iters"]):
-            due = [phase for phase in made if iteration % phase.every == 0]
+            due = [phase for phase in made if iteration % phase.interval == 0]
             for phase in due:
                 place = latents.get(phase.name, 3)
                 order.append(f"{iteration}:{['G_main', 'G_reg', 'D_main', 'D_reg'][place]}")

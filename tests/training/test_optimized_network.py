@@ -27,7 +27,7 @@ def test_steps_and_clipping_equal_torchs_on_separate_tensors(name):
     plain = kind(twin.parameters(), lr=0.1, betas=(0.0, 0.99), weight_decay=0.01)
     images = torch.randn(5, 3)
     for factor in (1.0, 0.5, 0.25):
-        optimized.set_rate(factor)
+        optimized.set_learning_rate(factor)
         plain.param_groups[0]["lr"] = 0.1 * factor
         optimized.collect(gradients_of(optimized, images), add=False)
         norm = optimized.step()

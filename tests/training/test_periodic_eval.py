@@ -25,7 +25,7 @@ SCORED = [
 
 def start(folder, *overrides):
     settings = presets.load(overrides=[*SMALL, *overrides], settings={"data.source": "shapes"})
-    return run.start(settings, parent=folder, out=folder / "run", device=CPU, command=["gantx"], say=print)
+    return run.start(settings, parent=folder, out=folder / "run", device=CPU, command=["gantx"], log=print)
 
 
 def lines(folder, key):
@@ -74,7 +74,7 @@ def test_a_stop_during_a_score_is_made_up_for(tmp_path, monkeypatch):
             start(tmp_path / "b", *SCORED)
     folder = tmp_path / "b" / "run"
     assert lines(folder, "scores") == []
-    run.resume(folder, changes={}, overrides=[], device=CPU, command=["gantx"], say=print)
+    run.resume(folder, changes={}, overrides=[], device=CPU, command=["gantx"], log=print)
     scores = [[line["scores"] for line in lines(one, "scores")] for one in (folder, unbroken)]
     assert scores[0] == scores[1]
 

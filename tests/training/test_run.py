@@ -29,13 +29,13 @@ TIMINGS = {"seconds", "images_per_second", "memory_gb"}
 def start(folder, *overrides, data="shapes"):
     settings = presets.load(overrides=[*SMALL, *overrides], settings={"data.source": data})
     return run.start(
-        settings, parent=folder, out=folder / "run", device=CPU, command=["gantx", "train"], say=print
+        settings, parent=folder, out=folder / "run", device=CPU, command=["gantx", "train"], log=print
     )
 
 
 def resume(folder, *overrides, **changes):
     return run.resume(
-        folder, changes=changes, overrides=overrides, device=CPU, command=["gantx", "train"], say=print
+        folder, changes=changes, overrides=overrides, device=CPU, command=["gantx", "train"], log=print
     )
 
 
@@ -95,7 +95,7 @@ def test_a_run_leaves_a_complete_record(tmp_path, capsys):
 def test_runs_are_numbered(tmp_path):
     settings = presets.load(overrides=[*SMALL, "training.kimg=0.008"], settings={"data.source": "shapes"})
     made = [
-        run.start(settings, parent=tmp_path, out=None, device=CPU, command=[], say=print).name
+        run.start(settings, parent=tmp_path, out=None, device=CPU, command=[], log=print).name
         for _ in range(2)
     ]
     assert made == ["0001-small-shapes", "0002-small-shapes"]
@@ -423,7 +423,7 @@ def test_sigterm_while_images_are_prepared_leaves_nothing(tmp_path, monkeypatch)
             out=None,
             device=CPU,
             command=[],
-            say=print,
+            log=print,
             progress=terminate,
         )
     assert not (tmp_path / "runs").exists()

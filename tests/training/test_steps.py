@@ -30,7 +30,7 @@ def train(folder, settings, capture=None, monkeypatch=None):
     """The last checkpoint's tensors and the lines of metrics of a run, replayed if `capture` is given."""
     if capture is not None:
         monkeypatch.setattr(steps, "capture_for", lambda settings, device: capture)
-    folder = run.start(settings, parent=folder, out=folder, device=CPU, command=["gantx"], say=print)
+    folder = run.start(settings, parent=folder, out=folder, device=CPU, command=["gantx"], log=print)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     timed = {"seconds", "images_per_second", "memory_gb"}
     kept = [{key: value for key, value in line.items() if key not in timed} for line in lines]
@@ -79,7 +79,7 @@ def test_a_replayed_run_resumes_with_the_same_bits(tmp_path, monkeypatch):
     half = settings.model_copy(update={"training": settings.training.model_copy(update={"kimg": 0.032})})
     train(tmp_path / "broken", half, RecordedOperations(), monkeypatch)
     longer = {"training.kimg": 0.064}
-    run.resume(tmp_path / "broken", changes=longer, overrides=[], device=CPU, command=["gantx"], say=print)
+    run.resume(tmp_path / "broken", changes=longer, overrides=[], device=CPU, command=["gantx"], log=print)
     assert same(plain, load_file(checkpoint.latest_in(tmp_path / "broken" / "checkpoints")))
 
 
@@ -116,7 +116,7 @@ def steps_of(*settings):
     settings = small(*settings)
     state = TrainingState(settings, CPU)
     state.set_attention_window(2 if settings.training.attention_window else None)
-    prepared = prepare(settings.data, say=lambda line: None)
+    prepared = prepare(settings.data, log=lambda line: None)
     batches = Batches(prepared, seed=0, mirror=True, device=CPU, resident="device")
     yield settings, state, steps.build_steps(settings, state, log=print), batches
 
@@ -139,7 +139,7 @@ def test_consecutive_steps_run_the_same_operations_on_the_same_storages(preset):
             step()  # makes the sums of its statistics
             runs = []
             for iteration in (1, 2):
-                state.set_rates(1 / (1 + iteration))
+                state.set_learning_rates(1 / (1 + iteration))
                 load(step, batches, iteration)
                 with Operations([*lasting, *step.inputs]) as operations:
                     step()
@@ -154,7 +154,7 @@ def test_the_host_launches_little_outside_of_a_step(preset):
         for step in made.steps:
             load(step, batches, 0)  # orders the images of the epoch
             with LaunchCounter() as outside:
-                step.phase.trained.set_rate(0.5)
+                step.phase.trained.set_learning_rate(0.5)
                 load(step, batches, 1)
             assert 0 < outside.total <= 12, outside.launches
 

@@ -8,8 +8,8 @@ from helpers.training_settings import PRESETS
 
 from gantx.models.interfaces import KeepsState
 from gantx.runtime.random import draw
-from gantx.training.objective import phases
 from gantx.training.phase import Statistics, run_phase
+from gantx.training.phases import phases
 from gantx.training.state import TrainingState
 
 CPU = torch.device("cpu")

@@ -1,6 +1,7 @@
-"""From what the user names to a result: which images, by which protocol, against what.
+"""A request of the user, resolved to settings and evaluated: which images, by which protocol, against what.
 
-A checkpoint knows its data and how its paper was measured; what the request leaves open comes from there.
+What the request leaves open comes from the checkpoint, which names its data and the protocol of its paper.
+The evaluation itself is in gantx.evaluation.evaluator.
 """
 
 from __future__ import annotations
@@ -17,19 +18,11 @@ from gantx.data.prepare import prepare
 from gantx.data.sources import SUFFIXES
 from gantx.errors import MissingError, UsageError, closest
 from gantx.evaluation import reference
-from gantx.evaluation.evaluator import (
-    METRICS,
-    Evaluator,
-    Progress,
-    Say,
-    Settings,
-    open_network,
-)
-from gantx.evaluation.images import open_images
+from gantx.evaluation.evaluator import METRICS, Evaluator, Log, Progress, Settings, open_network
+from gantx.evaluation.image_sets import GeneratedImages, ImageSet, StoredImages, open_images, origin_of
 from gantx.evaluation.protocols import Protocol, named
 from gantx.evaluation.reference import Reference
 from gantx.evaluation.results import Result, compare
-from gantx.evaluation.subjects import Found, GeneratedImages, Subject, origin_of
 from gantx.generation import sampling
 
 CPU_IMAGES = 5000  # of Inception on a CPU unless the user asks for more: 50,000 take an hour
@@ -37,7 +30,7 @@ CPU_IMAGES = 5000  # of Inception on a CPU unless the user asks for more: 50,000
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for; None means: as the checkpoint says, else as the protocol does.
+    """What the user asked for; None takes the checkpoint's value, else the protocol's.
 
     Attributes:
         metrics: names out of `METRICS`; empty for the preset's.
@@ -47,16 +40,16 @@ class Request:
         num: images to score.
         neighbours: images of each side in precision, recall, density and coverage, at most.
         split: part of the data that is the reference.
-        features: `inception`, `random`, or a .pt2 or .onnx file.
+        features: `inception`, `random`, or an .onnx file.
         weights: file of the Inception weights.
         allow_unverified: take them even if their digest is not the published one.
-        seed: of the first image painted, or of the choice among images found.
-        batch: images painted or read at once.
+        seed: of the first generated image, or of the choice among stored images.
+        batch: images generated or read at once.
         device: where to compute.
         intervals: compute 95 % intervals too.
         use_cache: take reference statistics from the cache.
         engine: `gantx` or `cleanfid`.
-        baseline: an earlier result; another protocol is refused before any image is painted.
+        baseline: an earlier result; another protocol is refused before any image is generated.
     """
 
     metrics: tuple[str, ...] = ()
@@ -78,28 +71,27 @@ class Request:
     baseline: Result | None = None
 
 
-def evaluate(target: Path | None, request: Request, *, say: Say, progress: Progress) -> Result:
-    """Score a run, a checkpoint, or images that are already there.
+def evaluate(target: Path | None, request: Request, *, log: Log, progress: Progress) -> Result:
+    """Score a run, a checkpoint, or stored images.
 
     Args:
         target: a run, a folder of checkpoints, a .safetensors file, a folder or zip of images, or a .npy of
             them; None for the newest run in ./runs.
         request: how.
-        say: receives lines of log.
+        log: receives lines of log.
         progress: receives (what, done, total).
 
     Raises:
-        UsageError, MissingError, DataError, CheckpointError: as their docstrings say; before any image is
-            painted wherever that can be known.
+        UsageError, MissingError, DataError, CheckpointError: before any image is generated wherever possible.
     """
     target = target or checkpoint.newest_run(Path("runs"))
-    if _holds_weights(target):
-        return _evaluate_checkpoint(target, request, say, progress)
-    return _evaluate_images(target, request, say, progress)
+    if _is_checkpoint(target):
+        return _evaluate_checkpoint(target, request, log, progress)
+    return _evaluate_images(target, request, log, progress)
 
 
 def statistics(
-    data: DataConfig, request: Request, *, mirrored: bool, say: Say, progress: Progress
+    data: DataConfig, request: Request, *, mirrored: bool, log: Log, progress: Progress
 ) -> Reference:
     """Measure the reference statistics of a set of real images, or take them from the cache.
 
@@ -107,14 +99,14 @@ def statistics(
         data: the images and their resolution.
         request: protocol, features and where to compute.
         mirrored: for generators trained with mirrored images.
-        say: receives lines of log.
+        log: receives lines of log.
         progress: receives (what, done, total).
     """
     settings = _settings(request, EvaluationConfig(), data, mirrored=mirrored)
     network = open_network(settings)
     assert settings.data is not None
     prepared = prepare(
-        settings.data, say=say, progress=lambda done, total: progress("preparing images", done, total)
+        settings.data, log=log, progress=lambda done, total: progress("preparing images", done, total)
     )
     stamp = reference.describe(
         prepared,
@@ -136,14 +128,14 @@ def statistics(
 
 
 def settings_of_run(config: RunConfig, request: Request) -> Settings:
-    """How a run is evaluated: as its configuration says, where the request does not say otherwise."""
+    """The settings of a run: those of the request, else those of the run's configuration."""
     data = config.data.model_copy(update={"source": request.data or config.data.source})
     settings = _settings(request, config.evaluation, data, mirrored=config.data.mirror)
     return dataclasses.replace(settings, objects=_objects(data))
 
 
-def images_to_generate(config: EvaluationConfig, settings: Settings, num: int | None, say: Say) -> int:
-    """How many images are painted for a score: as asked for, else as the preset or the protocol says."""
+def images_to_generate(config: EvaluationConfig, settings: Settings, num: int | None, log: Log) -> int:
+    """The number of images to score: the request's, else the preset's, else the protocol's."""
     if num is not None:
         return num
     usual = settings.protocol.num
@@ -152,18 +144,18 @@ def images_to_generate(config: EvaluationConfig, settings: Settings, num: int | 
     slow = settings.device.type == "cpu" and settings.features == "inception"
     if not slow or set(settings.metrics) == {"modes"} or usual <= CPU_IMAGES:
         return usual
-    say(f"{CPU_IMAGES:,} images instead of {usual:,}, which would take long without a GPU (--num {usual})")
+    log(f"{CPU_IMAGES:,} images instead of {usual:,}, which would take long without a GPU (--num {usual})")
     return CPU_IMAGES
 
 
-def _evaluate_checkpoint(target: Path, request: Request, say: Say, progress: Progress) -> Result:
+def _evaluate_checkpoint(target: Path, request: Request, log: Log, progress: Progress) -> Result:
     path = checkpoint.find(target)
     config = checkpoint.read_header(path).config
     settings = settings_of_run(config, request)
-    evaluator = Evaluator(settings, say=say, progress=progress)
-    num = images_to_generate(config.evaluation, settings, request.num, say)
+    evaluator = Evaluator(settings, log=log, progress=progress)
+    num = images_to_generate(config.evaluation, settings, request.num, log)
     generator, header = sampling.open_generator(path, settings.device)
-    subject = GeneratedImages(
+    images = GeneratedImages(
         generator,
         origin_of(header),
         num=num,
@@ -172,36 +164,36 @@ def _evaluate_checkpoint(target: Path, request: Request, say: Say, progress: Pro
         ratio=config.data.ratio,
         batch=request.batch,
     )
-    say(f"scoring {num:,} images of {path}")
-    return _score(evaluator, subject, request.baseline)
+    log(f"scoring {num:,} images of {path}")
+    return _score(evaluator, images, request.baseline)
 
 
-def _evaluate_images(target: Path, request: Request, say: Say, progress: Progress) -> Result:
-    images = open_images(target)
-    ratio = images.height / images.width
+def _evaluate_images(target: Path, request: Request, log: Log, progress: Progress) -> Result:
+    files = open_images(target)
+    ratio = files.height / files.width
     if ratio > 1 and request.reference is None:
         raise UsageError(
-            f"the images in {target} are {images.width}×{images.height}, but --data is never cut to more "
+            f"the images in {target} are {files.width}×{files.height}, but --data is never cut to more "
             "height than width: give statistics of real images of this shape with --reference"
         )
-    data = DataConfig(source=request.data, resolution=images.width, ratio=min(1.0, ratio))
+    data = DataConfig(source=request.data, resolution=files.width, ratio=min(1.0, ratio))
     settings = dataclasses.replace(
         _settings(request, EvaluationConfig(), data, mirrored=False), objects=_objects(data)
     )
-    subject = Found(images, num=request.num, seed=request.seed, batch=request.batch)
-    evaluator = Evaluator(settings, say=say, progress=progress)
-    say(f"scoring {len(subject):,} of {len(images):,} images in {target}")
-    return _score(evaluator, subject, request.baseline)
+    images = StoredImages(files, num=request.num, seed=request.seed, batch=request.batch)
+    evaluator = Evaluator(settings, log=log, progress=progress)
+    log(f"scoring {len(images):,} of {len(files):,} images in {target}")
+    return _score(evaluator, images, request.baseline)
 
 
-def _score(evaluator: Evaluator, subject: Subject, baseline: Result | None) -> Result:
+def _score(evaluator: Evaluator, images: ImageSet, baseline: Result | None) -> Result:
     if baseline is not None:
-        compare(baseline.protocol, evaluator.stamp(subject))
-    return evaluator.evaluate(subject)
+        compare(baseline.protocol, evaluator.stamp(images))
+    return evaluator.evaluate(images)
 
 
 def _settings(request: Request, config: EvaluationConfig, data: DataConfig, *, mirrored: bool) -> Settings:
-    metrics = request.metrics or _fitting(config.metrics, data, request)
+    metrics = request.metrics or _applicable(config.metrics, data, request)
     for metric in metrics:
         if metric not in METRICS:
             raise UsageError(
@@ -227,7 +219,7 @@ def _settings(request: Request, config: EvaluationConfig, data: DataConfig, *, m
     )
 
 
-def _fitting(metrics: tuple[str, ...], data: DataConfig, request: Request) -> tuple[str, ...]:
+def _applicable(metrics: tuple[str, ...], data: DataConfig, request: Request) -> tuple[str, ...]:
     """A preset's metrics, without `modes` for other data than shapes, or where features are asked for."""
     features = request.features or request.reference or request.weights
     if _objects(data) == 1 and not features:
@@ -239,7 +231,7 @@ def _objects(data: DataConfig) -> int | None:
     return data.shapes.objects if data.source == "shapes" else None
 
 
-def _holds_weights(target: Path) -> bool:
+def _is_checkpoint(target: Path) -> bool:
     """Whether `target` is a run or checkpoint rather than images."""
     if target.is_file():
         return target.suffix == ".safetensors"
@@ -248,6 +240,6 @@ def _holds_weights(target: Path) -> bool:
     if (target / "config.yaml").is_file() or (target / "checkpoints").is_dir():
         return True
     if runs := sorted(path.parent.name for path in target.glob("*/checkpoints")):
-        raise UsageError(f"{target} holds runs ({', '.join(runs[:4])}): name the one you mean")
+        raise UsageError(f"{target} contains runs ({', '.join(runs[:4])}): name the one you mean")
     images = any(path.suffix.lower() in SUFFIXES for path in target.iterdir())
     return not images and any(target.glob("*.safetensors"))

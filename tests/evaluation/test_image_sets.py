@@ -1,4 +1,4 @@
-"""Images are looked at before they are scored."""
+"""Stored images are checked before they are scored."""
 
 import zipfile
 
@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 
 from gantx.errors import DataError, MissingError
-from gantx.evaluation.images import open_images
+from gantx.evaluation.image_sets import open_images
 
 
 def picture(mode="RGB", size=(8, 8), value=7):
     return Image.new(mode, size, value if mode in ("L", "I;16") else (value,) * len(mode))
 
 
-def test_a_folder_a_zip_and_an_array_hold_the_same_images(tmp_path):
+def test_a_folder_a_zip_and_an_array_give_the_same_images(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 4, 3), np.uint8)
     folder = tmp_path / "images"
     folder.mkdir()
