@@ -19,7 +19,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 import time
 import uuid
@@ -41,6 +40,7 @@ from gantx.data.crop import height_of, rectangle, rows_of
 from gantx.data.sources import FORMATS, ReadsRuns, Source, open_source
 from gantx.errors import DataError, GantxError, MissingError
 from gantx.io.cache import cache_folder
+from gantx.runtime import cores
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
@@ -280,7 +280,7 @@ def _read_chunk(source: Source, data: DataConfig, start: int, stop: int) -> _Chu
 def _read_all(source: Source, data: DataConfig, total: int) -> Generator[_Chunk, None, None]:
     """Chunks of the source in order, decoded by threads when that pays, a bounded number ahead."""
     length = max(1, min(256, 2**22 // (3 * data.resolution**2)))
-    workers = min(32, _cores()) if source.typical_bytes >= _WORTH_A_THREAD else 1
+    workers = min(32, len(cores.allowed())) if source.typical_bytes >= _WORTH_A_THREAD else 1
     ahead: deque[Future[_Chunk]] = deque()
     Image.init()
     # The filters hold for all threads: they are set here, once, around everything that decodes.
@@ -296,12 +296,6 @@ def _read_all(source: Source, data: DataConfig, total: int) -> Generator[_Chunk,
                 yield ahead.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 # --- the cache --------------------------------------------------------------------------------------------

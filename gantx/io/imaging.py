@@ -27,7 +27,8 @@ from torch import Tensor
 
 from gantx.errors import MissingError, UsageError
 from gantx.io.atomic import replacing
-from gantx.io.prefetch import ahead, cores
+from gantx.io.prefetch import ahead
+from gantx.runtime import cores
 
 Result = TypeVar("Result")
 
@@ -205,7 +206,7 @@ def _by_threads(
     work: Callable[[_Group], Result], batches: Iterable[Tensor], numbers: Sequence[int]
 ) -> Iterator[Result]:
     """Results of `work` on groups of images, in order, done by threads while the next batch is painted."""
-    threads = min(_ENCODERS, cores())
+    threads = min(_ENCODERS, len(cores.allowed()))
     return ahead(work, _groups(batches, numbers), threads=threads, waiting=4 * threads)
 
 

@@ -5,7 +5,6 @@ Threads help where the work lets go of Python's lock: drawing numbers, compressi
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -45,10 +44,3 @@ def ahead(
         finally:
             for future in pending:
                 future.cancel()
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -1,18 +1,23 @@
-"""Which device, precision and number of CPU threads a process uses, chosen once and said aloud."""
+"""Which device, precision and number of CPU threads a process uses, and how much memory; all choices logged.
+
+psutil does not know the limits of a container (cgroup v2), Linux's peak of memory that can be reset, and the
+settings of glibc's allocator: these are read and set here.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import platform
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import torch
 
 from gantx.errors import MissingError, UsageError
+from gantx.runtime import cores
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -65,18 +70,20 @@ def pick_precision(wanted: str, device: torch.device) -> tuple[str, str]:
 def pick_threads(wanted: str | int) -> tuple[int, str]:
     """Choose the number of CPU threads, with a sentence that says why.
 
-    `auto` takes the cores this process may use, less those that others keep busy right now: OpenMP threads
-    that wait for a core somebody else holds cost far more than they bring.
+    `auto` takes the cores this process may use, less those that other processes keep busy right now: OpenMP
+    threads that wait for a busy core cost far more than they gain.
     """
-    cores = _allowed_cores()
+    allowed = cores.allowed()
     if not isinstance(wanted, str):
-        if wanted > len(cores):
-            return len(cores), f"threads: {len(cores)}, all cores this process may use, instead of {wanted}"
+        if wanted > len(allowed):
+            return len(
+                allowed
+            ), f"threads: {len(allowed)}, all cores this process may use, instead of {wanted}"
         return wanted, f"threads: {wanted} as configured"
-    limit = min(len(cores), _quota(), torch.get_num_threads())
-    busy = _busy_cores(cores)
-    threads = max(1, min(limit, int(len(cores) - busy + 0.4)))
-    return threads, f"threads: {threads} of {len(cores)} cores ({busy:.1f} busy with other work)"
+    limit = min(len(allowed), cores.quota(), torch.get_num_threads())
+    busy = cores.busy(allowed)
+    threads = max(1, min(limit, int(len(allowed) - busy + 0.4)))
+    return threads, f"threads: {threads} of {len(allowed)} cores ({busy:.1f} busy with other work)"
 
 
 def use_threads(wanted: str | int) -> str:
@@ -118,10 +125,10 @@ def memory_gb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**30
     if (peak := _linux_peak()) is not None:
         return peak / 2**30
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
+    if sys.platform == "win32":
+        return float(psutil.Process().memory_info().peak_wset) / 2**30
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
@@ -150,10 +157,9 @@ def free_memory(device: torch.device) -> int | None:
         reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + reusable
     found = []
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
-    with contextlib.suppress(OSError, ValueError):  # a container may hold less than its machine
+    with contextlib.suppress(OSError):
+        found.append(int(psutil.virtual_memory().available))
+    with contextlib.suppress(OSError, ValueError):  # a container may have less than its machine
         limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text() for name in ("max", "current"))
         found.append(max(0, int(limit) - int(used)))
     return min(found, default=None)
@@ -171,46 +177,3 @@ def moment(device: torch.device) -> float:
 def _cpu_has_bf16() -> bool:
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, probe, bool)() for probe in probes)
-
-
-def _allowed_cores() -> set[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))
-
-
-def _quota() -> int:
-    """Cores a container's CPU quota amounts to (cgroup v2), rounded up; a large number without one."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        return max(1, -(-int(quota) // int(period)))
-    except (OSError, ValueError):
-        return 1 << 16
-
-
-def _busy_cores(cores: set[int], seconds: float = 0.25) -> float:
-    """How many of `cores` are busy while this process sleeps."""
-    before = _core_times(cores)
-    if before is None:
-        return min(os.getloadavg()[0], len(cores)) if hasattr(os, "getloadavg") else 0.0
-    time.sleep(seconds)
-    after = _core_times(cores)
-    assert after is not None
-    total, idle = after[0] - before[0], after[1] - before[1]
-    return len(cores) * (1 - idle / total) if total > 0 else 0.0
-
-
-def _core_times(cores: set[int]) -> tuple[int, int] | None:
-    """(all, idle) clock ticks of `cores` since boot, or None where the system does not tell."""
-    try:
-        lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    total = idle = 0
-    for line in lines:
-        name, *ticks = line.split()
-        if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in cores:
-            numbers = [int(tick) for tick in ticks[:8]]
-            total += sum(numbers)
-            idle += numbers[3] + numbers[4]
-    return (total, idle) if total else None

@@ -27,6 +27,7 @@ from gantx.data.shapes import ShapesSource
 from gantx.data.sources import ZipSource, open_source
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.io.cache import cache_folder
+from gantx.runtime import cores
 
 ROOT = Path(__file__).resolve().parents[2]
 CIFAR_TEST = ROOT.parent / "shared" / "data" / "cifar10-test.zip"
@@ -323,7 +324,7 @@ def test_a_bad_image_is_an_error_that_names_it(tmp_path, name):
 
 
 def test_the_first_bad_image_is_named_whatever_the_threads(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_cores", lambda: 4)
+    monkeypatch.setattr(cores, "allowed", lambda: set(range(4)))
     monkeypatch.setattr(module, "_WORTH_A_THREAD", 0)
     save(tmp_path, **{f"{number:04}": photo(seed=number) for number in range(700)})
     for number in (300, 301, 650):
@@ -530,7 +531,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path):
 
 
 def test_order_labels_and_progress_hold_with_many_threads(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_cores", lambda: 4)
+    monkeypatch.setattr(cores, "allowed", lambda: set(range(4)))
     monkeypatch.setattr(module, "_WORTH_A_THREAD", 0)
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         for number in range(900):
