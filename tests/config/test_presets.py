@@ -406,7 +406,7 @@ def test_values_that_yaml_reads_as_numbers_can_be_names():
         ("training.kimg=.inf", "finite"),
         ("training.threads=0", "greater than 0"),
         ("paper={title: x}", "paper.arxiv is missing"),
-        ("training=", "training cannot be None: it holds the keys kimg, batch"),
+        ("training=", "training cannot be None: it is a section with the keys kimg, batch"),
     ],
 )
 def test_messages_tell_what_is_allowed(override, words):
@@ -570,7 +570,7 @@ def test_families_and_their_keys_are_explained():
         load("transgan-s", overrides=["discriminator={family: vitgan, dim: 50}"])
 
 
-def test_a_key_that_earlier_checkpoints_hold_is_dropped_and_refused_where_it_meant_something():
+def test_a_key_of_earlier_checkpoints_is_dropped_and_refused_where_it_meant_something():
     tree = load().model_dump(mode="json")
     former = {**tree, "objective": {**tree["objective"], "gradient_leak": False}}
     assert validate(former) == load()
