@@ -65,7 +65,7 @@ class Header:
 
 
 def checkpoint_name(images: int) -> str:
-    """File name of the checkpoint at a number of images; names sort by progress, exact to one image."""
+    """File name of the checkpoint at `images` images; names sort by progress, exact to one image."""
     return f"kimg-{images / 1000:010.3f}.safetensors"
 
 

@@ -1,4 +1,4 @@
-"""Processor cores: which this process may use, and how many are busy. Imports no torch."""
+"""Processor cores: which of them this process may use, and how many are busy. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def allowed() -> set[int]:
 
 
 def quota() -> int:
-    """Cores a container's CPU quota amounts to (cgroup v2), rounded up; a large number without one."""
+    """CPU quota of a container in cores (cgroup v2), rounded up; a large number without a quota."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         return max(1, -(-int(quota) // int(period)))
@@ -26,7 +26,7 @@ def quota() -> int:
 
 
 def busy(cores: set[int], seconds: float = 0.25) -> float:
-    """How many of `cores` are busy while this process sleeps; 0 where the system does not tell."""
+    """How many of `cores` are busy while this process sleeps; 0 if the system does not tell."""
     try:
         percents = psutil.cpu_percent(seconds, percpu=True)
     except OSError:

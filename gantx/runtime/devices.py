@@ -1,4 +1,4 @@
-"""Which device, precision and number of CPU threads a process uses, and how much memory; all choices logged.
+"""The device, precision and number of CPU threads of a process, and measurements of its memory.
 
 psutil does not know the limits of a container (cgroup v2), Linux's peak of memory that can be reset, and the
 settings of glibc's allocator: these are read and set here.
@@ -53,12 +53,12 @@ def best_device() -> torch.device:
 
 
 def with_index(device: torch.device) -> torch.device:
-    """Say which GPU `cuda` means: the current one, which other threads need not share."""
+    """Give `cuda` the index of the current GPU, because other threads may have another current one."""
     return torch.device("cuda", torch.cuda.current_device()) if str(device) == "cuda" else device
 
 
 def pick_precision(wanted: str, device: torch.device) -> tuple[str, str]:
-    """Resolve a precision setting to `fp32` or `bf16`, with a sentence for the log ("" when as asked)."""
+    """Resolve a precision setting to `fp32` or `bf16`, with a sentence for the log ("" if it is as set)."""
     if wanted == "auto":
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return ("bf16" if native else "fp32"), ""
@@ -94,10 +94,10 @@ def use_threads(wanted: str | int) -> str:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what is freed, for a process that trains on the CPU; glibc only.
+    """Make glibc keep freed memory instead of returning it to the system, for training on the CPU.
 
-    By default every large tensor is a mapping of its own, whose pages are zeroed and touched anew in each
-    step: 4 to 14 % of the time of a step of TransGAN, for a few per cent of memory.
+    By default every large tensor is a separate mapping, whose pages the system zeroes in each step. Keeping
+    them saves 4 to 14 % of the time of a step of TransGAN, for a few per cent more memory.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -108,7 +108,7 @@ def keep_freed_memory() -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """What a person calls the device: the GPU's or the processor's name."""
+    """The name of the GPU's or the processor's model."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -134,7 +134,7 @@ def memory_gb(device: torch.device) -> float:
 
 
 def forget_peak(device: torch.device) -> None:
-    """Let `memory_gb` count from here on, where the system can; glibc gives back what was freed first."""
+    """Reset the peak that `memory_gb` returns, if the system can; glibc returns freed memory first."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif platform.libc_ver()[0] == "glibc":
@@ -144,7 +144,7 @@ def forget_peak(device: torch.device) -> None:
 
 
 def _linux_peak() -> int | None:
-    """The most bytes this process had in memory at once since the start, or since `forget_peak`."""
+    """Peak resident memory of this process in bytes since its start or the last `forget_peak`."""
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
         return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
@@ -152,7 +152,7 @@ def _linux_peak() -> int | None:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that this process can still take on `device`; None where the system does not tell."""
+    """Bytes that this process can still allocate on `device`; None if the system does not tell."""
     if device.type == "cuda":
         reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + reusable
@@ -166,7 +166,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def moment(device: torch.device) -> float:
-    """The clock in seconds, once the device is done with all that it was given."""
+    """The clock in seconds, after the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -298,7 +298,7 @@ def test_no_network_is_one_sentence(remote, target, monkeypatch):
 
 
 def test_a_silent_server_is_given_up(server, remote, target, monkeypatch):
-    monkeypatch.setattr(downloads, "_PATIENCE", 0.2)
+    monkeypatch.setattr(downloads, "_TIMEOUT", 0.2)
     server.hold = threading.Event()
     message = refused(remote, target)
     assert "no answer for 0.2 seconds after 1,048,575 of 1,048,576 bytes, which are kept" in message

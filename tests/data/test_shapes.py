@@ -111,7 +111,7 @@ def test_several_objects_have_factors_but_no_labels():
     assert source.label(0) is None
     drawn = factors(ShapesConfig(objects=3), 0, 300)
     images = ShapesSource(ShapesConfig(objects=3, count=300), 32).read_run(0, 300)
-    last = drawn.centre[:, -1]  # painted last, hence never covered
+    last = drawn.centre[:, -1]  # rendered last, hence never covered
     middles = images[np.arange(300), (last[:, 1] * 32).astype(int), (last[:, 0] * 32).astype(int)]
     palette = ShapesSource(ShapesConfig(count=300), 32)
     by_label = {palette.label(i) % 6: i for i in range(300)}
