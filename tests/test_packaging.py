@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(
     not (ROOT / "pyproject.toml").is_file(), reason="needs a checkout: pyproject.toml is not beside tests/"
 )
 
-PRINT_PRESETS = "from gantx.config import preset_names; print(*preset_names())"
+PRINT_PRESETS = "from gantx.config.presets import preset_names; print(*preset_names())"
 PRINT_PLACE = "import gantx; print(gantx.__file__)"
 
 

@@ -37,7 +37,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gantx.config.schema import DataConfig
 from gantx.data.crop import height_of, rectangle, rows_of
-from gantx.data.sources import FORMATS, ReadsRuns, Source, open_source
+from gantx.data.sources import FORMATS, ReadsRanges, Source, open_source
 from gantx.errors import DataError, GantxError, MissingError
 from gantx.io.cache import cache_folder
 from gantx.runtime import cores
@@ -246,15 +246,15 @@ class _Chunk:
 def _read_chunk(source: Source, data: DataConfig, start: int, stop: int) -> _Chunk:
     side, rows = data.resolution, rows_of(data.resolution, data.ratio)
     tally = _Tally()
-    run = source.read_run(start, stop) if isinstance(source, ReadsRuns) else None
-    if run is not None and data.ratio == 1 and run.shape[1:3] == (side, side):
-        return _Chunk(np.ascontiguousarray(run.transpose(0, 3, 1, 2)), list(range(start, stop)), [], tally)
+    images = source.read_range(start, stop) if isinstance(source, ReadsRanges) else None
+    if images is not None and data.ratio == 1 and images.shape[1:3] == (side, side):
+        return _Chunk(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), list(range(start, stop)), [], tally)
     pixels = np.zeros((stop - start, side, side, 3), np.uint8)  # rows outside the image stay black
     kept: list[int] = []
     skipped: list[tuple[int, str]] = []
     for index in range(start, stop):
         try:
-            image = source.read(index) if run is None else run[index - start]
+            image = source.read(index) if images is None else images[index - start]
             pixels[len(kept), rows] = _fit(image, data, tally)
         except _TooSmall as size:
             width, height = size.args

@@ -155,10 +155,10 @@ class ShapesSource:
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """Image `index`, uint8 [R, R, 3]."""
-        image: NDArray[np.uint8] = self.read_run(index, index + 1)[0]
+        image: NDArray[np.uint8] = self.read_range(index, index + 1)[0]
         return image
 
-    def read_run(self, start: int, stop: int) -> NDArray[np.uint8]:
+    def read_range(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Images start..stop-1, uint8 [stop - start, R, R, 3]."""
         return render(factors(self._shapes, start, stop, self._split), self._resolution)
 

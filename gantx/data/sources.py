@@ -74,10 +74,10 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class ReadsRuns(Protocol):
+class ReadsRanges(Protocol):
     """A source that reads many images of one size in one call."""
 
-    def read_run(self, start: int, stop: int) -> NDArray[np.uint8]:
+    def read_range(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Images start..stop-1 as uint8 [stop - start, H, W, 3]."""
 
 

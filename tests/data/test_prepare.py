@@ -550,7 +550,7 @@ def test_shapes_go_the_same_way(monkeypatch):
     shapes, said = ShapesConfig(count=300), []
     prepared = made("shapes", 16, shapes=shapes, said=said)
     source = ShapesSource(shapes, 16)
-    np.testing.assert_array_equal(prepared.images, source.read_run(0, 300).transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(prepared.images, source.read_range(0, 300).transpose(0, 3, 1, 2))
     assert prepared.labels.tolist() == [source.label(index) for index in range(300)]
     assert (prepared.name, len(prepared.class_names), prepared.skipped) == ("shapes", 18, ())
     assert said[-1].startswith("data: 300 images, 18 classes, 16×16")

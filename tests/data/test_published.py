@@ -103,7 +103,7 @@ def test_cifar_test_images(tmp_path, monkeypatch, kind):
     folder = cache_folder() / "unpacked" / f"{archive.name}-{kind.tgz_md5[:8]}" / kind.base_folder
     expected = pickle.loads(files[kind.test_list[0][0]])["data"].reshape(3, 3, 32, 32).transpose(0, 2, 3, 1)
     for source in (archive, opened(folder, split="test"), opened(folder.parent, split="test")):
-        np.testing.assert_array_equal(source.read_run(0, 3), expected)
+        np.testing.assert_array_equal(source.read_range(0, 3), expected)
         assert source.label(2) == 2
         assert source.class_names == ("ape", "bee", "cow")
         assert "test image 1" in source.identify(1)
@@ -156,7 +156,7 @@ def test_stl_is_train_and_unlabeled(tmp_path, monkeypatch):
     (tmp_path / "stl.tgz").write_bytes(publish(monkeypatch, kind, files))
     source = opened(tmp_path / "stl.tgz")
     assert (source.name, len(source), source.class_names, source.label(0)) == ("stl10", 5, (), None)
-    run = source.read_run(1, 4)  # across both files
+    run = source.read_range(1, 4)  # across both files
     assert run.shape == (3, 96, 96, 3)
     train = np.frombuffer(files["train_X.bin"], np.uint8).reshape(2, 3, 96, 96)
     unlabeled = np.frombuffer(files["unlabeled_X.bin"], np.uint8).reshape(3, 3, 96, 96)
@@ -171,7 +171,7 @@ def test_stl_test_images(tmp_path, monkeypatch):
     source = opened(tmp_path / "stl.tgz", split="test")
     assert (len(source), source.class_names, source.label(0)) == (4, (), None)
     expected = np.frombuffer(files["test_X.bin"], np.uint8).reshape(4, 3, 96, 96).transpose(0, 3, 2, 1)
-    np.testing.assert_array_equal(source.read_run(0, 4), expected)
+    np.testing.assert_array_equal(source.read_range(0, 4), expected)
 
 
 def test_stl_of_another_digest(tmp_path, monkeypatch):
