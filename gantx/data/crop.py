@@ -23,14 +23,14 @@ def rectangle(height: int, width: int, ratio: float) -> tuple[slice, slice]:
     return _centred(height, wide * ratio), _centred(width, wide)
 
 
-def rows_of(side: int, ratio: float) -> slice:
-    """The round(ratio · side) rows of a square that contain an image of `ratio`, which is at most 1."""
-    return rectangle(side, side, ratio)[0]
+def rows_of(resolution: int, ratio: float) -> slice:
+    """The round(ratio · resolution) rows of a square that contain an image of `ratio`, which is at most 1."""
+    return rectangle(resolution, resolution, ratio)[0]
 
 
-def height_of(side: int, ratio: float) -> int:
+def height_of(resolution: int, ratio: float) -> int:
     """The number of rows that `rows_of` returns."""
-    return len(range(side)[rows_of(side, ratio)])
+    return len(range(resolution)[rows_of(resolution, ratio)])
 
 
 def _centred(whole: int, part: float) -> slice:

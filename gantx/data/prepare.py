@@ -119,8 +119,8 @@ def prepare(data: DataConfig, *, say: Say, progress: Progress | None = None) -> 
 
 def _size(data: DataConfig) -> str:
     """Size of the images, and of their squares if that differs, for the log."""
-    side, height = data.resolution, height_of(data.resolution, data.ratio)
-    return f"{side}×{height}" + (f" in squares of {side}×{side}" if height != side else "")
+    width, height = data.resolution, height_of(data.resolution, data.ratio)
+    return f"{width}×{height}" + (f" in squares of {width}×{width}" if height != width else "")
 
 
 def _at_ratio(data: DataConfig) -> str:
@@ -244,12 +244,13 @@ class _Chunk:
 
 
 def _read_chunk(source: Source, data: DataConfig, start: int, stop: int) -> _Chunk:
-    side, rows = data.resolution, rows_of(data.resolution, data.ratio)
+    resolution, rows = data.resolution, rows_of(data.resolution, data.ratio)
     tally = _Tally()
     images = source.read_range(start, stop) if isinstance(source, ReadsRanges) else None
-    if images is not None and data.ratio == 1 and images.shape[1:3] == (side, side):
+    if images is not None and data.ratio == 1 and images.shape[1:3] == (resolution, resolution):
         return _Chunk(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), list(range(start, stop)), [], tally)
-    pixels = np.zeros((stop - start, side, side, 3), np.uint8)  # rows outside the image stay black
+    # Rows outside the image stay black.
+    pixels = np.zeros((stop - start, resolution, resolution, 3), np.uint8)
     kept: list[int] = []
     skipped: list[tuple[int, str]] = []
     for index in range(start, stop):
@@ -260,8 +261,8 @@ def _read_chunk(source: Source, data: DataConfig, start: int, stop: int) -> _Chu
             width, height = size.args
             raise DataError(
                 f"{source.identify(index)} is {width}×{height} pixels, smaller than the resolution "
-                f"{side}{_at_ratio(data)}: lower data.resolution, or set data.allow_upscale=true to enlarge "
-                "such images"
+                f"{resolution}{_at_ratio(data)}: lower data.resolution, or set data.allow_upscale=true to "
+                "enlarge such images"
             ) from None
         except GantxError:
             raise
@@ -308,7 +309,7 @@ def _fingerprint(source: Source, data: DataConfig) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _load(folder: Path, side: int, name: str) -> Prepared | None:
+def _load(folder: Path, resolution: int, name: str) -> Prepared | None:
     """The set in `folder`, or None if it is missing, incomplete, or of another version."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
@@ -319,7 +320,7 @@ def _load(folder: Path, side: int, name: str) -> Prepared | None:
         size = (folder / "images.npy").stat().st_size
         whole = (
             images.dtype == np.uint8
-            and images.shape == (meta["count"], 3, side, side)
+            and images.shape == (meta["count"], 3, resolution, resolution)
             and size == images.offset + images.nbytes
             and (labels is None or (labels.dtype == np.int64 and labels.shape == images.shape[:1]))
         )
@@ -332,10 +333,10 @@ def _load(folder: Path, side: int, name: str) -> Prepared | None:
     return Prepared(images, labels, class_names, folder.name, digest, name, skipped)
 
 
-def _load_patiently(folder: Path, side: int, name: str) -> Prepared | None:
+def _load_patiently(folder: Path, resolution: int, name: str) -> Prepared | None:
     """Like `_load`, but wait a second for another process that is replacing the folder."""
     for _ in range(20):
-        if (prepared := _load(folder, side, name)) is not None:
+        if (prepared := _load(folder, resolution, name)) is not None:
             return prepared
         time.sleep(0.05)
     return None
@@ -429,8 +430,8 @@ def _write(
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 
-def _write_header(file: BinaryIO, count: int, side: int) -> None:
-    header = {"descr": "|u1", "fortran_order": False, "shape": (count, 3, side, side)}
+def _write_header(file: BinaryIO, count: int, resolution: int) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, 3, resolution, resolution)}
     np.lib.format.write_array_header_1_0(file, header)
 
 

@@ -79,13 +79,13 @@ def test_an_override_may_give_a_section():
     assert config.training.kimg == 80_000
 
 
-def test_a_resolved_configuration_can_be_the_ground_to_start_from():
-    ground = load("transgan-tiny", overrides=["training.seed=3"])
-    assert load(base=ground) == ground
-    config = load(base=ground, overrides=["training.samples=4"])
-    assert differences(ground, config) == ["training.samples"]
-    assert load("transgan-s", base=ground).training.batch == 64
-    assert load("transgan-s", base=ground).training.seed == 3
+def test_a_resolved_configuration_can_be_the_base_of_another():
+    base = load("transgan-tiny", overrides=["training.seed=3"])
+    assert load(base=base) == base
+    config = load(base=base, overrides=["training.samples=4"])
+    assert differences(base, config) == ["training.samples"]
+    assert load("transgan-s", base=base).training.batch == 64
+    assert load("transgan-s", base=base).training.seed == 3
 
 
 # --- names and inheritance --------------------------------------------------------------------------------

@@ -530,7 +530,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path):
 # --- whole sets -------------------------------------------------------------------------------------------
 
 
-def test_order_labels_and_progress_hold_with_many_threads(tmp_path, monkeypatch):
+def test_order_labels_and_progress_are_the_same_with_many_threads(tmp_path, monkeypatch):
     monkeypatch.setattr(cores, "allowed", lambda: set(range(4)))
     monkeypatch.setattr(module, "_WORTH_A_THREAD", 0)
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:

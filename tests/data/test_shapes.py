@@ -58,7 +58,7 @@ def test_the_colour_at_the_centre_is_the_labelled_one():
         assert tuple((middle > 128).astype(int)) == bright[COLOURS[colour]]
 
 
-def test_grounds_are_dim_and_shapes_stay_inside():
+def test_backgrounds_are_dark_and_shapes_stay_inside():
     shapes = ShapesConfig(count=500)
     images, drawn = ShapesSource(shapes, 64).read_range(0, 500), factors(shapes, 0, 500)
     ground = np.rint(drawn.ground * 255)[:, None, None]

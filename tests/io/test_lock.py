@@ -53,7 +53,7 @@ def test_only_one_runs_at_a_time(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_wait_is_told_and_ends_when_the_owner_is_killed(tmp_path):
+def test_waiting_is_reported_and_ends_when_the_owner_is_killed(tmp_path):
     process = owner("alone", tmp_path / "lock")
     told = []
 

@@ -68,14 +68,14 @@ def test_unknown_devices_are_refused(name):
         devices.pick_device(name)
 
 
-def test_absent_cuda_is_said(monkeypatch):
+def test_absent_cuda_is_reported(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MissingError, match="no usable CUDA device") as problem:
         devices.pick_device("cuda")
     assert problem.value.exit_code == 3
 
 
-def test_absent_second_gpu_is_said(monkeypatch):
+def test_absent_second_gpu_is_reported(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert devices.pick_device("cuda:0") == torch.device("cuda:0")
