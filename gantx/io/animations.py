@@ -153,14 +153,14 @@ def _gif_image(sheet: Tensor) -> bytes:
     _to_pillow(sheet).quantize(256).save(buffer, "GIF", interlace=False)
     data = buffer.getvalue()
     size = data[10] & 0x07  # 2^(size + 1) colours
-    place = 13 + (6 << size)
-    table = data[13:place]
-    while data[place] == 0x21:  # extensions: two bytes, then blocks that begin with their length, then 0
-        place += 2
-        while data[place]:
-            place += data[place] + 1
-        place += 1
-    return data[place : place + 9] + bytes([0x80 | size]) + table + data[place + 10 : -1]
+    offset = 13 + (6 << size)
+    table = data[13:offset]
+    while data[offset] == 0x21:  # extensions: two bytes, then blocks that begin with their length, then 0
+        offset += 2
+        while data[offset]:
+            offset += data[offset] + 1
+        offset += 1
+    return data[offset : offset + 9] + bytes([0x80 | size]) + table + data[offset + 10 : -1]
 
 
 # --- APNG: the pixels of each frame come from a PNG of its own --------------------------------------------
@@ -192,11 +192,11 @@ def _write_apng(
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    place = 8
-    while place < len(data):
-        (length,) = struct.unpack_from(">I", data, place)
-        yield data[place + 4 : place + 8], data[place + 8 : place + 8 + length]
-        place += length + 12
+    offset = 8
+    while offset < len(data):
+        (length,) = struct.unpack_from(">I", data, offset)
+        yield data[offset + 4 : offset + 8], data[offset + 8 : offset + 8 + length]
+        offset += length + 12
 
 
 def _chunk(file: BinaryIO, name: bytes, data: bytes) -> None:
