@@ -1,6 +1,6 @@
-"""Checkpoints: safetensors in and out, self-describing, atomic, verified.
+"""Checkpoints: safetensors files that describe themselves, are written atomically and verified on reading.
 
-One file holds everything a run needs to go on and everything a sampler needs to paint. Its header carries the
+One file contains everything that is needed to resume a run and to generate images. Its header has the
 resolved configuration, the progress, versions and a digest of each part; reading a file runs no code from it.
 
 Keys: `generator.*`, `generator_ema.*`, `discriminator.*`, `optimizer.<network>.*`, `state.*`.
@@ -35,14 +35,14 @@ _NAME = re.compile(r"kimg-(\d{6}\.\d{3})\.safetensors")
 
 @dataclass(frozen=True)
 class Header:
-    """What a checkpoint says about itself.
+    """The header of a checkpoint.
 
     Attributes:
         path: the file.
         config: the resolved configuration of the run.
         progress: images seen, iteration, seconds of training, counts of unreported statistics.
         data: name, number and digest of the training images.
-        versions: of gantx, Python and torch when it was written.
+        versions: of gantx, Python and torch that wrote it.
         digests: SHA-256 of each part (`generator`, `generator_ema`, …).
     """
 
@@ -55,22 +55,22 @@ class Header:
 
     @property
     def images(self) -> int:
-        """Real images D had seen."""
+        """Number of real images shown to D so far."""
         return int(self.progress["images"])
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the weights that are sampled."""
+        """SHA-256 of the averaged generator, which is what is sampled."""
         return self.digests["generator_ema"]
 
 
 def checkpoint_name(images: int) -> str:
-    """File name of the checkpoint at a number of images: sorts by progress, unique to the image."""
+    """File name of the checkpoint at `images` images; names sort by progress, exact to one image."""
     return f"kimg-{images / 1000:010.3f}.safetensors"
 
 
 def versions() -> dict[str, str]:
-    """Versions that decide whether numbers repeat to the bit."""
+    """Versions of the software on which bit-identical results depend."""
     return {"gantx": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}
 
 
@@ -82,14 +82,14 @@ def write(
     progress: Mapping[str, Any],
     data: Mapping[str, Any],
 ) -> None:
-    """Write a checkpoint beside its name, flush it to the disk, then rename it into place.
+    """Write a checkpoint under a temporary name, flush it to the disk, then rename it.
 
     Raises:
         DivergedError: a tensor is not finite; nothing is written.
         MissingError: the disk is full or the folder cannot be written; nothing is left behind.
     """
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    for name, tensor in held.items():
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    for name, tensor in stored.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise DivergedError(f"{name} is not finite, so {path.name} was not written")
     metadata = {
@@ -99,20 +99,20 @@ def write(
         "progress": json.dumps(progress),
         "data": json.dumps(data),
         "versions": json.dumps(versions()),
-        "digests": json.dumps(_digests(held)),
+        "digests": json.dumps(_digests(stored)),
     }
     with replacing(path) as beside:
         try:
-            save_file(held, beside, metadata)
-        except SafetensorError as problem:  # how safetensors reports a full disk
+            save_file(stored, beside, metadata)
+        except SafetensorError as problem:  # safetensors reports a full disk like this
             raise OSError(str(problem)) from problem
 
 
 def read_header(path: Path) -> Header:
-    """Read what a checkpoint says about itself; the tensors stay on disk.
+    """Read the header of a checkpoint, without its tensors.
 
     Raises:
-        CheckpointError: the file is not a gantx checkpoint, or of a version this gantx does not know.
+        CheckpointError: the file is not a gantx checkpoint, or of a version that this gantx does not know.
     """
     with _opened(path) as file:
         metadata = file.metadata() or {}
@@ -135,18 +135,21 @@ def read_header(path: Path) -> Header:
         raise CheckpointError(f"{path} has a damaged header: {problem!r}") from problem
     except UsageError as problem:
         raise CheckpointError(
-            f"{path} holds a configuration this gantx {__version__} does not know: {problem}"
+            f"{path} has a configuration that this gantx {__version__} does not know: {problem}"
         ) from problem
     return Header(path, config, **stored)
 
 
 def read_part(header: Header, part: str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """Read the tensors of one part, prefix removed, and verify their digest.
+    """Read the tensors of one part and verify their digest.
 
     Args:
-        header: of the file.
+        header: header of the file.
         part: `generator`, `generator_ema`, `discriminator`, `optimizer` or `state`.
         device: where the tensors go.
+
+    Returns:
+        The tensors by their names without the prefix `part.`.
 
     Raises:
         CheckpointError: the part is absent or its digest does not match.
@@ -156,10 +159,10 @@ def read_part(header: Header, part: str, device: torch.device | str = "cpu") -> 
         names = sorted(name for name in file.keys() if name.startswith(prefix))  # noqa: SIM118 (no mapping)
         found = {name: file.get_tensor(name) for name in names}
     if part not in header.digests:
-        raise CheckpointError(f"{header.path} holds no {part} weights")
+        raise CheckpointError(f"{header.path} has no {part} weights")
     if _digests(found).get(part) != header.digests[part]:
         raise CheckpointError(f"{header.path} is corrupt: its {part} weights do not match their digest")
-    # Copied even on the CPU: tensors mapped from the file would keep it, and its disk space, alive.
+    # Copied even on the CPU: tensors mapped from the file would keep it and its disk space in use.
     return {name.removeprefix(prefix): tensor.to(device, copy=True) for name, tensor in found.items()}
 
 
@@ -173,10 +176,11 @@ def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
 
 
 def find(target: Path) -> Path:
-    """The checkpoint file meant by a run, a folder of checkpoints, or a file.
+    """The checkpoint file of a run (its newest), of a folder of checkpoints, or the file itself.
 
     Raises:
         MissingError: there is nothing of this name, or no checkpoint in it.
+        UsageError: the folder has several other safetensors files.
     """
     if target.is_file():
         return target
@@ -189,7 +193,7 @@ def find(target: Path) -> Path:
     if len(single) == 1:
         return single[0]
     if single:
-        raise UsageError(f"{target} holds {len(single)} safetensors files: name the one you mean")
+        raise UsageError(f"{target} has {len(single)} safetensors files: name the one you mean")
     raise MissingError(
         f"no checkpoint in {target} yet: give a run, a folder of checkpoints, or a .safetensors file"
     )
@@ -219,7 +223,7 @@ def all_in(folder: Path) -> list[Path]:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all but the latest `keep` checkpoints; one that cannot be removed stays."""
+    """Remove all but the latest `keep` checkpoints; errors of removal are ignored."""
     for path in all_in(folder)[:-keep]:
         with contextlib.suppress(OSError):
             path.unlink()
@@ -239,6 +243,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """SHA-256 of the names, types, shapes and content of the tensors of each part."""
     hashes: dict[str, Any] = {}
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -1,7 +1,7 @@
-"""Every exception a user may see, each with the exit code it ends the program with.
+"""Every exception a user may see, each with the exit code of the program.
 
 A message is one sentence that says what is wrong, where, and what to do about it. Exit codes are part of
-the interface: scripts and CI jobs branch on them.
+the interface: scripts and CI jobs depend on them.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Iterable
 
 
 class GantxError(Exception):
-    """Base of all errors that gantx explains to its user. On its own it means a bug in gantx (70)."""
+    """Base class of all errors that are reported to the user. Raised itself, it means a bug in gantx (70)."""
 
     exit_code = 70
 
 
 class CheckFailed(GantxError):
-    """A gate or check did not hold: an evaluation threshold, a parity check (1)."""
+    """A gate or check failed: an evaluation threshold, a parity check (1)."""
 
     exit_code = 1
 
@@ -53,7 +53,7 @@ class DivergedError(GantxError):
 
 
 class Stopped(GantxError):
-    """The run was asked to stop from outside and saved its state; the same command goes on (75)."""
+    """The run was asked to stop and saved its state; the same command resumes it (75)."""
 
     exit_code = 75
 
@@ -65,12 +65,12 @@ class Interrupted(Stopped):
 
 
 def closest(word: str, known: Iterable[str]) -> str:
-    """Return " (did you mean 'x'?)" for the known word most like `word`, or "" when none is alike."""
+    """Return " (did you mean 'x'?)" for the known word most similar to `word`, or "" if none is similar."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean '{matches[0]}'?)" if matches else ""
 
 
 def first_line(problem: BaseException) -> str:
-    """An exception of another library in one line: its type, and the first line of what it says."""
+    """An exception of another library in one line: its type and the first line of its message."""
     lines = str(problem).strip().splitlines()
     return f"{type(problem).__name__}: {lines[0][:200]}" if lines else type(problem).__name__

@@ -131,7 +131,7 @@ def test_a_missing_part_and_misfitting_weights_are_refused(tmp_path):
     path = tmp_path / "c.safetensors"
     write(path)
     header = checkpoint.read_header(path)
-    with pytest.raises(CheckpointError, match="holds no discriminator"):
+    with pytest.raises(CheckpointError, match="has no discriminator"):
         checkpoint.read_part(header, "discriminator")
     with pytest.raises(CheckpointError, match="does not fit the network"):
         checkpoint.load_into(torch.nn.Linear(2, 2), checkpoint.read_part(header, "generator_ema"), path)
@@ -167,7 +167,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
 
 
-def test_a_folder_that_cannot_be_made_is_said(tmp_path):
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(MissingError, match="cannot write"):
         write(tmp_path / "file" / "c.safetensors")

@@ -1,4 +1,4 @@
-"""What is said of a configuration that does not validate. Imports no torch."""
+"""Error messages for configurations that do not validate. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FAMILIES = {"generator": GENERATORS, "discriminator": DISCRIMINATORS}
 
 
 def explain(problem: ValidationError) -> str:
-    """The first error of a validation as one sentence: where, what, what instead."""
+    """The first error of a validation as one sentence: which key, what is wrong, what to write instead."""
     error = problem.errors(include_url=False)[0]
     where: list[str] = []
     section: type[BaseModel] = RunConfig
@@ -28,7 +28,7 @@ def explain(problem: ValidationError) -> str:
     key = ".".join(where)
     if error["type"] == "extra_forbidden":
         return f"unknown key '{key}'{closest(where[-1], section.model_fields)}: " + (
-            f"{'.'.join(where[:-1]) or 'the top level'} knows {', '.join(section.model_fields)}"
+            f"the keys of {'.'.join(where[:-1]) or 'the top level'} are {', '.join(section.model_fields)}"
         )
     if error["type"] == "union_tag_invalid":
         families = _FAMILIES[where[0]]
@@ -37,7 +37,8 @@ def explain(problem: ValidationError) -> str:
     if error["type"] == "missing":
         return f"{key} is missing: it has no default"
     if error["type"] == "model_type":
-        return f"{key} cannot be {error['input']!r}: it holds the keys {', '.join(section.model_fields)}"
+        keys = ", ".join(section.model_fields)
+        return f"{key} cannot be {error['input']!r}: it is a section with the keys {keys}"
     if error["type"] == "literal_error":
         expected = str(error["ctx"]["expected"])
         known = [word.strip(" '") for word in expected.replace(" or ", ", ").split(",")]
@@ -57,7 +58,7 @@ def explain(problem: ValidationError) -> str:
 
 
 def _alternatives(problem: ValidationError) -> list[Any]:
-    """The errors of the other members of a union, such as `auto or a number`, at the first error's place."""
+    """The errors of the other members of a union, such as `auto or a number`, for the key of the first."""
     first, *others = problem.errors(include_url=False)
     return [other for other in others if other["loc"][:-1] == first["loc"][:-1] and other is not first]
 

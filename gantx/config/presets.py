@@ -1,7 +1,7 @@
-"""From presets, files and overrides to a RunConfig.
+"""Presets, files and overrides are resolved to a RunConfig.
 
-Values come, later ones winning, from the defaults of the schema, the preset, `--config FILE`, and the command
-line (`key=value`, dotted). A file may say `extends: other`. Imports no torch.
+Values come from the defaults of the schema, the preset, `--config FILE`, and the command line (`key=value`,
+dotted); later ones override earlier ones. A file may say `extends: other`. Imports no torch.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ def load(
 
     Args:
         preset: name of a preset, or None.
-        files: YAML files, later ones winning.
+        files: YAML files; later ones override earlier ones.
         overrides: `key=value` texts with dotted keys and YAML values.
         settings: dotted keys and values that come from command-line flags.
-        base: a resolved configuration to start from instead of the defaults.
+        base: a resolved configuration that replaces the defaults.
 
     Raises:
         UsageError: a file, key or value is wrong; the message names the closest valid one.
@@ -86,7 +86,7 @@ def load(
 
 
 def validate(tree: Mapping[str, Any]) -> RunConfig:
-    """Check a plain tree of settings; UsageError names the first wrong key and what would be right."""
+    """Validate a plain tree of settings; UsageError names the first wrong key and what would be valid."""
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as problem:
@@ -101,13 +101,13 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
 
 def _read_with_parents(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
     if path in children:
-        raise UsageError(f"{path} extends itself by way of {children[-1].name}: break the circle")
+        raise UsageError(f"{path} extends itself through {children[-1].name}: remove one `extends`")
     tree = _read_yaml(path)
     parent = tree.pop("extends", None)
     if parent is None:
         return tree
     beside = path.parent / f"{parent}.yaml"
-    # A copy that kept the name of the preset it extends means the preset, not itself.
+    # A copy named like the preset that it extends means the preset, not itself.
     local = beside.is_file() and not (beside == path and parent in preset_names())
     base = _read_with_parents(beside if local else preset_path(str(parent)), (*children, path))
     tree.setdefault("name", path.stem)
@@ -126,16 +126,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise UsageError(f"{path} must hold sections such as `training:`, not a {type(tree).__name__}")
+        raise UsageError(f"{path} must contain sections such as `training:`, not a {type(tree).__name__}")
     return tree
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's safe loader, except that a key given twice is an error: the first would be lost unseen."""
+    """YAML's safe loader, except that a key given twice is an error: YAML would drop the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping; ConstructorError when a key repeats."""
-        merge = "tag:yaml.org,2002:merge"  # `<<: *anchor` is no key of its own
+        merge = "tag:yaml.org,2002:merge"  # `<<: *anchor` is not a key
         keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != merge]
         for index, key in enumerate(keys):
             if key in keys[:index]:
@@ -162,7 +162,7 @@ def _nest(key: str, value: Any) -> dict[str, Any]:
 
 def _merge(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     if top.get("family", base.get("family")) != base.get("family"):
-        return dict(top)  # another network: the settings of the one before mean nothing to it
+        return dict(top)  # another network, for which the settings of this one have no meaning
     merged = dict(base)
     for key, value in top.items():
         below = merged.get(key)

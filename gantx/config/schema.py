@@ -1,7 +1,7 @@
 """RunConfig: everything that decides a run, checked before anything starts.
 
 A preset is a YAML file of the sections below; unknown keys are errors. Imports no torch, so that the command
-line stays quick.
+line starts quickly.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
 from gantx.config.networks import (
     DiscriminatorConfig,
@@ -17,13 +17,19 @@ from gantx.config.networks import (
     TransGANDiscriminatorConfig,
     TransGANGeneratorConfig,
 )
-from gantx.config.section import Fraction, Positive, Section
+from gantx.config.section import Decay, Fraction, Positive, Section
 
 # --- data -------------------------------------------------------------------------------------------------
 
 
 class ShapesConfig(Section):
-    """The built-in `--data shapes`: procedural pictures with known factors."""
+    """The built-in `--data shapes`: procedural images with known factors.
+
+    Attributes:
+        count: number of images.
+        objects: shapes per image.
+        seed: other seeds give other images.
+    """
 
     count: Positive = 32768
     objects: Annotated[int, Field(ge=1, le=8)] = 1
@@ -35,12 +41,12 @@ class DataConfig(Section):
 
     Attributes:
         source: folder, zip, archive, or a known name such as `cifar10` or `shapes`; set by `--data`.
-        split: the images to train on, or those the set holds back for testing.
-        resolution: side of the square images in pixels.
-        ratio: height / width of the images; below 1 they lie in the middle of black squares, and what leaves
-            is cropped back to them.
+        split: the images for training, or those kept apart for testing.
+        resolution: height and width of the square images in pixels.
+        ratio: height / width of the images; below 1 they are centred in black squares, and generated images
+            are cropped back to this ratio.
         mirror: flip each image left-right with probability one half.
-        on_bad_image: stop at an unreadable image, or skip it and list it.
+        on_bad_image: stop at an unreadable image, or skip it and list it in the cache.
         allow_upscale: accept images smaller than `resolution`.
         resident: keep the set on the device, stream it from the host, or decide by free memory.
         shapes: settings of `--data shapes`.
@@ -61,22 +67,33 @@ class DataConfig(Section):
 
 
 class GradientPenaltyConfig(Section):
-    """WGAN-GP: the slope of D between real and fake images is pulled towards `target`."""
+    """WGAN-GP: weight · (‖∇D‖ / target − 1)² at random points between real and generated images.
 
-    weight: Annotated[float, Field(gt=0)] = 10.0
-    target: Annotated[float, Field(gt=0)] = 1.0
+    Attributes:
+        weight: of the penalty.
+        target: norm of the input gradient that costs nothing.
+        every: apply the penalty in every n-th iteration.
+    """
+
+    weight: PositiveFloat = 10.0
+    target: PositiveFloat = 1.0
     every: Positive = 1
 
 
 class ZeroCenteredPenaltyConfig(Section):
-    """R1 (at real images) or R2 (at fakes): gamma/2 times the squared slope of D."""
+    """R1 (at real images) or R2 (at generated images): gamma/2 times the squared norm of D's input gradient.
 
-    gamma: Annotated[float, Field(gt=0)] = 1.0
+    Attributes:
+        gamma: weight of the penalty.
+        every: apply the penalty in every n-th iteration.
+    """
+
+    gamma: PositiveFloat = 1.0
     every: Positive = 1
 
 
 class ConsistencyConfig(Section):
-    """Balanced consistency regularisation (bCR, arXiv 2002.04724): D judges an image alike however augmented.
+    """Balanced consistency regularisation (bCR, arXiv 2002.04724): augmentation leaves the logit unchanged.
 
     Attributes:
         real: weight of the squared difference at real images.
@@ -84,22 +101,22 @@ class ConsistencyConfig(Section):
         compare: two independent augmentations of an image, or one with the image itself as in the paper.
     """
 
-    real: Annotated[float, Field(ge=0)] = 10.0
-    fake: Annotated[float, Field(ge=0)] = 10.0
+    real: NonNegativeFloat = 10.0
+    fake: NonNegativeFloat = 10.0
     compare: Literal["augmented", "clean"] = "augmented"
 
 
 class PathLengthConfig(Section):
-    """Path length regularisation (StyleGAN2): equal steps in style change an image equally.
+    """Path length regularisation (StyleGAN2): steps of equal length in style space change an image equally.
 
     Attributes:
         weight: of the squared deviation from the mean length.
-        decay: share of its way that the running mean goes to a step's mean length.
-        every: the penalty is a G step of its own at every iteration that this number divides.
+        decay: weight of a step's mean length in the running mean.
+        every: the penalty is a G step of its own in every n-th iteration.
         shrink: its batch is that of G divided by this number.
     """
 
-    weight: Annotated[float, Field(gt=0)] = 2.0
+    weight: PositiveFloat = 2.0
     decay: Annotated[float, Field(gt=0, le=1)] = 0.01
     every: Positive = 4
     shrink: Positive = 2
@@ -109,27 +126,27 @@ class ObjectiveConfig(Section):
     """What the two networks minimise.
 
     Attributes:
-        loss: the adversarial loss; the two wgangp losses want `gradient_penalty`.
+        loss: the adversarial loss; the two wgangp losses need `gradient_penalty`.
         gradient_penalty: WGAN-GP penalty, or null.
         drift: weight of (mean D(real))² in `wgangp-eps`.
         r1: zero-centred penalty at real images, or null.
         r2: zero-centred penalty at generated images, or null.
-        consistency: bCR, or null; wants `augment.policy`.
+        consistency: bCR, or null; needs `augment.policy`.
         path_length: penalty on a generator with styles, or null.
-        style_mixing: chance, in every pass of a generator with styles, that from a random layer on the styles
-            are those of other latents.
-        component_mixing: the same from a random latent on, for a generator that paints from several.
-        w_average: the average of styles moves once per G step, or after every pass of D and G steps as in the
-            released code of GANformer.
-        first: which network moves first in an iteration.
+        style_mixing: probability, in every pass of a generator with styles, that the styles from a random
+            layer on are those of other latents.
+        component_mixing: the same from a random latent on, for a generator with several latents per image.
+        w_average: update the average of the styles once per G step, or after every pass of D and G steps as
+            in the released code of GANformer.
+        first: which network is trained first in an iteration.
         n_critic: D steps per G step.
         super_resolution_weight: weight of the co-training term of a generator built with
-            `super_resolution` (MSE between the painted and the original image).
+            `super_resolution` (MSE between the generated and the original image).
     """
 
     loss: Literal["wgangp-eps", "wgangp", "hinge", "lsgan", "non-saturating", "relativistic"] = "wgangp-eps"
     gradient_penalty: GradientPenaltyConfig | None = GradientPenaltyConfig()
-    drift: Annotated[float, Field(ge=0)] = 1e-3
+    drift: NonNegativeFloat = 1e-3
     r1: ZeroCenteredPenaltyConfig | None = None
     r2: ZeroCenteredPenaltyConfig | None = None
     consistency: ConsistencyConfig | None = None
@@ -139,12 +156,12 @@ class ObjectiveConfig(Section):
     w_average: Literal["generator_step", "every_pass"] = "generator_step"
     first: Literal["discriminator", "generator"] = "discriminator"
     n_critic: Positive = 5
-    super_resolution_weight: Annotated[float, Field(gt=0)] = 50.0
+    super_resolution_weight: PositiveFloat = 50.0
 
     @model_validator(mode="before")
     @classmethod
     def _without_former_keys(cls, tree: Any) -> Any:
-        # Checkpoints of earlier versions hold it.
+        # Checkpoints of earlier versions contain it.
         if isinstance(tree, dict) and "gradient_leak" in tree:
             if tree["gradient_leak"] not in (False, None):
                 raise ValueError(
@@ -162,12 +179,13 @@ class ObjectiveConfig(Section):
 
 
 class AugmentConfig(Section):
-    """DiffAugment: operations applied, in this order, to every image D sees; an empty list turns it off.
+    """DiffAugment: operations applied, in this order, to every input of D; an empty list turns it off.
 
     Attributes:
         policy: names of operations.
-        chances: chance of an operation to be applied to an image, by its name; an operation that is not named
-            is applied as it is defined, to most images or batches. With a chance, cutout decides by image.
+        chances: probability that an operation is applied to an image, by its name; an operation that is not
+            named is applied as it is defined, to most images or batches. With a probability, cutout is
+            decided per image.
     """
 
     policy: tuple[
@@ -205,22 +223,22 @@ class AdamConfig(Section):
     """Adam or AdamW.
 
     Attributes:
-        name: which.
+        name: which of the two.
         lr: learning rate.
         betas: decay of the two moments.
         eps: added to the root of the second moment.
         weight_decay: of AdamW.
-        clip_norm: limit on the norm of all gradients together; null for none.
-        lazy_every: rate and betas are meant for the iteration, in which a lazy penalty takes a step of its
-            own whenever this number divides; they are corrected for the extra steps. Null for no correction.
+        clip_norm: upper bound of the global gradient norm; null for none.
+        lazy_every: interval of a lazy penalty that takes optimiser steps of its own; lr and betas, which are
+            given per iteration, are corrected for these extra steps. Null for no correction.
     """
 
     name: Literal["adam", "adamw"] = "adam"
-    lr: Annotated[float, Field(gt=0)] = 1e-4
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.0, 0.99)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    lr: PositiveFloat = 1e-4
+    betas: tuple[Decay, Decay] = (0.0, 0.99)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+    clip_norm: PositiveFloat | None = None
     lazy_every: Positive | None = None
 
 
@@ -230,47 +248,48 @@ class OptimizerConfig(Section):
     Attributes:
         generator: optimiser of G.
         discriminator: optimiser of D.
-        warmup_kimg: the rate rises linearly from 0 over this many thousand images.
-        decay_from: share of the run after which the rate falls linearly; 1 keeps it constant.
-        decay_to: what is left of the rate at the end of the run.
+        warmup_kimg: the learning rate rises linearly from 0 over this many thousand images.
+        decay_from: fraction of the run after which the rate falls linearly; 1 keeps it constant.
+        decay_to: fraction of the rate that remains at the end of the run.
     """
 
     generator: AdamConfig = AdamConfig()
     discriminator: AdamConfig = AdamConfig()
-    warmup_kimg: Annotated[float, Field(ge=0)] = 0.0
+    warmup_kimg: NonNegativeFloat = 0.0
     decay_from: Fraction = 1.0
     decay_to: Fraction = 0.0
 
 
 class EMAConfig(Section):
-    """The running average of G that is sampled and scored.
+    """The exponential moving average of G that is sampled and scored.
 
     Attributes:
-        kind: `constant` keeps `beta`; `half-life` derives it from `half_life_kimg`.
+        kind: `constant` uses `beta`; `half-life` derives it from `half_life_kimg`.
         beta: weight of the old average in each update.
-        half_life_kimg: thousand images after which an old weight counts half, if G moves once per D step;
-            with `n_critic` D steps it lasts that many times longer, as in the released code.
-        ramp: bounds the half-life by this share of the images seen so far; null for no bound.
-        start_kimg: until so many thousand images the average is the network itself.
+        half_life_kimg: thousand images after which an old weight counts half, with one G step per D step;
+            with `n_critic` D steps it is that many times longer, as in the released code.
+        ramp: bounds the half-life by this fraction of the images seen so far; null for no bound.
+        start_kimg: for this many thousand images the average is a copy of the network.
     """
 
     kind: Literal["constant", "half-life"] = "constant"
     beta: Fraction = 0.999
-    half_life_kimg: Annotated[float, Field(gt=0)] = 500.0
-    ramp: Annotated[float, Field(gt=0)] | None = None
-    start_kimg: Annotated[float, Field(ge=0)] = 0.0
+    half_life_kimg: PositiveFloat = 500.0
+    ramp: PositiveFloat | None = None
+    start_kimg: NonNegativeFloat = 0.0
 
 
 class AttentionWindowConfig(Section):
     """Schedule of locality-aware initialisation (TransGAN v1).
 
     Attributes:
-        steps: pairs (until, window): up to `until` thousand images, attention reaches `window` tokens far.
-        of_kimg: length of the run the steps are written for; a shorter run shrinks them in proportion.
+        steps: pairs (until, window): up to `until` thousand images, attention is limited to a distance of
+            `window` tokens.
+        of_kimg: length of the run that the steps are meant for; a shorter run scales them in proportion.
     """
 
-    steps: Annotated[tuple[tuple[Annotated[float, Field(gt=0)], Positive], ...], Field(min_length=1)]
-    of_kimg: Annotated[float, Field(gt=0)]
+    steps: Annotated[tuple[tuple[PositiveFloat, Positive], ...], Field(min_length=1)]
+    of_kimg: PositiveFloat
 
     @model_validator(mode="after")
     def _ordered(self) -> AttentionWindowConfig:
@@ -281,61 +300,62 @@ class AttentionWindowConfig(Section):
 
 
 class TrainingConfig(Section):
-    """Length, batches and housekeeping of a run. All lengths are in thousand real images shown to D.
+    """Length, batches, precision and outputs of a run. All lengths are in thousand real images shown to D.
 
     Attributes:
         kimg: length of the run.
         batch: real images of one D step.
         generator_batch: images of one G step; null means the same as `batch`.
-        micro_batch: samples computed at once, gradients accumulating over the rest; null means all, auto as
-            many as fit into a GPU's memory. What a loss takes from the whole batch (the drift of
-            `wgangp-eps`, the spread across a batch that StyleGAN2's discriminator sees, the mean path
-            length) is then taken per micro-batch.
-        penalty_micro_batch: samples of a gradient penalty computed at once, where that takes more memory than
-            anything else; null means as many as `micro_batch`. G then paints what the penalty needs anew.
-        recompute: forget the activations of transformer blocks and of StyleGAN2's discriminator, to compute
-            them again on the way back: less memory for about a third more time. A gradient penalty keeps its
-            activations, and so do the generators of StyleGAN2 and GANformer.
-        diagnostics: observe, whenever metrics are reported, what ViTGAN's authors plot: the spectral norms of
-            D's weights, the slope of D at real images, and the entropy of D's attention.
-        seed: seed of everything random.
+        micro_batch: samples per forward and backward pass; gradients are accumulated over the batch. Null
+            means the whole batch, auto as many samples as fit into a GPU's memory. Statistics over the batch
+            (the drift of `wgangp-eps`, the minibatch standard deviation of StyleGAN2's discriminator, the
+            mean path length) are then taken per micro-batch.
+        penalty_micro_batch: the same for gradient penalties, which take the most memory per sample; null
+            means as many as `micro_batch`. G then generates the images of the penalty again.
+        recompute: activation checkpointing: recompute the activations of transformer blocks and of
+            StyleGAN2's discriminator in the backward pass, which takes less memory and about a third more
+            time. Gradient penalties keep their activations, and so do the generators of StyleGAN2 and
+            GANformer.
+        diagnostics: report, with the metrics, what ViTGAN's authors plot: the spectral norms of D's weights,
+            the norm of D's input gradient at real images, and the entropy of D's attention.
+        seed: seed of all random numbers.
         precision: fp32, bf16 (matrix products, convolutions and attention multiply in bf16, all else is
-            float32), or auto (bf16 on a GPU that has it, fp32 elsewhere).
-        compile: compile the losses with torch.compile, which takes minutes before it saves any; auto does so
-            for long runs on CUDA.
-        cuda_graphs: capture each kind of step as a CUDA graph and replay it, compiled or not: next to no work
-            for the host, more memory; auto does so on CUDA.
+            float32), or auto (bf16 on a GPU that supports it, fp32 elsewhere).
+        compile: compile the losses with torch.compile, which takes minutes at the start; auto does so for
+            long runs on CUDA.
+        cuda_graphs: capture each phase as a CUDA graph and replay it, compiled or not: little work for the
+            host, more memory; auto does so on CUDA.
         threads: CPU threads, or auto (from the cores this process may use and how busy they are).
         deterministic: use deterministic algorithms; null means yes on the CPU, no on a GPU.
         attention_window: schedule of the locality window, or null.
         report_kimg: how often a line of metrics is written.
-        sample_kimg: how often a picture of fixed latents is painted.
+        sample_kimg: how often images of fixed latents are generated and saved.
         checkpoint_kimg: how often the state is saved.
-        keep_checkpoints: how many of the latest checkpoints stay.
+        keep_checkpoints: how many of the latest checkpoints are kept.
         evaluate_every: how often the averaged generator is scored as `evaluation` says; null for never. The
             best checkpoint by the first metric is kept in checkpoints/best.
-        samples: images of the sample picture.
+        samples: number of images in a grid of samples.
     """
 
-    kimg: Annotated[float, Field(gt=0)] = 1000.0
+    kimg: PositiveFloat = 1000.0
     batch: Positive = 64
     generator_batch: Positive | None = None
     micro_batch: Literal["auto"] | Positive | None = None
     penalty_micro_batch: Positive | None = None
     recompute: bool = False
     diagnostics: bool = False
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: NonNegativeInt = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto"] | bool = "auto"
     cuda_graphs: Literal["auto"] | bool = "auto"
     threads: Literal["auto"] | Positive = "auto"
     deterministic: bool | None = None
     attention_window: AttentionWindowConfig | None = None
-    report_kimg: Annotated[float, Field(gt=0)] = 1.0
-    sample_kimg: Annotated[float, Field(gt=0)] = 50.0
-    checkpoint_kimg: Annotated[float, Field(gt=0)] = 50.0
+    report_kimg: PositiveFloat = 1.0
+    sample_kimg: PositiveFloat = 50.0
+    checkpoint_kimg: PositiveFloat = 50.0
     keep_checkpoints: Positive = 3
-    evaluate_every: Annotated[float, Field(gt=0)] | None = None
+    evaluate_every: PositiveFloat | None = None
     samples: Annotated[int, Field(ge=1, le=4096)] = 64
 
 
@@ -362,7 +382,7 @@ class EvaluationConfig(Section):
 
 
 class PaperConfig(Section):
-    """Where a preset comes from."""
+    """The publication a preset reproduces."""
 
     title: str
     arxiv: str
@@ -370,7 +390,7 @@ class PaperConfig(Section):
 
 
 class RunConfig(Section):
-    """Everything that decides a run. Travels inside every checkpoint."""
+    """Everything that decides a run. Stored in every checkpoint."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "custom"
     summary: str = ""
@@ -396,12 +416,12 @@ class RunConfig(Section):
         side = self.data.resolution
         if self.generator.resolution != side:
             raise ValueError(
-                f"generator: paints {self.generator.resolution} pixels a side but data.resolution is {side}; "
-                "set data.resolution to that, or choose the generator's sizes for the other"
+                f"generator: its images have {self.generator.resolution} pixels a side but data.resolution "
+                f"is {side}; set data.resolution={self.generator.resolution}, or change the generator's sizes"
             )
         if self.discriminator.resolution != side:
             raise ValueError(
-                f"discriminator: judges {self.discriminator.resolution} pixels a side but data.resolution "
+                f"discriminator: it takes {self.discriminator.resolution} pixels a side but data.resolution "
                 f"is {side}; set discriminator.resolution={side}"
             )
         micro, penalty_micro = self.training.micro_batch, self.training.penalty_micro_batch
@@ -429,7 +449,7 @@ class RunConfig(Section):
                 )
         if self.objective.loss == "relativistic" and self.generator_batch != self.training.batch:
             raise ValueError(
-                "training.generator_batch: the relativistic loss pairs every fake with a real image, "
+                "training.generator_batch: the relativistic loss pairs every generated with a real image, "
                 "so it must equal training.batch"
             )
         if self.objective.consistency is not None and not self.augment.policy:
@@ -444,7 +464,7 @@ class RunConfig(Section):
                         "leave it out"
                     )
         if self.training.attention_window and getattr(self.generator, "locality", "none") == "none":
-            # One override, `generator.locality=none`, switches the whole trick off.
+            # So that the one override `generator.locality=none` turns locality off.
             return self.model_copy(
                 update={"training": self.training.model_copy(update={"attention_window": None})}
             )

@@ -1,9 +1,9 @@
 """The order of images, and batches of them on the device.
 
-Image number i of a stream is a function of (seed, stream, i) and nothing else: epoch e = i // N shows every
-image once, in an order, and with coin flips for mirroring, drawn from a generator seeded with (seed, stream,
-e). Hence a resumed run sees what it would have seen, any split of the batch among ranks sees the same
-images, and a batch that reaches past the end of an epoch runs on into the next.
+Image number i of a stream is a function of (seed, stream, i) only: epoch e = i // N contains every image
+once, in an order and with flips that are drawn from a generator seeded with (seed, stream, e). Hence a
+resumed run gets the images it would have got, any split of a batch among ranks gives the same images, and a
+batch that reaches past the end of an epoch continues in the next.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from torch import Tensor
 from gantx.data.prepare import Prepared
 from gantx.runtime import devices
 
-_ORDERS_KEPT = 2  # epochs a stream; a batch may straddle two
-_FETCHES_KEPT = 8  # prefetched batches nobody asked for must not pile up
+_ORDERS_KEPT = 2  # epochs per stream; a batch may span two
+_FETCHES_KEPT = 8  # upper bound of prefetched batches that nobody has asked for
 
 
 class _Order(NamedTuple):
-    """One epoch, or a part of one: which image, and whether it is mirrored."""
+    """One epoch or a part of one: which images, and which of them are mirrored."""
 
     rows: Tensor  # int64 [n]
-    flips: Tensor | None  # bool [n]; None when nothing is ever mirrored
+    flips: Tensor | None  # bool [n]; None without mirroring
 
 
 class _Fetched(NamedTuple):
-    """A batch on its way to the device."""
+    """A batch that is being copied to the device."""
 
     pixels: Tensor  # uint8 [B, 3, R, R] on the device
     flips: Tensor | None  # bool [B] on the device
@@ -42,15 +42,15 @@ class _Fetched(NamedTuple):
 class Batches:
     """Endless streams of real images.
 
-    Resident, the whole set lies on the device as uint8 (on the CPU: stays mapped from the cache, uncopied).
-    Streaming, each batch is gathered on the host and copied; `prefetch` does that in the background. Both
-    give the same images to the bit.
+    Resident: the whole set is on the device as uint8 (on the CPU it stays mapped from the cache, without a
+    copy). Streaming: each batch is gathered on the host and copied; `prefetch` does that in the background.
+    Both give bit-identical images.
 
     Args:
         prepared: the images.
         seed: seed of the order.
-        mirror: flip each image left-right with probability one half, drawn anew each epoch.
-        device: where batches are wanted.
+        mirror: flip each image left-right with probability one half, drawn anew in each epoch.
+        device: device of the batches.
         resident: "device", "stream", or "auto": resident unless the set takes more than a third of the free
             memory of a CUDA device.
 
@@ -72,7 +72,7 @@ class Batches:
         self._mirror = mirror
         self._device = devices.with_index(torch.device(device))
         with warnings.catch_warnings():
-            # The map is read-only, which torch cannot express; nothing here writes to it.
+            # The mapped file is read-only, which torch cannot express; nothing here writes to it.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             images = torch.from_numpy(prepared.images)
         self._images = images.to(self._device) if self.resident else images
@@ -113,7 +113,7 @@ class Batches:
         _to_float(pixels, flips, images)
 
     def prefetch(self, stream: str, start: int, count: int) -> None:
-        """Begin to fetch what `at` with the same arguments will return; nothing to do when resident."""
+        """Start to fetch what `at` with the same arguments will return; does nothing if resident."""
         key = (stream, start, count)
         if self.resident or key in self._fetches:
             return
@@ -124,13 +124,13 @@ class Batches:
         self._fetches[key] = self._fetcher.submit(self._fetch, stream, start, count)
 
     def _arrived(self, stream: str, start: int, count: int) -> _Fetched:
-        """A batch that was prefetched, or is fetched now, once the device has it."""
+        """A batch, prefetched or fetched now; the current stream waits until it is on the device."""
         waiting = self._fetches.pop((stream, start, count), None)
         fetched = self._fetch(stream, start, count) if waiting is None else waiting.result()
         if fetched.arrived is not None:
             current = torch.cuda.current_stream(self._device)
             current.wait_event(fetched.arrived)
-            # The memory belongs to the copying stream; it must not be reused before this one has read it.
+            # The memory belongs to the copying stream; it must not be reused before this stream has read it.
             for tensor in (fetched.pixels, fetched.flips):
                 if tensor is not None:
                     tensor.record_stream(current)
@@ -152,7 +152,7 @@ class Batches:
         return _Fetched(pixels, flips, arrived)
 
     def _order(self, stream: str, start: int, count: int) -> _Order:
-        """Rows and flips of images start..start+count-1, across epochs where need be."""
+        """Rows and flips of images start..start+count-1, which may span epochs."""
         size = len(self._images)
         rows, flips = [], []
         while count > 0:
@@ -163,12 +163,12 @@ class Batches:
             if whole.flips is not None:
                 flips.append(whole.flips[first:last])
             start, count = start + last - first, count - (last - first)
-        if len(rows) == 1:  # the common case copies nothing
+        if len(rows) == 1:  # the common case, without a copy
             return _Order(rows[0], flips[0] if flips else None)
         return _Order(torch.cat(rows), torch.cat(flips) if flips else None)
 
     def _epoch(self, stream: str, epoch: int) -> _Order:
-        with self._lock:  # the fetching thread asks as well
+        with self._lock:  # the prefetching thread calls this too
             orders = self._orders.setdefault(stream, {})
             if epoch not in orders:
                 while len(orders) >= _ORDERS_KEPT:
@@ -189,14 +189,14 @@ class Batches:
 
 
 def _to_float(pixels: Tensor, flips: Tensor | None, out: Tensor) -> None:
-    """uint8 [B, 3, R, R], mirrored where `flips` [B] says so, into float32 `out` in [-1, 1]."""
+    """Write uint8 [B, 3, R, R], mirrored where `flips` [B] is true, to float32 `out` in [-1, 1]."""
     if flips is not None:
         pixels = torch.where(flips[:, None, None, None], pixels.flip(-1), pixels)
     torch.div(pixels, 127.5, out=out).sub_(1.0)
 
 
 def _fits(prepared: Prepared, device: torch.device) -> bool:
-    """Whether the set takes less than a third of a CUDA device's free memory; elsewhere it always fits."""
+    """Whether the set takes less than a third of a CUDA device's free memory; True on other devices."""
     if torch.device(device).type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)

@@ -1,8 +1,8 @@
-"""Published files over HTTP: continued after an interruption, verified, and whole or not there.
+"""Downloads of published files over HTTP: resumable, verified, complete or absent.
 
-While FILE is fetched, what has come so far lies beside it as `.FILE.part`; it stays when the download is
-interrupted, however that happens, and the next one asks the server for the rest only. Nothing gets the
-name FILE before its digest is the published one.
+While FILE is downloaded, the bytes received so far are in `.FILE.part` beside it; it stays there when the
+download is interrupted in any way, and the next one requests the rest only. Nothing is renamed to FILE before
+its digest is the published one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from gantx.version import __version__
 
 Progress = Callable[[int, int], None]
 
-_PATIENCE = 30.0  # seconds without a byte after which a connection counts as cut
-_PIECE = 1 << 18  # bytes
+_TIMEOUT = 30.0  # seconds without a byte after which a connection counts as interrupted
+_CHUNK = 1 << 18  # bytes
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Remote:
     """A published file.
 
     Attributes:
-        url: where it is.
-        algorithm: name of the hash function of its digest, as hashlib knows it.
+        url: its address.
+        algorithm: hash function of its digest, by its name in hashlib.
         digest: the published digest, in lower-case hexadecimal.
-        title: what it is called in messages.
-        instead: what to do when it cannot be downloaded; ends the message.
-        size: its bytes, where they are published too.
+        title: its name in messages.
+        instead: what to do if it cannot be downloaded; the end of the message.
+        size: its number of bytes, if that is published too.
     """
 
     url: str
@@ -50,23 +50,23 @@ class Remote:
 
 
 def digest_of(path: Path, algorithm: str) -> str:
-    """The digest of a file's content in hexadecimal; OSError when it cannot be read."""
+    """The digest of a file's content in hexadecimal; OSError if it cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def download(remote: Remote, target: Path, progress: Progress | None = None) -> None:
-    """Have `remote` at `target`; nothing is done when the right file is there, and a wrong one is replaced.
+    """Download `remote` to `target`, unless the right file is there; a wrong file is replaced.
 
     Several processes may ask for the same file at once: one downloads, the others wait for it.
 
     Args:
-        remote: what to fetch.
-        target: its place; the folder is made.
+        remote: what to download.
+        target: path of the file; its folder is created.
         progress: called with (received, total) bytes, also while another process downloads.
 
     Raises:
-        MissingError: no network, an error of the server, a connection that was cut, another content than the
+        MissingError: no network, an error of the server, an interrupted connection, other content than the
             published one, or no space.
     """
     part = target.with_name(f".{target.name}.part")
@@ -97,9 +97,9 @@ def download(remote: Remote, target: Path, progress: Progress | None = None) -> 
 
 
 def _complete(remote: Remote, part: Path, progress: Progress | None) -> None:
-    """Bring `part` to the published content, from what is already there if that fits."""
+    """Complete `part` to the published content; it may have its beginning already."""
     resumed = _length(part) > 0
-    if resumed and _fits(remote, part):  # the process before ended just short of giving it its name
+    if resumed and _fits(remote, part):  # a process ended just before it was renamed
         return
     while True:
         _receive(remote, part, progress)
@@ -109,11 +109,11 @@ def _complete(remote: Remote, part: Path, progress: Progress | None) -> None:
         if not resumed:
             name = remote.algorithm.upper()
             raise _failure(remote, f"what came has the {name} {found} instead of {remote.digest}")
-        resumed = False  # the beginning was of another content: once more without it
+        resumed = False  # the beginning was of other content: start again without it
 
 
 def _receive(remote: Remote, part: Path, progress: Progress | None) -> None:
-    """Append the rest of the file to `part`; where the server cannot resume, begin it anew."""
+    """Append the rest of the file to `part`; if the server cannot resume, start from the first byte."""
     have = _length(part)
     if remote.size is not None and have >= remote.size:
         have = 0
@@ -132,13 +132,13 @@ def _receive(remote: Remote, part: Path, progress: Progress | None) -> None:
                 if progress is not None and total is not None:
                     progress(min(done, total), total)
                 if total is not None and done > total:
-                    break  # the digest will say that this is another file
+                    break  # the digest will not match
     if total is not None and done < total:
         raise _failure(remote, _cut(done, total, "the connection ended"))
 
 
 def _ask(url: str, have: int) -> tuple[HTTPResponse, int]:
-    """Request the bytes from `have` on; returns the answer, and the place of its first byte in the file."""
+    """Request the bytes from `have` on; returns the response and the offset of its first byte in the file."""
     if have:
         try:
             response = _open(url, {"Range": f"bytes={have}-"})
@@ -157,12 +157,12 @@ def _ask(url: str, have: int) -> tuple[HTTPResponse, int]:
 
 def _open(url: str, headers: dict[str, str]) -> HTTPResponse:
     always = {"User-Agent": f"gantx/{__version__}", "Accept-Encoding": "identity"}
-    response: HTTPResponse = urlopen(Request(url, headers=always | headers), timeout=_PATIENCE)
+    response: HTTPResponse = urlopen(Request(url, headers=always | headers), timeout=_TIMEOUT)
     return response
 
 
 def _promised(remote: Remote, response: HTTPResponse, start: int) -> int | None:
-    """How long the file will be; MissingError when what is offered cannot be the published file."""
+    """The size of the file; MissingError if the response cannot be the published file."""
     if response.headers.get_content_type() == "text/html":
         raise _failure(remote, "the answer is a web page: perhaps the network asks for a log-in")
     if response.length is None:
@@ -183,9 +183,9 @@ def _check_space(remote: Remote, part: Path, start: int, total: int | None) -> N
 
 
 def _read(remote: Remote, response: HTTPResponse, done: int, total: int | None) -> bytes:
-    """The next bytes as soon as there are some; b"" at the end."""
+    """The next bytes as soon as some arrive; b"" at the end."""
     try:
-        return response.read1(_PIECE)
+        return response.read1(_CHUNK)
     except (OSError, HTTPException) as problem:
         raise _failure(remote, _cut(done, total, _cause(problem))) from problem
 
@@ -200,11 +200,11 @@ def _failure(remote: Remote, cause: str) -> MissingError:
 
 
 def _cause(problem: Exception) -> str:
-    """What happened, without urllib's wrapping and in one line."""
+    """The cause of a failure in one line, without urllib's wrapping."""
     if isinstance(problem, HTTPError):
         return f"the server says {problem.code} {' '.join(str(problem.reason).split())}"
     if isinstance(problem, TimeoutError):
-        return f"no answer for {_PATIENCE:g} seconds"
+        return f"no answer for {_TIMEOUT:g} seconds"
     return " ".join(str(getattr(problem, "reason", problem)).split()) or type(problem).__name__
 
 

@@ -1,17 +1,17 @@
-"""Images become one uint8 array of one size, made once and kept in the cache.
+"""Prepares images: one uint8 array of square RGB images, computed once and stored in the cache.
 
-What happens to an image, in this order; docs/data.md says the same to users:
+Each image goes through these steps, in this order; docs/data.md describes them to users:
 
-1. It is turned as its EXIF orientation says. Of an animation the first frame counts.
-2. The largest centred rectangle of `data.ratio` is cut out: a square unless that is below 1.
-3. It becomes 8-bit RGB (`to_rgb`). Colour profiles are ignored.
+1. It is rotated according to its EXIF orientation. Of an animation the first frame is used.
+2. The largest centred rectangle of `data.ratio` is cropped: a square unless the ratio is below 1.
+3. It is converted to 8-bit RGB (`to_rgb`). Colour profiles are ignored.
 4. It is resized with Lanczos, which is antialiased in Pillow and keeps the most detail of its filters.
    An image smaller than the resolution is refused unless `data.allow_upscale` is set.
-5. Where the ratio is below 1, it is laid in the middle of a black square (gantx.data.crop).
+5. If the ratio is below 1, it is centred in a black square (gantx.data.crop).
 
 The cache of a set is a folder `prepared/<fingerprint>` with `images.npy` (uint8 [N, 3, R, R]), `labels.npy`
-if it has labels, `meta.json`, and `skipped.txt` if images were left out. It is written under another name
-and renamed when complete, so that it is either whole or not there.
+if it has labels, `meta.json`, and `skipped.txt` if images were skipped. It is written under a temporary name
+and renamed when complete.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 import time
 import uuid
@@ -38,15 +37,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gantx.config.schema import DataConfig
 from gantx.data.crop import height_of, rectangle, rows_of
-from gantx.data.sources import FORMATS, ReadsRuns, Source, open_source
+from gantx.data.sources import FORMATS, ReadsRanges, Source, open_source
 from gantx.errors import DataError, GantxError, MissingError
 from gantx.io.cache import cache_folder
+from gantx.runtime import cores
 
 Log = Callable[[str], None]
 Progress = Callable[[int, int], None]
 
-FORMAT = 1  # version of the cache's layout and of the rules above; raised when either changes
-_WORTH_A_THREAD = 4096  # bytes; smaller images spend their time in Python, where threads only wait in line
+FORMAT = 1  # version of the cache's layout and of the steps above; incremented when either changes
+_WORTH_A_THREAD = 4096  # bytes; smaller images spend their time in Python, under the global interpreter lock
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class Prepared:
         images: uint8 [N, 3, R, R], mapped read-only from the cache.
         labels: int64 [N] in [0, len(class_names)), or None.
         class_names: names of the labels; empty without labels.
-        fingerprint: digest of the source and of the settings that shaped the images; names the cache.
-        digest: digest of the pixels themselves: the same images elsewhere have the same.
+        fingerprint: digest of the source and of the settings of the preparation; name of the cache folder.
+        digest: digest of the pixels: equal for equal images from any source.
         name: the source's short name.
-        skipped: names of the images left out because they could not be read.
+        skipped: names of the images that could not be read and were skipped.
     """
 
     images: NDArray[np.uint8]
@@ -73,15 +73,15 @@ class Prepared:
 
 
 def prepare(data: DataConfig, *, log: Log, progress: Progress | None = None) -> Prepared:
-    """Map the prepared images of `data` from the cache, making them first where needed.
+    """Map the prepared images of `data` from the cache; prepare them first if they are not there.
 
-    Several processes may prepare one set at once; each ends with the whole set.
+    Several processes may prepare one set at once; each returns the complete set.
 
     Args:
-        data: which images, and how they are shaped.
+        data: which images, and how they are prepared.
         log: takes one line of log.
-        progress: called with (done, total) from time to time while the set is made: bytes while its archive
-            is downloaded, then images.
+        progress: called with (done, total) during preparation: bytes while an archive is downloaded, then
+            images.
 
     Raises:
         UsageError: no source is set.
@@ -118,9 +118,9 @@ def prepare(data: DataConfig, *, log: Log, progress: Progress | None = None) -> 
 
 
 def _size(data: DataConfig) -> str:
-    """Size of the images, and of their squares where that is another, for the log."""
-    side, height = data.resolution, height_of(data.resolution, data.ratio)
-    return f"{side}×{height}" + (f" in squares of {side}×{side}" if height != side else "")
+    """Size of the images, and of their squares if that differs, for the log."""
+    width, height = data.resolution, height_of(data.resolution, data.ratio)
+    return f"{width}×{height}" + (f" in squares of {width}×{width}" if height != width else "")
 
 
 def _at_ratio(data: DataConfig) -> str:
@@ -133,8 +133,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     - Greyscale and black-and-white: the value is repeated in three channels.
     - 16-bit greyscale: divided by 257 and rounded. Mode I counts as 16-bit once a value exceeds 255.
     - Palette: its colours are looked up.
-    - Any transparency (alpha, or a transparent colour): painted over white, the ground such pictures are
-      drawn for; the arbitrary colours under transparent pixels must not show.
+    - Any transparency (alpha, or a transparent colour): composited over white, the usual background of such
+      images; the colours stored under transparent pixels are arbitrary.
     - CMYK, YCbCr and HSV: converted by Pillow's formulas, colour profiles ignored.
 
     Raises:
@@ -166,14 +166,14 @@ def _from_integers(values: NDArray[np.integer]) -> Image.Image:
 
 @dataclass
 class _Tally:
-    """What happened to the images, for the log."""
+    """Numbers of images that were changed, for the log."""
 
     cropped: int = 0
     enlarged: int = 0
 
 
-def _shape(image: Image.Image | NDArray[np.uint8], data: DataConfig, tally: _Tally) -> NDArray[np.uint8]:
-    """One image as uint8 [H, R, 3], H rows; _TooSmall when it would have to be enlarged and must not be."""
+def _fit(image: Image.Image | NDArray[np.uint8], data: DataConfig, tally: _Tally) -> NDArray[np.uint8]:
+    """Crop, convert and resize one image to uint8 [H, R, 3]; _TooSmall if it must not be enlarged to that."""
     wanted = data.resolution, height_of(data.resolution, data.ratio)  # width, height
     if isinstance(image, np.ndarray):
         if image.shape[1::-1] == wanted:
@@ -204,16 +204,16 @@ _ORIENTED = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xm
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # unreadable EXIF says nothing about the pixels, and raises almost anything
+    except Exception:  # unreadable EXIF may raise anything; the pixels can be good all the same
         return image
 
 
 class _TooSmall(Exception):
-    """An image smaller than the resolution, which is not to be enlarged."""
+    """An image is smaller than the resolution and must not be enlarged."""
 
 
 def _reason(problem: Exception) -> str:
-    """Why an image could not be read, as part of a sentence."""
+    """The reason why an image could not be read, as part of a sentence."""
     if isinstance(problem, UnidentifiedImageError):
         return f"it is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
     if isinstance(problem, Image.DecompressionBombWarning | Image.DecompressionBombError):
@@ -234,7 +234,7 @@ class _Chunk:
         pixels: uint8 [n, 3, R, R].
         kept: their indices in the source.
         skipped: index and reason of the others.
-        tally: what happened to the images.
+        tally: how many were changed.
     """
 
     pixels: NDArray[np.uint8]
@@ -244,28 +244,29 @@ class _Chunk:
 
 
 def _read_chunk(source: Source, data: DataConfig, start: int, stop: int) -> _Chunk:
-    side, rows = data.resolution, rows_of(data.resolution, data.ratio)
+    resolution, rows = data.resolution, rows_of(data.resolution, data.ratio)
     tally = _Tally()
-    run = source.read_run(start, stop) if isinstance(source, ReadsRuns) else None
-    if run is not None and data.ratio == 1 and run.shape[1:3] == (side, side):
-        return _Chunk(np.ascontiguousarray(run.transpose(0, 3, 1, 2)), list(range(start, stop)), [], tally)
-    pixels = np.zeros((stop - start, side, side, 3), np.uint8)  # what no image covers stays black
+    images = source.read_range(start, stop) if isinstance(source, ReadsRanges) else None
+    if images is not None and data.ratio == 1 and images.shape[1:3] == (resolution, resolution):
+        return _Chunk(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), list(range(start, stop)), [], tally)
+    # Rows outside the image stay black.
+    pixels = np.zeros((stop - start, resolution, resolution, 3), np.uint8)
     kept: list[int] = []
     skipped: list[tuple[int, str]] = []
     for index in range(start, stop):
         try:
-            image = source.read(index) if run is None else run[index - start]
-            pixels[len(kept), rows] = _shape(image, data, tally)
+            image = source.read(index) if images is None else images[index - start]
+            pixels[len(kept), rows] = _fit(image, data, tally)
         except _TooSmall as size:
             width, height = size.args
             raise DataError(
                 f"{source.identify(index)} is {width}×{height} pixels, smaller than the resolution "
-                f"{side}{_at_ratio(data)}: lower data.resolution, or set data.allow_upscale=true to enlarge "
-                "such images"
+                f"{resolution}{_at_ratio(data)}: lower data.resolution, or set data.allow_upscale=true to "
+                "enlarge such images"
             ) from None
         except GantxError:
             raise
-        except Exception as problem:  # a broken file makes decoders raise almost anything
+        except Exception as problem:  # decoders may raise anything for a broken file
             if data.on_bad_image == "error":
                 raise DataError(
                     f"cannot use {source.identify(index)}: {_reason(problem)}; repair or remove it, or set "
@@ -278,12 +279,12 @@ def _read_chunk(source: Source, data: DataConfig, start: int, stop: int) -> _Chu
 
 
 def _read_all(source: Source, data: DataConfig, total: int) -> Generator[_Chunk, None, None]:
-    """Chunks of the source in order, decoded by threads when that pays, a bounded number ahead."""
+    """Chunks of the source in order, decoded ahead in threads if images are large, up to a bound."""
     length = max(1, min(256, 2**22 // (3 * data.resolution**2)))
-    workers = min(32, _cores()) if source.typical_bytes >= _WORTH_A_THREAD else 1
+    workers = min(32, len(cores.allowed())) if source.typical_bytes >= _WORTH_A_THREAD else 1
     ahead: deque[Future[_Chunk]] = deque()
     Image.init()
-    # The filters hold for all threads: they are set here, once, around everything that decodes.
+    # Filters of warnings apply to all threads: they are set once, around everything that decodes.
     with warnings.catch_warnings(), ThreadPoolExecutor(workers, "decode") as pool:
         warnings.filterwarnings("ignore", module="PIL")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -298,24 +299,18 @@ def _read_all(source: Source, data: DataConfig, total: int) -> Generator[_Chunk,
             pool.shutdown(cancel_futures=True)
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 # --- the cache --------------------------------------------------------------------------------------------
 
 
 def _fingerprint(source: Source, data: DataConfig) -> str:
     text = f"{source.fingerprint()}/{data.resolution}/{data.on_bad_image}/{data.allow_upscale}"
-    if data.ratio != 1:  # squares keep the name they had before there were ratios
+    if data.ratio != 1:  # so that sets prepared before there were ratios stay valid
         text += f"/{data.ratio!r}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _load(folder: Path, side: int, name: str) -> Prepared | None:
-    """The set in `folder`, or None when it is not there, not whole, or of another version."""
+def _load(folder: Path, resolution: int, name: str) -> Prepared | None:
+    """The set in `folder`, or None if it is missing, incomplete, or of another version."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         if meta["format"] != FORMAT:
@@ -325,7 +320,7 @@ def _load(folder: Path, side: int, name: str) -> Prepared | None:
         size = (folder / "images.npy").stat().st_size
         whole = (
             images.dtype == np.uint8
-            and images.shape == (meta["count"], 3, side, side)
+            and images.shape == (meta["count"], 3, resolution, resolution)
             and size == images.offset + images.nbytes
             and (labels is None or (labels.dtype == np.int64 and labels.shape == images.shape[:1]))
         )
@@ -338,18 +333,18 @@ def _load(folder: Path, side: int, name: str) -> Prepared | None:
     return Prepared(images, labels, class_names, folder.name, digest, name, skipped)
 
 
-def _load_patiently(folder: Path, side: int, name: str) -> Prepared | None:
-    """As `_load`, but waits a second for another process that is just replacing the folder."""
+def _load_patiently(folder: Path, resolution: int, name: str) -> Prepared | None:
+    """Like `_load`, but wait a second for another process that is replacing the folder."""
     for _ in range(20):
-        if (prepared := _load(folder, side, name)) is not None:
+        if (prepared := _load(folder, resolution, name)) is not None:
             return prepared
         time.sleep(0.05)
     return None
 
 
 def _build(source: Source, data: DataConfig, folder: Path, log: Log, progress: Progress | None) -> None:
-    """Make the set in a folder beside `folder`, then rename it; nothing is left behind on failure."""
-    total = len(source)  # may download, with errors of its own
+    """Write the set to a temporary folder, then rename it to `folder`; on failure nothing is left."""
+    total = len(source)  # may download, and raise errors of its own
     beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -373,7 +368,7 @@ def _build(source: Source, data: DataConfig, folder: Path, log: Log, progress: P
 
 
 def _sweep(folder: Path, seconds: float = 3600.0) -> None:
-    """Remove what preparations of this set left when they were killed: nothing written for an hour."""
+    """Remove temporary folders of preparations that were killed: those unchanged for an hour."""
     for left in folder.parent.glob(f".{folder.name}.*"):
         times = [path.stat().st_mtime for path in (left, *left.glob("*"))]
         if time.time() - max(times) > seconds:
@@ -387,7 +382,7 @@ def _write(
     skipped: list[tuple[int, str]] = []
     cropped = enlarged = 0
     digest = hashlib.blake2b(digest_size=16)
-    # Plain writes: a full disk is an exception here, but kills the process when it hits a mapped file.
+    # Plain writes: a full disk raises an exception here, but kills a process that writes to a mapped file.
     with (folder / "images.npy").open("wb") as file, closing(_read_all(source, data, total)) as chunks:
         _write_header(file, total, data.resolution)
         body = file.tell()
@@ -406,7 +401,9 @@ def _write(
                 f"{source.identify(skipped[0][0])}: {skipped[0][1]}"
             )
         file.seek(0)
-        _write_header(file, len(kept), data.resolution)  # numpy pads it, so that the count may change
+        _write_header(
+            file, len(kept), data.resolution
+        )  # numpy pads the header, so that its size stays the same
         assert file.tell() == body
     if source.class_names:
         np.save(folder / "labels.npy", np.array([source.label(index) for index in kept], np.int64))
@@ -433,19 +430,19 @@ def _write(
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 
-def _write_header(file: BinaryIO, count: int, side: int) -> None:
-    header = {"descr": "|u1", "fortran_order": False, "shape": (count, 3, side, side)}
+def _write_header(file: BinaryIO, count: int, resolution: int) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, 3, resolution, resolution)}
     np.lib.format.write_array_header_1_0(file, header)
 
 
 def _install(made: Path, folder: Path, is_whole: Callable[[], bool]) -> None:
-    """Rename `made` to `folder`, replacing what is damaged there; yields to another process's whole set."""
-    for _ in range(10):  # others may be replacing the same damaged set
+    """Rename `made` to `folder` and replace a damaged set there; keep a complete one of another process."""
+    for _ in range(10):  # other processes may be replacing the same damaged set
         try:
             made.rename(folder)
             return
         except OSError as problem:
-            # Taken a moment ago counts as taken, even if the other process has moved it aside since.
+            # A folder that existed a moment ago counts, even if another process has moved it since.
             if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST) and not folder.is_dir():
                 raise
         if is_whole():

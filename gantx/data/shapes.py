@@ -1,12 +1,12 @@
-"""The built-in set: coloured shapes on dim grounds, painted from known factors.
+"""The built-in set: coloured shapes on dark backgrounds, rendered from known factors.
 
-- One to eight shapes an image: circle, square or triangle, of equal area at equal size, in one of six
-  saturated colours, at a random place, on a ground of a random dim colour, with anti-aliased edges.
+- One to eight shapes per image: circle, square or triangle, of equal area at equal size, in one of six
+  saturated colours, at a random position, on a background of a random dark colour, with antialiased edges.
 - With one shape, the 18 pairs of kind and colour are the classes (kind * 6 + colour): modes that can be
-  counted, so that a missing one shows.
-- Image i depends on (seed, number of shapes, split, i, resolution) alone, and its factors not on the
-  resolution: the numbers come from a counter-based generator (Philox, Salmon et al. 2011) placed at i.
-- The two splits draw from streams of their own, so that no test image is a training image.
+  counted, so that missing modes are detected.
+- Image i depends on (seed, number of shapes, split, i, resolution) only, and its factors do not depend on
+  the resolution: a counter-based generator (Philox, Salmon et al. 2011) gives the random numbers of image i.
+- Each split has a stream of random numbers of its own, so that no test image is a training image.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _RGB = np.array(
     [(230, 26, 26), (26, 230, 26), (26, 26, 230), (230, 230, 26), (230, 26, 230), (26, 230, 230)], np.float32
 )
 _BRIGHTEST_GROUND = 0.3
-_SIZES = (0.14, 0.26)  # of one shape alone, as a share of the image's side
+_SIZES = (0.14, 0.26)  # range of the size of a single shape, as a fraction of the image's side
 # In units of the size (the radius of the circle): half the side of the square and the circumradius of the
-# equilateral triangle that have the circle's area, so that area tells nothing about kind.
+# equilateral triangle that have the circle's area, so that the area is independent of the kind.
 _HALF_SIDE = float(np.sqrt(np.pi) / 2)
 _CIRCUMRADIUS = float(np.sqrt(4 * np.pi / (3 * np.sqrt(3))))
-# How far each kind reaches from its centre, in units of the size: sideways, up, down.
+# Extent of each kind from its centre, in units of the size: sideways, up, down.
 _REACH = np.array(
     [
         (1.0, 1.0, 1.0),
@@ -42,20 +42,20 @@ _REACH = np.array(
         (_CIRCUMRADIUS * np.sqrt(3) / 2, _CIRCUMRADIUS, _CIRCUMRADIUS / 2),
     ]
 )
-_PER_GROUND, _PER_SHAPE = 4, 8  # random numbers taken; multiples of the four that Philox makes at a time
-# In the names of streams and fingerprints. That of training stays empty, or prepared sets would be made anew.
+_PER_GROUND, _PER_SHAPE = 4, 8  # random numbers used; multiples of the four that Philox generates at a time
+# Part of the names of streams and fingerprints; empty for training, because prepared sets have such names.
 _SUFFIX: dict[Split, str] = {"train": "", "test": "/test"}
 
 
 class Factors(NamedTuple):
-    """What is painted in N images of S shapes, in painting order: later shapes cover earlier ones.
+    """The factors of N images of S shapes, in the order of rendering: later shapes cover earlier ones.
 
     Attributes:
         kind: int64 [N, S], index into KINDS.
         colour: int64 [N, S], index into COLOURS.
         centre: float32 [N, S, 2], (x, y) in units of the image's side, y downwards.
         size: float32 [N, S], radius of the circle of the shape's area, in units of the side.
-        ground: float32 [N, 3], colour of the ground in [0, 0.3].
+        ground: float32 [N, 3], background colour in [0, 0.3].
     """
 
     kind: NDArray[np.int64]
@@ -66,7 +66,7 @@ class Factors(NamedTuple):
 
 
 def factors(shapes: ShapesConfig, start: int, stop: int, split: Split = "train") -> Factors:
-    """The factors of images start..stop-1 of a split; `shapes.count` plays no part."""
+    """The factors of images start..stop-1 of a split; `shapes.count` has no effect on them."""
     wanted = _PER_GROUND + _PER_SHAPE * shapes.objects
     stream = f"shapes{_SUFFIX[split]}/{shapes.seed}/{shapes.objects}"
     key = hashlib.blake2b(stream.encode(), digest_size=16).digest()
@@ -78,7 +78,7 @@ def factors(shapes: ShapesConfig, start: int, stop: int, split: Split = "train")
     kind = (drawn[..., 0] * len(KINDS)).astype(np.int64)
     colour = (drawn[..., 1] * len(COLOURS)).astype(np.int64)
     low, high = _SIZES
-    size = (low + (high - low) * drawn[..., 2]) / np.sqrt(shapes.objects)  # the area in all stays the same
+    size = (low + (high - low) * drawn[..., 2]) / np.sqrt(shapes.objects)  # keeps the total area constant
     sideways, up, down = (_REACH[kind] * size[..., None]).transpose(2, 0, 1)
     x = sideways + (1 - 2 * sideways) * drawn[..., 3]
     y = up + (1 - up - down) * drawn[..., 4]
@@ -89,7 +89,7 @@ def factors(shapes: ShapesConfig, start: int, stop: int, split: Split = "train")
 
 
 def render(drawn: Factors, resolution: int) -> NDArray[np.uint8]:
-    """Paint factors as images, uint8 [N, resolution, resolution, 3]."""
+    """Render factors as images, uint8 [N, resolution, resolution, 3]."""
     count, objects = drawn.kind.shape
     at = (np.arange(resolution, dtype=np.float32) + np.float32(0.5)) / np.float32(resolution)
     picture = np.empty((count, 3, resolution, resolution), np.float32)
@@ -101,7 +101,7 @@ def render(drawn: Factors, resolution: int) -> NDArray[np.uint8]:
             dx = at[None, None, :] - drawn.centre[these, shape, 0][:, None, None]  # [n, 1, R]
             dy = at[None, :, None] - drawn.centre[these, shape, 1][:, None, None]  # [n, R, 1]
             outside = distance(dx, dy, drawn.size[these, shape][:, None, None])  # [n, R, R]
-            # A pixel whose middle lies on the edge is half covered.
+            # A pixel whose centre is on the edge is half covered.
             covered[these] = np.clip(np.float32(0.5) - outside * np.float32(resolution), 0, 1)
         colours = _RGB[drawn.colour[:, shape]]  # [N, 3]
         for channel in range(3):
@@ -111,9 +111,9 @@ def render(drawn: Factors, resolution: int) -> NDArray[np.uint8]:
 
 
 class ShapesSource:
-    """The shapes as a source of images (gantx.data.sources.Source), painted at the wanted resolution.
+    """The shapes as a source of images (gantx.data.sources.Source), rendered at any resolution.
 
-    Labels are kind * 6 + colour for one shape an image, and none for more (`factors` tells them all).
+    Labels are kind * 6 + colour for one shape per image; with more there are none (see `factors`).
 
     Args:
         shapes: how many images, of how many shapes, from which seed.
@@ -140,13 +140,13 @@ class ShapesSource:
         return self._shapes.count
 
     def fingerprint(self) -> str:
-        """Digest of the settings; the leading number changes whenever the painting does."""
+        """Digest of the settings; the leading number must change with the rendering."""
         settings = f"{self._shapes.count}/{self._shapes.objects}/{self._shapes.seed}"
         text = f"1/shapes/{settings}{_SUFFIX[self._split]}"
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def label(self, index: int) -> int | None:
-        """kind * 6 + colour with one shape an image; None with more."""
+        """kind * 6 + colour with one shape per image; None with more."""
         return None if self._labels is None else int(self._labels[index])
 
     def identify(self, index: int) -> str:
@@ -155,10 +155,10 @@ class ShapesSource:
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """Image `index`, uint8 [R, R, 3]."""
-        image: NDArray[np.uint8] = self.read_run(index, index + 1)[0]
+        image: NDArray[np.uint8] = self.read_range(index, index + 1)[0]
         return image
 
-    def read_run(self, start: int, stop: int) -> NDArray[np.uint8]:
+    def read_range(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Images start..stop-1, uint8 [stop - start, R, R, 3]."""
         return render(factors(self._shapes, start, stop, self._split), self._resolution)
 
@@ -180,7 +180,7 @@ def _from_square(dx: _Plane, dy: _Plane, size: _Plane) -> _Plane:
 
 
 def _from_triangle(dx: _Plane, dy: _Plane, size: _Plane) -> _Plane:
-    # Three edges at the inradius, half the circumradius: the lower one, and two that lean by 60 degrees.
+    # Three edges at the inradius, half the circumradius: the bottom one, and two at 60 degrees to it.
     inradius = np.float32(_CIRCUMRADIUS / 2) * size
     leaning = np.abs(dx) * np.float32(np.sqrt(3) / 2) - dy * np.float32(0.5)
     outside: _Plane = np.maximum(leaning, dy) - inradius

@@ -1,1 +1,1 @@
-"""Files: written whole, locked, cached; pictures and animations."""
+"""Files: atomic writes, locks, the cache; images and animations."""

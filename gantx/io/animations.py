@@ -1,8 +1,9 @@
-"""Moving pictures: GIF, WebP, APNG and MP4 files, folders of frames, film strips.
+"""Animations: GIF, WebP, APNG and MP4 files, folders of frames, film strips.
 
-Frames come one at a time and are written one at a time, so that memory does not depend on their number; only
-a film strip is one picture. Pillow codes the pixels of a frame, and what is written here is the container
-around them, because Pillow's own writers keep all frames until the last. MP4 is coded by PyAV, an extra.
+Frames are generated and written one at a time, so that memory does not depend on their number; only a film
+strip is one image. PyAV, an extra, writes MP4. For GIF, WebP and APNG, Pillow encodes the pixels of each
+frame, and the container around them is written here: Pillow's own writers keep all frames until the last,
+and those of PyAV (FFmpeg) drop the text that says where the images come from.
 """
 
 from __future__ import annotations
@@ -25,26 +26,26 @@ from gantx.io import imaging
 from gantx.io.atomic import replacing
 
 SUFFIXES = (".gif", ".webp", ".apng", ".mp4", ".png")
-_SIDES = {".gif": 65_535, ".webp": 16_383, ".mp4": 16_384}  # pixels a side that the format holds
+_SIDES = {".gif": 65_535, ".webp": 16_383, ".mp4": 16_384}  # largest side in pixels that the format can store
 _WEBP_QUALITY = 90
 
 
 def check(path: Path, fps: int) -> None:
-    """Refuse what cannot be written, before anything is painted.
+    """Refuse what cannot be written, before anything is generated.
 
     Args:
         path: of the animation; without a suffix it is a folder of frames.
-        fps: frames a second.
+        fps: frames per second.
 
     Raises:
-        UsageError: the format is unknown, or too slow for so many frames.
+        UsageError: the format is unknown, or cannot show so many frames per second.
         MissingError: the package that codes MP4 is not installed.
     """
     suffix = path.suffix.lower()
     if suffix and suffix not in SUFFIXES:
         raise UsageError(f"cannot write '{suffix}' files: use {', '.join(SUFFIXES)}, or a folder name")
     if suffix == ".gif" and fps > 50:
-        raise UsageError(f"a GIF shows at most 50 frames a second, not {fps}: choose fewer, or .webp")
+        raise UsageError(f"a GIF shows at most 50 frames per second, not {fps}: choose fewer, or .webp")
     if suffix == ".mp4":
         _video_package()
 
@@ -58,22 +59,22 @@ def save(
     fps: int,
     text: Mapping[str, str],
 ) -> None:
-    """Write an animation in the form the name asks for.
+    """Write an animation in the format given by the suffix.
 
-    `.gif` (256 colours a frame), `.webp` (lossy), `.apng` (lossless) and `.mp4` (H.264) play; a name without
-    a suffix is a folder of PNGs `frame-000000.png`; `.png` is a film strip, a row for each of the images of a
-    frame and a column for each frame. All but MP4 repeat forever.
+    `.gif` (256 colours per frame), `.webp` (lossy), `.apng` (lossless) and `.mp4` (H.264) are animations; a
+    name without a suffix is a folder of PNGs `frame-000000.png`; `.png` is a film strip, with a row for each
+    image of a frame and a column for each frame. All but MP4 repeat forever.
 
     Args:
-        path: where to.
+        path: the file or folder to write.
         frames: uint8 [n, 3, H, W] each, n images side by side.
         count: number of frames.
         shape: (columns, rows) of the grid of images in a frame.
-        fps: frames a second.
+        fps: frames per second.
         text: where the images come from.
 
     Raises:
-        UsageError, MissingError: as `check` does; or the format holds no frames of that size, or the disk is
+        UsageError, MissingError: as `check` does; or the frames are too large for the format, or the disk is
             full.
     """
     check(path, fps)
@@ -90,8 +91,8 @@ def save(
     limit = _SIDES.get(suffix)
     if limit is not None and max(first.shape[1:]) > limit:
         raise UsageError(
-            f"frames of {first.shape[2]}x{first.shape[1]} pixels are too large for {suffix}, which holds "
-            f"{limit} a side: make the grid smaller, or write a folder of frames"
+            f"frames of {first.shape[2]}x{first.shape[1]} pixels are too large for {suffix}, which allows "
+            f"{limit} per side: make the grid smaller, or write a folder of frames"
         )
     sheets = itertools.chain([first], sheets)
     with replacing(path) as beside:
@@ -114,7 +115,7 @@ def _strip(frames: Iterator[Tensor], count: int) -> Tensor:
     return imaging.grid(strip.flatten(0, 1), count, len(strip))
 
 
-def _picture(sheet: Tensor) -> Image.Image:
+def _to_pillow(sheet: Tensor) -> Image.Image:
     return Image.fromarray(sheet.permute(1, 2, 0).contiguous().numpy())
 
 
@@ -128,7 +129,7 @@ def _ticks(fps: int, per_second: int) -> Iterator[int]:
     return (end - start for start, end in itertools.pairwise(ends))
 
 
-# --- GIF (89a): colour table and coded pixels of each frame come from a GIF of its own ---------------------
+# --- GIF (89a): colour table and encoded pixels of each frame come from a GIF of its own ------------------
 
 
 def _write_gif(
@@ -147,22 +148,22 @@ def _write_gif(
 
 
 def _gif_image(sheet: Tensor) -> bytes:
-    """Image descriptor, local colour table and coded pixels of a frame."""
+    """Image descriptor, local colour table and encoded pixels of a frame."""
     buffer = io.BytesIO()
-    _picture(sheet).quantize(256).save(buffer, "GIF", interlace=False)
+    _to_pillow(sheet).quantize(256).save(buffer, "GIF", interlace=False)
     data = buffer.getvalue()
     size = data[10] & 0x07  # 2^(size + 1) colours
-    place = 13 + (6 << size)
-    table = data[13:place]
-    while data[place] == 0x21:  # extensions: two bytes, then blocks that begin with their length, then 0
-        place += 2
-        while data[place]:
-            place += data[place] + 1
-        place += 1
-    return data[place : place + 9] + bytes([0x80 | size]) + table + data[place + 10 : -1]
+    offset = 13 + (6 << size)
+    table = data[13:offset]
+    while data[offset] == 0x21:  # extensions: two bytes, then blocks that begin with their length, then 0
+        offset += 2
+        while data[offset]:
+            offset += data[offset] + 1
+        offset += 1
+    return data[offset : offset + 9] + bytes([0x80 | size]) + table + data[offset + 10 : -1]
 
 
-# --- APNG: the pixels of each frame come from a PNG of its own -------------------------------------------
+# --- APNG: the pixels of each frame come from a PNG of its own --------------------------------------------
 
 
 def _write_apng(
@@ -191,18 +192,18 @@ def _write_apng(
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    place = 8
-    while place < len(data):
-        (length,) = struct.unpack_from(">I", data, place)
-        yield data[place + 4 : place + 8], data[place + 8 : place + 8 + length]
-        place += length + 12
+    offset = 8
+    while offset < len(data):
+        (length,) = struct.unpack_from(">I", data, offset)
+        yield data[offset + 4 : offset + 8], data[offset + 8 : offset + 8 + length]
+        offset += length + 12
 
 
 def _chunk(file: BinaryIO, name: bytes, data: bytes) -> None:
     file.write(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))
 
 
-# --- WebP: each frame is the content of a WebP of its own ------------------------------------------------
+# --- WebP: each frame is the content of a WebP of its own -------------------------------------------------
 
 
 def _write_webp(
@@ -215,7 +216,7 @@ def _write_webp(
             _riff_chunk(file, b"VP8X", b"\x0a\0\0\0" + sides)  # is animated and has EXIF data
             _riff_chunk(file, b"ANIM", b"\xff\xff\xff\xff\0\0")  # on white, repeat forever
         buffer = io.BytesIO()
-        _picture(sheet).save(buffer, "WEBP", quality=_WEBP_QUALITY)
+        _to_pillow(sheet).save(buffer, "WEBP", quality=_WEBP_QUALITY)
         frame = bytes(6) + sides + _three_bytes(duration) + b"\x02"  # replaces what was there
         _riff_chunk(file, b"ANMF", frame + buffer.getvalue()[12:])
     exif = Image.Exif()
@@ -234,7 +235,7 @@ def _three_bytes(number: int) -> bytes:
     return number.to_bytes(3, "little")
 
 
-# --- MP4 ---------------------------------------------------------------------------------------------------
+# --- MP4 --------------------------------------------------------------------------------------------------
 
 
 def _video_package() -> Any:
@@ -258,7 +259,7 @@ def _write_mp4(path: Path, sheets: Iterator[Tensor], fps: int, text: Mapping[str
             if stream is None:
                 stream = container.add_stream("libx264", rate=fps, options={"crf": "16"})
                 stream.width, stream.height = width + width % 2, height + height % 2
-                stream.pix_fmt = "yuv420p"  # what every player shows: one colour for 2x2 pixels
+                stream.pix_fmt = "yuv420p"  # most widely supported: one colour for 2x2 pixels
             even = torch.nn.functional.pad(sheet, (0, width % 2, 0, height % 2), value=255)
             frame = av.VideoFrame.from_ndarray(even.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
             container.mux(stream.encode(frame))

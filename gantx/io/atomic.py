@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their name, flushed, then renamed."""
+"""Atomic writes: a file is written under a temporary name, flushed, then renamed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gantx.errors import MissingError
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`; on success flush it and rename it, on failure remove it.
+    """Yield a temporary name beside `path`; on success flush and rename the file, on failure remove it.
 
     Raises:
         MissingError: the disk is full or the folder cannot be written.
@@ -23,11 +23,11 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.touch()
         mode = beside.stat().st_mode
         yield beside
-        beside.chmod(mode)  # safetensors hides its files from everybody else
-        with beside.open("r+b") as written:  # Windows flushes only what may be written
+        beside.chmod(mode)  # safetensors makes files that only their owner can read
+        with beside.open("r+b") as written:  # Windows flushes only files opened for writing
             os.fsync(written.fileno())
         beside.replace(path)
-        if os.name == "posix":  # the new name has to survive a power cut too
+        if os.name == "posix":  # so that the new name survives a power cut too
             folder = os.open(path.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)

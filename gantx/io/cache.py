@@ -1,4 +1,4 @@
-"""Where what is downloaded, prepared or computed once is kept."""
+"""The folder for downloads, prepared images and reference statistics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Where prepared data and downloads live: $GANTX_CACHE, else the user's cache directory."""
+    """The folder of the cache: $GANTX_CACHE, else `gantx` in the user's cache directory."""
     if chosen := os.environ.get("GANTX_CACHE"):
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")

@@ -1,8 +1,8 @@
-"""Pictures out of pixels: grids, PNG files, folders, zips and arrays.
+"""Writes images: grids, PNG files, folders, zips and arrays.
 
-Every file is written beside its name and renamed when it is whole. PNGs carry where they come from in text
-chunks, so that an image can be traced to its seed and weights. Threads encode them while the next images are
-painted.
+Every file is written under a temporary name and renamed when it is complete. Text chunks of PNGs say where
+they come from, so that an image can be traced to its seed and weights. Threads encode images while the next
+ones are generated.
 """
 
 from __future__ import annotations
@@ -27,37 +27,38 @@ from torch import Tensor
 
 from gantx.errors import MissingError, UsageError
 from gantx.io.atomic import replacing
-from gantx.io.prefetch import ahead, cores
+from gantx.io.prefetch import ahead
+from gantx.runtime import cores
 
 Result = TypeVar("Result")
 
-_ENCODERS = 8  # threads at most: what each does under Python's lock lets no more of them work at once
-_TOGETHER = 1 << 15  # pixels a thread encodes at a time: small images come in groups
+_ENCODERS = 8  # threads at most; more would wait for the global interpreter lock
+_TOGETHER = 1 << 15  # pixels that a thread encodes at a time: small images are grouped
 
 
 class _Group(NamedTuple):
-    """Some images, encoded by one thread: uint8 [n, 3, H, W], and the number of each."""
+    """Images that one thread encodes: uint8 [n, 3, H, W], and the number of each."""
 
     images: Tensor
     numbers: Sequence[int]
 
 
 class _File(NamedTuple):
-    """A PNG under its name."""
+    """A PNG and its name."""
 
     name: str
     data: bytes
 
 
 def grid_shape(count: int, wanted: str | None = None) -> tuple[int, int]:
-    """(columns, rows) of a grid that holds `count` images.
+    """(columns, rows) of a grid for `count` images.
 
     Args:
         count: number of images.
         wanted: `COLUMNSxROWS`, or None for the squarest grid.
 
     Raises:
-        UsageError: the text is no grid, or the grid is too small.
+        UsageError: the text is not a grid, or the grid is too small.
     """
     if wanted is None:
         columns = math.ceil(math.sqrt(count))
@@ -75,7 +76,7 @@ GAP = 2  # white pixels between the images of a grid
 
 
 def grid_of(sheet: Sequence[int], image: Sequence[int]) -> tuple[int, int]:
-    """(columns, rows) of a grid by its size (H, W) and that of its images; (0, 0) when it is none."""
+    """(columns, rows) of a grid from its size (H, W) and that of its images; (0, 0) if it is not a grid."""
     (rows, row_rest), (columns, column_rest) = (
         divmod(whole + GAP, part + GAP) for whole, part in zip(sheet, image, strict=True)
     )
@@ -83,12 +84,12 @@ def grid_of(sheet: Sequence[int], image: Sequence[int]) -> tuple[int, int]:
 
 
 def grid(images: Tensor, columns: int, rows: int, gap: int = GAP) -> Tensor:
-    """Lay images out in a grid on white.
+    """Arrange images in a grid on white.
 
     Args:
         images: uint8 [N, 3, H, W].
-        columns: images a row.
-        rows: rows; places beyond N stay white.
+        columns: images per row.
+        rows: number of rows; positions beyond N stay white.
         gap: pixels between images.
 
     Returns:
@@ -122,10 +123,10 @@ def write_png(path: Path, image: Tensor, text: Mapping[str, str]) -> None:
 
 
 def check_output(path: Path) -> None:
-    """Find out that a file could not be written there before the work that it is meant for.
+    """Check that a file can be written there, before the work for it starts.
 
     Raises:
-        MissingError: its folder cannot be made or written.
+        MissingError: its folder cannot be created or written.
         UsageError: it is a folder.
     """
     if path.is_dir():
@@ -145,20 +146,20 @@ def save_images(
     shape: tuple[int, int] | None = None,
     origin: str = "seed",
 ) -> None:
-    """Save sampled images in the form the name asks for.
+    """Save generated images in the format given by the suffix.
 
-    `.png` is a grid, `.zip` an archive of PNGs (stored: they are compressed themselves), `.npy` an array
-    [N, H, W, 3] of the type of the batches, and a name without a suffix a folder of PNGs. Single images are
-    called `seed-000007.png`. Memory stays constant, but for grids. A power cut may take pictures of a folder
-    with it, whose number makes it slow to wait for the disk after each; no single file that has its name.
+    `.png` is a grid, `.zip` an archive of PNGs (not compressed again), `.npy` an array [N, H, W, 3] of the
+    type of the batches, and a name without a suffix a folder of PNGs. Single images are called
+    `seed-000007.png`. Memory stays constant, except for grids. Images of a folder are not flushed to the disk
+    one by one, which would be slow: a power cut may lose some of them.
 
     Args:
-        path: where to.
+        path: the file or folder to write.
         batches: uint8 [n, 3, H, W] in the order of `seeds`; any type for `.npy`.
         seeds: one number per image.
         text: where the images come from; the number is added.
         shape: (columns, rows) of a grid.
-        origin: what the numbers count.
+        origin: meaning of the numbers, in names of files and text chunks.
 
     Raises:
         MissingError: the disk is full or the folder cannot be written.
@@ -188,7 +189,7 @@ def save_images(
 
 
 def _write_array(file: BinaryIO, batches: Iterable[Tensor], count: int) -> None:
-    """Write images [n, 3, H, W] as one array [count, H, W, 3], as `np.save` does, batch by batch."""
+    """Write images [n, 3, H, W] as one array [count, H, W, 3] in the format of `np.save`, batch by batch."""
     written = 0
     for batch in batches:
         rows = batch.permute(0, 2, 3, 1).contiguous().numpy()
@@ -204,8 +205,8 @@ def _write_array(file: BinaryIO, batches: Iterable[Tensor], count: int) -> None:
 def _by_threads(
     work: Callable[[_Group], Result], batches: Iterable[Tensor], numbers: Sequence[int]
 ) -> Iterator[Result]:
-    """Results of `work` on groups of images, in order, done by threads while the next batch is painted."""
-    threads = min(_ENCODERS, cores())
+    """Results of `work` on groups of images, in order, computed in threads while batches are generated."""
+    threads = min(_ENCODERS, len(cores.allowed()))
     return ahead(work, _groups(batches, numbers), threads=threads, waiting=4 * threads)
 
 
@@ -226,7 +227,7 @@ def _encode(group: _Group, text: Mapping[str, str], origin: str) -> list[_File]:
 
 
 def _write_pngs(folder: Path, group: _Group, text: Mapping[str, str], origin: str) -> None:
-    """Write PNGs beside their names and rename them; unlike `replacing`, nothing waits for the disk."""
+    """Write PNGs under temporary names and rename them; unlike `replacing`, without flushing to the disk."""
     beside = folder / f".{os.getpid()}-{threading.get_ident()}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,78 +1,109 @@
-"""One process at a time: a lock that the system lets go of however its holder ends."""
+"""Locks between processes, released by the operating system however their owner ends.
+
+`filelock` takes the locks. What is added here: work goes on unlocked on a file system without locks, a
+callback runs while a lock is waited for, and the process that has a lock can be named.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
 
-_PAUSE = 0.1  # seconds between two tries
-_BEHIND = 1 << 20  # Windows locks bytes: this one lies behind any text, which stays readable
+from filelock import FileLock, Timeout
 
-if sys.platform == "win32":
-    import msvcrt
+_PAUSE = 0.1  # seconds between two calls of `waiting`
+# What flock answers on a file system without locks. filelock's substitute for it, a file that exists while
+# the lock is taken, would survive a process that was killed: it is switched off below.
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP})
 
-    def _take(file: IO[Any]) -> None:
-        file.seek(_BEHIND)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        file.seek(0)
 
-else:
-    import fcntl
+class LockedError(Exception):
+    """Another process has the lock.
 
-    def _take(file: IO[Any]) -> None:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    Attributes:
+        owner: its process id, or "?" where that cannot be read.
+    """
+
+    def __init__(self, owner: str) -> None:
+        super().__init__(f"locked by process {owner}")
+        self.owner = owner
 
 
 @contextlib.contextmanager
 def alone(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Run the block while no other process or thread holds `path`, after waiting for those that do.
+    """Run the block while no other process or thread runs one with the same `path`; wait for those that do.
 
-    On a file system that knows no locks the block runs all the same: it must not rely on the lock for more
-    than saving work.
+    On a file system without locks the block runs at once: it must not rely on the lock for more than saving
+    work.
 
     Args:
-        path: the lock file, in a folder that exists; it is there only while it is held.
-        waiting: called ten times a second while somebody else holds it.
+        path: the lock file, in a folder that exists; it is removed with the lock.
+        waiting: called ten times a second while another process or thread has the lock.
 
     Raises:
-        OSError: the file cannot be made.
+        OSError: the file cannot be created.
     """
+    lock = FileLock(path, fallback_to_soft=False)
+    with _acquire(lock, waiting):
+        try:
+            yield
+        finally:
+            # Other accounts could not open a file that stayed here. Removing it while it is locked is safe:
+            # filelock does not count a lock on a file that has lost its name.
+            with contextlib.suppress(OSError):  # Windows keeps open files; filelock removes it there
+                path.unlink()
+
+
+def claim(path: Path) -> contextlib.AbstractContextManager[object]:
+    """Take a lock and write the id of this process into its file, without waiting.
+
+    Args:
+        path: the lock file, in a folder that exists.
+
+    Returns:
+        A context manager that releases the lock.
+
+    Raises:
+        LockedError: another process has the lock.
+        OSError: the file cannot be written.
+    """
+    try:
+        return _acquire(FileLock(path, timeout=0, fallback_to_soft=False, on_acquired=_write_owner))
+    except Timeout:
+        raise LockedError(_read_owner(path)) from None
+
+
+def _acquire(
+    lock: FileLock, waiting: Callable[[], None] | None = None
+) -> contextlib.AbstractContextManager[object]:
+    """Acquire the lock; without `waiting`, one attempt that may raise Timeout."""
     while True:
-        with path.open("ab") as file:
-            while not take(file):
-                waiting()
-                time.sleep(_PAUSE)
-            if not _is_at(path, file):  # the holder before has removed it; others already lock a new one
-                continue
-            try:
-                yield
-            finally:
-                with contextlib.suppress(OSError):  # Windows keeps open files
-                    path.unlink()
-            return
+        try:
+            return lock.acquire(timeout=0 if waiting is None else _PAUSE)
+        except Timeout:
+            if waiting is None:
+                raise
+            waiting()
+        except OSError as problem:
+            if problem.errno not in _NO_LOCKS:
+                raise
+            return contextlib.nullcontext()
 
 
-def take(file: IO[Any]) -> bool:
-    """Lock an open file until it is closed, unless another holds it; False when so.
-
-    A file system that knows no locks grants every one.
-    """
-    try:
-        _take(file)
-    except (BlockingIOError, PermissionError):  # what POSIX and Windows say of a lock that is held
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
+# Windows locks the first byte of the file against readers too: the process id begins at the second.
 
 
-def _is_at(path: Path, file: IO[bytes]) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
+def _write_owner(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.write(descriptor, f" {os.getpid()}".encode())
+
+
+def _read_owner(path: Path) -> str:
+    with contextlib.suppress(OSError, UnicodeDecodeError), path.open("rb", buffering=0) as file:
+        file.seek(1)
+        return file.read().decode("ascii").strip() or "?"
+    return "?"

@@ -1,11 +1,10 @@
-"""Work that threads do ahead of whoever needs it: in order, within bounds, over when nobody asks any more.
+"""A `map` whose results are computed ahead in threads: in order, bounded, ended when the caller stops.
 
-Threads help where the work lets go of Python's lock: drawing numbers, compressing, writing files.
+Threads help with work that releases the global interpreter lock: drawing numbers, compressing, writing files.
 """
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,20 +17,20 @@ Result = TypeVar("Result")
 def ahead(
     work: Callable[[Item], Result], items: Iterable[Item], *, threads: int, waiting: int
 ) -> Iterator[Result]:
-    """Like `map`, but threads work while the caller does something else.
+    """Like `map`, but compute results in threads before they are asked for.
 
     Args:
         work: called in one of the threads, once for each item.
-        items: taken from their iterable in the thread of the caller, as results are asked for.
-        threads: that work at once.
-        waiting: most results that are begun or done before they are asked for: what memory is needed for.
+        items: iterated in the thread of the caller, as results are asked for.
+        threads: number of threads.
+        waiting: largest number of results that are started before they are asked for; bounds the memory.
 
     Yields:
         One result for each item, in the order of the items.
 
     Raises:
-        Exception: whatever `work` or `items` raise, in its turn. Then, and when the caller stops asking, work
-            that has not begun is dropped and what has begun is waited for.
+        Exception: whatever `work` or `items` raise, in the order of the items. Then, and when the caller
+            stops, work that has not started is cancelled and work that has started is waited for.
     """
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads, "ahead") as pool:
@@ -45,10 +44,3 @@ def ahead(
         finally:
             for future in pending:
                 future.cancel()
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

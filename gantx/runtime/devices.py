@@ -1,18 +1,23 @@
-"""Which device, precision and number of CPU threads a process uses, chosen once and said aloud."""
+"""The device, precision and number of CPU threads of a process, and measurements of its memory.
+
+psutil does not know the limits of a container (cgroup v2), Linux's peak of memory that can be reset, and the
+settings of glibc's allocator: these are read and set here.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import platform
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import torch
 
 from gantx.errors import MissingError, UsageError
+from gantx.runtime import cores
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -48,12 +53,12 @@ def best_device() -> torch.device:
 
 
 def with_index(device: torch.device) -> torch.device:
-    """Say which GPU `cuda` means: the current one, which other threads need not share."""
+    """Give `cuda` the index of the current GPU, because other threads may have another current one."""
     return torch.device("cuda", torch.cuda.current_device()) if str(device) == "cuda" else device
 
 
 def pick_precision(wanted: str, device: torch.device) -> tuple[str, str]:
-    """Resolve a precision setting to `fp32` or `bf16`, with a sentence for the log ("" when as asked)."""
+    """Resolve a precision setting to `fp32` or `bf16`, with a sentence for the log ("" if it is as set)."""
     if wanted == "auto":
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return ("bf16" if native else "fp32"), ""
@@ -65,18 +70,20 @@ def pick_precision(wanted: str, device: torch.device) -> tuple[str, str]:
 def pick_threads(wanted: str | int) -> tuple[int, str]:
     """Choose the number of CPU threads, with a sentence that says why.
 
-    `auto` takes the cores this process may use, less those that others keep busy right now: OpenMP threads
-    that wait for a core somebody else holds cost far more than they bring.
+    `auto` takes the cores this process may use, less those that other processes keep busy right now: OpenMP
+    threads that wait for a busy core cost far more than they gain.
     """
-    cores = _allowed_cores()
+    allowed = cores.allowed()
     if not isinstance(wanted, str):
-        if wanted > len(cores):
-            return len(cores), f"threads: {len(cores)}, all cores this process may use, instead of {wanted}"
+        if wanted > len(allowed):
+            return len(
+                allowed
+            ), f"threads: {len(allowed)}, all cores this process may use, instead of {wanted}"
         return wanted, f"threads: {wanted} as configured"
-    limit = min(len(cores), _quota(), torch.get_num_threads())
-    busy = _busy_cores(cores)
-    threads = max(1, min(limit, int(len(cores) - busy + 0.4)))
-    return threads, f"threads: {threads} of {len(cores)} cores ({busy:.1f} busy with other work)"
+    limit = min(len(allowed), cores.quota(), torch.get_num_threads())
+    busy = cores.busy(allowed)
+    threads = max(1, min(limit, int(len(allowed) - busy + 0.4)))
+    return threads, f"threads: {threads} of {len(allowed)} cores ({busy:.1f} busy with other work)"
 
 
 def use_threads(wanted: str | int) -> str:
@@ -87,10 +94,10 @@ def use_threads(wanted: str | int) -> str:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what is freed, for a process that trains on the CPU; glibc only.
+    """Make glibc keep freed memory instead of returning it to the system, for training on the CPU.
 
-    By default every large tensor is a mapping of its own, whose pages are zeroed and touched anew in each
-    step: 4 to 14 % of the time of a step of TransGAN, for a few per cent of memory.
+    By default every large tensor is a separate mapping, whose pages the system zeroes in each step. Keeping
+    them saves 4 to 14 % of the time of a step of TransGAN, for a few per cent more memory.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -101,7 +108,7 @@ def keep_freed_memory() -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """What a person calls the device: the GPU's or the processor's name."""
+    """The name of the GPU's or the processor's model."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -118,16 +125,16 @@ def memory_gb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**30
     if (peak := _linux_peak()) is not None:
         return peak / 2**30
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
+    if sys.platform == "win32":
+        return float(psutil.Process().memory_info().peak_wset) / 2**30
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def forget_peak(device: torch.device) -> None:
-    """Let `memory_gb` count from here on, where the system can; glibc gives back what was freed first."""
+    """Reset the peak that `memory_gb` returns, if the system can; glibc returns freed memory first."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif platform.libc_ver()[0] == "glibc":
@@ -137,7 +144,7 @@ def forget_peak(device: torch.device) -> None:
 
 
 def _linux_peak() -> int | None:
-    """The most bytes this process had in memory at once since the start, or since `forget_peak`."""
+    """Peak resident memory of this process in bytes since its start or the last `forget_peak`."""
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
         return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
@@ -145,22 +152,21 @@ def _linux_peak() -> int | None:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that this process can still take on `device`; None where the system does not tell."""
+    """Bytes that this process can still allocate on `device`; None if the system does not tell."""
     if device.type == "cuda":
         reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + reusable
     found = []
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
-    with contextlib.suppress(OSError, ValueError):  # a container may hold less than its machine
+    with contextlib.suppress(OSError):
+        found.append(int(psutil.virtual_memory().available))
+    with contextlib.suppress(OSError, ValueError):  # a container may have less than its machine
         limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text() for name in ("max", "current"))
         found.append(max(0, int(limit) - int(used)))
     return min(found, default=None)
 
 
 def moment(device: torch.device) -> float:
-    """The clock in seconds, once the device is done with all that it was given."""
+    """The clock in seconds, after the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -171,46 +177,3 @@ def moment(device: torch.device) -> float:
 def _cpu_has_bf16() -> bool:
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, probe, bool)() for probe in probes)
-
-
-def _allowed_cores() -> set[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))
-
-
-def _quota() -> int:
-    """Cores a container's CPU quota amounts to (cgroup v2), rounded up; a large number without one."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        return max(1, -(-int(quota) // int(period)))
-    except (OSError, ValueError):
-        return 1 << 16
-
-
-def _busy_cores(cores: set[int], seconds: float = 0.25) -> float:
-    """How many of `cores` are busy while this process sleeps."""
-    before = _core_times(cores)
-    if before is None:
-        return min(os.getloadavg()[0], len(cores)) if hasattr(os, "getloadavg") else 0.0
-    time.sleep(seconds)
-    after = _core_times(cores)
-    assert after is not None
-    total, idle = after[0] - before[0], after[1] - before[1]
-    return len(cores) * (1 - idle / total) if total > 0 else 0.0
-
-
-def _core_times(cores: set[int]) -> tuple[int, int] | None:
-    """(all, idle) clock ticks of `cores` since boot, or None where the system does not tell."""
-    try:
-        lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    total = idle = 0
-    for line in lines:
-        name, *ticks = line.split()
-        if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in cores:
-            numbers = [int(tick) for tick in ticks[:8]]
-            total += sum(numbers)
-            idle += numbers[3] + numbers[4]
-    return (total, idle) if total else None

@@ -50,25 +50,21 @@ def create_folder(parent: Path, name: str) -> Path:
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Hold a run's folder for this process; the system lets go of it however the process ends.
+    """Lock a run's folder for this process; the system releases the lock however the process ends.
 
     Raises:
         UsageError: another process trains this run.
         MissingError: the folder cannot be written.
     """
     try:
-        file = (folder / ".lock").open("a+", encoding="utf-8")
+        claim = lock.claim(folder / ".lock")
+    except lock.LockedError as problem:
+        raise UsageError(
+            f"{folder} is being trained by process {problem.owner}: wait for it or stop it"
+        ) from None
     except OSError as problem:
         raise MissingError(f"cannot write into {folder}: {problem.strerror or problem}") from problem
-    with file:
-        if not lock.take(file):
-            file.seek(0)
-            raise UsageError(
-                f"{folder} is being trained by process {file.read().strip() or '?'}: wait for it or stop it"
-            )
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    with claim:
         yield
 
 

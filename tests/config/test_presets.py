@@ -79,13 +79,13 @@ def test_an_override_may_give_a_section():
     assert config.training.kimg == 80_000
 
 
-def test_a_resolved_configuration_can_be_the_ground_to_start_from():
-    ground = load("transgan-tiny", overrides=["training.seed=3"])
-    assert load(base=ground) == ground
-    config = load(base=ground, overrides=["training.samples=4"])
-    assert differences(ground, config) == ["training.samples"]
-    assert load("transgan-s", base=ground).training.batch == 64
-    assert load("transgan-s", base=ground).training.seed == 3
+def test_a_resolved_configuration_can_be_the_base_of_another():
+    base = load("transgan-tiny", overrides=["training.seed=3"])
+    assert load(base=base) == base
+    config = load(base=base, overrides=["training.samples=4"])
+    assert differences(base, config) == ["training.samples"]
+    assert load("transgan-s", base=base).training.batch == 64
+    assert load("transgan-s", base=base).training.seed == 3
 
 
 # --- names and inheritance --------------------------------------------------------------------------------
@@ -406,7 +406,7 @@ def test_values_that_yaml_reads_as_numbers_can_be_names():
         ("training.kimg=.inf", "finite"),
         ("training.threads=0", "greater than 0"),
         ("paper={title: x}", "paper.arxiv is missing"),
-        ("training=", "training cannot be None: it holds the keys kimg, batch"),
+        ("training=", "training cannot be None: it is a section with the keys kimg, batch"),
     ],
 )
 def test_messages_tell_what_is_allowed(override, words):
@@ -570,7 +570,7 @@ def test_families_and_their_keys_are_explained():
         load("transgan-s", overrides=["discriminator={family: vitgan, dim: 50}"])
 
 
-def test_a_key_that_earlier_checkpoints_hold_is_dropped_and_refused_where_it_meant_something():
+def test_a_key_of_earlier_checkpoints_is_dropped_and_refused_where_it_meant_something():
     tree = load().model_dump(mode="json")
     former = {**tree, "objective": {**tree["objective"], "gradient_leak": False}}
     assert validate(former) == load()

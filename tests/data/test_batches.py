@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def numbered(count, side=4):
-    """Images that tell their number: channel 0 holds it, and column 0 of channel 1 marks the left edge."""
+    """Images that show their number in channel 0; column 0 of channel 1 marks the left edge."""
     images = np.zeros((count, 3, side, side), np.uint8)
     images[:, 0] = np.arange(count)[:, None, None]
     images[:, 1, :, 0] = 255

@@ -298,13 +298,13 @@ def test_no_network_is_one_sentence(remote, target, monkeypatch):
 
 
 def test_a_silent_server_is_given_up(server, remote, target, monkeypatch):
-    monkeypatch.setattr(downloads, "_PATIENCE", 0.2)
+    monkeypatch.setattr(downloads, "_TIMEOUT", 0.2)
     server.hold = threading.Event()
     message = refused(remote, target)
     assert "no answer for 0.2 seconds after 1,048,575 of 1,048,576 bytes, which are kept" in message
 
 
-def test_too_little_space_is_said_before_it_is_used(server, remote, target, monkeypatch):
+def test_too_little_space_is_reported_before_it_is_used(server, remote, target, monkeypatch):
     usage = namedtuple("Usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 1000))
     assert "takes another 1 MB but" in refused(remote, target)

@@ -27,6 +27,7 @@ from gantx.data.shapes import ShapesSource
 from gantx.data.sources import ZipSource, open_source
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.io.cache import cache_folder
+from gantx.runtime import cores
 
 ROOT = Path(__file__).resolve().parents[2]
 CIFAR_TEST = ROOT.parent / "shared" / "data" / "cifar10-test.zip"
@@ -323,7 +324,7 @@ def test_a_bad_image_is_an_error_that_names_it(tmp_path, name):
 
 
 def test_the_first_bad_image_is_named_whatever_the_threads(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_cores", lambda: 4)
+    monkeypatch.setattr(cores, "allowed", lambda: set(range(4)))
     monkeypatch.setattr(module, "_WORTH_A_THREAD", 0)
     save(tmp_path, **{f"{number:04}": photo(seed=number) for number in range(700)})
     for number in (300, 301, 650):
@@ -529,8 +530,8 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path):
 # --- whole sets -------------------------------------------------------------------------------------------
 
 
-def test_order_labels_and_progress_hold_with_many_threads(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_cores", lambda: 4)
+def test_order_labels_and_progress_are_the_same_with_many_threads(tmp_path, monkeypatch):
+    monkeypatch.setattr(cores, "allowed", lambda: set(range(4)))
     monkeypatch.setattr(module, "_WORTH_A_THREAD", 0)
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         for number in range(900):
@@ -549,7 +550,7 @@ def test_shapes_go_the_same_way(monkeypatch):
     shapes, said = ShapesConfig(count=300), []
     prepared = made("shapes", 16, shapes=shapes, said=said)
     source = ShapesSource(shapes, 16)
-    np.testing.assert_array_equal(prepared.images, source.read_run(0, 300).transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(prepared.images, source.read_range(0, 300).transpose(0, 3, 1, 2))
     assert prepared.labels.tolist() == [source.label(index) for index in range(300)]
     assert (prepared.name, len(prepared.class_names), prepared.skipped) == ("shapes", 18, ())
     assert said[-1].startswith("data: 300 images, 18 classes, 16×16")

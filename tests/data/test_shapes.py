@@ -12,8 +12,8 @@ from gantx.data.shapes import CLASS_NAMES, COLOURS, KINDS, Factors, ShapesSource
 
 def test_an_image_depends_on_seed_objects_index_and_resolution_alone():
     few, many = ShapesConfig(count=40), ShapesConfig(count=1000)
-    whole = ShapesSource(many, 16).read_run(0, 40)
-    pieces = [ShapesSource(few, 16).read_run(start, min(start + 7, 40)) for start in range(0, 40, 7)]
+    whole = ShapesSource(many, 16).read_range(0, 40)
+    pieces = [ShapesSource(few, 16).read_range(start, min(start + 7, 40)) for start in range(0, 40, 7)]
     np.testing.assert_array_equal(np.concatenate(pieces), whole)
     np.testing.assert_array_equal(ShapesSource(few, 16).read(23), whole[23])
     assert not np.array_equal(ShapesSource(ShapesConfig(seed=1), 16).read(23), whole[23])
@@ -32,7 +32,7 @@ def test_factors_of_a_later_part_equal_those_of_the_whole(objects):
 
 def test_the_painting_is_what_it_was():
     """A change here changes what everybody trained on: raise the number in ShapesSource.fingerprint."""
-    images = np.concatenate([ShapesSource(ShapesConfig(objects=n), 16).read_run(0, 64) for n in (1, 4)])
+    images = np.concatenate([ShapesSource(ShapesConfig(objects=n), 16).read_range(0, 64) for n in (1, 4)])
     assert hashlib.sha256(images.tobytes()).hexdigest()[:16] == "085339c76c2d446a"
 
 
@@ -50,7 +50,7 @@ def test_labels_name_kind_and_colour():
 
 def test_the_colour_at_the_centre_is_the_labelled_one():
     shapes = ShapesConfig(count=300)
-    images, drawn = ShapesSource(shapes, 32).read_run(0, 300), factors(shapes, 0, 300)
+    images, drawn = ShapesSource(shapes, 32).read_range(0, 300), factors(shapes, 0, 300)
     bright = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1)}
     bright |= {"yellow": (1, 1, 0), "magenta": (1, 0, 1), "cyan": (0, 1, 1)}
     for image, colour, (x, y) in zip(images, drawn.colour[:, 0], drawn.centre[:, 0], strict=True):
@@ -58,9 +58,9 @@ def test_the_colour_at_the_centre_is_the_labelled_one():
         assert tuple((middle > 128).astype(int)) == bright[COLOURS[colour]]
 
 
-def test_grounds_are_dim_and_shapes_stay_inside():
+def test_backgrounds_are_dark_and_shapes_stay_inside():
     shapes = ShapesConfig(count=500)
-    images, drawn = ShapesSource(shapes, 64).read_run(0, 500), factors(shapes, 0, 500)
+    images, drawn = ShapesSource(shapes, 64).read_range(0, 500), factors(shapes, 0, 500)
     ground = np.rint(drawn.ground * 255)[:, None, None]
     assert ground.max() <= 77
     assert ground.min() == 0
@@ -99,8 +99,8 @@ def test_edges_are_antialiased():
 
 def test_resolutions_show_the_same_scene():
     source = ShapesConfig(count=20)
-    fine = ShapesSource(source, 64).read_run(0, 20).reshape(20, 32, 2, 32, 2, 3).mean((2, 4))
-    coarse = ShapesSource(source, 32).read_run(0, 20)
+    fine = ShapesSource(source, 64).read_range(0, 20).reshape(20, 32, 2, 32, 2, 3).mean((2, 4))
+    coarse = ShapesSource(source, 32).read_range(0, 20)
     assert np.abs(fine - coarse).max() < 100  # of 255; only corners differ that much
     assert np.abs(fine - coarse).mean() < 0.5
 
@@ -110,8 +110,8 @@ def test_several_objects_have_factors_but_no_labels():
     assert source.class_names == ()
     assert source.label(0) is None
     drawn = factors(ShapesConfig(objects=3), 0, 300)
-    images = ShapesSource(ShapesConfig(objects=3, count=300), 32).read_run(0, 300)
-    last = drawn.centre[:, -1]  # painted last, hence never covered
+    images = ShapesSource(ShapesConfig(objects=3, count=300), 32).read_range(0, 300)
+    last = drawn.centre[:, -1]  # rendered last, hence never covered
     middles = images[np.arange(300), (last[:, 1] * 32).astype(int), (last[:, 0] * 32).astype(int)]
     palette = ShapesSource(ShapesConfig(count=300), 32)
     by_label = {palette.label(i) % 6: i for i in range(300)}
@@ -149,5 +149,5 @@ def test_the_fingerprint_of_training_is_what_it_was():
 
 def test_painting_is_quick():
     started = time.process_time()
-    ShapesSource(ShapesConfig(), 32).read_run(0, 4096)
+    ShapesSource(ShapesConfig(), 32).read_range(0, 4096)
     assert time.process_time() - started < 5  # takes about 0.05 s

@@ -1,4 +1,4 @@
-"""A web server on this machine whose manners a test decides; for downloads without a network."""
+"""A web server on this machine whose behaviour a test sets; for downloads without a network."""
 
 import contextlib
 import http.server
@@ -7,12 +7,12 @@ import threading
 
 
 class FileServer:
-    """Serves `files` (name -> bytes) below `url`, and notes the Range header of every request in `asked`.
+    """Serves `files` (name -> bytes) below `url`, and records the Range header of every request in `asked`.
 
     Attributes:
         ranges: answer requests for the rest of a file with the rest.
-        cut_after: end each connection after so many bytes of content.
-        chunked: do not say how long an answer is.
+        cut_after: close each connection after this many bytes of content.
+        chunked: send no Content-Length.
         kind: content type of the answers.
         hold: wait for this event before the last byte of content.
     """
@@ -53,7 +53,7 @@ def answer(server, request):
         request.send_header("Content-Length", str(len(content) - start))
     request.end_headers()
     rest = content[start:][: server.cut_after]
-    with contextlib.suppress(OSError):  # a client that has seen enough
+    with contextlib.suppress(OSError):  # the client may close the connection
         request.wfile.write(rest[:-1])
         request.wfile.flush()
         if server.hold is not None:

@@ -141,9 +141,9 @@ def test_memory_does_not_grow_with_the_length(tmp_path, name):
     ("name", "fps", "words"),
     [("a.avi", 30, "cannot write '.avi'"), ("a.gif", 60, "at most 50 frames")],
 )
-def test_what_no_format_can_do_is_said_before_anything_is_painted(tmp_path, name, fps, words):
+def test_what_no_format_can_do_is_reported_before_anything_is_generated(tmp_path, name, fps, words):
     def never():
-        raise AssertionError("painted")
+        raise AssertionError("generated")
         yield
 
     with pytest.raises(UsageError, match=words):

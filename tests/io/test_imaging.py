@@ -44,7 +44,7 @@ def test_a_grid_file_tells_its_seeds(tmp_path):
     assert picture.text == {"gantx:digest": "abc", "gantx:seeds": "3-7"}
 
 
-def test_array_zip_and_folder_hold_the_same_pixels(tmp_path):
+def test_array_zip_and_folder_contain_the_same_pixels(tmp_path):
     for name in ("a.npy", "a.zip", "folder"):
         imaging.save_images(tmp_path / name, [IMAGES[:2], IMAGES[2:]], SEEDS, TEXT)
     expected = IMAGES.permute(0, 2, 3, 1).numpy()
@@ -120,7 +120,7 @@ def test_a_failure_leaves_no_half_written_file_and_no_thread(tmp_path, failure):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
 
 
-def test_a_picture_of_a_folder_that_cannot_be_written_is_said(tmp_path):
+def test_a_picture_of_a_folder_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "folder" / "seed-000004.png").mkdir(parents=True)
     with pytest.raises(MissingError, match="cannot write into"):
         imaging.save_images(tmp_path / "folder", [IMAGES], SEEDS, TEXT)
@@ -139,7 +139,7 @@ def test_an_output_is_checked_without_leaving_anything_but_its_folder(tmp_path):
         imaging.check_output(tmp_path / "new")
 
 
-def test_unknown_suffix_and_unwritable_folder_are_said(tmp_path):
+def test_unknown_suffix_and_unwritable_folder_are_reported(tmp_path):
     with pytest.raises(UsageError, match=r"cannot write '\.jpg'"):
         imaging.save_images(tmp_path / "a.jpg", [IMAGES], SEEDS, TEXT)
     (tmp_path / "file").write_text("in the way")

@@ -1,21 +1,35 @@
-"""One at a time, also after a holder was killed, and nothing left behind."""
+"""One at a time, also after an owner was killed, and nothing that blocks is left behind."""
 
+import errno
 import os
 import subprocess
 import sys
 import threading
 import time
 
-from gantx.io.lock import alone
+import filelock
+import pytest
 
-HOLDER = """
+from gantx.io.lock import LockedError, alone, claim
+
+OWNER = """
 import sys, time
 from pathlib import Path
-from gantx.io.lock import alone
-with alone(Path(sys.argv[1])):
-    print("held", flush=True)
+from gantx.io import lock
+with getattr(lock, sys.argv[1])(Path(sys.argv[2])):
+    print("locked", flush=True)
     time.sleep(60)
 """
+
+
+def owner(function, path):
+    """A process that has the lock."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", OWNER, function, path], stdout=subprocess.PIPE, env=environment
+    )
+    assert process.stdout.readline() == b"locked\n"
+    return process
 
 
 def test_only_one_runs_at_a_time(tmp_path):
@@ -39,18 +53,46 @@ def test_only_one_runs_at_a_time(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_wait_is_told_and_ends_when_the_holder_is_killed(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, tmp_path / "lock"], stdout=subprocess.PIPE, env=environment
-    )
-    assert holder.stdout.readline() == b"held\n"
+def test_waiting_is_reported_and_ends_when_the_owner_is_killed(tmp_path):
+    process = owner("alone", tmp_path / "lock")
     told = []
 
     def waiting():
         told.append(True)
-        holder.kill()
+        process.kill()
 
     with alone(tmp_path / "lock", waiting):
         assert told
-    holder.communicate()
+    process.communicate()
+
+
+def test_a_claim_is_refused_at_once_with_the_owner_until_that_is_killed(tmp_path):
+    process = owner("claim", tmp_path / "lock")
+    for _ in range(2):  # a refused claim leaves the owner's process id alone
+        with pytest.raises(LockedError) as caught:
+            claim(tmp_path / "lock")
+        assert caught.value.owner == str(process.pid)
+    process.kill()
+    process.communicate()
+    with claim(tmp_path / "lock"), pytest.raises(LockedError) as caught:
+        claim(tmp_path / "lock")
+    assert caught.value.owner == str(os.getpid())
+    with claim(tmp_path / "lock"):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP])
+def test_on_a_file_system_without_locks_work_goes_on(tmp_path, monkeypatch, number):
+    def acquire(self, timeout):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    with alone(tmp_path / "lock"), claim(tmp_path / "lock"):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    for function in (alone, claim):
+        with pytest.raises(OSError, match="file"), function(tmp_path / "file" / "lock"):
+            pass

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gantx.errors import MissingError, UsageError
-from gantx.runtime import devices
+from gantx.runtime import cores, devices
 
 CPU = torch.device("cpu")
 BEST_DEVICE = devices.best_device  # of users; tests/conftest.py replaces it
@@ -68,14 +68,14 @@ def test_unknown_devices_are_refused(name):
         devices.pick_device(name)
 
 
-def test_absent_cuda_is_said(monkeypatch):
+def test_absent_cuda_is_reported(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MissingError, match="no usable CUDA device") as problem:
         devices.pick_device("cuda")
     assert problem.value.exit_code == 3
 
 
-def test_absent_second_gpu_is_said(monkeypatch):
+def test_absent_second_gpu_is_reported(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert devices.pick_device("cuda:0") == torch.device("cuda:0")
@@ -96,9 +96,9 @@ def test_precision(monkeypatch):
 
 @pytest.mark.parametrize(("busy", "threads"), [(0.0, 4), (0.3, 4), (1.0, 3), (2.8, 1), (4.0, 1)])
 def test_threads_leave_out_cores_that_others_keep_busy(monkeypatch, busy, threads):
-    monkeypatch.setattr(devices, "_allowed_cores", lambda: set(range(4)))
-    monkeypatch.setattr(devices, "_quota", lambda: 100)
-    monkeypatch.setattr(devices, "_busy_cores", lambda cores: busy)
+    monkeypatch.setattr(cores, "allowed", lambda: set(range(4)))
+    monkeypatch.setattr(cores, "quota", lambda: 100)
+    monkeypatch.setattr(cores, "busy", lambda allowed: busy)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     chosen, note = devices.pick_threads("auto")
     assert chosen == threads
@@ -106,18 +106,13 @@ def test_threads_leave_out_cores_that_others_keep_busy(monkeypatch, busy, thread
 
 
 def test_threads_respect_a_quota_and_a_wish(monkeypatch):
-    monkeypatch.setattr(devices, "_allowed_cores", lambda: set(range(8)))
-    monkeypatch.setattr(devices, "_quota", lambda: 2)
-    monkeypatch.setattr(devices, "_busy_cores", lambda cores: 0.0)
+    monkeypatch.setattr(cores, "allowed", lambda: set(range(8)))
+    monkeypatch.setattr(cores, "quota", lambda: 2)
+    monkeypatch.setattr(cores, "busy", lambda allowed: 0.0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert devices.pick_threads("auto")[0] == 2
     assert devices.pick_threads(3) == (3, "threads: 3 as configured")
     assert devices.pick_threads(64)[0] == 8, "more threads than cores only get in each other's way"
-
-
-def test_busy_cores_are_measured():
-    cores = devices._allowed_cores()
-    assert 0 <= devices._busy_cores(cores, seconds=0.05) <= len(cores) + 0.1
 
 
 def test_memory_is_positive():
@@ -128,7 +123,7 @@ def test_memory_is_positive():
 def test_freed_memory_is_kept_and_used_again():
     code = """
 import resource, torch
-from gantx.runtime import devices
+from gantx.runtime import cores, devices
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def touch():
