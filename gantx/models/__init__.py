@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Callable
 from typing import Any, overload
 
 from gantx.config.networks import (
@@ -23,14 +23,12 @@ from gantx.config.section import Section
 from gantx.models import ganformer, stylegan2, transgan, transgan2, vitgan
 from gantx.models.interfaces import Discriminator, Generator
 
-_GENERATORS: dict[type[Section], type[Generator]] = {
+_NETWORKS: dict[type[Section], Callable[[Any], Generator | Discriminator]] = {
     TransGANGeneratorConfig: transgan.Generator,
     TransGAN2GeneratorConfig: transgan2.Generator,
     ViTGANGeneratorConfig: vitgan.Generator,
     StyleGAN2GeneratorConfig: stylegan2.Generator,
     GANformerGeneratorConfig: ganformer.Generator,
-}
-_DISCRIMINATORS: dict[type[Section], type[Discriminator]] = {
     TransGANDiscriminatorConfig: transgan.Discriminator,
     TransGAN2DiscriminatorConfig: transgan2.Discriminator,
     ViTGANDiscriminatorConfig: vitgan.Discriminator,
@@ -47,11 +45,5 @@ def build(section: DiscriminatorConfig) -> Discriminator: ...
 def build(section: Section) -> Generator | Discriminator: ...
 def build(section: Section) -> Generator | Discriminator:
     """Build the network that a `generator:` or `discriminator:` section describes."""
-    network: Any = {**_GENERATORS, **_DISCRIMINATORS}[type(section)]
-    found: Generator | Discriminator
-    if "config" in inspect.signature(network).parameters:
-        found = network(section)
-        return found
-    arguments = {name: getattr(section, name) for name in type(section).model_fields if name != "family"}
-    found = network(**arguments)
+    found: Generator | Discriminator = _NETWORKS[type(section)](section)
     return found

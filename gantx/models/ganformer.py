@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gantx.config.networks.ganformer import GANformerDiscriminatorConfig, GANformerGeneratorConfig
 from gantx.models import interfaces
 from gantx.models.layers.checkpointing import run_block
 from gantx.models.layers.normalization import rms_norm
@@ -659,39 +660,7 @@ class AttentionLayer(nn.Module):
 class Generator(interfaces.Generator):
     """Latents to images: a StyleGAN2 whose features read from local latents (GANformer).
 
-    Args:
-        resolution: side R of the images, a power of two from 8.
-        components: number m of local latents.
-        latent_dim: size d of every latent, local or global.
-        mapping_layers: linear layers from z to w.
-        mapping_residual: connections around every two of them.
-        mapping_attention: local latents read each other in the mapping.
-        latent_norm: `joint` divides the local z by the root mean square of all of them (PyTorch code),
-            `component` each by its own (TensorFlow code).
-        normalize_global: divide the global z as well (PyTorch code).
-        channel_base: a layer of side r has channel_base/r channels, ...
-        channel_max: ... but no more than this.
-        architecture: `skip`, `resnet` or `orig`, see `stylegan2.Synthesis`.
-        style: the global w modulates the convolutions.
-        noise: add noise in every layer.
-        final_convolution: one more convolution, without activation, before the last colours.
-        attention: `simplex`, `kmeans` or `duplex`: by keys of the latents, by learned centroids, or by
-            centroids that the cells refine, with latents that read from the cells in turn.
-        kmeans_iterations: how often cells choose a centroid; None: 1 for kmeans, 2 for duplex.
-        update_latents: latents read from the cells after every layer, for the next; None: in duplex alone.
-        attention_from: smallest side of features with attention.
-        attention_to: largest side of features with attention.
-        heads: attention heads, also in the mapping.
-        normalization: of the features that read: `layer`, `instance` or `none`.
-        integration: what they read is a gain (`mul`), a bias (`add`) or `both`.
-        positions: the local latents have position codes of their own.
-        grid: position codes of the cells: `sine`, `linear`, `trainable` or `trainable2d`.
-        grid_dim: their size, None for latent_dim.
-        grid_directions: directions of `sine` and `linear` codes.
-        latent_gate: each latent decides how much of it can be read.
-        image_gate: each cell decides how much it reads.
-        attention_dropout: rate of dropout of attention, in training alone.
-        component_dropout: chance of a local latent to be left out of an image, in training alone.
+    Built from its section of the configuration, whose fields gantx.config.networks.ganformer documents.
 
     Attributes:
         latent_shape: (m + 1, d): the local latents, then the global one.
@@ -701,100 +670,85 @@ class Generator(interfaces.Generator):
 
     w_avg: Tensor
 
-    def __init__(
-        self,
-        resolution: int,
-        components: int,
-        latent_dim: int,
-        mapping_layers: int,
-        mapping_residual: bool,
-        mapping_attention: bool,
-        latent_norm: str,
-        normalize_global: bool,
-        channel_base: int,
-        channel_max: int,
-        architecture: str,
-        style: bool,
-        noise: bool,
-        final_convolution: bool,
-        attention: str,
-        kmeans_iterations: int | None,
-        update_latents: bool | None,
-        attention_from: int,
-        attention_to: int,
-        heads: int,
-        normalization: str,
-        integration: str,
-        positions: bool,
-        grid: str,
-        grid_dim: int | None,
-        grid_directions: int,
-        latent_gate: bool,
-        image_gate: bool,
-        attention_dropout: float,
-        component_dropout: float,
-    ) -> None:
+    def __init__(self, config: GANformerGeneratorConfig) -> None:
+        kmeans_iterations = config.kmeans_iterations
+        update_latents = config.update_latents
         super().__init__()
-        self.latent_shape = (components + 1, latent_dim)
-        self.image_shape = (3, resolution, resolution)
-        self.heads = heads
-        self.attention_dropout = attention_dropout
-        self.component_dropout = component_dropout
+        self.latent_shape = (config.components + 1, config.latent_dim)
+        self.image_shape = (3, config.resolution, config.resolution)
+        self.heads = config.heads
+        self.attention_dropout = config.attention_dropout
+        self.component_dropout = config.component_dropout
         if kmeans_iterations is None:
-            kmeans_iterations = 2 if attention == "duplex" else 1
+            kmeans_iterations = 2 if config.attention == "duplex" else 1
         if update_latents is None:
-            update_latents = attention == "duplex"
-        code_dim = latent_dim if grid_dim is None else grid_dim
-        position_dim = latent_dim if positions else None
-        read = mapping_attention or attention == "simplex" or update_latents or latent_gate
+            update_latents = config.attention == "duplex"
+        code_dim = config.latent_dim if config.grid_dim is None else config.grid_dim
+        position_dim = config.latent_dim if config.positions else None
+        read = (
+            config.mapping_attention or config.attention == "simplex" or update_latents or config.latent_gate
+        )
 
-        self.positions = nn.Parameter(torch.rand(components, latent_dim)) if positions and read else None
+        self.positions = (
+            nn.Parameter(torch.rand(config.components, config.latent_dim))
+            if config.positions and read
+            else None
+        )
         self.mapping_network = Mapping(
-            latent_dim,
-            mapping_layers,
-            residual=mapping_residual,
-            heads=heads if mapping_attention else 0,
+            config.latent_dim,
+            config.mapping_layers,
+            residual=config.mapping_residual,
+            heads=config.heads if config.mapping_attention else 0,
             position_dim=position_dim,
-            latent_norm=latent_norm,
-            normalize_global=normalize_global,
+            latent_norm=config.latent_norm,
+            normalize_global=config.normalize_global,
         )
         self.synthesis_network = Synthesis(
-            resolution, latent_dim, channel_base, channel_max, architecture, style, noise, final_convolution
+            config.resolution,
+            config.latent_dim,
+            config.channel_base,
+            config.channel_max,
+            config.architecture,
+            config.style,
+            config.noise,
+            config.final_convolution,
         )
 
         def attention_layer(side: int, followed: bool) -> AttentionLayer:
-            channels = channels_at(side, channel_base, channel_max)
+            channels = channels_at(side, config.channel_base, config.channel_max)
             scores: SimplexScores | CentroidScores
-            if attention == "simplex":
-                scores = SimplexScores(channels, latent_dim, code_dim, position_dim, heads)
+            if config.attention == "simplex":
+                scores = SimplexScores(channels, config.latent_dim, code_dim, position_dim, config.heads)
             else:
-                scores = CentroidScores(channels, components, code_dim, heads, kmeans_iterations)
+                scores = CentroidScores(
+                    channels, config.components, code_dim, config.heads, kmeans_iterations
+                )
             look = ImageAttention(
                 channels,
-                latent_dim,
+                config.latent_dim,
                 code_dim,
                 position_dim,
-                heads,
+                config.heads,
                 scores,
-                normalization=normalization,
-                integration=integration,
-                latent_gate=latent_gate,
-                image_gate=image_gate,
+                normalization=config.normalization,
+                integration=config.integration,
+                latent_gate=config.latent_gate,
+                image_gate=config.image_gate,
             )
             update = None
             if update_latents and followed:
-                reading = LatentAttention(latent_dim, channels, position_dim, code_dim, heads)
-                update = LatentStage(latent_dim, 1.0, residual=True, attention=reading)
-            return AttentionLayer(GridCode(side, code_dim, grid, grid_directions), look, update)
+                reading = LatentAttention(config.latent_dim, channels, position_dim, code_dim, config.heads)
+                update = LatentStage(config.latent_dim, 1.0, residual=True, attention=reading)
+            return AttentionLayer(GridCode(side, code_dim, config.grid, config.grid_directions), look, update)
 
         sides = self.synthesis_network.sides
         self.attention_layers = nn.ModuleDict()
         for index, side in enumerate(sides):
-            if attention_from <= side <= attention_to:
+            if config.attention_from <= side <= config.attention_to:
                 # Updated latents are read by the next layer alone, and only if it has attention.
-                followed = any(after <= attention_to for after in sides[index + 1 : index + 2])
+                followed = any(after <= config.attention_to for after in sides[index + 1 : index + 2])
                 self.attention_layers[f"layer{index}"] = attention_layer(side, followed)
-        self.register_buffer("w_avg", torch.zeros(latent_dim))
+        self.register_buffer("w_avg", torch.zeros(config.latent_dim))
 
     def noise_spec(self, batch: int) -> Spec:
         """One map of noise per layer; while training, draws of what is left out as well."""
@@ -901,78 +855,50 @@ class Discriminator(interfaces.Discriminator):
     Before every block, m aggregators read the features by attention, without changing them. At the end each
     gives a number, and the numbers join the vector that the convolutions make.
 
-    Args:
-        resolution: side R of the images, a power of two from 8.
-        channel_base: features of side r have channel_base/r channels, ...
-        channel_max: ... but no more than this.
-        group_size: samples that are compared with each other at the end.
-        group_channels: channels that say how much the samples of a group differ.
-        classes: number of classes that labels tell apart, 0 for none.
-        components: number m of aggregators.
-        latent_dim: size d of an aggregator.
-        attention_from: smallest side of features that they read, from 8.
-        attention_to: largest side of features that they read.
-        heads: attention heads.
-        positions: aggregators have position codes.
-        grid: position codes of the cells: `sine`, `linear`, `trainable` or `trainable2d`.
-        grid_dim: their size, None for latent_dim.
-        grid_directions: directions of `sine` and `linear` codes.
-        attention_dropout: rate of dropout of attention, in training alone.
+    Built from its section of the configuration, whose fields gantx.config.networks.ganformer documents.
 
     Attributes:
         group_size: as above; a network that has it takes `parts`.
     """
 
-    def __init__(
-        self,
-        resolution: int,
-        channel_base: int,
-        channel_max: int,
-        group_size: int,
-        group_channels: int,
-        classes: int,
-        components: int,
-        latent_dim: int,
-        attention_from: int,
-        attention_to: int,
-        heads: int,
-        positions: bool,
-        grid: str,
-        grid_dim: int | None,
-        grid_directions: int,
-        attention_dropout: float,
-    ) -> None:
+    def __init__(self, config: GANformerDiscriminatorConfig) -> None:
         super().__init__()
-        self.group_size = group_size
-        self.classes = classes
-        self.heads = heads
-        self.attention_dropout = attention_dropout
-        code_dim = latent_dim if grid_dim is None else grid_dim
-        sides = [2**power for power in range(resolution.bit_length() - 1, 1, -1)]  # R, ..., 8, 4
-        channels = [channels_at(side, channel_base, channel_max) for side in sides]
+        self.group_size = config.group_size
+        self.classes = config.classes
+        self.heads = config.heads
+        self.attention_dropout = config.attention_dropout
+        code_dim = config.latent_dim if config.grid_dim is None else config.grid_dim
+        sides = [2**power for power in range(config.resolution.bit_length() - 1, 1, -1)]  # R, ..., 8, 4
+        channels = [channels_at(side, config.channel_base, config.channel_max) for side in sides]
 
         self.from_rgb = EqualLinear(3, channels[0], leaky=True)
         self.blocks = nn.ModuleList(map(DownBlock, channels[:-1], channels[1:], sides))
-        self.epilogue = Epilogue(channels[-1], group_size, group_channels)
-        self.out = EqualLinear(channels[-1] + components, max(classes, 1), exact=True)
+        self.epilogue = Epilogue(channels[-1], config.group_size, config.group_channels)
+        self.out = EqualLinear(channels[-1] + config.components, max(config.classes, 1), exact=True)
 
-        self.aggregators = nn.Parameter(torch.rand(components, latent_dim))
-        self.positions = nn.Parameter(torch.rand(components, latent_dim)) if positions else None
-        read = [side for side in sides[:-1] if attention_from <= side <= attention_to]
-        self.codes = nn.ModuleDict(
-            {str(side): GridCode(side, code_dim, grid, grid_directions) for side in read}
+        self.aggregators = nn.Parameter(torch.rand(config.components, config.latent_dim))
+        self.positions = (
+            nn.Parameter(torch.rand(config.components, config.latent_dim)) if config.positions else None
         )
-        position_dim = latent_dim if positions else None
+        read = [side for side in sides[:-1] if config.attention_from <= side <= config.attention_to]
+        self.codes = nn.ModuleDict(
+            {str(side): GridCode(side, code_dim, config.grid, config.grid_directions) for side in read}
+        )
+        position_dim = config.latent_dim if config.positions else None
         self.reading = nn.ModuleDict(
             {
                 str(side): LatentAttention(
-                    latent_dim, channels_at(side, channel_base, channel_max), position_dim, code_dim, heads
+                    config.latent_dim,
+                    channels_at(side, config.channel_base, config.channel_max),
+                    position_dim,
+                    code_dim,
+                    config.heads,
                 )
                 for side in read
             }
         )
-        self.component_linear = EqualLinear(latent_dim + 1, latent_dim, leaky=True)
-        self.component_out = EqualLinear(latent_dim, 1, widen=True)
+        self.component_linear = EqualLinear(config.latent_dim + 1, config.latent_dim, leaky=True)
+        self.component_out = EqualLinear(config.latent_dim, 1, widen=True)
 
     def noise_spec(self, batch: int) -> Spec:
         """Draws of what is left out while training; {} otherwise."""

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gantx.config.networks.stylegan2 import StyleGAN2DiscriminatorConfig, StyleGAN2GeneratorConfig
 from gantx.models import interfaces
 from gantx.models.layers.checkpointing import run_block
 from gantx.models.layers.convolution import DoublingConvolution, HalvingConvolution, SameConvolution
@@ -526,16 +527,7 @@ class Mapping(nn.Module):
 class Generator(interfaces.Generator):
     """Latents to images by way of styles (StyleGAN2).
 
-    Args:
-        resolution: side R of the images, a power of two from 8.
-        latent_dim: size D of z and w.
-        mapping_layers: linear layers from z to w (8 in the paper, 9 in GANformer's PyTorch code).
-        channel_base: a layer of side r has channel_base/r channels, ...
-        channel_max: ... but no more than this.
-        architecture: `skip`, `resnet` or `orig`, see `Synthesis`.
-        noise: add noise in every layer.
-        final_convolution: one more convolution, without activation, before the last colours, as in
-            GANformer's PyTorch code.
+    Built from its section of the configuration, whose fields gantx.config.networks.stylegan2 documents.
 
     Attributes:
         latent_shape: (D,).
@@ -545,32 +537,22 @@ class Generator(interfaces.Generator):
 
     w_avg: Tensor
 
-    def __init__(
-        self,
-        resolution: int,
-        latent_dim: int,
-        mapping_layers: int,
-        channel_base: int,
-        channel_max: int,
-        architecture: str,
-        noise: bool,
-        final_convolution: bool,
-    ) -> None:
+    def __init__(self, config: StyleGAN2GeneratorConfig) -> None:
         super().__init__()
-        self.latent_shape = (latent_dim,)
-        self.image_shape = (3, resolution, resolution)
-        self.mapping_network = Mapping(latent_dim, mapping_layers)
+        self.latent_shape = (config.latent_dim,)
+        self.image_shape = (3, config.resolution, config.resolution)
+        self.mapping_network = Mapping(config.latent_dim, config.mapping_layers)
         self.synthesis_network = Synthesis(
-            resolution,
-            latent_dim,
-            channel_base,
-            channel_max,
-            architecture,
+            config.resolution,
+            config.latent_dim,
+            config.channel_base,
+            config.channel_max,
+            config.architecture,
             style=True,
-            noise=noise,
-            final_convolution=final_convolution,
+            noise=config.noise,
+            final_convolution=config.final_convolution,
         )
-        self.register_buffer("w_avg", torch.zeros(latent_dim))
+        self.register_buffer("w_avg", torch.zeros(config.latent_dim))
 
     def noise_spec(self, batch: int) -> Spec:
         """One map of noise per layer; {} without noise."""
@@ -671,36 +653,22 @@ def group_deviation(x: Tensor, group_size: int, count: int, parts: int) -> Tenso
 class Discriminator(interfaces.Discriminator):
     """Images to logits: residual blocks of convolutions (StyleGAN2).
 
-    Args:
-        resolution: side R of the images, a power of two from 8.
-        channel_base: features of side r have channel_base/r channels, ...
-        channel_max: ... but no more than this.
-        group_size: samples that are compared with each other at the end.
-        group_channels: channels that say how much the samples of a group differ.
-        classes: number of classes that labels tell apart, 0 for none.
+    Built from its section of the configuration, whose fields gantx.config.networks.stylegan2 documents.
 
     Attributes:
         group_size: as above; a network that has it takes `parts`.
     """
 
-    def __init__(
-        self,
-        resolution: int,
-        channel_base: int,
-        channel_max: int,
-        group_size: int,
-        group_channels: int,
-        classes: int,
-    ) -> None:
+    def __init__(self, config: StyleGAN2DiscriminatorConfig) -> None:
         super().__init__()
-        self.group_size = group_size
-        self.classes = classes
-        sides = [2**power for power in range(resolution.bit_length() - 1, 1, -1)]  # R, ..., 8, 4
-        channels = [channels_at(side, channel_base, channel_max) for side in sides]
+        self.group_size = config.group_size
+        self.classes = config.classes
+        sides = [2**power for power in range(config.resolution.bit_length() - 1, 1, -1)]  # R, ..., 8, 4
+        channels = [channels_at(side, config.channel_base, config.channel_max) for side in sides]
         self.from_rgb = EqualLinear(3, channels[0], leaky=True)
         self.blocks = nn.ModuleList(map(DownBlock, channels[:-1], channels[1:], sides))
-        self.epilogue = Epilogue(channels[-1], group_size, group_channels)
-        self.out = EqualLinear(channels[-1], max(classes, 1), exact=True)
+        self.epilogue = Epilogue(channels[-1], config.group_size, config.group_channels)
+        self.out = EqualLinear(channels[-1], max(config.classes, 1), exact=True)
 
     def noise_spec(self, batch: int) -> Spec:
         """Nothing is random."""

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gantx.config.networks.transgan import TransGANDiscriminatorConfig, TransGANGeneratorConfig
 from gantx.models import interfaces
 from gantx.models.layers.attention import attention
 from gantx.models.layers.attention_maps import follow
@@ -175,18 +176,7 @@ class Generator(interfaces.Generator):
 
     Can `upscale` when built for super-resolution; it has `low_resolution` then, and only then.
 
-    Args:
-        latent_dim: size of z.
-        base_dim: channels C of the first stage; every later stage has a quarter of the one before.
-        base_size: side of the first token grid.
-        depths: blocks of each stage; every stage after the first doubles the grid.
-        heads: attention heads, one number for all stages or one per stage.
-        mlp_ratio: hidden width of the MLPs in units of the stage's channels.
-        rgb_patch: side of the pixel patch each final token paints; 1 is the paper's 1x1 convolution.
-        locality: what `attention_window` bounds: `band` the distance along the raster scan (released
-            code), `neighbourhood` the distance on the grid (the paper's figure), `none` nothing.
-        super_resolution: build the entry through which low-resolution images come in at stage 2.
-        init: `released` as the released code, `compact` for networks of CPU size.
+    Built from its section of the configuration, whose fields gantx.config.networks.transgan documents.
 
     Attributes:
         latent_shape: (latent_dim,).
@@ -199,44 +189,33 @@ class Generator(interfaces.Generator):
     attention_window: Tensor | None
     low_resolution: int
 
-    def __init__(
-        self,
-        latent_dim: int,
-        base_dim: int,
-        base_size: int,
-        depths: tuple[int, ...],
-        heads: int | tuple[int, ...],
-        mlp_ratio: int,
-        rgb_patch: int,
-        locality: str,
-        super_resolution: bool,
-        init: str,
-    ) -> None:
+    def __init__(self, config: TransGANGeneratorConfig) -> None:
+        heads = config.heads
         super().__init__()
         if isinstance(heads, int):
-            heads = (heads,) * len(depths)
-        dims = [base_dim // 4**stage for stage in range(len(depths))]
-        self.sides = [base_size * 2**stage for stage in range(len(depths))]
-        self.rgb_patch = rgb_patch
-        self.locality = locality
-        resolution = self.sides[-1] * rgb_patch
-        self.latent_shape = (latent_dim,)
+            heads = (heads,) * len(config.depths)
+        dims = [config.base_dim // 4**stage for stage in range(len(config.depths))]
+        self.sides = [config.base_size * 2**stage for stage in range(len(config.depths))]
+        self.rgb_patch = config.rgb_patch
+        self.locality = config.locality
+        resolution = self.sides[-1] * config.rgb_patch
+        self.latent_shape = (config.latent_dim,)
         self.image_shape = (3, resolution, resolution)
 
-        self.to_tokens = Linear(latent_dim, base_size**2 * base_dim, widen=True)
+        self.to_tokens = Linear(config.latent_dim, config.base_size**2 * config.base_dim, widen=True)
         self.stages = nn.ModuleList(
-            Stage(side, dim, depth, count, mlp_ratio)
-            for side, dim, depth, count in zip(self.sides, dims, depths, heads, strict=True)
+            Stage(side, dim, depth, count, config.mlp_ratio)
+            for side, dim, depth, count in zip(self.sides, dims, config.depths, heads, strict=True)
         )
-        self.to_rgb = Linear(dims[-1], 3 * rgb_patch**2, widen=True)
-        self.from_rgb = Linear(3, dims[1], widen=True) if super_resolution else None
-        if super_resolution:
+        self.to_rgb = Linear(dims[-1], 3 * config.rgb_patch**2, widen=True)
+        self.from_rgb = Linear(3, dims[1], widen=True) if config.super_resolution else None
+        if config.super_resolution:
             self.low_resolution = self.sides[1]
         # How far training has come is no property of the network: no buffer, and not saved with it. A plain
         # attribute is also what `isinstance(network, RelaxesAttention)` can see.
         self.attention_window = None
 
-        if init == "compact":
+        if config.init == "compact":
             initialize_compact(self)
         else:  # other linear layers keep PyTorch's default
             nn.init.xavier_uniform_(self.to_rgb.weight)
@@ -310,37 +289,23 @@ class Generator(interfaces.Generator):
 class Discriminator(interfaces.Discriminator):
     """Images to logits: a ViT with a class token (TransGAN v1).
 
-    Args:
-        resolution: side R of the images it judges.
-        patch_size: side of the patches that become tokens.
-        dim: channels of the tokens.
-        depth: number of blocks.
-        heads: attention heads.
-        mlp_ratio: hidden width of the MLPs in units of `dim`.
-        init: `released` as the released code, `compact` for networks of CPU size.
+    Built from its section of the configuration, whose fields gantx.config.networks.transgan documents.
     """
 
-    def __init__(
-        self,
-        resolution: int,
-        patch_size: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: int,
-        init: str,
-    ) -> None:
+    def __init__(self, config: TransGANDiscriminatorConfig) -> None:
         super().__init__()
-        self.patch_size = patch_size
-        side = resolution // patch_size
-        self.from_patches = Linear(3 * patch_size**2, dim, widen=True)
-        self.class_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.positions = nn.Parameter(torch.zeros(1, 1 + side**2, dim))
-        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
-        self.norm = LayerNorm(dim)
-        self.head = nn.Linear(dim, 1)  # logits are float32
+        self.patch_size = config.patch_size
+        side = config.resolution // config.patch_size
+        self.from_patches = Linear(3 * config.patch_size**2, config.dim, widen=True)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, config.dim))
+        self.positions = nn.Parameter(torch.zeros(1, 1 + side**2, config.dim))
+        self.blocks = nn.ModuleList(
+            Block(config.dim, config.heads, config.mlp_ratio) for _ in range(config.depth)
+        )
+        self.norm = LayerNorm(config.dim)
+        self.head = nn.Linear(config.dim, 1)  # logits are float32
 
-        if init == "compact":
+        if config.init == "compact":
             initialize_compact(self)
         else:
             for module in (*self.blocks.modules(), self.head):
@@ -349,7 +314,9 @@ class Discriminator(interfaces.Discriminator):
                     if module.bias is not None:
                         nn.init.zeros_(module.bias)
             # The fans of the strided convolution that the patch embedding is: out·k², not out.
-            nn.init.xavier_uniform_(self.from_patches.weight.detach().view(dim, 3, patch_size, patch_size))
+            nn.init.xavier_uniform_(
+                self.from_patches.weight.detach().view(config.dim, 3, config.patch_size, config.patch_size)
+            )
             nn.init.normal_(self.class_token, std=0.02)
             nn.init.normal_(self.positions, std=0.02)
 

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gantx.config.networks.transgan2 import TransGAN2DiscriminatorConfig, TransGAN2GeneratorConfig
 from gantx.models import interfaces
 from gantx.models.layers.attention import attention
 from gantx.models.layers.attention_maps import follow
@@ -400,72 +401,54 @@ class Stage(nn.Module):
 class Generator(interfaces.Generator):
     """Latents to images through stages of ever finer token grids (TransGAN v2).
 
-    Args:
-        latent_dim: size of z.
-        normalize_latent: scale each z to length √latent_dim.
-        dim: channels C of the first stage.
-        base_size: side of the first token grid; every later stage doubles it.
-        depths: blocks of each stage.
-        upsampling: the step into each stage after the first, see `build_upsampling`.
-        windows: side of the windows of attention, for each stage; None for the whole grid, in one stage or
-            in all.
-        heads: attention heads.
-        mlp_ratio: hidden width of the MLPs in units of the stage's channels.
-        norm: `layer`, or `pixel` for the modified normalisation.
-        noise: put noise into the attention of every block.
-        latent_grid: make a second grid of base_size² tokens from z, which every block looks at.
+    Built from its section of the configuration, whose fields gantx.config.networks.transgan2 documents.
 
     Attributes:
         latent_shape: (latent_dim,).
         image_shape: (3, R, R).
     """
 
-    def __init__(
-        self,
-        latent_dim: int,
-        normalize_latent: bool,
-        dim: int,
-        base_size: int,
-        depths: tuple[int, ...],
-        upsampling: tuple[str, ...],
-        windows: tuple[int | None, ...] | None,
-        heads: int,
-        mlp_ratio: int,
-        norm: str,
-        noise: bool,
-        latent_grid: bool,
-    ) -> None:
+    def __init__(self, config: TransGAN2GeneratorConfig) -> None:
+        windows = config.windows
         super().__init__()
-        dims = [dim]
-        for kind in upsampling:
+        dims = [config.dim]
+        for kind in config.upsampling:
             dims.append(dims[-1] if kind == "bicubic" else dims[-1] // 4)
-        sides = [base_size * 2**stage for stage in range(len(depths))]
-        self.normalize_latent = normalize_latent
-        self.base_tokens = base_size**2
-        self.latent_shape = (latent_dim,)
+        sides = [config.base_size * 2**stage for stage in range(len(config.depths))]
+        self.normalize_latent = config.normalize_latent
+        self.base_tokens = config.base_size**2
+        self.latent_shape = (config.latent_dim,)
         self.image_shape = (3, sides[-1], sides[-1])
 
-        self.to_tokens = Linear(latent_dim, self.base_tokens * dim, widen=True)
-        self.to_latents = Linear(latent_dim, self.base_tokens * dim, widen=True) if latent_grid else None
-        self.latent_positions = nn.Parameter(torch.zeros(1, self.base_tokens, dim)) if latent_grid else None
+        self.to_tokens = Linear(config.latent_dim, self.base_tokens * config.dim, widen=True)
+        self.to_latents = (
+            Linear(config.latent_dim, self.base_tokens * config.dim, widen=True)
+            if config.latent_grid
+            else None
+        )
+        self.latent_positions = (
+            nn.Parameter(torch.zeros(1, self.base_tokens, config.dim)) if config.latent_grid else None
+        )
         self.upsamplings = nn.ModuleList(
-            build_upsampling(kind, side) for kind, side in zip(upsampling, sides[:-1], strict=True)
+            build_upsampling(kind, side) for kind, side in zip(config.upsampling, sides[:-1], strict=True)
         )
 
         def build_block(width: int, window: int) -> Block:
-            latents = dim if latent_grid else None
-            return Block(width, heads, mlp_ratio, norm, window, True, noise, latents)
+            latents = config.dim if config.latent_grid else None
+            return Block(
+                width, config.heads, config.mlp_ratio, config.norm, window, True, config.noise, latents
+            )
 
-        windows = windows or (None,) * len(depths)
+        windows = windows or (None,) * len(config.depths)
         self.stages = nn.ModuleList(
             Stage(side, width, depth, window, 0, build_block)
-            for side, width, depth, window in zip(sides, dims, depths, windows, strict=True)
+            for side, width, depth, window in zip(sides, dims, config.depths, windows, strict=True)
         )
         self.to_rgb = Linear(dims[-1], 3, widen=True)
         self._noise_shapes = {
             f"stage{number}": (depth, side**2)
-            for number, (depth, side) in enumerate(zip(depths, sides, strict=True), 1)
-            if noise and depth
+            for number, (depth, side) in enumerate(zip(config.depths, sides, strict=True), 1)
+            if config.noise and depth
         }
 
         nn.init.xavier_uniform_(self.to_rgb.weight)  # other linear layers keep PyTorch's default
@@ -521,73 +504,49 @@ class Generator(interfaces.Generator):
 class Discriminator(interfaces.Discriminator):
     """Images to logits: patches of growing size join a token grid that halves, a class token judges (v2).
 
-    Args:
-        resolution: side R of the images it judges.
-        patch_size: side of the patches of the first grid; every later stage doubles it.
-        overlap: the patches of the first grid are twice as large and overlap by half.
-        dim: channels of the last stage.
-        shares: what each stage's patches contribute to `dim`, in proportion.
-        depths: blocks of each stage, without the last one, which sees the class token.
-        windows: side of the windows of attention, for each stage; None for the whole grid, in one stage or
-            in all.
-        global_blocks: how many blocks of each stage, the last ones, attend over the whole grid in spite of
-            `windows`; None for none.
-        heads: attention heads.
-        mlp_ratio: hidden width of the MLPs in units of the stage's channels.
-        norm: `layer`, or `pixel` for the modified normalisation.
-        relative_positions: learn biases for relative positions, in all blocks but the last.
-        noise: put noise into the attention of every block.
+    Built from its section of the configuration, whose fields gantx.config.networks.transgan2 documents.
     """
 
-    def __init__(
-        self,
-        resolution: int,
-        patch_size: int,
-        overlap: bool,
-        dim: int,
-        shares: tuple[int, ...],
-        depths: tuple[int, ...],
-        windows: tuple[int | None, ...] | None,
-        global_blocks: tuple[int, ...] | None,
-        heads: int,
-        mlp_ratio: int,
-        norm: str,
-        relative_positions: bool,
-        noise: bool,
-    ) -> None:
+    def __init__(self, config: TransGAN2DiscriminatorConfig) -> None:
+        global_blocks = config.global_blocks
+        windows = config.windows
         super().__init__()
-        added = [dim * share // sum(shares) for share in shares]
+        added = [config.dim * share // sum(config.shares) for share in config.shares]
         dims = list(accumulate(added))
-        strides = [patch_size * 2**stage for stage in range(len(shares))]
-        self.sides = [resolution // stride for stride in strides]
+        strides = [config.patch_size * 2**stage for stage in range(len(config.shares))]
+        self.sides = [config.resolution // stride for stride in strides]
         self.from_patches = nn.ModuleList(
             Convolution(3, channels, kernel_size=stride, stride=stride)
             for channels, stride in zip(added, strides, strict=True)
         )
-        if overlap:
+        if config.overlap:
             self.from_patches[0] = Convolution(
-                3, added[0], kernel_size=2 * patch_size, stride=patch_size, padding=patch_size // 2
+                3,
+                added[0],
+                kernel_size=2 * config.patch_size,
+                stride=config.patch_size,
+                padding=config.patch_size // 2,
             )
 
         def build_block(width: int, window: int | None) -> Block:
-            relative = relative_positions and window is not None
-            return Block(width, heads, mlp_ratio, norm, window, relative, noise)
+            relative = config.relative_positions and window is not None
+            return Block(width, config.heads, config.mlp_ratio, config.norm, window, relative, config.noise)
 
-        windows = windows or (None,) * len(shares)
-        global_blocks = global_blocks or (0,) * len(shares)
+        windows = windows or (None,) * len(config.shares)
+        global_blocks = global_blocks or (0,) * len(config.shares)
         self.stages = nn.ModuleList(
             Stage(side, width, depth, window, whole, build_block)
             for side, width, depth, window, whole in zip(
-                self.sides, dims, depths, windows, global_blocks, strict=True
+                self.sides, dims, config.depths, windows, global_blocks, strict=True
             )
         )
-        self.class_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.last_block = build_block(dim, None)
-        self.norm = _NORMS[norm](dim)
-        self.head = nn.Linear(dim, 1)  # logits are float32
+        self.class_token = nn.Parameter(torch.zeros(1, 1, config.dim))
+        self.last_block = build_block(config.dim, None)
+        self.norm = _NORMS[config.norm](config.dim)
+        self.head = nn.Linear(config.dim, 1)  # logits are float32
         self._noise_shapes: dict[str, tuple[int, ...]] = {}
-        if noise:
-            for number, (depth, side) in enumerate(zip(depths, self.sides, strict=True), 1):
+        if config.noise:
+            for number, (depth, side) in enumerate(zip(config.depths, self.sides, strict=True), 1):
                 self._noise_shapes[f"stage{number}"] = (depth, side**2)
             self._noise_shapes["last"] = (1 + self.sides[-1] ** 2,)
 

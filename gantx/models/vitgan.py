@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gantx.config.networks.vitgan import ViTGANDiscriminatorConfig, ViTGANGeneratorConfig
 from gantx.models import interfaces
 from gantx.models.layers.attention import attention
 from gantx.models.layers.attention_maps import follow
@@ -878,26 +879,7 @@ def reflected(images: Tensor, margin: int) -> Tensor:
 class Generator(interfaces.Generator):
     """Latents to images: a transformer over a fixed token grid, styled by the latent (ViTGAN).
 
-    Args:
-        resolution: side R of the images it paints.
-        patch_size: side of the patch that each token paints.
-        dim: channels D of tokens, latents and styles.
-        depth: number of blocks.
-        heads: attention heads.
-        mlp_ratio: hidden width of the MLPs in units of `dim`.
-        mapping_depth: layers of the mapping network.
-        mapping_lr: relative rate at which they learn.
-        positions: what the tokens start from: `sine` features of the coordinates, or a learned `table`.
-        residual: `prenorm`, or `released` for a residual stream of normalised tokens.
-        attention: `dot`, a distance of `Attention`, or `released`, `released-dot`.
-        activation: of the MLPs, `gelu` or `silu`.
-        spectral_norm: of the weights of attention and MLPs: `none`, `plain`, `improved` or `released`.
-        norm_eps: added to the variance in the norms.
-        decoder: `inr`, three modulated layers with leaky ReLUs and a mapping network per token (released
-            code); `inr-sine`, one modulated layer and sines; `conv`, modulated convolutions.
-        decoder_dim: width of the decoder's layers.
-        decoder_noise: add noise of learned strength to the decoder's layers.
-        output: `linear`, or `tanh` to keep pixels within [-1, 1].
+    Built from its section of the configuration, whose fields gantx.config.networks.vitgan documents.
 
     Attributes:
         latent_shape: (dim,).
@@ -907,41 +889,34 @@ class Generator(interfaces.Generator):
 
     w_avg: Tensor
 
-    def __init__(
-        self,
-        resolution: int,
-        patch_size: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: int,
-        mapping_depth: int,
-        mapping_lr: float,
-        positions: str,
-        residual: str,
-        attention: str,
-        activation: str,
-        spectral_norm: str,
-        norm_eps: float,
-        decoder: str,
-        decoder_dim: int,
-        decoder_noise: bool,
-        output: str,
-    ) -> None:
+    def __init__(self, config: ViTGANGeneratorConfig) -> None:
         super().__init__()
-        grid = resolution // patch_size
-        self.output = output
-        self.latent_shape = (dim,)
-        self.image_shape = (3, resolution, resolution)
-        self.mapping_network = Mapping(dim, mapping_depth, mapping_lr)
-        self.positions = SineGrid(grid, dim) if positions == "sine" else TokenTable(grid**2, dim)
-        self.blocks = nn.ModuleList(
-            StyledBlock(dim, heads, mlp_ratio, residual, attention, activation, spectral_norm, norm_eps)
-            for _ in range(depth)
+        grid = config.resolution // config.patch_size
+        self.output = config.output
+        self.latent_shape = (config.dim,)
+        self.image_shape = (3, config.resolution, config.resolution)
+        self.mapping_network = Mapping(config.dim, config.mapping_depth, config.mapping_lr)
+        self.positions = (
+            SineGrid(grid, config.dim) if config.positions == "sine" else TokenTable(grid**2, config.dim)
         )
-        self.norm = SelfModulatedLayerNorm(dim, norm_eps)
-        self.decoder = build_decoder(decoder, dim, decoder_dim, grid, patch_size, decoder_noise)
-        self.register_buffer("w_avg", torch.zeros(dim))
+        self.blocks = nn.ModuleList(
+            StyledBlock(
+                config.dim,
+                config.heads,
+                config.mlp_ratio,
+                config.residual,
+                config.attention,
+                config.activation,
+                config.spectral_norm,
+                config.norm_eps,
+            )
+            for _ in range(config.depth)
+        )
+        self.norm = SelfModulatedLayerNorm(config.dim, config.norm_eps)
+        self.decoder = build_decoder(
+            config.decoder, config.dim, config.decoder_dim, grid, config.patch_size, config.decoder_noise
+        )
+        self.register_buffer("w_avg", torch.zeros(config.dim))
 
     def noise_spec(self, batch: int) -> Spec:
         """The decoder's noise; {} without."""
@@ -999,49 +974,32 @@ class Generator(interfaces.Generator):
 class Discriminator(interfaces.Discriminator):
     """Images to logits: a ViT over overlapping patches that judges by its class token (ViTGAN).
 
-    Args:
-        resolution: side R of the images it judges.
-        patch_size: side P of the cells that become tokens.
-        overlap: pixels by which a patch reaches into its neighbours on each side; P/2 in the paper.
-        padding: what lies outside the image: `zeros` or `reflect`.
-        dim: channels D of the tokens.
-        depth: number of blocks.
-        heads: attention heads.
-        mlp_ratio: hidden width of the MLPs in units of `dim`.
-        attention: similarity, see `Attention`; `l2` is the recommended reading of the paper.
-        qk_std: deviation of the weights of queries and keys at the start, see `Attention`. With
-            `improved` spectral normalisation the matrix keeps its norm, whatever training does.
-        spectral_norm: of all linear weights: `none`, `plain`, `improved` or `released`.
+    Built from its section of the configuration, whose fields gantx.config.networks.vitgan documents.
     """
 
-    def __init__(
-        self,
-        resolution: int,
-        patch_size: int,
-        overlap: int,
-        padding: str,
-        dim: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: int,
-        attention: str,
-        qk_std: float | None,
-        spectral_norm: str,
-    ) -> None:
+    def __init__(self, config: ViTGANDiscriminatorConfig) -> None:
         super().__init__()
-        self.patch_size = patch_size
-        self.overlap = overlap
-        self.padding = padding
-        side = resolution // patch_size
-        pixels = 3 * (patch_size + 2 * overlap) ** 2
-        self.from_patches = EqualizedLinear(pixels, dim, spectral=spectral_norm, widen=True)
-        self.class_token = nn.Parameter(0.02 * torch.randn(1, 1, dim))
-        self.positions = nn.Parameter(0.02 * torch.randn(1, 1 + side**2, dim))
+        self.patch_size = config.patch_size
+        self.overlap = config.overlap
+        self.padding = config.padding
+        side = config.resolution // config.patch_size
+        pixels = 3 * (config.patch_size + 2 * config.overlap) ** 2
+        self.from_patches = EqualizedLinear(pixels, config.dim, spectral=config.spectral_norm, widen=True)
+        self.class_token = nn.Parameter(0.02 * torch.randn(1, 1, config.dim))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, 1 + side**2, config.dim))
         self.blocks = nn.ModuleList(
-            Block(dim, heads, mlp_ratio, attention, qk_std, spectral_norm) for _ in range(depth)
+            Block(
+                config.dim,
+                config.heads,
+                config.mlp_ratio,
+                config.attention,
+                config.qk_std,
+                config.spectral_norm,
+            )
+            for _ in range(config.depth)
         )
-        self.norm = LayerNorm(dim, eps=1e-6)
-        self.head = LogitHead(dim, 1, spectral=spectral_norm)
+        self.norm = LayerNorm(config.dim, eps=1e-6)
+        self.head = LogitHead(config.dim, 1, spectral=config.spectral_norm)
 
     def noise_spec(self, batch: int) -> Spec:
         """Nothing is random."""

@@ -7,6 +7,7 @@ from helpers.golden_file import ROOT, GoldenFile, find_golden
 
 from gantx import models
 from gantx.config import presets
+from gantx.config.networks import TransGAN2DiscriminatorConfig
 from gantx.errors import CheckpointError
 from gantx.importing.transgan import (
     transgan_v1_discriminator,
@@ -47,7 +48,7 @@ def official_discriminator():
         "depths": (1, 2, 1), "windows": (4, 4, None), "global_blocks": (0, 1, 0), "mlp_ratio": 2,
         "norm": "layer", "relative_positions": False, "noise": False,
     }  # fmt: skip
-    ours = Discriminator(**sizes).state_dict()
+    ours = Discriminator(TransGAN2DiscriminatorConfig(**sizes)).state_dict()
     words = {
         "class_token": "cls_token",
         "stages.0.windowed_blocks": "blocks_1",

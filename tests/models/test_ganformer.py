@@ -15,6 +15,7 @@ from helpers.golden_ganformer import (
     renamed,
 )
 
+from gantx.config.networks import GANformerDiscriminatorConfig, GANformerGeneratorConfig
 from gantx.models import interfaces
 from gantx.models.ganformer import (
     MASKED,
@@ -80,7 +81,7 @@ CLEVR = PRESET | {"components": 8, "latent_dim": 16, "mapping_attention": False,
 
 
 def small_generator(**changes):
-    return Generator(**SMALL | changes)
+    return Generator(GANformerGeneratorConfig(**SMALL | changes))
 
 
 def small_discriminator(**changes):
@@ -103,7 +104,7 @@ def small_discriminator(**changes):
         "attention_dropout": 0.12,
         **changes,
     }
-    return Discriminator(**settings)
+    return Discriminator(GANformerDiscriminatorConfig(**settings))
 
 
 def shaken(network):
@@ -163,9 +164,9 @@ def official_generator(config, **changes):
         "architecture": config["arch"],
         "style": config["style"],
         "attention": "kmeans" if config.get("kmeans") else "simplex",
-        "kmeans_iterations": config.get("kmeans_iters", 1),
+        "kmeans_iterations": config.get("kmeans_iters", 1) if config.get("kmeans") else None,
         "update_latents": config.get("img2ltnt", False),
-        "attention_from": 2 ** config.get("start_res", 0),
+        "attention_from": max(4, 2 ** config.get("start_res", 0)),  # there are no features below
         "attention_to": 2 ** (config.get("end_res", 8) - 1),
         "heads": config.get("num_heads", 1),
         "normalization": config["norm"],
@@ -485,7 +486,9 @@ def normalized(cells, normalization, integration):
 )
 def test_generator_has_the_published_number_of_parameters(preset, attention, resolution, published):
     with torch.device("meta"):
-        generator = Generator(**preset | {"attention": attention, "resolution": resolution})
+        generator = Generator(
+            GANformerGeneratorConfig(**preset | {"attention": attention, "resolution": resolution})
+        )
     dim = preset["latent_dim"]
     idle = idle_keys(generator, attention)
     if preset["mapping_attention"]:
@@ -512,7 +515,9 @@ def test_generator_has_the_published_number_of_parameters(preset, attention, res
 def test_synthesis_with_updates_has_the_published_number_of_parameters(attention, resolution, published):
     with torch.device("meta"):
         generator = Generator(
-            **PRESET | {"attention": attention, "update_latents": True, "resolution": resolution}
+            GANformerGeneratorConfig(
+                **PRESET | {"attention": attention, "update_latents": True, "resolution": resolution}
+            )
         )
     synthesis = sum(map(parameter_count, (generator.synthesis_network, generator.attention_layers)))
     assert synthesis + idle_keys(generator, attention) + idle_update(generator) == published
@@ -545,7 +550,24 @@ def idle_update(generator):
 def test_discriminator_has_the_published_number_of_parameters(resolution, published):
     with torch.device("meta"):
         discriminator = Discriminator(
-            resolution, 32768, 512, 4, 1, 0, 16, 32, 8, 128, 1, True, "sine", None, 2, 0.12
+            GANformerDiscriminatorConfig(
+                resolution=resolution,
+                channel_base=32768,
+                channel_max=512,
+                group_size=4,
+                group_channels=1,
+                classes=0,
+                components=16,
+                latent_dim=32,
+                attention_from=8,
+                attention_to=128,
+                heads=1,
+                positions=True,
+                grid="sine",
+                grid_dim=None,
+                grid_directions=2,
+                attention_dropout=0.12,
+            )
         )
     idle = len(discriminator.reading) * 2 * 32  # biases of keys
     assert parameter_count(discriminator) + idle == published

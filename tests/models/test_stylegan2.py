@@ -7,6 +7,7 @@ from helpers.computed_types import ComputedTypes, agreement, gradient_of, in_bf1
 from helpers.golden_file import GoldenFile
 from helpers.golden_ganformer import stylegan2_discriminator, stylegan2_generator, vitgan_discriminator
 
+from gantx.config.networks import StyleGAN2DiscriminatorConfig, StyleGAN2GeneratorConfig
 from gantx.models import interfaces
 from gantx.models.layers.resampling import SMALL, Resample, filter_matrix
 from gantx.models.stylegan2 import (
@@ -36,7 +37,7 @@ def small_generator(**changes):
         "final_convolution": True,
         **changes,
     }
-    return Generator(**settings)
+    return Generator(StyleGAN2GeneratorConfig(**settings))
 
 
 def small_discriminator(**changes):
@@ -49,7 +50,7 @@ def small_discriminator(**changes):
         "classes": 0,
         **changes,
     }
-    return Discriminator(**settings)
+    return Discriminator(StyleGAN2DiscriminatorConfig(**settings))
 
 
 def shaken(network):
@@ -81,7 +82,18 @@ def check(value, expected, limit=1e-4):
 
 def test_generator_agrees_with_the_official_code():
     with GoldenFile("gansformer/g_stylegan2_skip_16") as golden:
-        generator = Generator(16, 24, 9, 256, 16, "skip", True, True)
+        generator = Generator(
+            StyleGAN2GeneratorConfig(
+                resolution=16,
+                latent_dim=24,
+                mapping_layers=9,
+                channel_base=256,
+                channel_max=16,
+                architecture="skip",
+                noise=True,
+                final_convolution=True,
+            )
+        )
         generator.load_state_dict(stylegan2_generator(golden.prefix("param/"), 16, "skip"))
         assert parameter_count(generator) == golden.config["params"]
         assert generator.synthesis_network.styles == golden.config["num_ws"]
@@ -125,12 +137,14 @@ def test_discriminator_agrees_with_the_official_code(name):
         config = golden.config
         resolution, classes = config["res"], config.get("c_dim", 0)
         discriminator = Discriminator(
-            resolution,
-            config["channel_base"],
-            config["channel_max"],
-            config["mbstd_group_size"],
-            config.get("mbstd_num_channels", 1),
-            classes,
+            StyleGAN2DiscriminatorConfig(
+                resolution=resolution,
+                channel_base=config["channel_base"],
+                channel_max=config["channel_max"],
+                group_size=config["mbstd_group_size"],
+                group_channels=config.get("mbstd_num_channels", 1),
+                classes=classes,
+            )
         )
         discriminator.load_state_dict(stylegan2_discriminator(golden.prefix("param/"), resolution))
         assert parameter_count(discriminator) == config["params"]
@@ -158,7 +172,11 @@ def test_discriminator_agrees_with_the_official_code(name):
 
 def test_discriminator_agrees_with_that_of_vitgan():
     with GoldenFile("vitgan/d_stylegan2") as golden:
-        discriminator = Discriminator(32, 256, 24, 4, 1, 0)
+        discriminator = Discriminator(
+            StyleGAN2DiscriminatorConfig(
+                resolution=32, channel_base=256, channel_max=24, group_size=4, group_channels=1, classes=0
+            )
+        )
         discriminator.load_state_dict(vitgan_discriminator(golden.prefix("state.")))
 
         def critic(x):
@@ -194,7 +212,21 @@ def vitgan_names(discriminator):
 )
 def test_discriminator_has_the_published_number_of_parameters(resolution, base, published):
     with torch.device("meta"):
-        assert parameter_count(Discriminator(resolution, base, 512, 4, 1, 0)) == published
+        assert (
+            parameter_count(
+                Discriminator(
+                    StyleGAN2DiscriminatorConfig(
+                        resolution=resolution,
+                        channel_base=base,
+                        channel_max=512,
+                        group_size=4,
+                        group_channels=1,
+                        classes=0,
+                    )
+                )
+            )
+            == published
+        )
 
 
 @pytest.mark.parametrize(
@@ -202,7 +234,18 @@ def test_discriminator_has_the_published_number_of_parameters(resolution, base, 
 )
 def test_generator_has_the_published_number_of_parameters(resolution, published):
     with torch.device("meta"):
-        generator = Generator(resolution, 512, 9, 32768, 512, "skip", True, True)
+        generator = Generator(
+            StyleGAN2GeneratorConfig(
+                resolution=resolution,
+                latent_dim=512,
+                mapping_layers=9,
+                channel_base=32768,
+                channel_max=512,
+                architecture="skip",
+                noise=True,
+                final_convolution=True,
+            )
+        )
     assert parameter_count(generator) == published
 
 
@@ -395,8 +438,23 @@ def test_final_convolution_and_colours_are_multiplied_together(style_dim):
 
 def test_features_neither_fade_nor_explode():
     torch.manual_seed(0)
-    generator = Generator(32, 64, 4, 4096, 128, "resnet", True, True)
-    discriminator = Discriminator(32, 4096, 128, 4, 1, 0)
+    generator = Generator(
+        StyleGAN2GeneratorConfig(
+            resolution=32,
+            latent_dim=64,
+            mapping_layers=4,
+            channel_base=4096,
+            channel_max=128,
+            architecture="resnet",
+            noise=True,
+            final_convolution=True,
+        )
+    )
+    discriminator = Discriminator(
+        StyleGAN2DiscriminatorConfig(
+            resolution=32, channel_base=4096, channel_max=128, group_size=4, group_channels=1, classes=0
+        )
+    )
     seen = []
     for block in (*generator.synthesis_network.blocks, *discriminator.blocks):
         block.register_forward_hook(lambda _, __, x: seen.append(x.square().mean().item()))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from helpers.computed_types import ComputedTypes, agreement, in_bf16
 from helpers.golden_file import GoldenFile
 
+from gantx.config.networks import ViTGANDiscriminatorConfig, ViTGANGeneratorConfig
 from gantx.config.schema import AdamConfig
 from gantx.models import interfaces, vitgan
 from gantx.models.layers.attention import twice_differentiable
@@ -64,11 +65,11 @@ DISCRIMINATOR = {
 
 
 def small_generator(**changes):
-    return vitgan.Generator(**{**GENERATOR, **changes})
+    return vitgan.Generator(ViTGANGeneratorConfig(**{**GENERATOR, **changes}))
 
 
 def small_discriminator(**changes):
-    return vitgan.Discriminator(**{**DISCRIMINATOR, **changes})
+    return vitgan.Discriminator(ViTGANDiscriminatorConfig(**{**DISCRIMINATOR, **changes}))
 
 
 def shaken(network):
@@ -173,19 +174,21 @@ def official_generator(golden, decoder):
     """The generator of a golden file."""
     config = golden.config
     generator = vitgan.Generator(
-        **{
-            **GENERATOR,
-            **RELEASED,
-            "resolution": config["size"],
-            "patch_size": config["size"] // config["token_width"],
-            "dim": config["dim"],
-            "depth": config["num_layers"],
-            "heads": config["heads"],
-            "mlp_ratio": 4,
-            "mapping_depth": config["n_mlp"],
-            "decoder": decoder,
-            "decoder_dim": config["cips_channels"] if decoder == "inr" else config["dim"],
-        }
+        ViTGANGeneratorConfig(
+            **{
+                **GENERATOR,
+                **RELEASED,
+                "resolution": config["size"],
+                "patch_size": config["size"] // config["token_width"],
+                "dim": config["dim"],
+                "depth": config["num_layers"],
+                "heads": config["heads"],
+                "mlp_ratio": 4,
+                "mapping_depth": config["n_mlp"],
+                "decoder": decoder,
+                "decoder_dim": config["cips_channels"] if decoder == "inr" else config["dim"],
+            }
+        )
     )
     state = golden.prefix("state.")
     if decoder == "conv":  # the official decoder paints in [0, 1]
