@@ -260,43 +260,16 @@ def near_products(q: Tensor, k: Tensor) -> Products:
     return Products(q, k, 2 * q.shape[3] ** -0.5, key_bias, key_bias if q is k else -half_squares(q))
 
 
-def far_products(q: Tensor, k: Tensor) -> Products:
-    """+‖q − k‖²/√d."""
-    key_bias = half_squares(k)
-    return Products(-q, k, 2 * q.shape[3] ** -0.5, key_bias, key_bias if q is k else half_squares(q))
-
-
 def plain_products(q: Tensor, k: Tensor) -> Products:
     """q·k/√d."""
     return Products(q, k, q.shape[3] ** -0.5)
 
 
-def distances(q: Tensor, k: Tensor) -> Tensor:
-    """‖q − k‖ of queries [B, h, M, d] and keys [B, h, N, d]: [B, h, M, N], with zero slope at zero distance.
-
-    Takes M·N·d numbers a head, since the cheaper expansion cannot tell a distance of zero from a small one.
-    """
-    q, k = widened(q), widened(k)
-    squared = (q[:, :, :, None] - k[:, :, None]).square().sum(4)
-    apart = squared > 0
-    return torch.where(apart, squared, 1.0).sqrt() * apart
-
-
-# Similarities that are inner products.
-_PRODUCTS: dict[str, Callable[[Tensor, Tensor], Products]] = {
-    "dot": plain_products,
-    "l2": near_products,
-    "l2-positive": far_products,
-}
-# Similarities that are multiples of a distance: which, in units of 1/√d.
-_DISTANCES = {"l2-root": -1.0, "l2-printed": 1.0}
+_PRODUCTS: dict[str, Callable[[Tensor, Tensor], Products]] = {"dot": plain_products, "l2": near_products}
 
 
 def attention_logits(similarity: str, q: Tensor, k: Tensor) -> Tensor:
-    """What softmax turns into attention, in float32: [B, h, M, N]; see `Attention`."""
-    if similarity in _DISTANCES:
-        logits: Tensor = distances(q, k) * (_DISTANCES[similarity] * q.shape[3] ** -0.5)
-        return logits
+    """The logits of attention in float32, [B, h, M, N]; see `Attention`."""
     return products_of(_PRODUCTS[similarity](q, k))
 
 
@@ -317,18 +290,16 @@ def attend(given: Products, v: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Multi-head self-attention by inner product or by distance.
 
-    Similarities of a query and a key of d channels: `dot` is q·k/√d; `l2` is −‖q − k‖²/√d (Kim et al. 2021,
-    arXiv 2006.04710), the one that keeps D Lipschitz; `l2-root` is −‖q − k‖/√d; `l2-printed` is +‖q − k‖/√d,
-    the letter of the paper's equation, which looks away from what is near; `l2-positive` is +‖q − k‖²/√d.
-    Every distance is one between projections of the same matrix: keys are tied to queries. Squared distances
-    are inner products with a bias for each key, which lets them through fused attention.
+    The similarity of a query and a key of d channels is q·k/√d for `dot`, and −‖q − k‖²/√d for `l2` (Kim et
+    al. 2021, arXiv 2006.04710), which keeps D Lipschitz. Queries and keys of `l2` share one projection. A
+    squared distance is an inner product with a bias for each key, so fused attention can compute it.
 
     Args:
         dim: channels D of the tokens.
         heads: attention heads; divides `dim`.
         similarity: one of the above.
         qk_std: deviation of the effective weights of queries and keys at the start; None for 1/√D with `dot`
-            and 0.02 with a distance, where 1/√D would leave every token looking at itself alone.
+            and 0.02 with `l2`, where 1/√D would make every token attend to itself alone.
         spectral: normalisation of all weights, see `EqualizedLinear`.
     """
 
@@ -360,11 +331,8 @@ class Attention(nn.Module):
         tokens = to_compute(tokens, self.compute_dtype)  # once for all three projections
         q, k = self._queries_and_keys(tokens, keep)
         v = self._split(self.value(tokens))
-        if self.similarity in _DISTANCES:
-            seen = attention_logits(self.similarity, q, k).softmax(3).to(v.dtype) @ v
-        else:
-            seen = attend(_PRODUCTS[self.similarity](q, k), v)  # [B, h, keep, d]
-        mixed: Tensor = self.out(seen.transpose(1, 2).flatten(2))
+        attended = attend(_PRODUCTS[self.similarity](q, k), v)  # [B, h, keep, d]
+        mixed: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return mixed
 
     def weights(self, tokens: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from gantx.config.section import Positive, Section
 
 SpectralNormKind = Literal["none", "plain", "improved", "released"]
-Similarity = Literal["dot", "l2", "l2-root", "l2-positive", "l2-printed"]
+Similarity = Literal["dot", "l2"]
 
 
 class ViTGANGeneratorConfig(Section):

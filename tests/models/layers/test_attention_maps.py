@@ -28,7 +28,7 @@ SECTIONS = {
     "transgan2 with a latent grid": TransGAN2GeneratorConfig(**TRANSGAN2, latent_grid=True),
     **{
         f"vitgan {attention}": ViTGANGeneratorConfig(**VITGAN, attention=attention)
-        for attention in ("dot", "l2", "l2-root", "l2-positive", "released", "released-dot")
+        for attention in ("dot", "l2", "released", "released-dot")
     },
 }
 ATTENTIONS = (transgan.Attention, transgan2.Attention, vitgan.Attention, vitgan.ReleasedAttention)
