@@ -344,6 +344,8 @@ EXACT = 1e-10  # relative tolerance of the golden files in float64
 def test_attention_agrees_with_the_direct_formulas():
     with GoldenFile("vitgan/l2_attention") as golden:
         dim, heads = golden.config["dim"], golden.config["heads"]
+        for other in ("neg_dist.", "pos_sq.", "pos_dist_literal.", "sq_dist"):
+            golden.prefix(other)  # readings of the printed equation that gantx does not offer
         attention = vitgan.Attention(dim, heads, "l2", qk_std=dim**-0.5)
         names = {"query": "w.qk", "value": "w.v", "out": "w.out"}
         with torch.no_grad():
