@@ -244,3 +244,19 @@ def test_no_file_mentions_a_machine_or_a_registry():
 )
 def test_the_check_of_mentions_sees_one(text, count):
     assert len(mentions(text)) == count
+
+
+FAMILIES = ("transgan", "transgan2", "vitgan", "stylegan2", "ganformer")
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("gantx.models.")])
+def test_no_family_imports_another(module):
+    family = module.split(".")[2]
+    others = {f"gantx.models.{other}" for other in FAMILIES if other != family}
+    names = {".".join(name.split(".")[:3]) for name in imports_of(parse(module), module, is_package(module))}
+    assert names & others == set()
+
+
+def test_no_file_is_too_long():
+    lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
+    assert {name: length for name, length in lengths.items() if length > 600} == {}

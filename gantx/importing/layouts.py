@@ -14,7 +14,7 @@ from torch import Tensor
 from gantx import models
 from gantx.config.section import Section
 from gantx.errors import CheckpointError
-from gantx.models.stylegan2 import channels_at
+from gantx.models.layers.synthesis import channels_at
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from gantx.importing.layouts import (
     without_prefix,
 )
 from gantx.importing.reading import origin_of, read_torch, tensors_of
-from gantx.models.vitgan import Mapping as MappingNetwork
+from gantx.models.vitgan.mapping import Mapping as MappingNetwork
 
 PARTS = {"gen": "generator", "gen_ema": "generator_ema", "dis": "discriminator"}  # of `<name>.pt`
 NORMS = "spectral_norms.safetensors"

@@ -27,10 +27,9 @@ from gantx.models.layers.attention_maps import follow
 from gantx.models.layers.checkpointing import run_block
 from gantx.models.layers.linear import Linear
 from gantx.models.layers.normalization import LayerNorm
+from gantx.models.layers.pixel_shuffle import pixel_shuffle
 from gantx.runtime.precision import widened
 from gantx.runtime.random import Draws, Spec
-
-# --- blocks -----------------------------------------------------------------------------------------------
 
 
 class Attention(nn.Module):
@@ -130,24 +129,6 @@ class Stage(nn.Module):
         return tokens
 
 
-def pixel_shuffle(tokens: Tensor, side: int, factor: int) -> Tensor:
-    """Turn every token into factor x factor tokens with as many times fewer channels.
-
-    Input channel c·factor² + factor·dy + dx becomes channel c at offset (dy, dx).
-
-    Args:
-        tokens: [B, side², C], in raster order.
-        side: side of the token grid.
-        factor: how many times finer the grid becomes.
-
-    Returns:
-        [B, (side·factor)², C/factor²], in raster order.
-    """
-    cells: Tensor = tokens.unflatten(2, (-1, factor, factor))  # [B, y·x, c, dy, dx]
-    cells = cells.unflatten(1, (side, side))
-    return cells.permute(0, 1, 4, 2, 5, 3).flatten(1, 4)  # [B, y·dy·x·dx, c]
-
-
 def band_distance(side: int, device: torch.device) -> Tensor:
     """Distance of all token pairs along the raster scan, [N, N]; what the released code limits.
 
@@ -166,9 +147,6 @@ def neighbourhood_distance(side: int, device: torch.device) -> Tensor:
 
 
 _DISTANCES = {"band": band_distance, "neighbourhood": neighbourhood_distance}
-
-
-# --- networks ---------------------------------------------------------------------------------------------
 
 
 class Generator(interfaces.Generator):
@@ -339,9 +317,6 @@ class Discriminator(interfaces.Discriminator):
         judged = last(tokens, keep=1)[:, 0]  # [B, D]
         logits: Tensor = self.head(self.norm(judged))  # [B, 1]
         return logits.squeeze(1)
-
-
-# --- initialisation ---------------------------------------------------------------------------------------
 
 
 @torch.no_grad()

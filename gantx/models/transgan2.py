@@ -32,106 +32,10 @@ from gantx.models.layers.checkpointing import run_block
 from gantx.models.layers.convolution import Convolution
 from gantx.models.layers.linear import Linear
 from gantx.models.layers.normalization import LayerNorm, rms_norm
-from gantx.models.transgan import pixel_shuffle
+from gantx.models.layers.token_resampling import build_upsampling, halve
+from gantx.models.layers.windows import from_windows, to_windows
 from gantx.runtime.precision import to_compute, widened
 from gantx.runtime.random import Draw, Draws, Spec
-
-# --- the grid of tokens -----------------------------------------------------------------------------------
-
-
-def to_windows(tokens: Tensor, side: int, window: int) -> Tensor:
-    """Reorder tokens [B, side², D] from raster order to window after window, each in raster order."""
-    across = side // window
-    cells: Tensor = tokens.unflatten(1, (across, window, across, window))  # [B, Y, y, X, x, D]
-    return cells.transpose(2, 3).flatten(1, 4)
-
-
-def from_windows(tokens: Tensor, side: int, window: int) -> Tensor:
-    """Reorder tokens [B, side², D] from window after window back to raster order."""
-    across = side // window
-    cells: Tensor = tokens.unflatten(1, (across, across, window, window))  # [B, Y, X, y, x, D]
-    return cells.transpose(2, 3).flatten(1, 4)
-
-
-def halve(tokens: Tensor, side: int) -> Tensor:
-    """Average squares of 2x2 tokens: [B, side², D] to [B, side²/4, D]."""
-    cells: Tensor = tokens.unflatten(1, (side // 2, 2, side // 2, 2))  # [B, y, dy, x, dx, D]
-    return cells.mean((2, 4)).flatten(1, 2)
-
-
-def doubling(side: int) -> Tensor:
-    """The matrix [2·side, side] that doubles a row of `side` values bicubically."""
-    return _bicubic(side, 2)
-
-
-def blurring(side: int) -> Tensor:
-    """The matrix [side, side] that scales a row up four times bicubically and averages fours again."""
-    return _bicubic(side, 4).view(side, 4, side).mean(1)
-
-
-def _bicubic(side: int, factor: int) -> Tensor:
-    """What bicubic scaling makes of each unit vector: the matrix [factor·side, side]."""
-    scaled = F.interpolate(torch.eye(side)[None, None], (factor * side, side), mode="bicubic")
-    return scaled[0, 0]
-
-
-class Resample(nn.Module):
-    """Apply a linear map to the rows and to the columns of a token grid.
-
-    A matrix product, because the backward pass of PyTorch's own bicubic scaling is not deterministic on CUDA.
-
-    Args:
-        matrix: [M, N], what happens to one row or column.
-    Shapes: tokens [B, N², D] in raster order -> [B, M², D].
-    """
-
-    compute_dtype: torch.dtype | None = None
-    matrix: Tensor
-
-    def __init__(self, matrix: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("matrix", matrix, persistent=False)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Resample tokens [B, N², D] to [B, M², D]."""
-        before = self.matrix.shape[1]
-        tokens = to_compute(tokens, self.compute_dtype)
-        matrix = self.matrix.to(tokens.dtype)
-        rows = matrix @ tokens.unflatten(1, (before, before)).flatten(2)  # [B, M, N·D]
-        grid: Tensor = matrix @ rows.unflatten(2, (before, -1))  # [B, M, M, D]
-        return widened(grid.flatten(1, 2))
-
-
-class PixelShuffle(nn.Module):
-    """Turn every token into 2x2 tokens with a quarter of the channels; `side` is that of the grid before."""
-
-    def __init__(self, side: int) -> None:
-        super().__init__()
-        self.side = side
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, side², D] to [B, 4·side², D/4]."""
-        return pixel_shuffle(tokens, self.side, 2)
-
-
-def build_upsampling(kind: str, side: int) -> nn.Module:
-    """The step from one stage of the generator to the next; it doubles the side of the token grid.
-
-    Args:
-        kind: `bicubic` keeps the channels; `shuffle` divides them by four; `blur-shuffle` blurs before that.
-        side: side of the grid before.
-    """
-    match kind:
-        case "bicubic":
-            return Resample(doubling(side))
-        case "shuffle":
-            return PixelShuffle(side)
-        case "blur-shuffle":
-            return nn.Sequential(Resample(blurring(side)), PixelShuffle(side))
-    raise ValueError(f"unknown upsampling {kind}")
-
-
-# --- attention --------------------------------------------------------------------------------------------
 
 
 class PixelNorm(nn.Module):
@@ -393,9 +297,6 @@ class Stage(nn.Module):
         for block in self.global_blocks:
             tokens = run_block(block, tokens, next(of_block, None), latents)
         return tokens
-
-
-# --- networks ---------------------------------------------------------------------------------------------
 
 
 class Generator(interfaces.Generator):

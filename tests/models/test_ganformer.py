@@ -17,21 +17,11 @@ from helpers.golden_ganformer import (
 
 from gantx.config.networks import GANformerDiscriminatorConfig, GANformerGeneratorConfig
 from gantx.models import interfaces
-from gantx.models.ganformer import (
-    MASKED,
-    CentroidScores,
-    Discriminator,
-    Generator,
-    GridCode,
-    ImageAttention,
-    LatentAttention,
-    LatentStage,
-    Mapping,
-    SimplexScores,
-    attention_of,
-    dropped,
-    sine_grid,
-)
+from gantx.models.ganformer import Discriminator, Generator
+from gantx.models.ganformer.attention import ImageAttention, LatentAttention, LatentStage, dropped
+from gantx.models.ganformer.mapping import Mapping
+from gantx.models.ganformer.positions import GridCode, sine_grid
+from gantx.models.ganformer.scores import MASKED, CentroidScores, SimplexScores, attention_of
 from gantx.models.layers.normalization import rms_norm
 from gantx.runtime.precision import to_compute
 from gantx.runtime.random import Draw, draw

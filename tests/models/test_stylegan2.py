@@ -9,18 +9,11 @@ from helpers.golden_ganformer import stylegan2_discriminator, stylegan2_generato
 
 from gantx.config.networks import StyleGAN2DiscriminatorConfig, StyleGAN2GeneratorConfig
 from gantx.models import interfaces
+from gantx.models.layers.equalized import GAIN, SLOPE, EqualLinear
+from gantx.models.layers.minibatch_std import minibatch_standard_deviation
+from gantx.models.layers.modulation import FinalToRGB, ModulatedConvolution, ToRGB
 from gantx.models.layers.resampling import SMALL, Resample, filter_matrix
-from gantx.models.stylegan2 import (
-    GAIN,
-    SLOPE,
-    Discriminator,
-    EqualLinear,
-    FinalToRGB,
-    Generator,
-    ModulatedConvolution,
-    ToRGB,
-    group_deviation,
-)
+from gantx.models.stylegan2 import Discriminator, Generator
 from gantx.training.losses import discriminator_loss, generator_loss
 from gantx.training.regularizers import input_gradient, zero_centered_penalty
 
@@ -352,7 +345,7 @@ def check_deviations(ops):
         ("x", 8, 1, "gNone_f1"), ("x3", 4, 1, "x3_g4_f1"),
     ):  # fmt: skip
         x = ops[f"mbstd/{key}"]
-        channels = group_deviation(x, group, count, parts=1)[:, :, None, None]
+        channels = minibatch_standard_deviation(x, group, count, parts=1)[:, :, None, None]
         check(torch.cat([x, channels.expand(-1, -1, *x.shape[2:])], dim=1), ops[f"mbstd/{name}"])
 
 
@@ -509,7 +502,7 @@ def test_a_group_is_as_large_as_the_batch_allows(batch, group):
     x = torch.randn(batch, 3, 4, 4)
     grouped = x.view(group, batch // group, -1)
     expected = (grouped.var(0, correction=0) + 1e-8).sqrt().mean(1).repeat(group)
-    torch.testing.assert_close(group_deviation(x, 4, 1, parts=1)[:, 0], expected)
+    torch.testing.assert_close(minibatch_standard_deviation(x, 4, 1, parts=1)[:, 0], expected)
 
 
 def test_labels_pick_the_logit():

@@ -7,11 +7,8 @@ from gantx import models
 from gantx.config.networks import TransGANDiscriminatorConfig, TransGANGeneratorConfig
 from gantx.importing.transgan import transgan_v1_discriminator, transgan_v1_generator
 from gantx.models import interfaces
-from gantx.models.transgan import (
-    band_distance,
-    neighbourhood_distance,
-    pixel_shuffle,
-)
+from gantx.models.layers.pixel_shuffle import pixel_shuffle
+from gantx.models.transgan import band_distance, neighbourhood_distance
 from gantx.runtime.precision import set_compute_dtype
 from gantx.training.losses import discriminator_loss, generator_loss
 from gantx.training.regularizers import gradient_penalty, input_gradient

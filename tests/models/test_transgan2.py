@@ -10,17 +10,9 @@ from gantx import models
 from gantx.config import networks
 from gantx.config.networks import TransGAN2DiscriminatorConfig, TransGAN2GeneratorConfig
 from gantx.importing.transgan import transgan_v2_discriminator, transgan_v2_generator
-from gantx.models.transgan2 import (
-    Attention,
-    Discriminator,
-    Generator,
-    PixelNorm,
-    RelativePositions,
-    Stage,
-    build_upsampling,
-    from_windows,
-    to_windows,
-)
+from gantx.models.layers.token_resampling import build_upsampling
+from gantx.models.layers.windows import from_windows, to_windows
+from gantx.models.transgan2 import Attention, Discriminator, Generator, PixelNorm, RelativePositions, Stage
 from gantx.runtime.precision import set_compute_dtype
 from gantx.runtime.random import draw, take
 from gantx.training.losses import discriminator_loss, generator_loss

@@ -13,6 +13,20 @@ from gantx.config.networks import ViTGANDiscriminatorConfig, ViTGANGeneratorConf
 from gantx.config.schema import AdamConfig
 from gantx.models import interfaces, vitgan
 from gantx.models.layers.attention import twice_differentiable
+from gantx.models.layers.spectral_norm import ReleasedSpectralNorm, SpectralNorm, top_singular
+from gantx.models.vitgan.attention import (
+    Attention,
+    ReleasedAttention,
+    attend,
+    attention_logits,
+    near_products,
+)
+from gantx.models.vitgan.blocks import SelfModulatedLayerNorm, StyledBlock, perceptron
+from gantx.models.vitgan.decoder import ModulatedConv, ModulatedLinear, build_decoder, fold
+from gantx.models.vitgan.linear import EqualizedLinear, advance_spectral_norms
+from gantx.models.vitgan.mapping import Mapping
+from gantx.models.vitgan.patches import overlapping_patches
+from gantx.models.vitgan.positions import SineGrid
 from gantx.runtime.precision import set_compute_dtype
 from gantx.runtime.random import draw
 from gantx.training import ema
@@ -252,32 +266,32 @@ def test_blocks_agree_with_the_official_code():
             ("attn_dot", "none", False),
             ("attn_dot_sn", "released", False),
         ):
-            attention = vitgan.ReleasedAttention(dim, heads, spectral, by_distance)
+            attention = ReleasedAttention(dim, heads, spectral, by_distance)
             check(prefix, attention, golden[f"{prefix}.in.x"])
         released = ("released", "released", "silu", "released", 1e-3)
-        block = vitgan.StyledBlock(dim, heads, 2, *released)
+        block = StyledBlock(dim, heads, 2, *released)
         check("block", block, golden["block.in.x"], golden["block.in.w"])
-        check("sln", vitgan.SelfModulatedLayerNorm(dim, 1e-3), golden["sln.in.x"], golden["sln.in.w"])
+        check("sln", SelfModulatedLayerNorm(dim, 1e-3), golden["sln.in.x"], golden["sln.in.w"])
 
-        mlp = vitgan.perceptron(dim, 2, "silu", "released")
+        mlp = perceptron(dim, 2, "silu", "released")
         load("ff", "ff", "mlp", mlp, {f"ff.{key}": value for key, value in golden.prefix("ff.mult.").items()})
         check_output(mlp(golden["ff.in.x"]), golden["ff.out.y"])
-        mapping = vitgan.Mapping(dim, 3)
+        mapping = Mapping(dim, 3)
         load("map", "style", "mapping_network", mapping)
         check_output(mapping(golden["map.in.z"]), golden["map.out.w"])
-        positions = vitgan.SineGrid(5, dim)
+        positions = SineGrid(5, dim)
         load("lff", "lff", "positions", positions)
         check_output(positions.coordinates, golden["lff.in.coords"].flatten(2)[0].T)
         check_output(positions(), golden["lff.out.y"].flatten(2)[0].T)
 
-        check("lin", vitgan.EqualizedLinear(dim, 24), golden["lin.in.x"])
-        activated = vitgan.EqualizedLinear(dim, 24, lr=0.01, gain=math.sqrt(2))
+        check("lin", EqualizedLinear(dim, 24), golden["lin.in.x"])
+        activated = EqualizedLinear(dim, 24, lr=0.01, gain=math.sqrt(2))
         load_official(activated, golden.prefix("lin_lr.state."))
         check_output(F.leaky_relu(activated(golden["lin_lr.in.x"]), 0.2), golden["lin_lr.out.y"])
-        offset = load_official(vitgan.EqualizedLinear(dim, 24), golden.prefix("lin_bias1.state."))
+        offset = load_official(EqualizedLinear(dim, 24), golden.prefix("lin_bias1.state."))
         check_output(offset(golden["lin_bias1.in.x"]) + 1, golden["lin_bias1.out.y"])
 
-        normalized = vitgan.EqualizedLinear(dim, 56, spectral="released")
+        normalized = EqualizedLinear(dim, 56, spectral="released")
         load("sn", "to_qkv", "qkv", normalized, {"to_qkv": golden["sn.mult"]})
         normalized.spectral.u.requires_grad_()
         outputs = normalized(golden["sn.in.x"])
@@ -303,7 +317,7 @@ def test_modulated_layers_agree_with_the_official_code():
             return points.transpose(1, 2).unflatten(2, images.shape[2:])
 
         def linear(prefix, noisy=False, out=out, **options):
-            layer = vitgan.ModulatedLinear(width, out, style_dim, noisy=noisy, **options)
+            layer = ModulatedLinear(width, out, style_dim, noisy=noisy, **options)
             state = {"bias": torch.zeros(out), **golden.prefix(f"{prefix}.state.")}
             return load_official(layer, state)
 
@@ -318,12 +332,12 @@ def test_modulated_layers_agree_with_the_official_code():
         check_output(rgb + golden["rgb.in.skip"], golden["rgb.out.y"])
 
         for prefix, upsample in (("mod3_demod", False), ("mod3_up", True)):
-            conv = vitgan.ModulatedConv(width, out, style_dim, upsample=upsample, gain=1.0, noisy=False)
+            conv = ModulatedConv(width, out, style_dim, upsample=upsample, gain=1.0, noisy=False)
             load_official(conv, {"bias": torch.zeros(out), **golden.prefix(f"{prefix}.state.")})
             check_output(conv(images, w), golden[f"{prefix}.out.y"])
 
         grid, patch = config["grid"], config["patch"]
-        head = vitgan.build_decoder("inr", style_dim, config["cips_channels"], grid, patch, noisy=True)
+        head = build_decoder("inr", style_dim, config["cips_channels"], grid, patch, noisy=True)
         state = {f"cips.{key}": value for key, value in golden.prefix("head.state.").items()}
         load_official(torch.nn.ModuleDict({"decoder": head}), state)
         tokens = golden["head.in.tokens"]
@@ -331,7 +345,7 @@ def test_modulated_layers_agree_with_the_official_code():
         painted = head(tokens.unflatten(0, (2, -1)), None) / 2 + 0.5
         check_output(painted, golden["head.out.image_train"])
         patches = golden["head.out.patches_train"]
-        check_output(vitgan.fold(patches.flatten(2).transpose(1, 2).unflatten(0, (2, -1)), patch), painted)
+        check_output(fold(patches.flatten(2).transpose(1, 2).unflatten(0, (2, -1)), patch), painted)
         check_output(patches.clamp(0, 1), golden["head.out.patches_eval"])
 
 
@@ -346,7 +360,7 @@ def test_attention_agrees_with_the_direct_formulas():
         dim, heads = golden.config["dim"], golden.config["heads"]
         for other in ("neg_dist.", "pos_sq.", "pos_dist_literal.", "sq_dist"):
             golden.prefix(other)  # readings of the printed equation that gantx does not offer
-        attention = vitgan.Attention(dim, heads, "l2", qk_std=dim**-0.5)
+        attention = Attention(dim, heads, "l2", qk_std=dim**-0.5)
         names = {"query": "w.qk", "value": "w.v", "out": "w.out"}
         with torch.no_grad():
             for name, official in names.items():
@@ -368,9 +382,9 @@ def test_attention_agrees_with_the_direct_formulas():
 
 def advance(norm, weight):
     """One power step of a spectral norm for this weight."""
-    layer = vitgan.EqualizedLinear(weight.shape[1], weight.shape[0], bias=False)
+    layer = EqualizedLinear(weight.shape[1], weight.shape[0], bias=False)
     layer.weight, layer.spectral = torch.nn.Parameter(weight.detach()), norm
-    vitgan.advance_spectral_norms(layer)
+    advance_spectral_norms(layer)
 
 
 @pytest.mark.usefixtures("_float64")
@@ -379,12 +393,12 @@ def test_spectral_norms_agree_with_the_formulas():
         for place in range(golden.config["matrices"]):
             case = golden.prefix(f"m{place}.")
             weight, coefficients = case["w"].requires_grad_(), case["C"]
-            check_output(vitgan.top_singular(weight)[1], case["sigma"], EXACT)
+            check_output(top_singular(weight)[1], case["sigma"], EXACT)
 
-            plain = vitgan.SpectralNorm(weight, target=1.0)
+            plain = SpectralNorm(weight, target=1.0)
             check_output(weight * plain(weight), case["sn"], EXACT)
 
-            improved = vitgan.SpectralNorm(case["w_init"])
+            improved = SpectralNorm(case["w_init"])
             check_output(improved.target, case["sigma_init"], EXACT)
             improved.u, improved.v = plain.u, plain.v
             normalized = weight * improved(weight)
@@ -401,20 +415,20 @@ def test_spectral_norms_agree_with_the_formulas():
             check_output(torch.stack(sigmas), case["power_sigma_1_to_10"], EXACT)
             check_output(improved.u, case["u10"], EXACT)
 
-            released = vitgan.ReleasedSpectralNorm(case["w_init"])
+            released = ReleasedSpectralNorm(case["w_init"])
             released.u = case["u0"].clone()
             check_output(released.target / released(weight), case["official_onestep_sigma"], EXACT)
             check_output(weight * released(weight), case["official_onestep_isn"], EXACT)
-        check_output(vitgan.top_singular(golden["conv.w"].flatten(1))[1], golden["conv.sigma"], EXACT)
+        check_output(top_singular(golden["conv.w"].flatten(1))[1], golden["conv.sigma"], EXACT)
 
 
 def test_patches_overlap_as_in_the_formulas():
     with GoldenFile("vitgan/overlap_patches") as golden:
         images = golden["in.image"]
         for side, overlap in golden.config["cases"]:
-            tokens = vitgan.overlapping_patches(images, side, overlap)
+            tokens = overlapping_patches(images, side, overlap)
             assert torch.equal(tokens, golden[f"P{side}_o{overlap}.tokens"])
-        mirrored = vitgan.overlapping_patches(images, 4, 2, "reflect")
+        mirrored = overlapping_patches(images, 4, 2, "reflect")
         assert torch.equal(mirrored, golden["P4_o2.tokens_reflect"])
 
 
@@ -455,16 +469,16 @@ def load_formula(network, state):
         owner, _, leaf = name.rpartition(".")
         layer = network.get_submodule(owner.removesuffix(".spectral"))
         ratio = 1.0
-        if isinstance(layer, vitgan.EqualizedLinear) and leaf != "bias" and "mapping" not in owner:
+        if isinstance(layer, EqualizedLinear) and leaf != "bias" and "mapping" not in owner:
             # A style's layer holds the constant of the layer it modulates.
             ratio = len(layer.weight[0]) ** -0.5 if "modulation" in owner else layer.scale
-        elif isinstance(layer, vitgan.ModulatedLinear) and leaf == "weight":
+        elif isinstance(layer, ModulatedLinear) and leaf == "weight":
             ratio = len(layer.weight[0]) ** -0.5
         added = 1 if name.endswith("gain.bias") else 0
         tensors[name] = (value / ratio).view_as(network.state_dict()[name]) + added
         ratios[key] = (name, ratio)
-        if isinstance(layer, vitgan.EqualizedLinear) and layer.spectral and leaf == "weight":
-            u, _, v = vitgan.top_singular(value)
+        if isinstance(layer, EqualizedLinear) and layer.spectral and leaf == "weight":
+            u, _, v = top_singular(value)
             tensors |= {f"{owner}.spectral.u": u, f"{owner}.spectral.v": v}
     if "w_avg" in network.state_dict():
         tensors["w_avg"] = network.state_dict()["w_avg"]
@@ -689,7 +703,7 @@ def test_attention_by_distance_equals_the_direct_formula():
     direct = (-(q[:, :, :, None] - k[:, :, None]).square().sum(4) / 5**0.5).softmax(3) @ v
     for context in (contextlib.nullcontext(), twice_differentiable()):
         with context:
-            seen = vitgan.attend(vitgan.near_products(q, k), v)
+            seen = attend(near_products(q, k), v)
         gradients = torch.autograd.grad((seen * towards).sum(), (q, k, v), retain_graph=True)
         torch.testing.assert_close(seen, direct, rtol=0, atol=1e-10)
         expected = torch.autograd.grad((direct * towards).sum(), (q, k, v), retain_graph=True)
@@ -704,16 +718,16 @@ def test_attention_by_distance_survives_bf16(tokens, context):
     # differ by little more than one.
     k = (3 + 0.3 * torch.randn(1, 2, tokens, 64)).bfloat16()
     v = torch.randn(1, 2, tokens, 64).bfloat16()
-    exact = vitgan.attention_logits("l2", k.double(), k.double()).softmax(3) @ v.double()
+    exact = attention_logits("l2", k.double(), k.double()).softmax(3) @ v.double()
     with context():
-        seen = vitgan.attend(vitgan.near_products(k, k), v)
+        seen = attend(near_products(k, k), v)
     assert seen.dtype == torch.bfloat16
     assert (seen.double() - exact).abs().max() < 0.01 * exact.abs().max()
 
 
 def test_what_all_tokens_share_changes_no_distance():
     torch.manual_seed(0)
-    attention = vitgan.Attention(16, 2, "l2", qk_std=0.2)
+    attention = Attention(16, 2, "l2", qk_std=0.2)
     tokens, shared = torch.randn(2, 9, 16), 3 * torch.randn(16)
     for keep in (None, 2):
         q, k = attention._queries_and_keys(tokens, keep)
@@ -728,7 +742,7 @@ def test_tokens_start_by_looking_around():
     tokens = F.layer_norm(torch.randn(4, 65, 384), (384,))
 
     def entropy(qk_std):
-        weights = vitgan.Attention(384, 6, "l2", qk_std).weights(tokens).detach()
+        weights = Attention(384, 6, "l2", qk_std).weights(tokens).detach()
         return float(-(weights * weights.clamp_min(1e-30).log()).sum(3).mean() / math.log(65))
 
     assert entropy(None) > 0.9
@@ -739,7 +753,7 @@ def test_tokens_start_by_looking_around():
 
 
 def equalized_layers(network):
-    return [module for module in network.modules() if isinstance(module, vitgan.EqualizedLinear)]
+    return [module for module in network.modules() if isinstance(module, EqualizedLinear)]
 
 
 @torch.no_grad()
@@ -1014,7 +1028,7 @@ def test_types_of_the_generator(name):
     demodulated = [
         layer
         for layer in generator.modules()
-        if isinstance(layer, vitgan.ModulatedConv) or getattr(layer, "demodulate", False)
+        if isinstance(layer, ModulatedConv) or getattr(layer, "demodulate", False)
     ]
     assert len(float32_products(watch)) == 3 * len(demodulated)  # energies and their two derivatives
 
@@ -1046,11 +1060,11 @@ def test_types_of_maps_and_attention(name):
 def test_spectral_norm_is_computed_in_float32():
     torch.manual_seed(0)
     for kind in ("improved", "plain", "released"):
-        layer = vitgan.EqualizedLinear(64, 64, spectral=kind)
+        layer = EqualizedLinear(64, 64, spectral=kind)
         rounded = in_bf16(layer)
         assert torch.equal(rounded.effective_weight(), layer.effective_weight())
         if kind != "released":
-            vitgan.advance_spectral_norms(torch.nn.ModuleList([layer, rounded]))
+            advance_spectral_norms(torch.nn.ModuleList([layer, rounded]))
             assert torch.equal(rounded.spectral.u, layer.spectral.u)
 
 

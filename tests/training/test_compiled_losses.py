@@ -15,7 +15,11 @@ from torch._functorch.partitioners import min_cut_rematerialization_partition
 from gantx import checkpoint, models
 from gantx.config import presets, schema
 from gantx.errors import MissingError
-from gantx.models import ganformer, interfaces, stylegan2, transgan, transgan2, vitgan
+from gantx.models import interfaces, transgan, transgan2
+from gantx.models.ganformer.attention import AttentionLayer as GANformerAttentionLayer
+from gantx.models.layers.residual import DownBlock as StyleGAN2DownBlock
+from gantx.models.layers.spectral_norm import SpectralNorm as ViTGANSpectralNorm
+from gantx.models.vitgan.blocks import Block as ViTGANBlock
 from gantx.runtime.precision import set_compute_dtype
 from gantx.runtime.random import draw
 from gantx.training import resolve, run
@@ -214,9 +218,9 @@ def first_block(network, kind, images_or_latents):
     [
         ("transgan", transgan.Block),
         ("transgan2", transgan2.Block),
-        ("vitgan", vitgan.Block),
-        ("stylegan2", stylegan2.DownBlock),
-        ("ganformer", ganformer.AttentionLayer),
+        ("vitgan", ViTGANBlock),
+        ("stylegan2", StyleGAN2DownBlock),
+        ("ganformer", GANformerAttentionLayer),
     ],
 )
 def test_generated_code_of_a_block_computes_the_same(family, kind, monkeypatch, fresh_cache):
@@ -338,7 +342,7 @@ def test_power_iterations_are_merged():
     """Reals, fakes and the slope of the penalty see the same normalised weights: one product a layer."""
     settings = small("vitgan", "vitgan", R1_ALWAYS, "objective.loss=hinge")
     phase = play(settings)[0]
-    normalised = [m for m in phase.trained.network.modules() if isinstance(m, vitgan.SpectralNorm)]
+    normalised = [m for m in phase.trained.network.modules() if isinstance(m, ViTGANSpectralNorm)]
     assert len(normalised) == 7
     dots = [node for node in forward_graph(phase, settings).nodes if "aten.dot" in str(node.target)]
     assert len(dots) == len(normalised)

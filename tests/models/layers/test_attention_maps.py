@@ -7,7 +7,9 @@ import torch
 
 from gantx import models
 from gantx.config.networks import TransGAN2GeneratorConfig, TransGANGeneratorConfig, ViTGANGeneratorConfig
-from gantx.models import interfaces, transgan, transgan2, vitgan
+from gantx.models import interfaces, transgan, transgan2
+from gantx.models.vitgan.attention import Attention as ViTGANAttention
+from gantx.models.vitgan.attention import ReleasedAttention as ViTGANReleasedAttention
 
 VITGAN = {
     "resolution": 16,
@@ -31,7 +33,7 @@ SECTIONS = {
         for attention in ("dot", "l2", "released", "released-dot")
     },
 }
-ATTENTIONS = (transgan.Attention, transgan2.Attention, vitgan.Attention, vitgan.ReleasedAttention)
+ATTENTIONS = (transgan.Attention, transgan2.Attention, ViTGANAttention, ViTGANReleasedAttention)
 
 
 def build(name):
@@ -68,7 +70,7 @@ def values_of(layer, tokens, noise=None):
             tokens = tokens + layer.noise_strength * noise[:, :, None]
         if layer.window not in (None, side):
             tokens = transgan2.from_windows(tokens, side, layer.window)
-    values = layer.value(tokens) if isinstance(layer, vitgan.Attention) else layer.qkv(tokens).chunk(3, 2)[2]
+    values = layer.value(tokens) if isinstance(layer, ViTGANAttention) else layer.qkv(tokens).chunk(3, 2)[2]
     return values.view(len(tokens), side, side, layer.heads, -1).permute(0, 3, 1, 2, 4)
 
 

@@ -1,0 +1,349 @@
+"""How an image and its latents read from each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gantx.models.ganformer.positions import GridCode
+from gantx.models.ganformer.scores import CentroidScores, SimplexScores, by_head, per_head
+from gantx.models.layers.equalized import SLOPE, EqualLinear
+from gantx.models.layers.tokens import from_tokens, to_tokens
+from gantx.runtime.precision import to_compute, widened
+from gantx.runtime.random import Draw, Draws, Spec
+
+
+def dropped(attention: Tensor, draws: Any, rate: float) -> Tensor:
+    """Attention [B, n, h, m] with single entries and whole latents left out, the rest enlarged.
+
+    Args:
+        attention: what is thinned out.
+        draws: what `dropout_spec` asks for, or None to leave attention alone.
+        rate: chance of an entry to be lost; each of the two ways has half of it.
+    """
+    if draws is None:
+        return attention
+    for uniform in (draws["entries"], draws["latents"]):
+        attention = attention * ((uniform >= rate / 2) / (1 - rate / 2))
+    return attention
+
+
+def dropout_spec(batch: int, cells: int, heads: int, latents: int) -> Spec:
+    """Draws of `dropped`."""
+    return {
+        "entries": Draw("uniform", (batch, cells, heads, latents)),
+        "latents": Draw("uniform", (batch, 1, heads, latents)),
+    }
+
+
+class Gate(nn.Module):
+    """How open something is for each head, from what it is and where.
+
+    Args:
+        dim: channels of what it is.
+        position_dim: size of its position code, or None when it has none.
+        heads: attention heads h.
+        bias: added to the logits.
+    """
+
+    def __init__(self, dim: int, position_dim: int | None, heads: int, bias: float) -> None:
+        super().__init__()
+        self.bias = bias
+        self.content = EqualLinear(dim, heads, widen=True)
+        self.position = None if position_dim is None else EqualLinear(position_dim, heads, widen=True)
+
+    def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
+        """[B, k, dim] with position codes [k, p] to float32 in (0, 1), [B, k, h]."""
+        logits: Tensor = self.content(x) + self.bias
+        if self.position is not None:
+            logits = logits + self.position(positions)
+        return logits.sigmoid()
+
+
+class ImageAttention(nn.Module):
+    """The cells of an image read from its latents (the paper's simplex attention, section 3.1).
+
+    Args:
+        channels: channels C of the cells.
+        latent_dim: size d of a latent.
+        grid_dim: size p of the cells' position codes.
+        position_dim: size q of the latents' position codes, or None when they have none.
+        heads: attention heads h.
+        scores: who looks at whom.
+        normalization: `layer` over the channels of a cell, `instance` over the cells of a channel, or `none`.
+        integration: what is read is a gain (`mul`), a bias (`add`), or `both`. A gain comes with division by
+            the root mean square, a bias with subtraction of the mean.
+        latent_gate: each latent decides how much of it can be read.
+        image_gate: each cell decides how much it reads.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        latent_dim: int,
+        grid_dim: int,
+        position_dim: int | None,
+        heads: int,
+        scores: SimplexScores | CentroidScores,
+        *,
+        normalization: str,
+        integration: str,
+        latent_gate: bool,
+        image_gate: bool,
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.normalization = normalization
+        self.integration = integration
+        self.scores = scores
+        self.to_values = EqualLinear(latent_dim, channels)
+        self.modulation = EqualLinear(channels, 2 * channels if integration == "both" else channels)
+        self.latent_gate = Gate(latent_dim, position_dim, heads, bias=0.0) if latent_gate else None
+        self.image_gate = Gate(channels, grid_dim, heads, bias=1.0) if image_gate else None
+
+    def forward(
+        self,
+        cells: Tensor,
+        grid: Tensor,
+        latents: Tensor,
+        positions: Tensor | None,
+        mask: Tensor | None = None,
+        draws: Draws | None = None,
+        rate: float = 0.0,
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Read.
+
+        Args:
+            cells: [B, n, C].
+            grid: position codes of the cells, [n, p].
+            latents: [B, m, d].
+            positions: position codes of the latents, [m, q], or None.
+            mask: added to the scores of each latent, [B, m], or None.
+            draws: of `dropout_spec`, or None for no dropout.
+            rate: of the dropout.
+
+        Returns:
+            Cells [B, n, C]; a gain [B, n, C] that they still have to be multiplied with, or None; the
+            attention [B, n, h, m] before dropout, float32.
+        """
+        looks = self.scores(cells, grid, latents, positions, mask)
+        if self.latent_gate is not None:
+            looks = looks * self.latent_gate(latents, positions).transpose(1, 2)[:, None]
+        if self.image_gate is not None:
+            looks = looks * self.image_gate(cells, grid)[..., None]
+
+        # The modulation is linear in what is read, so it is applied to the m values instead of n mixtures.
+        values = by_head(self.to_values(latents), self.heads)  # [B, h, m, s]
+        matrix = per_head_inputs(self.modulation, self.heads)  # [h, s, C']
+        values = (values @ matrix).flatten(1, 2)  # [B, h·m, C']
+        shares = dropped(looks, draws, rate).flatten(2)  # [B, n, h·m]
+        bias = self.modulation.offset()
+
+        mean, inverse = self._statistics(cells)
+        if self.integration == "add":
+            read = scaled_product(shares, values, bias, None)
+            return (cells if mean is None else cells - mean) + read, None, looks
+        channels = cells.shape[2]
+        gain = scaled_product(shares, values[..., :channels], 1 + bias[:channels], inverse)
+        if self.integration == "mul":
+            return cells, gain, looks
+        read = scaled_product(shares, values[..., channels:], bias[channels:], None)
+        return (cells if mean is None else cells - mean) * gain + read, None, looks
+
+    def _statistics(self, cells: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Of cells [B, n, C]: the mean, if a bias is read; float32 1 / root mean square, if a gain is."""
+        if self.normalization == "none":
+            return None, None
+        dim = 2 if self.normalization == "layer" else 1
+        wide = torch.promote_types(cells.dtype, torch.float32)
+        mean = None
+        if self.integration != "mul":
+            mean = cells.mean(dim, keepdim=True, dtype=wide).to(cells.dtype)
+        if self.integration == "add":
+            return mean, None
+        centred = widened(cells if mean is None else cells - mean)
+        norm = torch.linalg.vector_norm(centred, dim=dim, keepdim=True)
+        return mean, (norm.square() / cells.shape[dim] + 1e-8).rsqrt()
+
+
+def per_head_inputs(layer: EqualLinear, heads: int) -> Tensor:
+    """The matrix of a layer with h·s inputs as [h, s, out], in the compute type."""
+    split: Tensor = layer.matrix().unflatten(1, (heads, -1))
+    return split.permute(1, 2, 0)
+
+
+def scaled_product(shares: Tensor, values: Tensor, bias: Tensor, scale: Tensor | None) -> Tensor:
+    """(shares @ values + bias) · scale in one product, of the type of the values.
+
+    Args:
+        shares: [B, n, k], float32 as all that follow but the values.
+        values: [B, k, C], in the compute type.
+        bias: [C].
+        scale: per cell [B, n, 1] or per channel [B, 1, C], or None.
+
+    Returns:
+        [B, n, C], in the compute type.
+    """
+    kind = values.dtype
+    if scale is None:
+        return torch.baddbmm(bias.to(kind), shares.to(kind), values)
+    shares = torch.cat([shares, torch.ones_like(shares[..., :1])], dim=2)
+    values = torch.cat([values, bias.to(kind).expand(len(values), 1, -1)], dim=1)
+    if scale.shape[2] == 1:
+        return (shares * scale).to(kind) @ values
+    return shares.to(kind) @ (values * scale.to(kind))
+
+
+class LatentAttention(nn.Module):
+    """Latents read from an image, or from each other, and add what they read.
+
+    Args:
+        dim: size d of a latent.
+        seen_dim: channels c of what they look at.
+        position_dim: size q of the latents' position codes, or None when they have none.
+        seen_position_dim: size p of the position codes of what they look at, or None when it has none.
+        heads: attention heads h.
+    """
+
+    compute_dtype: torch.dtype | None = None
+
+    def __init__(
+        self, dim: int, seen_dim: int, position_dim: int | None, seen_position_dim: int | None, heads: int
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_queries = EqualLinear(dim, dim)
+        self.to_keys = EqualLinear(seen_dim, dim, bias=None)
+        self.to_values = EqualLinear(seen_dim, dim)
+        self.modulation = EqualLinear(dim, dim, widen=True)
+        self.positions_to_queries = None if position_dim is None else EqualLinear(position_dim, dim)
+        self.positions_to_keys = None
+        if seen_position_dim is not None:
+            self.positions_to_keys = EqualLinear(seen_position_dim, dim, bias=None)
+
+    def forward(
+        self,
+        latents: Tensor,
+        seen: Tensor,
+        positions: Tensor | None,
+        seen_positions: Tensor | None,
+        mask: Tensor | None = None,
+        draws: Draws | None = None,
+        rate: float = 0.0,
+    ) -> Tensor:
+        """Read.
+
+        Args:
+            latents: [B, m, d].
+            seen: [B, n, c].
+            positions: position codes of the latents, [m, q], or None.
+            seen_positions: position codes of what they look at, [n, p], or None.
+            mask: added to the scores of what they look at, [B, n], or None.
+            draws: of `dropout_spec`, as for m cells that look at n latents, or None for no dropout.
+            rate: of the dropout.
+
+        Returns:
+            [B, m, d], float32.
+        """
+        seen = to_compute(seen, self.compute_dtype)
+        queries = self.to_queries(latents)
+        if self.positions_to_queries is not None:
+            queries = queries + self.positions_to_queries(positions)
+        queries = by_head(queries, self.heads) * (queries.shape[2] // self.heads) ** -0.5  # [B, h, m, s]
+        # As in SimplexScores, nothing is projected on the side of the n.
+        for_seen = (queries @ per_head(self.to_keys, self.heads)).flatten(1, 2)  # [B, h·m, c]
+        scores = for_seen @ seen.transpose(1, 2)  # [B, h·m, n]
+        if self.positions_to_keys is not None and seen_positions is not None:
+            for_positions = queries @ per_head(self.positions_to_keys, self.heads)
+            scores = scores + for_positions.flatten(1, 2) @ seen_positions.to(seen.dtype).t()
+        scores = widened(scores).unflatten(1, (self.heads, -1))
+        if mask is not None:
+            scores = scores + mask[:, None, None]
+        looks = dropped(scores.softmax(3).transpose(1, 2), draws, rate).transpose(1, 2)  # [B, h, m, n]
+
+        read = looks.to(seen.dtype).flatten(1, 2) @ seen  # [B, h·m, c]
+        values = read.unflatten(1, (self.heads, -1)) @ per_head(self.to_values, self.heads).transpose(1, 2)
+        bias = self.to_values.offset().unflatten(0, (self.heads, 1, -1))  # [h, 1, s]
+        values = widened(values) + looks.sum(3, keepdim=True) * bias  # [B, h, m, s]
+        added: Tensor = self.modulation(values.transpose(1, 2).flatten(2))
+        return latents + added
+
+
+class LatentStage(nn.Module):
+    """Latents read, then go through one linear layer, or two with a connection past everything.
+
+    Args:
+        dim: size d of a latent.
+        rate: learning rate of the linear layers in units of the optimiser's.
+        residual: two layers and a connection around them and the attention.
+        attention: how the latents read, or None.
+    """
+
+    def __init__(self, dim: int, rate: float, residual: bool, attention: LatentAttention | None) -> None:
+        super().__init__()
+        self.attention = attention
+        self.first = EqualLinear(dim, dim, rate=rate, leaky=True, widen=True)
+        self.second = EqualLinear(dim, dim, rate=rate, widen=True) if residual else None
+
+    def forward(self, latents: Tensor, *reading: Any) -> Tensor:
+        """[..., d] to [..., d]; `reading` is passed on to the attention."""
+        read = latents if self.attention is None else self.attention(latents, *reading)
+        made: Tensor = self.first(read)
+        if self.second is None:
+            return made
+        return F.leaky_relu(self.second(made) + latents, SLOPE)
+
+
+class AttentionLayer(nn.Module):
+    """What happens between a layer's convolution and its activation.
+
+    Args:
+        code: position codes of the cells.
+        look: how the cells read from the latents.
+        update: how the latents read from the cells afterwards, or None when they stay.
+    """
+
+    def __init__(self, code: GridCode, look: ImageAttention, update: LatentStage | None) -> None:
+        super().__init__()
+        self.code = code
+        self.look = look
+        self.update = update
+
+    def forward(
+        self,
+        x: Tensor,
+        factor: Tensor,
+        latents: Tensor,
+        positions: Tensor | None,
+        mask: Tensor | None,
+        draws: Any,
+        rate: float,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Let image and latents meet.
+
+        Args:
+            x: features [B, C, S, S].
+            factor: what they still have to be multiplied with.
+            latents: [B, m, d].
+            positions: position codes of the latents, [m, d], or None.
+            mask: added to the scores of each latent, [B, m], or None.
+            draws: of `dropout_spec` for `look` and, if there is one, `update`; None for no dropout.
+            rate: of the dropout.
+
+        Returns:
+            Features and their factor again; the latents of the next layer; attention [B, S², h, m].
+        """
+        height = x.shape[2]
+        grid: Tensor = self.code()
+        for_look, for_update = (None, None) if draws is None else (draws["look"], draws.get("update"))
+        cells, gain, looks = self.look(
+            to_tokens(x * factor.to(x.dtype)), grid, latents, positions, mask, for_look, rate
+        )
+        if self.update is not None:
+            cells, gain = cells if gain is None else cells * gain, None
+            latents = self.update(latents, cells, positions, grid, None, for_update, rate)
+        x = from_tokens(cells, height)
+        return x, x.new_ones(()) if gain is None else from_tokens(gain, height), latents, looks

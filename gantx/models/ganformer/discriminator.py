@@ -1,0 +1,106 @@
+"""The discriminator of GANformer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gantx.config.networks.ganformer import GANformerDiscriminatorConfig
+from gantx.models import interfaces
+from gantx.models.ganformer.attention import LatentAttention, dropout_spec
+from gantx.models.ganformer.positions import GridCode
+from gantx.models.layers.checkpointing import run_block
+from gantx.models.layers.conditioning import for_labels
+from gantx.models.layers.equalized import EqualLinear
+from gantx.models.layers.minibatch_std import minibatch_standard_deviation
+from gantx.models.layers.residual import DownBlock, Epilogue
+from gantx.models.layers.synthesis import channels_at
+from gantx.models.layers.tokens import pointwise, to_tokens
+from gantx.runtime.random import Draws, Spec
+
+
+class Discriminator(interfaces.Discriminator):
+    """Images to logits: a StyleGAN2 discriminator with latents that read its features (GANformer).
+
+    Before every block, m aggregators read the features by attention, without changing them. At the end each
+    gives a number, and the numbers join the vector that the convolutions make.
+
+    Built from its section of the configuration, whose fields gantx.config.networks.ganformer documents.
+
+    Attributes:
+        group_size: as above; a network that has it takes `parts`.
+    """
+
+    def __init__(self, config: GANformerDiscriminatorConfig) -> None:
+        super().__init__()
+        self.group_size = config.group_size
+        self.classes = config.classes
+        self.heads = config.heads
+        self.attention_dropout = config.attention_dropout
+        code_dim = config.latent_dim if config.grid_dim is None else config.grid_dim
+        sides = [2**power for power in range(config.resolution.bit_length() - 1, 1, -1)]  # R, ..., 8, 4
+        channels = [channels_at(side, config.channel_base, config.channel_max) for side in sides]
+
+        self.from_rgb = EqualLinear(3, channels[0], leaky=True)
+        self.blocks = nn.ModuleList(map(DownBlock, channels[:-1], channels[1:], sides))
+        self.epilogue = Epilogue(channels[-1], config.group_size, config.group_channels)
+        self.out = EqualLinear(channels[-1] + config.components, max(config.classes, 1), exact=True)
+
+        self.aggregators = nn.Parameter(torch.rand(config.components, config.latent_dim))
+        self.positions = (
+            nn.Parameter(torch.rand(config.components, config.latent_dim)) if config.positions else None
+        )
+        read = [side for side in sides[:-1] if config.attention_from <= side <= config.attention_to]
+        self.codes = nn.ModuleDict(
+            {str(side): GridCode(side, code_dim, config.grid, config.grid_directions) for side in read}
+        )
+        position_dim = config.latent_dim if config.positions else None
+        self.reading = nn.ModuleDict(
+            {
+                str(side): LatentAttention(
+                    config.latent_dim,
+                    channels_at(side, config.channel_base, config.channel_max),
+                    position_dim,
+                    code_dim,
+                    config.heads,
+                )
+                for side in read
+            }
+        )
+        self.component_linear = EqualLinear(config.latent_dim + 1, config.latent_dim, leaky=True)
+        self.component_out = EqualLinear(config.latent_dim, 1, widen=True)
+
+    def noise_spec(self, batch: int) -> Spec:
+        """Draws of what is left out while training; {} otherwise."""
+        if not (self.training and self.attention_dropout):
+            return {}
+        return {
+            f"reading{side}": dropout_spec(batch, len(self.aggregators), self.heads, int(side) ** 2)
+            for side in self.reading
+        }
+
+    def forward(
+        self, images: Tensor, noise: Draws | None = None, labels: Tensor | None = None, parts: int = 1
+    ) -> Tensor:
+        """Images [B, 3, R, R] to logits [B]; arguments as in `stylegan2.Discriminator`."""
+        x = pointwise(self.from_rgb, images.contiguous(memory_format=torch.channels_last))
+        latents = self.aggregators.expand(len(images), -1, -1)
+        for block in self.blocks:
+            side = str(x.shape[2])
+            if side in self.reading:
+                draws = None if noise is None else noise.get(f"reading{side}")
+                latents = self.reading[side](
+                    latents,
+                    to_tokens(x),
+                    self.positions,
+                    self.codes[side](),
+                    None,
+                    draws,
+                    self.attention_dropout,
+                )
+            x = run_block(block, x)
+        differing = minibatch_standard_deviation(latents, self.group_size, 1, parts)  # [B, 1]
+        differing = differing[:, None].expand(-1, latents.shape[1], -1)  # [B, m, 1]
+        each = self.component_linear(torch.cat([latents, differing], dim=2))
+        vector = torch.cat([self.epilogue(x, parts), self.component_out(each).flatten(1)], dim=1)
+        return for_labels(self.out(vector), self.classes, labels)

@@ -1,0 +1,64 @@
+"""Blocks of StyleGAN2's discriminator."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from gantx.models.layers.equalized import EqualConvolution, EqualLinear
+from gantx.models.layers.minibatch_std import minibatch_standard_deviation
+from gantx.models.layers.resampling import Resample
+from gantx.models.layers.tokens import pointwise
+from gantx.runtime.precision import to_compute, widened
+
+HALF = math.sqrt(0.5)  # keeps the variance of a sum of two branches
+
+
+class DownBlock(nn.Module):
+    """Residual block of the discriminator: two convolutions, the second halves the side.
+
+    Args:
+        in_channels: input channels.
+        out_channels: output channels.
+        side: side S of the features that come in.
+    """
+
+    compute_dtype: torch.dtype | None = None
+
+    def __init__(self, in_channels: int, out_channels: int, side: int) -> None:
+        super().__init__()
+        self.first = EqualConvolution(in_channels, in_channels, side)
+        self.second = EqualConvolution(in_channels, out_channels, side, halve=True, gain=HALF)
+        self.downsample = Resample(in_channels, side, down=2, before=1, after=1, twice=True)
+        self.shortcut = EqualLinear(in_channels, out_channels, bias=None, gain=HALF, widen=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in, S, S] to [B, out, S/2, S/2], float32."""
+        x = to_compute(x, self.compute_dtype)  # once for both branches
+        return widened(self.second(self.first(x))) + pointwise(self.shortcut, self.downsample(x))
+
+
+class Epilogue(nn.Module):
+    """The end of the discriminator: 4x4 features to one vector.
+
+    Args:
+        channels: channels C of the features.
+        group_size: samples that are compared with each other.
+        deviations: channels that say how much a group differs.
+    """
+
+    def __init__(self, channels: int, group_size: int, deviations: int) -> None:
+        super().__init__()
+        self.group_size = group_size
+        self.deviations = deviations
+        self.convolution = EqualConvolution(channels + deviations, channels, 4)
+        self.linear = EqualLinear(channels * 4**2, channels, leaky=True, widen=True)
+
+    def forward(self, x: Tensor, parts: int = 1) -> Tensor:
+        """Float32 features [B, C, 4, 4] to float32 [B, C]; `parts` as in `minibatch_standard_deviation`."""
+        differing = minibatch_standard_deviation(x, self.group_size, self.deviations, parts)  # [B, F]
+        x = torch.cat([x, differing[:, :, None, None].expand(-1, -1, *x.shape[2:])], dim=1)
+        vector: Tensor = self.linear(self.convolution(x).flatten(1))
+        return vector

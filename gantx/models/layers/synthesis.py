@@ -1,0 +1,166 @@
+"""The synthesis network of StyleGAN2: blocks of styled layers from 4x4 to the image."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from gantx.models.layers.equalized import EqualLinear
+from gantx.models.layers.modulation import FinalToRGB, StyledLayer, ToRGB
+from gantx.models.layers.resampling import Resample
+from gantx.models.layers.residual import HALF
+from gantx.models.layers.tokens import pointwise
+from gantx.runtime.precision import widened
+from gantx.runtime.random import Draw, Draws, Spec
+
+Between = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Block(nn.Module):
+    """The layers of one resolution: two, or one at 4x4.
+
+    Args:
+        in_channels: channels of the block before, or of the constant.
+        out_channels: channels C of this block.
+        side: side of its features.
+        first: index of its first layer among all layers.
+        style_dim: size of w, or None for convolutions without style.
+        noise: add noise in every layer.
+        residual: add a 1x1 convolution of the block's input to its output.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        side: int,
+        first: int,
+        style_dim: int | None,
+        *,
+        noise: bool,
+        residual: bool,
+    ) -> None:
+        super().__init__()
+        self.first = first
+        layer = functools.partial(StyledLayer, side=side, style_dim=style_dim, noise=noise)
+        self.layers = nn.ModuleList()
+        doubles = side > 4
+        if doubles:
+            self.layers.append(layer(in_channels, out_channels, double=True))
+        residual = residual and doubles
+        self.layers.append(
+            layer(out_channels if doubles else in_channels, out_channels, gain=HALF if residual else 1.0)
+        )
+        self.shortcut = EqualLinear(in_channels, out_channels, bias=None, gain=HALF) if residual else None
+        if residual:
+            self.upsample = Resample(out_channels, side // 2, up=2, before=2, after=1)
+
+    def forward(self, x: Tensor, ws: Tensor, noise: Draws | None, between: Between | None) -> Tensor:
+        """Features of the block before to [B, C, side, side]; arguments as in `Synthesis`."""
+        y = x
+        for index, layer in enumerate(self.layers, start=self.first):
+            drawn = None if noise is None else noise.get(f"layer{index}")
+            y = layer(y, ws[:, index], drawn, None if between is None else functools.partial(between, index))
+        if self.shortcut is not None:
+            y = y + self.upsample(pointwise(self.shortcut, x))
+        return y
+
+
+class Synthesis(nn.Module):
+    """Styles to images: a learned 4x4 constant, then blocks of ever finer features.
+
+    Args:
+        resolution: side R of the images, a power of two from 8.
+        style_dim: size of w.
+        channel_base: a layer of side r has channel_base/r channels, ...
+        channel_max: ... but no more than this.
+        architecture: `skip` adds up the colours of all blocks, `resnet` adds each block's input to its
+            output, `orig` does neither.
+        style: modulate the convolutions.
+        noise: add noise in every layer.
+        final_convolution: one more convolution, without activation, before the last colours.
+
+    Attributes:
+        styles: how many copies L of w it reads: one per layer, one for the final convolution, one for the
+            last colours. Colours of a block before share the style of the layer that follows them.
+        sides: the side of every layer's features.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        style_dim: int,
+        channel_base: int,
+        channel_max: int,
+        architecture: str,
+        style: bool,
+        noise: bool,
+        final_convolution: bool,
+    ) -> None:
+        super().__init__()
+        dim = style_dim if style else None
+        sides = [2**power for power in range(2, resolution.bit_length())]
+        channels = [channels_at(side, channel_base, channel_max) for side in sides]
+        self.sides = [4, *(side for side in sides[1:] for _ in range(2))]
+        self.styles = len(self.sides) + 1 + final_convolution
+        self.noise = noise
+        self.skip = architecture == "skip"
+        self.constant = nn.Parameter(torch.randn(channels[0], 4, 4))
+        self.blocks = nn.ModuleList(
+            Block(
+                channels[max(0, level - 1)],
+                channels[level],
+                side,
+                first=max(0, 2 * level - 1),
+                style_dim=dim,
+                noise=noise,
+                residual=architecture == "resnet",
+            )
+            for level, side in enumerate(sides)
+        )
+        early = channels[:-1] if self.skip else []
+        self.to_rgb = nn.ModuleList(ToRGB(count, dim) for count in early)
+        last = FinalToRGB(channels[-1], dim, resolution) if final_convolution else ToRGB(channels[-1], dim)
+        self.to_rgb.append(last)
+        doubling = sides[:-1] if self.skip else []
+        self.upsample = nn.ModuleList(Resample(3, side, up=2, before=2, after=1) for side in doubling)
+
+    def noise_spec(self, batch: int) -> Spec:
+        """One map per layer."""
+        if not self.noise:
+            return {}
+        return {
+            f"layer{index}": Draw("normal", (batch, 1, side, side)) for index, side in enumerate(self.sides)
+        }
+
+    def forward(self, ws: Tensor, noise: Draws | None = None, between: Between | None = None) -> Tensor:
+        """Paint.
+
+        Args:
+            ws: styles [B, L, D].
+            noise: maps by layer, as in `noise_spec`; without them, the stored constants.
+            between: called in every layer with its index, the convolved features [B, C, S, S] and a
+                factor that they still have to be multiplied with; returns two such tensors, whose product
+                goes on to noise, bias and activation.
+
+        Returns:
+            Images [B, 3, R, R], float32.
+        """
+        x = self.constant.expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        image: Tensor | None = None
+        for level, block in enumerate(self.blocks):
+            x = block(x, ws, noise, between)
+            if self.skip:
+                colours = self.to_rgb[level](x, ws[:, 2 * level + 1 :])
+                image = colours if image is None else colours + widened(self.upsample[level - 1](image))
+        if image is None:
+            image = self.to_rgb[0](x, ws[:, len(self.sides) :])
+        return image
+
+
+def channels_at(side: int, base: int, most: int) -> int:
+    """Channels of features of this side."""
+    return min(base // side, most)

@@ -1,0 +1,82 @@
+"""The discriminator of ViTGAN."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gantx.config.networks.vitgan import ViTGANDiscriminatorConfig
+from gantx.models import interfaces
+from gantx.models.layers.checkpointing import run_block
+from gantx.models.layers.normalization import LayerNorm
+from gantx.models.vitgan.blocks import Block
+from gantx.models.vitgan.linear import EqualizedLinear, LogitHead, advance_spectral_norms
+from gantx.models.vitgan.patches import overlapping_patches
+from gantx.runtime.random import Draws, Spec
+
+
+class Discriminator(interfaces.Discriminator):
+    """Images to logits: a ViT over overlapping patches that judges by its class token (ViTGAN).
+
+    Built from its section of the configuration, whose fields gantx.config.networks.vitgan documents.
+    """
+
+    def __init__(self, config: ViTGANDiscriminatorConfig) -> None:
+        super().__init__()
+        self.patch_size = config.patch_size
+        self.overlap = config.overlap
+        self.padding = config.padding
+        side = config.resolution // config.patch_size
+        pixels = 3 * (config.patch_size + 2 * config.overlap) ** 2
+        self.from_patches = EqualizedLinear(pixels, config.dim, spectral=config.spectral_norm, widen=True)
+        self.class_token = nn.Parameter(0.02 * torch.randn(1, 1, config.dim))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, 1 + side**2, config.dim))
+        self.blocks = nn.ModuleList(
+            Block(
+                config.dim,
+                config.heads,
+                config.mlp_ratio,
+                config.attention,
+                config.qk_std,
+                config.spectral_norm,
+            )
+            for _ in range(config.depth)
+        )
+        self.norm = LayerNorm(config.dim, eps=1e-6)
+        self.head = LogitHead(config.dim, 1, spectral=config.spectral_norm)
+
+    def noise_spec(self, batch: int) -> Spec:
+        """Nothing is random."""
+        return {}
+
+    def forward(self, images: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
+        """Images [B, 3, R, R] to logits [B]; `noise` and `labels` are not used."""
+        tokens = self.tokens(images)
+        *blocks, last = self.blocks
+        for block in blocks:
+            tokens = run_block(block, tokens)
+        # Only the class token is read, so the last block updates no other.
+        judged = last(tokens, keep=1)[:, 0]  # [B, D]
+        logits: Tensor = self.head(self.norm(judged))  # [B, 1]
+        return logits.squeeze(1)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """What the first block reads of images [B, 3, R, R]: [B, 1 + N, D], the class token first."""
+        patches = overlapping_patches(images, self.patch_size, self.overlap, self.padding)
+        tokens = self.from_patches(patches)
+        class_token = self.class_token.expand(len(images), -1, -1)
+        return torch.cat([class_token, tokens], dim=1) + self.positions
+
+    def attention(self, images: Tensor) -> dict[str, Tensor]:
+        """Who looks at whom in every block, `blocks.<i>` to [B, h, 1 + N, 1 + N]; rows sum to one."""
+        maps: dict[str, Tensor] = {}
+        tokens = self.tokens(images)
+        for place, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            maps[f"blocks.{place}"] = block.attention.weights(block.norm1(tokens))
+            tokens = block(tokens)
+        return maps
+
+    def update_state(self) -> None:
+        """Let the vectors of spectral normalisation follow the weights by one power step."""
+        advance_spectral_norms(self)
