@@ -27,7 +27,7 @@ from gantx.runtime import devices
 from gantx.runtime.signals import StopAfterIteration, StopWhilePreparing
 from gantx.training.diagnostics import diagnose
 from gantx.training.loop import target_images, train
-from gantx.training.microbatch import fit
+from gantx.training.microbatch import resolve_micro_batch
 from gantx.training.periodic_eval import PeriodicEvaluation
 from gantx.training.phases import penalty_micro_batch_size
 from gantx.training.progress import ProgressDisplay
@@ -196,8 +196,8 @@ def _run(
         if header is not None:
             with _naming_an_older_checkpoint(folder):
                 state.restore(header)
-        if (fitted := fit(settings, state, notes)) is not settings:
-            settings = state.config = fitted
+        if (resolved := resolve_micro_batch(settings, state, notes)) is not settings:
+            settings = state.config = resolved
             training = settings.training
             _write_text(folder / "config.yaml", settings.to_yaml())
         batches = Batches(
