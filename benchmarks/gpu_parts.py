@@ -90,7 +90,7 @@ class Run:
         """Seconds until the part ends."""
         return self.deadline - time.monotonic()
 
-    def say(self, text):
+    def log(self, text):
         """Tell how far things are."""
         with self._writing, (self.out / "log.txt").open("a", encoding="utf-8") as log:
             line = f"[{time.monotonic() - self.began:3.0f} s] {text}"
@@ -227,7 +227,7 @@ def smoke(run):
         chains = [chain for chain in chains if chain[1] != "compiled"]
     work = {"compiled": smoke_compiled, "eager": smoke_eager, "deterministic": smoke_deterministic}
     workers = 2 if run.small else len(chains)
-    run.say(f"smoke: {len(chains)} chains of commands, {workers} at once")
+    run.log(f"smoke: {len(chains)} chains of commands, {workers} at once")
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         shares = {"compiled": len(TINY), "eager": workers, "deterministic": workers}  # of the cores
         started = [pool.submit(work[mode], Chain(run, preset, mode, shares[mode])) for preset, mode in chains]
@@ -269,7 +269,7 @@ class Chain:
                 wrong = also()
         self.ok = wrong is None
         seconds = 0 if process is None else process.seconds
-        self.run.say(f"smoke: {self.preset}, {self.mode}, {name}: {wrong or 'passed'} ({seconds} s)")
+        self.run.log(f"smoke: {self.preset}, {self.mode}, {name}: {wrong or 'passed'} ({seconds} s)")
         row = f"{self.preset}, {self.mode}, {name}"
         self.run.keep("smoke", row=row, side="smoke", figures={"seconds": seconds, "wrong": wrong})
 
@@ -374,7 +374,7 @@ def speed(run, rows):
         wave = names[start : start + size]
         waves = -(-(len(names) - start) // size)  # this one and those after it
         share = run.left / waves
-        run.say(f"speed: {', '.join(wave)} start side by side")
+        run.log(f"speed: {', '.join(wave)} start side by side")
         barrier = time.monotonic() + max(share - MEASURING, share / 2)
         measure_rows(run, {name: Row(run, name, commands[name], size) for name in wave}, barrier)
     shutil.rmtree(run.out / "turns")
@@ -413,7 +413,7 @@ def measure_rows(run, rows, barrier):
             rows[name].go()
             finish_row(run, name, rows.pop(name).process)
         for name in late:
-            run.say(f"speed: {name} is late")
+            run.log(f"speed: {name} is late")
             rows[name].process.send(signal.SIGCONT)
     for name, row in rows.items():
         row.process.wait(0)
@@ -451,10 +451,10 @@ def finish_row(run, name, process):
     notes = process.notes()
     run.keep("speed", row=name, side=side, figures=figures, notes=notes)
     if figures is None:
-        run.say(f"speed: {name} failed or had no time left: {process.last_words()}")
+        run.log(f"speed: {name} failed or had no time left: {process.last_words()}")
     else:
         per_second = figures.get("images_per_second") or figures.get("file_images_per_second")
-        run.say(f"speed: {name}: {per_second:,.0f} images/s{'; ' + notes[0] if notes else ''}")
+        run.log(f"speed: {name}: {per_second:,.0f} images/s{'; ' + notes[0] if notes else ''}")
 
 
 # --- baseline ---------------------------------------------------------------------------------------------
@@ -475,9 +475,9 @@ def baseline(run, rows):
             figures, words = process.document() if code == 0 else None, process.last_words()
         run.keep("baseline", row=name, side="classic", figures=figures)
         if figures is None:
-            run.say(f"baseline: {name} failed: {words}")
+            run.log(f"baseline: {name} failed: {words}")
         else:
-            run.say(f"baseline: {name}: {figures['images_per_second']:,.0f} images/s")
+            run.log(f"baseline: {name}: {figures['images_per_second']:,.0f} images/s")
 
 
 # --- train ------------------------------------------------------------------------------------------------
@@ -486,7 +486,7 @@ def baseline(run, rows):
 def train(run, kimg, how):
     """transgan-s on CIFAR-10 for as long as there is time, scored by the yardstick of ../shared/eval."""
     if run.cifar is None or SHARED is None:
-        run.say("train: skipped, no CIFAR-10 (CIFAR=path of the zip) or no ../shared/eval")
+        run.log("train: skipped, no CIFAR-10 (CIFAR=path of the zip) or no ../shared/eval")
         return
     preset, images, scoring = ("transgan-tiny", 200, 60) if run.small else ("transgan-s", 10000, 45)
     folder = run.out / "train"
@@ -500,7 +500,7 @@ def train(run, kimg, how):
     found = {"preset": preset, "exit_code": code, "wall_seconds": process.seconds}
     notes = process.notes()
     if code not in (0, 75):
-        run.say(f"train: exit code {code}: {process.last_words()}")
+        run.log(f"train: exit code {code}: {process.last_words()}")
         run.keep("train", row="transgan-s on CIFAR-10", side="train", figures=None, notes=notes)
         return
     last = json.loads((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
@@ -517,7 +517,7 @@ def train(run, kimg, how):
     samples.unlink(missing_ok=True)
     shutil.rmtree(folder / "checkpoints")  # large, and of no further use
     run.keep("train", row="transgan-s on CIFAR-10", side="train", figures=found, notes=notes)
-    run.say(f"train: {found.get('kimg', last.get('images'))} kimg, CFD {found.get('cfd', '-')}")
+    run.log(f"train: {found.get('kimg', last.get('images'))} kimg, CFD {found.get('cfd', '-')}")
 
 
 # --- all --------------------------------------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""How fast a machine trains, paints and scores a preset: measured on random weights and random pixels."""
+"""How fast a machine trains, generates and scores a preset: measured on random weights and random pixels."""

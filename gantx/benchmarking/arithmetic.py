@@ -65,20 +65,19 @@ def flops_of_stages(settings: RunConfig) -> dict[str, int]:
     return {phase.name: _flops(phase, settings.data.resolution) for phase in phases(settings, *networks)}
 
 
-def _flops(phase: Phase, side: int) -> int:
+def _flops(phase: Phase, resolution: int) -> int:
     """Operations of one step of a phase whose networks are on the meta device."""
-    for other in phase.frozen:
-        other.train_parameters(False)
-    phase.trained.train_parameters(True)
+    phase.select_parameters()
     drawn = draw(phase.spec, seed=0, stream=phase.name, step=0, device=torch.device("cpu"))
     draws: Draws = tree_map(lambda value: value.to("meta"), drawn)
     total = 0
-    for loss, samples, _ in phase.passes:
-        reals = {name: torch.empty(samples, 3, side, side, device="meta") for name in phase.reals}
+    for loss, size, _ in phase.passes:
+        shape = (size, 3, resolution, resolution)
+        reals = {name: torch.empty(shape, device="meta") for name in phase.reals}
         with FlopCounter() as counter:
-            part = take(draws, phase.spec, slice(0, samples))
-            differentiate(loss, phase.trained.parameters, reals, part, 1.0)
-        total += counter.total * (phase.batch // samples)
+            q = take(draws, phase.spec, slice(0, size))
+            differentiate(loss, phase.trained.parameters, reals, q, 1.0)
+        total += counter.total * (phase.batch // size)
     return total
 
 

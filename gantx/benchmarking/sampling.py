@@ -1,4 +1,4 @@
-"""How fast a preset paints: its generator alone, and all the way from seeds to one file."""
+"""How fast a preset generates images: its generator alone, and all the way from seeds to one file."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from gantx.runtime import devices
 from gantx.runtime.random import for_seeds
 
 WARM_UP, PASSES = 3, 10  # passes of the generator that do not count (the third captures), and that do
-IMAGES_ON_GPU, IMAGES_ELSEWHERE = 50_000, 512  # painted to the file unless the user says otherwise
+IMAGES_ON_GPU, IMAGES_ELSEWHERE = 50_000, 512  # generated to the file unless the user sets another number
 
 Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class SamplingFigures:
-    """How fast a preset paints.
+    """How fast a preset generates images.
 
     Attributes:
         preset: its name.
-        batch: images painted at once.
+        batch: images generated at once.
         number: images of the file.
         compiled: whether the generator was.
         generator_images_per_second: of the generator alone, from latents on the device to images there.
@@ -69,12 +69,12 @@ def measure(
     compile: bool = False,
     log: Log,
 ) -> SamplingFigures:
-    """Measure how fast a preset paints, at random weights.
+    """Measure how fast a preset generates images, with random weights.
 
     Args:
         settings: whose generator.
         device: where.
-        batch: images painted at once; None for as many as `gantx sample` would.
+        batch: images generated at once; None for as many as `gantx sample` would.
         number: images of the file; None for 50,000 on a GPU and 512 elsewhere.
         compile: whether the generator is compiled, as by `gantx sample --compile`.
         log: receives a line for each thing that is measured.
@@ -91,7 +91,7 @@ def measure(
             generator = sampling.compiled(generator)
         log(f"measuring the generator of {settings.name}")
         alone, warm_up = generator_rate(generator, batch, device, log)
-        log(f"painting {count:,} images to a file")
+        log(f"generating {count:,} images to a file")
         with tempfile.TemporaryDirectory() as folder:
             how = {"batch": batch, "device": device, "ratio": settings.data.ratio, "constant": compile}
             write = partial(_write, generator, {**how, "log": log})
@@ -115,7 +115,7 @@ def measure(
 
 
 def random_generator(settings: RunConfig, device: torch.device) -> Any:
-    """The generator of a preset at random weights, as `gantx sample` holds one: evaluation, no gradients."""
+    """The generator of a preset at random weights, as in `gantx sample`: evaluation mode, no gradients."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.training.seed)
         generator = models.build(settings.generator)
@@ -124,11 +124,11 @@ def random_generator(settings: RunConfig, device: torch.device) -> Any:
 
 @torch.no_grad()
 def generator_rate(generator: Any, batch: int, device: torch.device, log: Log) -> tuple[float, float]:
-    """How fast a generator paints, from latents on the device to float images there; replayed on CUDA.
+    """How fast a generator is, from latents on the device to float images there; replayed on CUDA.
 
     Args:
         generator: a network of `gantx.models`, on `device`.
-        batch: images painted at once.
+        batch: images generated at once.
         device: where.
         log: receives a line where nothing can be replayed.
 
@@ -137,15 +137,15 @@ def generator_rate(generator: Any, batch: int, device: torch.device, log: Log) -
     """
     q: Any = for_seeds(sampling.spec_of_one(generator), range(batch), device)
     passes = WARM_UP + PASSES
-    painter = sampling.BatchRunner(
+    runner = sampling.BatchRunner(
         lambda given: generator(given["z"], given["noise"]), device, batches=passes, log=log
     )
-    seconds = durations(lambda: painter(q), device, passes)
+    seconds = durations(lambda: runner(q), device, passes)
     usual = median(seconds[WARM_UP:])
     return batch / usual, max(0.0, sum(seconds[:WARM_UP]) - WARM_UP * usual)
 
 
 def _write(generator: Any, how: Mapping[str, Any], path: Path, count: int) -> None:
-    """Paint seeds 0..count-1 into a .npy file, as `gantx sample` does; `how` is said to `sampling.sample`."""
+    """Generate seeds 0..count-1 into a .npy file, as `gantx sample` does; `how` goes to `sampling.sample`."""
     seeds = range(count)
     imaging.save_images(path, sampling.sample(generator, seeds, **how), seeds, {})

@@ -29,8 +29,8 @@ class ScoringFigures:
 
     Attributes:
         preset: its name.
-        batch: images painted, resized and looked at at once.
-        features: the network that looks at them.
+        batch: images generated, resized and scored at once.
+        features: the feature network.
         number: images that the preset's evaluation takes.
         generator_images_per_second: of the generator alone.
         resizing_images_per_second: of resizing by the protocol's rule; None where the network does not.
@@ -70,29 +70,29 @@ def measure(settings: RunConfig, device: torch.device, *, batch: int, log: Log) 
     wanted = settings.evaluation
     rules = protocols.named(wanted.protocol)
     with measuring(device, settings.training.threads, batch):
-        look = _inception(device) if wanted.features == "inception" else _other(wanted.features, device)
+        extract = _inception(device) if wanted.features == "inception" else _other(wanted.features, device)
         generator = random_generator(settings, device)
         log(f"measuring the generator of {settings.name}")
         with full_precision(device):
-            painting, _ = generator_rate(generator, batch, device, log)
+            generating, _ = generator_rate(generator, batch, device, log)
         log(f"measuring the features of {wanted.features}")
         images = torch.randint(0, 256, (batch, *generator.image_shape), dtype=torch.uint8, device=device)
         resizing = None
         if wanted.features == "inception":
             resizing = _rate(lambda pixels: resize(pixels, rules.resize), images, device)
             images = resize(images, rules.resize)
-        looking = _rate(look, images, device)
+        extracting = _rate(extract, images, device)
         memory, machine = devices.memory_gb(device), this_machine(device)
-    together = 1 / sum(1 / rate for rate in (painting, resizing, looking) if rate is not None)
+    together = 1 / sum(1 / rate for rate in (generating, resizing, extracting) if rate is not None)
     number = wanted.num or rules.num
     return ScoringFigures(
         preset=settings.name,
         batch=batch,
         features=wanted.features,
         number=number,
-        generator_images_per_second=painting,
+        generator_images_per_second=generating,
         resizing_images_per_second=resizing,
-        features_images_per_second=looking,
+        features_images_per_second=extracting,
         images_per_second=together,
         seconds=number / together,
         peak_memory_gib=memory,
@@ -110,12 +110,12 @@ def _inception(device: torch.device) -> Callable[[Tensor], Tensor]:
     network = Inception(centred=True).to(device).to(memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def look(images: Tensor) -> Tensor:
+    def extract(images: Tensor) -> Tensor:
         with full_precision(device):
             features: Tensor = network(images)[0]
         return features
 
-    return look
+    return extract
 
 
 def _other(choice: str, device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -98,10 +98,10 @@ def train(
         print(settings.to_yaml(), end="")
         return
     if dry_run:
-        from gantx.training import plan
+        from gantx.training.dry_run import sizes
 
         print(settings.to_yaml())
-        _show_plan(plan.plan(settings))
+        _show_plan(sizes(settings))
         if probe:
             _probe(settings, device)
         return
@@ -129,12 +129,12 @@ def _follow(device: str, work: Callable[..., Path]) -> None:
 def _probe(settings: RunConfig, device: str) -> None:
     """Show what some steps take."""
     from gantx.runtime import devices
-    from gantx.training import probing
+    from gantx.training.dry_run import measured
 
     with Waiting() as waiting:
         place = devices.pick_device(device)
         waiting.say(f"trying steps on {place} (--no-probe leaves them away)")
-        figures = probing.probe(settings, place, waiting.say)
+        figures = measured(settings, place, waiting.say)
     _show_plan(figures)
 
 

@@ -1,4 +1,4 @@
-"""Tensors as views of one buffer, so that what is done to all of them is one operation."""
+"""Tensors as views of one buffer, so that an operation on all of them is a single one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-ALIGNMENT = 64  # elements: views begin where vectorised kernels want them to
+ALIGNMENT = 64  # elements: views start at addresses that suit vectorised kernels
 
 
 def flat_zeros(
@@ -25,12 +25,12 @@ def flat_zeros(
         The buffer [n], and its views.
     """
     sizes = [math.prod(shape) for shape in shapes]
-    places = [-(-size // ALIGNMENT) * ALIGNMENT for size in sizes]
-    flat = torch.zeros(sum(places), device=device, dtype=dtype)
+    padded = [-(-size // ALIGNMENT) * ALIGNMENT for size in sizes]
+    flat = torch.zeros(sum(padded), device=device, dtype=dtype)
     views, start = [], 0
-    for shape, size, place in zip(shapes, sizes, places, strict=True):
+    for shape, size, length in zip(shapes, sizes, padded, strict=True):
         views.append(flat[start : start + size].view(tuple(shape)))
-        start += place
+        start += length
     return flat, views
 
 

@@ -3,7 +3,7 @@
 A layer that multiplies (a linear map, a convolution, attention) casts its operands to its `compute_dtype`.
 Everything else is float32: parameters, the residual stream, normalisation, softmax, logits, losses,
 penalties, statistics, optimisers, averages. So types are the same on every device, inside `torch.func.grad`,
-in eager and in compiled code, and what a CPU shows about them holds on a GPU.
+in eager and in compiled code, and what a test on a CPU shows about them is true on a GPU.
 """
 
 from __future__ import annotations

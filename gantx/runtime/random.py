@@ -162,7 +162,7 @@ def for_seeds(
         spec_of_one: the draws of a batch of one, latents included.
         seeds: one per image.
         device: where the stacked tensors go.
-        pinned: make them in page-locked memory, whence `place` copies to CUDA without anybody waiting.
+        pinned: make them in page-locked memory, from which `place` copies to CUDA without waiting.
     """
     return place(_rows(spec_of_one, "", seeds, torch.Generator("cpu"), pinned), device)
 

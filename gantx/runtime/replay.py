@@ -1,8 +1,8 @@
 """Steps that are captured once and replayed: on a GPU, a CUDA graph in place of thousands of launches.
 
-What is replayed reads and writes tensors that stay where they are. Nothing in it depends on a Python number
-that changes, and nothing waits for the device. A replay that cannot be captured, or that computes other
-numbers, is an optimisation that failed, not a run: the work goes on as it is, and says so.
+A replayed function reads and writes tensors that stay in place. It depends on no Python number that changes,
+and does not wait for the device. If it cannot be captured, or if the replay computes other numbers, only the
+optimisation has failed, not the run: the function is called as it is from then on, and a message says so.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class CudaGraphs:
 
 
 class Replay:
-    """Work that runs as it is at first, is then captured, compared with itself, and replayed from there on.
+    """Work that first runs without capture, then is captured and compared with such a run, then replayed.
 
     Args:
         work: reads and writes tensors that last.
@@ -72,7 +72,7 @@ class Replay:
         capture: how it is captured; None for never.
         name: what it is, for messages: "the discriminator's step".
         log: receives a sentence when the work goes on without replay.
-        required: raise in place of that.
+        required: raise an error instead.
 
     Raises:
         MissingError: when it is called, cannot be replayed, and that is `required`.
@@ -120,7 +120,7 @@ class Replay:
             self._give_up(f"capturing failed ({_line_of(problem)})", problem)
             self._work()
             return
-        # First as it is: what that takes is free again before the graph takes as much for itself.
+        # First without capture: its memory is free again before the graph allocates its own.
         self._work()
         plain: dict[str, Tensor] = {}
         try:
@@ -129,9 +129,11 @@ class Replay:
             _restore(self._changes, before)
             replay()
             differing = [
-                name for name, moved in self._changes.items() if not agrees(before[name], plain[name], moved)
+                name
+                for name, replayed in self._changes.items()
+                if not agrees(before[name], plain[name], replayed)
             ]
-        except Exception as problem:  # of CUDA, of a library, of a compiler: none of them may end a run
+        except Exception as problem:  # of CUDA, a library or a compiler: none of them may end the run
             _restore(self._changes, plain)
             self._give_up(f"capturing failed ({_line_of(problem)})", problem)
             return
@@ -158,11 +160,11 @@ class Replay:
 def agrees(before: Tensor, plain: Tensor, replayed: Tensor) -> bool:
     """Whether two changes of a tensor are the same up to rounding; what is no number is so in both."""
     if bool(((plain == replayed) | (plain.isnan() & replayed.isnan())).all()):
-        return True  # as it should be, without copies in double precision
+        return True  # the usual case, without copies in double precision
     before, plain, replayed = before.double(), plain.double(), replayed.double()
     change = torch.linalg.vector_norm(plain - before)
     apart = torch.linalg.vector_norm(replayed - plain)
-    # What hardly changes may round the other way in its last bit.
+    # A tensor that hardly changes may differ in its last bit.
     allowed = TOLERANCE * change + 2e-7 * torch.linalg.vector_norm(plain)
     return bool(apart <= allowed)
 
@@ -180,6 +182,6 @@ def _restore(tensors: dict[str, Tensor], values: dict[str, Tensor]) -> None:
 
 def _line_of(problem: BaseException) -> str:
     line = first_line(problem)
-    # Ending a capture that has failed fails as well, and says less than what happened before.
+    # Ending a failed capture fails as well, with a less helpful message than the first one.
     earlier = problem.__context__
     return line if earlier is None else f"{line}; before that {_line_of(earlier)}"

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: granted at once while images are prepared, after the iteration while training."""
+"""Ctrl-C and SIGTERM: they stop the preparation of images at once, and training after the iteration."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class StopWhilePreparing(_Handlers):
 
 
 class StopAfterIteration(_Handlers):
-    """Turns Ctrl-C and SIGTERM into a wish to stop that is granted once the state is saved.
+    """Turns Ctrl-C and SIGTERM into a request to stop, which takes effect once the state is saved.
 
     A second Ctrl-C stops at once.
 
     Args:
-        log: tells the user that the wish was heard.
-        folder: the run, to say how to go on.
+        log: receives a line that confirms the request.
+        folder: the run, named in the message on how to resume.
     """
 
     numbers = (signal.SIGINT, signal.SIGTERM)

@@ -1,9 +1,9 @@
 """DiffAugment (Zhao et al. 2020, arXiv 2006.10738) as TransGAN and ViTGAN apply it to every image D sees.
 
-Every operation is a pure function of images [B, 3, H, W] and of numbers drawn beforehand, differentiable
-twice, with the draws of `spec`. Definitions follow TransGAN's released code, version 2 of which adds erasing,
-hue and filtering; cutout and erasing hit a whole batch or spare it. ViTGAN's adds flips, and gives every
-operation a chance by which it hits or spares an image. Nothing is clamped, so images may leave [-1, 1].
+Every operation is a pure function of images [B, 3, H, W] and of the draws of `spec`, twice differentiable.
+Definitions follow TransGAN's released code, version 2 of which adds erasing, hue and filtering; cutout and
+erasing are applied to whole batches or not at all. ViTGAN's code adds flips, and applies every operation to
+each image with a given probability. Nothing is clamped, so images may leave [-1, 1].
 """
 
 from __future__ import annotations
@@ -19,52 +19,55 @@ from torch import Tensor
 
 from gantx.runtime.random import Draw, Draws, Spec
 
-TRANSLATION_RATIO = 0.2  # largest shift, as a share of the side
-STRONG_TRANSLATION_RATIO = 0.125  # the same for strong_translation, which is the weaker one
-CUTOUT_RATIO = 0.5  # side of the box, as a share of the side of the image
-CUTOUT_PROBABILITY = 0.3  # of a batch, to be cut or erased; the original DiffAugment always cuts
+TRANSLATION_RATIO = 0.2  # largest shift relative to the image's width
+STRONG_TRANSLATION_RATIO = 0.125  # the same for strong_translation, which is weaker
+CUTOUT_RATIO = 0.5  # width of the box relative to the image's width
+CUTOUT_PROBABILITY = 0.3  # that a batch is cut or erased; the original DiffAugment always cuts
 HUE_PROBABILITY = 0.5  # of an image
 FLIP_PROBABILITY = 0.5  # of an image
 FILTER_PROBABILITY = 0.25  # of an image and a band
 SYM2 = (-0.12940952255092145, 0.22414386804185735, 0.836516303737469, 0.48296291314469025)  # low pass
-LOWEST_BAND, OTHER_BANDS = 10 / 13, 1 / 13  # shares of the lowest and of each other band in an average image
+LOWEST_BAND, OTHER_BANDS = (
+    10 / 13,
+    1 / 13,
+)  # shares of the lowest and of each other band in an average image
 
 
-Chances: TypeAlias = Mapping[str, float]
+Probabilities: TypeAlias = Mapping[str, float]
 Constants: TypeAlias = Mapping[str, Mapping[str, Tensor]]
-ALWAYS: Chances = {}  # every operation is applied as it is defined
+ALWAYS: Probabilities = {}  # every operation is applied as it is defined
 NO_CONSTANTS: Constants = {}
 
 
-def spec(policy: Sequence[str], batch: int, resolution: int, chances: Chances = ALWAYS) -> Spec:
-    """What `augment` needs drawn.
+def spec(policy: Sequence[str], batch: int, resolution: int, probabilities: Probabilities = ALWAYS) -> Spec:
+    """The draws of `augment`.
 
     Args:
         policy: names of operations, as in `AugmentConfig.policy`.
         batch: number of images.
-        resolution: side of the images in pixels.
-        chances: as in `AugmentConfig.chances`.
+        resolution: height and width of the images in pixels.
+        probabilities: as in `AugmentConfig.chances`.
 
     Returns:
         One entry per operation, under its name.
     """
     wanted: Spec = {}
     for name in _expand(policy):
-        gate: Spec = {"gate": Draw("uniform", (batch,))} if name in chances else {}
+        gate: Spec = {"gate": Draw("uniform", (batch,))} if name in probabilities else {}
         wanted[name] = {**_OPERATIONS[name].spec(batch, resolution), **gate}
     return wanted
 
 
 def constants(policy: Sequence[str], resolution: int, device: torch.device) -> Constants:
-    """What operations of `policy` multiply with, made once: a compiled step would make it anew each time.
+    """Constant tensors of the operations, computed once: a compiled step would compute them in every step.
 
     Args:
         policy: names of operations.
-        resolution: side of the images in pixels.
-        device: where they are.
+        resolution: height and width of the images in pixels.
+        device: of the tensors.
 
     Returns:
-        Tensors by the names of the operation and their own.
+        Tensors by operation and name.
     """
     return {
         name: {"operators": band_operators(resolution, device)}
@@ -77,18 +80,18 @@ def augment(
     images: Tensor,
     draws: Draws,
     policy: Sequence[str],
-    chances: Chances = ALWAYS,
+    probabilities: Probabilities = ALWAYS,
     constants: Constants = NO_CONSTANTS,
 ) -> Tensor:
     """Apply the operations of `policy` in its order.
 
     Args:
         images: [B, 3, H, W], nominally in [-1, 1].
-        draws: drawn from `spec` for the same policy and chances.
-        policy: names of operations; none leave the images as they are.
-        chances: of an operation to be applied to an image, by its name; decides in place of the coin that
-            some operations throw.
-        constants: of the function of this name, for square images; without them, they are made.
+        draws: of `spec` for the same policy and probabilities.
+        policy: names of operations; without any the images are unchanged.
+        probabilities: with which an operation is applied to an image, by its name; they replace the
+            probability of operations that have their own.
+        constants: of the function of this name, for square images; computed if they are missing.
 
     Returns:
         [B, 3, H, W], of the same type as `images`.
@@ -96,16 +99,16 @@ def augment(
     for name in _expand(policy):
         drawn: Any = draws[name]
         q = {**drawn, **constants.get(name, {})}
-        if name in chances:
-            certain = {"coin": torch.zeros_like(q["coin"])} if "coin" in q else {}
-            hit = _per_image(q["gate"] < chances[name])
-            images = torch.where(hit, _OPERATIONS[name].apply(images, {**q, **certain}), images)
+        if name in probabilities:
+            always = {"coin": torch.zeros_like(q["coin"])} if "coin" in q else {}
+            applied = _per_image(q["gate"] < probabilities[name])
+            images = torch.where(applied, _OPERATIONS[name].apply(images, {**q, **always}), images)
         else:
             images = _OPERATIONS[name].apply(images, q)
     return images
 
 
-# --- operations; q holds what the operation draws ---------------------------------------------------------
+# --- operations; q contains the draws of the operation -----------------------------------------------------
 
 
 def brightness(images: Tensor, q: Any) -> Tensor:
@@ -129,57 +132,57 @@ def translation(images: Tensor, q: Any) -> Tensor:
     """Shift each image: pixel (i, j) comes from (i + rows, j + columns), zero from outside.
 
     Every pixel inside is read at most once, so its gradient is one number and not a sum: the backward pass
-    is the same in every run, although it scatters. The frame of zeros is read more often, but its gradient
-    is thrown away.
+    is deterministic although it scatters. The frame of zeros is read more often, but its gradient is not
+    used.
     """
     height, width = images.shape[2:]
-    framed = F.pad(images, (1, 1, 1, 1))  # [B, 3, H + 2, W + 2]
+    padded = F.pad(images, (1, 1, 1, 1))  # [B, 3, H + 2, W + 2]
     rows = _shifted(height, q["rows"], images.device)  # [B, H]
     columns = _shifted(width, q["columns"], images.device)  # [B, W]
     source = rows[:, :, None] * (width + 2) + columns[:, None, :]  # [B, H, W]
     source = source.flatten(1)[:, None].expand(-1, images.shape[1], -1)  # [B, 3, H·W]
-    return framed.flatten(2).gather(2, source).view_as(images)
+    return padded.flatten(2).gather(2, source).view_as(images)
 
 
 def _shifted(side: int, shifts: Tensor, device: torch.device) -> Tensor:
-    """Where in a framed row of side + 2 pixels each pixel comes from, [B, side]."""
+    """Source of each pixel in a padded row of side + 2 pixels, [B, side]."""
     return (torch.arange(1, side + 1, device=device) + shifts[:, None]).clamp(0, side + 1)
 
 
 def cutout(images: Tensor, q: Any) -> Tensor:
-    """Black out one box per image, half as wide as the image, in three batches of ten."""
+    """Set one box per image, half as wide as the image, to zero in three batches of ten."""
     height, width = (_rounded(CUTOUT_RATIO, side) for side in images.shape[2:])
-    return _black_out(images, q["coin"], (height, q["rows"]), (width, q["columns"]))
+    return _zero_boxes(images, q["coin"], (height, q["rows"]), (width, q["columns"]))
 
 
 def erase(images: Tensor, q: Any) -> Tensor:
-    """Black out one box per image, of a height and width drawn for the batch, in three batches of ten."""
+    """Set one box per image, of a height and width drawn for the batch, to zero in three batches of ten."""
     spans = [(q["height"], q["rows"]), (q["width"], q["columns"])]
     rows, columns = (
-        # As many places as cutout's centre has; only here the draw cannot know how many.
+        # The number of positions, as for cutout's centre; here it depends on the size that was drawn.
         (size, (u * (side + 1 - size % 2)).long())
         for side, (size, u) in zip(images.shape[2:], spans, strict=True)
     )
-    return _black_out(images, q["coin"], rows, columns)
+    return _zero_boxes(images, q["coin"], rows, columns)
 
 
 _Span: TypeAlias = tuple[int | Tensor, Tensor]  # size of a box along one axis, and its centres [B]
 
 
-def _black_out(images: Tensor, coin: Tensor, rows: _Span, columns: _Span) -> Tensor:
-    """Set one box per image to zero, if the coin says so."""
+def _zero_boxes(images: Tensor, u: Tensor, rows: _Span, columns: _Span) -> Tensor:
+    """Set one box per image to zero with probability `CUTOUT_PROBABILITY`; u is uniform in [0, 1)."""
     height, width = images.shape[2:]
     in_rows = _covered(height, *rows)  # [B, H]
     in_columns = _covered(width, *columns)  # [B, W]
-    box = in_rows[:, :, None] & in_columns[:, None, :] & (coin < CUTOUT_PROBABILITY)  # [B, H, W]
+    box = in_rows[:, :, None] & in_columns[:, None, :] & (u < CUTOUT_PROBABILITY)  # [B, H, W]
     return images.masked_fill(box[:, None], 0.0)
 
 
 def _covered(side: int, size: int | Tensor, centres: Tensor) -> Tensor:
     """Which pixels of a row a box of `size` pixels covers, boolean [B, side].
 
-    As in the released code, a box that sticks out is clamped pixel by pixel: it covers the border's pixel
-    even when it lies beyond.
+    As in the released code, a box that exceeds the image is clamped pixel by pixel: it covers the pixel at
+    the border even if it lies outside.
     """
     first = centres[:, None] - size // 2
     pixels = torch.arange(side, device=centres.device)
@@ -187,18 +190,18 @@ def _covered(side: int, size: int | Tensor, centres: Tensor) -> Tensor:
 
 
 def flip(images: Tensor, q: Any) -> Tensor:
-    """Mirror every second image left to right."""
+    """Mirror an image left to right with probability 1/2."""
     return torch.where(_per_image(q["coin"] < FLIP_PROBABILITY), images.flip(3), images)
 
 
 def hue(images: Tensor, q: Any) -> Tensor:
-    """Turn the colours of every second image about the grey axis, by any angle in [−π, π).
+    """Rotate the colours of an image about the grey axis with probability 1/2, by any angle in [−π, π).
 
     Rodrigues' formula: v cos θ + (k x v) sin θ + k (k·v)(1 − cos θ), k the unit vector of grey.
     """
     angle = math.pi * (2 * q["u"] - 1) * (q["coin"] < HUE_PROBABILITY)  # [B]
     cosine, sine = _per_image(angle.cos()), _per_image(angle.sin())
-    grey = images.mean(1, keepdim=True)  # [B, 1, H, W]: what k (k·v) holds in each channel
+    grey = images.mean(1, keepdim=True)  # [B, 1, H, W]: each channel of k (k·v)
     crossed = (images.roll(1, dims=1) - images.roll(-1, dims=1)) / math.sqrt(3)  # k x v
     return images * cosine + crossed * sine + grey * (1 - cosine)
 
@@ -206,11 +209,12 @@ def hue(images: Tensor, q: Any) -> Tensor:
 def filter_bands(images: Tensor, q: Any) -> Tensor:
     """Amplify or damp frequency bands (image-space filtering of Karras et al. 2020, arXiv 2006.06676).
 
-    In one image of four, for each of four bands, the band's amplitude is multiplied by 2^normal; afterwards
+    With probability 1/4 for each image and each of four bands, the band's amplitude is multiplied by
+    2^normal; afterwards
     the image is scaled so that its expected power stays the same. Images reflect at their borders.
     """
-    hit = q["coin"] < FILTER_PROBABILITY  # [B, 4]
-    gains = torch.where(hit, q["normal"].exp2(), 1.0)  # [B, 4]
+    changed = q["coin"] < FILTER_PROBABILITY  # [B, 4]
+    gains = torch.where(changed, q["normal"].exp2(), 1.0)  # [B, 4]
     surplus = gains.square() - 1
     power = (1 + LOWEST_BAND * surplus[:, :1]) * (1 + OTHER_BANDS * surplus[:, 1:]).prod(1, keepdim=True)
     gains = (gains * power.rsqrt()).to(images.dtype)
@@ -221,7 +225,7 @@ def filter_bands(images: Tensor, q: Any) -> Tensor:
     down, across = (
         torch.einsum("bk,kij->bij", gains, along.to(images.dtype))[:, None] for along in operators
     )  # [B, 1, H, H], [B, 1, W, W]
-    filtered: Tensor = down @ images @ across.mT  # in float32: sums of 43 products are no place for bf16
+    filtered: Tensor = down @ images @ across.mT  # in float32: bf16 is too coarse for sums of 43 products
     return filtered
 
 
@@ -244,9 +248,9 @@ def band_operators(side: int, device: torch.device) -> Tensor:
 
 
 def filter_bank() -> Tensor:
-    """Symmetric filters [4, 43] of octave bands from low to high, which sum up to the identity.
+    """Symmetric filters [4, 43] of octave bands from low to high; their sum is the identity.
 
-    Each octave splits what the one before calls low by the low- and high-pass filters of the sym2 wavelet.
+    Each octave splits the low band of the one before by the low- and high-pass filters of the sym2 wavelet.
     """
     wavelet = torch.tensor(SYM2, dtype=torch.double, device="cpu")
     signs = torch.tensor((1, -1, 1, -1), device="cpu")
@@ -254,7 +258,7 @@ def filter_bank() -> Tensor:
     bank = torch.zeros(4, 1, dtype=torch.double, device="cpu")
     bank[0] = 1
     for band in (1, 2, 3):
-        stretched = F.pad(bank[:, :, None], (0, 1)).flatten(1)[:, :-1]  # a zero between any two taps
+        stretched = F.pad(bank[:, :, None], (0, 1)).flatten(1)[:, :-1]  # a zero between neighbouring taps
         bank = F.conv1d(stretched[:, None], low, padding=6)[:, 0]
         middle = bank.shape[1] // 2
         bank[band, middle - 3 : middle + 4] += high[0, 0]
@@ -270,7 +274,7 @@ def _rounded(ratio: float, side: int) -> int:
     return int(ratio * side + 0.5)
 
 
-# --- what each operation draws ----------------------------------------------------------------------------
+# --- draws of the operations ------------------------------------------------------------------------------
 
 
 def _color_spec(batch: int, resolution: int) -> Spec:
@@ -284,18 +288,18 @@ def _translation_spec(ratio: float, batch: int, resolution: int) -> Spec:
 
 
 def _cutout_spec(batch: int, resolution: int) -> Spec:
-    # A box of odd side has a pixel in its middle, one of even side a corner between pixels: one more place.
-    places = resolution + 1 - _rounded(CUTOUT_RATIO, resolution) % 2
-    centre = Draw("integers", (batch,), low=0, high=places)
+    # A box of odd size is centred on a pixel, one of even size on a corner between pixels: one position more.
+    positions = resolution + 1 - _rounded(CUTOUT_RATIO, resolution) % 2
+    centre = Draw("integers", (batch,), low=0, high=positions)
     return {"coin": Draw("uniform", (), per="batch"), "rows": centre, "columns": centre}
 
 
 def _erase_spec(sizes: Callable[[int], tuple[int, int]], batch: int, resolution: int) -> Spec:
     smallest, largest = sizes(resolution)
     size = Draw("integers", (), per="batch", low=smallest, high=largest + 1)
-    centre = Draw("uniform", (batch,))  # in units of the places there are, which depend on the size
-    coin = Draw("uniform", (), per="batch")
-    return {"height": size, "width": size, "coin": coin, "rows": centre, "columns": centre}
+    centre = Draw("uniform", (batch,))  # in units of the number of positions, which depends on the size
+    u = Draw("uniform", (), per="batch")
+    return {"height": size, "width": size, "coin": u, "rows": centre, "columns": centre}
 
 
 def _shares_of(side: int) -> tuple[int, int]:

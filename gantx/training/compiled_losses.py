@@ -1,9 +1,9 @@
 """Losses compiled whole, gradient penalties included.
 
-`torch.compile` cannot differentiate a compiled function twice. So what is compiled is not D but the loss of a
-phase, with the `torch.func.grad` of its penalties inside: all that is left outside is one plain `backward`.
-A loss sees nothing but tensors (images, draws, buffers), hence one graph serves the whole run, and one more
-once the attention window is switched off.
+`torch.compile` cannot differentiate a compiled function twice. So the compiled function is not D but the loss
+of a phase, with the `torch.func.grad` of its penalties inside; outside there is one plain `backward`. A loss
+reads only tensors (images, draws, buffers), hence one graph serves the whole run, and one more once the
+attention window is switched off.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gantx.runtime.compile import compile_whole
 from gantx.runtime.random import Draws
 from gantx.training.phase import Gradients, Loss, LossOutput, Pass, Phase, Reals, differentiate
 
-WORTHWHILE = 2000  # D steps: about as long as compiling takes what they save
+WORTHWHILE = 2000  # D steps: about where the time saved equals the time that compiling takes
 
 Log = Callable[[str], None]
 
@@ -30,9 +30,9 @@ def pick_compile(wanted: bool | str, device: torch.device, steps: int) -> bool:
     """Whether a run compiles its losses.
 
     Args:
-        wanted: `training.compile`; `auto` compiles on CUDA when that saves time.
+        wanted: `training.compile`; `auto` compiles on CUDA if that saves time.
         device: where the run trains.
-        steps: D steps that are left.
+        steps: remaining D steps.
     """
     if isinstance(wanted, bool):
         return wanted
@@ -44,43 +44,42 @@ def compiled(
 ) -> list[Phase]:
     """The same phases with compiled losses; unchanged unless `training.compile` is true.
 
-    Nothing is compiled before the first step of each phase. What was compiled earlier in this process is
-    forgotten.
+    Each loss is compiled in the first step of its phase. Graphs compiled earlier in this process are
+    discarded.
 
     Args:
         phases: of an iteration.
         settings: resolved.
-        log: receives a sentence when a loss cannot be compiled.
-        required: raise in place of going on without.
+        log: receives a sentence if a loss cannot be compiled.
+        required: raise an error instead.
     """
     if settings.training.compile is not True:
         return phases
     torch.compiler.reset()
     device = phases[0].trained.gradient.device
 
-    def faster(phase: Phase, part: Pass) -> Pass:
-        work = CompiledDifferentiation(
-            compile_loss(part.loss, device), f"the loss of {phase.name}", log, required
-        )
-        return part._replace(differentiate=work)
+    def with_compiled_loss(phase: Phase, each: Pass) -> Pass:
+        name = f"the loss of {phase.name}"
+        compiled = CompiledDifferentiation(compile_loss(each.loss, device), name, log, required)
+        return each._replace(differentiate=compiled)
 
     return [
-        dataclasses.replace(phase, passes=tuple(faster(phase, part) for part in phase.passes))
+        dataclasses.replace(phase, passes=tuple(with_compiled_loss(phase, each) for each in phase.passes))
         for phase in phases
     ]
 
 
 class CompiledDifferentiation:
-    """Computes a loss and its gradients by compiled code, and without it once that fails.
+    """Computes a loss and its gradients with compiled code, or without it once that has failed.
 
     Args:
         compiled: the compiled loss.
         name: of the loss, for messages.
-        log: receives a sentence when compiling fails.
-        required: raise in place of going on without.
+        log: receives a sentence if compiling fails.
+        required: raise an error instead.
 
     Raises:
-        MissingError: when it is called, compiling fails, and it is `required`.
+        MissingError: when called, if compiling fails and is `required`.
     """
 
     def __init__(self, compiled: Loss, name: str, log: Log, required: bool) -> None:
@@ -118,31 +117,33 @@ class CompiledDifferentiation:
 
 
 def compile_loss(loss: Loss, device: torch.device) -> Loss:
-    """A compiled loss: one graph, fixed shapes, settings that suit the device.
+    """A compiled loss: one graph, fixed shapes, options for the device.
 
     Args:
         loss: of one pass.
         device: where it will run.
 
     Raises:
-        MissingError: when it is first called and something that compiling needs is not installed.
+        MissingError: at the first call, if something that compiling needs is not installed.
     """
-    # A lookup of all that could have changed since the graph was made takes up to a millisecond a step.
-    options: dict[str, Any] = {"guard_filter_fn": what_a_run_changes}
+    # Guard evaluation costs up to 1 ms per step.
+    options: dict[str, Any] = {"guard_filter_fn": guards_to_evaluate}
     if device.type == "cpu":
-        # Shuffled tokens would otherwise be gathered anew by each of their readers, without vectors.
+        # Otherwise each reader of shuffled tokens gathers them again, without vector instructions.
         options["realize_reads_threshold"] = 2
     return compile_whole(loss, name="the training step", instead="train with --compile off", options=options)
 
 
-def what_a_run_changes(guards: Sequence[Any]) -> list[bool]:
-    """Which of the compiler's conditions for using a graph again are looked at in each step.
+def guards_to_evaluate(guards: Sequence[Any]) -> list[bool]:
+    """Which of the compiler's guards are evaluated in each step.
 
-    There are thousands on the networks, and of all that a network holds beside tensors a run changes the
-    attention window alone: from a number to none. Each run compiles anew.
+    There are thousands of guards on the networks, but the only attribute other than a tensor that a run
+    changes is the attention window, from a number to None. Each run compiles its own graphs.
 
     Args:
-        guards: with the `name` of what each looks at, as a Python expression.
+        guards: each with a `name`, the Python expression that it guards.
     """
-    elsewhere = torch.compiler.skip_guard_on_all_nn_modules_unsafe(guards)
-    return [keep or "attention_window" in guard.name for guard, keep in zip(guards, elsewhere, strict=True)]
+    outside = torch.compiler.skip_guard_on_all_nn_modules_unsafe(guards)
+    return [
+        evaluate or "attention_window" in guard.name for guard, evaluate in zip(guards, outside, strict=True)
+    ]

@@ -12,10 +12,10 @@ from gantx.training.steps import Steps
 
 
 def train(config: RunConfig, state: TrainingState, steps: Steps, batches: Batches, logger: RunLogger) -> None:
-    """Train until `training.kimg`, or until the logger is asked to stop.
+    """Train until `training.kimg`, or until the logger raises because a stop was requested.
 
-    An iteration runs every phase that is due, in order. Everything random is a function of (seed, phase,
-    iteration), the images a function of (seed, progress): a run can stop after any iteration and go on.
+    An iteration runs every phase that is due, in order. Random inputs are a function of (seed, phase,
+    iteration), images a function of (seed, progress): a run can stop after any iteration and be resumed.
 
     Raises:
         DivergedError: a loss or gradient is no longer finite.
@@ -47,7 +47,7 @@ def train(config: RunConfig, state: TrainingState, steps: Steps, batches: Batche
 
 
 def _position(phase: Phase, stream: str, state: TrainingState) -> int:
-    """Number of the first image a phase reads from a stream: `real` is shared, others are its own."""
+    """Index of the first image that a phase reads from a stream: `real` is shared, others are its own."""
     return state.images if stream == "real" else state.iteration // phase.interval * phase.batch
 
 

@@ -25,8 +25,8 @@ def discriminator_loss(name: str, on_real: Tensor, on_fake: Tensor, drift: float
     """
     match name:
         case "wgangp-eps":
-            # A product: the derivative of a square keeps one number more, and Triton 3.6 refuses the kernel
-            # that the compiler then makes of this loss for a GPU.
+            # A product: the derivative of a square saves one more number, and Triton 3.6 rejects the kernel
+            # that the compiler then generates for this loss on a GPU.
             mean = on_real.mean()
             return on_fake.mean() - mean + drift * (mean * mean)
         case "wgangp":
@@ -43,7 +43,7 @@ def discriminator_loss(name: str, on_real: Tensor, on_fake: Tensor, drift: float
 
 
 def generator_loss(name: str, on_fake: Tensor, on_real: Tensor | None = None) -> Tensor:
-    """What G minimises: a scalar. Only the relativistic loss looks at `on_real` [B]."""
+    """What G minimises: a scalar. Only the relativistic loss uses `on_real` [B]."""
     match name:
         case "wgangp-eps" | "wgangp" | "hinge":
             return -on_fake.mean()

@@ -1,4 +1,4 @@
-"""Scores while a run trains: the same evaluation as `gantx eval`, on the averaged generator."""
+"""Scores during training: the same evaluation as `gantx eval`, of the averaged generator."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from gantx.models.interfaces import Generator
 
 
 class PeriodicEvaluation:
-    """Scores a generator by the run's own protocol, and knows which of the scores is the best.
+    """Scores a generator by the run's own protocol, and remembers the best score.
 
-    Making one resolves weights and reference statistics, so that nothing is missing hours later.
+    Its constructor loads weights and reference statistics, so that missing files are noticed at the start.
 
     Args:
-        config: of the run; its `evaluation` section says how.
+        config: of the run; see its `evaluation` section.
         device: where to compute.
         log: receives one line of text at a time.
         progress: receives (done, total) while real images are measured.
@@ -44,7 +44,7 @@ class PeriodicEvaluation:
         self._interrupted: Callable[[], bool] = bool
         self._show = progress
         self._evaluator = Evaluator(settings, log=log, progress=self._on_progress)
-        self._show = None  # the run has a display of its own
+        self._show = None  # the run's own display takes over
         self._deciding = self._evaluator.names[0]
         self._best: tuple[str, float] | None = None  # protocol, value
 
@@ -52,11 +52,11 @@ class PeriodicEvaluation:
         """Score a generator.
 
         Args:
-            generator: on the monitor's device.
-            interrupted: asked after each batch; once it says yes the evaluation is given up.
+            generator: on the device of this evaluation.
+            interrupted: called after each batch; the evaluation is cancelled once it returns true.
 
         Returns:
-            `scores`, by name, and `protocol_hash`, for metrics.jsonl; None when given up.
+            `scores`, by name, and `protocol_hash`, for metrics.jsonl; None if cancelled.
         """
         self._interrupted = interrupted
         subject = GeneratedImages(
@@ -64,7 +64,7 @@ class PeriodicEvaluation:
         )
         try:
             result = self._evaluator.evaluate(subject)
-        except _GivenUp:
+        except _Cancelled:
             return None
         scores = {
             score.name: float(f"{score.value:.6g}") for score in result.scores if score.value is not None
@@ -72,9 +72,9 @@ class PeriodicEvaluation:
         return {"scores": scores, "protocol_hash": result.protocol_hash}
 
     def improves(self, line: Mapping[str, Any]) -> bool:
-        """Take note of a line of scores; whether the first metric is better than all noted before it.
+        """Record a line of scores; whether its first metric is better than in all lines before.
 
-        Scores of different protocols are not compared: a changed protocol starts anew.
+        Scores of different protocols are not compared: a changed protocol starts over.
         """
         name = self._deciding
         if (value := line["scores"].get(name)) is None:
@@ -88,10 +88,10 @@ class PeriodicEvaluation:
 
     def _on_progress(self, what: str, done: int, total: int) -> None:
         if self._interrupted():
-            raise _GivenUp
+            raise _Cancelled
         if self._show is not None:
             self._show(done, total)
 
 
-class _GivenUp(Exception):
-    """The run is asked to stop while an evaluation goes on."""
+class _Cancelled(Exception):
+    """The run was asked to stop during an evaluation."""

@@ -102,6 +102,12 @@ class Phase:
     update_state: Callable[[dict[str, Tensor]], None] = no_update
     update_every_pass: bool = False
 
+    def select_parameters(self) -> None:
+        """Let the parameters of `trained` require gradients, and freeze those of `frozen`."""
+        for other in self.frozen:
+            other.train_parameters(False)
+        self.trained.train_parameters(True)
+
 
 class Statistics:
     """Means of 0-d tensors, summed on the device in tensors that stay in place, and read once per report.
@@ -166,9 +172,7 @@ def run_phase(phase: Phase, reals: Reals, draws: Draws, statistics: Statistics) 
         The names of the observed values: `<phase>/<value>`, `<phase>/loss` and `<phase>/gradient_norm`.
     """
     optimized = phase.trained
-    for other in phase.frozen:
-        other.train_parameters(False)
-    optimized.train_parameters(True)
+    phase.select_parameters()
 
     observed: dict[str, Tensor] = {}
     state_updates: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a live line in a terminal, plain lines elsewhere."""
+"""Progress of a run: a live line in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ProgressDisplay:
         self.figures = ""
         self._calls = 0
         self._started = (0.0, 0)
-        self._spoke = time.monotonic()
+        self._printed = time.monotonic()
         self._live: Progress | None = None
         if self.console.is_terminal and not os.environ.get("CI"):
             bar = (BarColumn(bar_width=24),) if self.console.width >= 120 else ()
@@ -39,33 +39,33 @@ class ProgressDisplay:
             self._task = self._live.add_task("train", total=total, kimg="0", rest="")
             self._live.start()
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print one line, above the live line if there is one."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     def advance(self, images: int) -> None:
-        """Note progress; costs nothing on the device.
+        """Record progress, without waiting for the device.
 
-        Speed counts from the second call on: what lies between the first two may have been compiled.
+        Speed is measured from the second call on: the time before may include compilation.
         """
         now = time.monotonic()
         if self._calls < 2:
             self._calls += 1
             self._started = (now, images)
         if self._live is not None:
-            kimg, rest = self._words(images, now)
+            kimg, rest = self._texts(images, now)
             self._live.update(self._task, completed=images, kimg=kimg, rest=rest)
-        elif now - self._spoke >= PLAIN_SECONDS or images >= self.total:
-            self._spoke = now
-            kimg, rest = self._words(images, now)
-            self.say(f"kimg {kimg} {rest}")
+        elif now - self._printed >= PLAIN_SECONDS or images >= self.total:
+            self._printed = now
+            kimg, rest = self._texts(images, now)
+            self.log(f"kimg {kimg} {rest}")
 
     def figure(self, line: Mapping[str, float]) -> None:
-        """Take the newest metrics, to be shown from now on."""
+        """Show these metrics from now on."""
         parts = []
-        for player in ("discriminator", "generator"):
-            if f"{player}/loss" in line:
-                parts.append(f"loss_{player[0]} {line[f'{player}/loss']:.3g}")
+        for network in ("discriminator", "generator"):
+            if f"{network}/loss" in line:
+                parts.append(f"loss_{network[0]} {line[f'{network}/loss']:.3g}")
         norms = [line[key] for key in line if key in _NORMS]
         if norms:
             parts.append("gnorm " + "/".join(f"{norm:.2g}" for norm in norms))
@@ -73,13 +73,13 @@ class ProgressDisplay:
         self.figures = " ".join(parts)
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Stop the live line."""
         if self._live is not None:
             self._live.stop()
 
-    def _words(self, images: int, now: float) -> tuple[str, str]:
-        began, first = self._started
-        speed = (images - first) / (now - began) if images > first else 0.0
+    def _texts(self, images: int, now: float) -> tuple[str, str]:
+        started, first = self._started
+        speed = (images - first) / (now - started) if images > first else 0.0
         left = self.total - images
         eta = duration(left / speed if left else 0) if speed or not left else "?"
         kimg = f"{images / 1000:.6g}/{self.total / 1000:.6g}"

@@ -1,8 +1,8 @@
-"""Penalties, as pure functions: on the slope of D, on its inconsistency, on the slope of G.
+"""Penalties as pure functions: on the input gradient of D, on its inconsistency, on path lengths of G.
 
-`critic` maps images [B, 3, H, W] to logits [B]; it includes the augmentation, so a slope is taken with
-respect to the images before augmentation. The slope is a `torch.func.grad` of a closure, which the compiler
-can differentiate once more.
+`discriminate` maps images [B, 3, H, W] to logits [B]; it includes the augmentation, so input gradients are
+taken with respect to the images before augmentation. They are `torch.func.grad` of a closure, which the
+compiler can differentiate again.
 """
 
 from __future__ import annotations
@@ -16,36 +16,38 @@ from torch import Tensor
 from gantx.models.layers.attention import twice_differentiable
 from gantx.runtime.precision import widened
 
-Critic = Callable[[Tensor], Tensor]
+Discriminate = Callable[[Tensor], Tensor]
 Synthesis = Callable[[Tensor], Tensor]
 
 
-def input_gradient(critic: Critic, images: Tensor) -> Tensor:
+def input_gradient(discriminate: Discriminate, images: Tensor) -> Tensor:
     """Gradient [B, 3, H, W] of each image's logit with respect to the image, itself differentiable."""
     with twice_differentiable():
-        gradient: Tensor = torch.func.grad(lambda x: critic(x).sum())(images)
+        gradient: Tensor = torch.func.grad(lambda x: discriminate(x).sum())(images)
     return gradient
 
 
-def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, alpha: Tensor, target: float) -> Tensor:
-    """WGAN-GP (Gulrajani et al. 2017, eq. 3), unweighted: mean of (‖slope‖ − target)² / target².
+def gradient_penalty(
+    discriminate: Discriminate, real: Tensor, fake: Tensor, alpha: Tensor, target: float
+) -> Tensor:
+    """WGAN-GP (Gulrajani et al. 2017, eq. 3), unweighted: mean of (‖∇D‖ − target)² / target².
 
     Args:
-        critic: images to logits.
+        discriminate: images to logits.
         real: real images [B, 3, H, W].
         fake: generated images [B, 3, H, W], without graph.
-        alpha: share of the real image in each mixture, uniform [B].
-        target: the norm that costs nothing (φ in TransGAN's code).
+        alpha: weight of the real image in each mixture, uniform [B].
+        target: the norm without penalty (φ in TransGAN's code).
     """
     mixed = fake + alpha.view(-1, 1, 1, 1) * (real - fake)
-    squared = input_gradient(critic, mixed).square().sum((1, 2, 3))  # [B]
-    # The tiny constant keeps the derivative of the root finite where a slope is exactly zero.
+    squared = input_gradient(discriminate, mixed).square().sum((1, 2, 3))  # [B]
+    # The constant makes the derivative of the root finite at a gradient of zero.
     return ((squared + 1e-12).sqrt() - target).square().mean() / target**2
 
 
-def zero_centered_penalty(critic: Critic, images: Tensor) -> Tensor:
-    """R1 at real images or R2 at fakes (Mescheder et al. 2018, eq. 9), unweighted: mean of ‖slope‖² / 2."""
-    return input_gradient(critic, images).square().sum((1, 2, 3)).mean() / 2
+def zero_centered_penalty(discriminate: Discriminate, images: Tensor) -> Tensor:
+    """R1 at real images or R2 at fakes (Mescheder et al. 2018, eq. 9), unweighted: mean of ‖∇D‖² / 2."""
+    return input_gradient(discriminate, images).square().sum((1, 2, 3)).mean() / 2
 
 
 def inconsistency(on_view: Tensor, on_other: Tensor) -> Tensor:
@@ -54,21 +56,21 @@ def inconsistency(on_view: Tensor, on_other: Tensor) -> Tensor:
 
 
 def path_lengths(synthesis: Synthesis, ws: Tensor, direction: Tensor) -> Tensor:
-    """How far an image moves, in the root mean square over styles, when a style moves by one (StyleGAN2).
+    """Change of an image per unit change of a style, root mean square over the styles (StyleGAN2).
 
     Args:
         synthesis: styles to images.
         ws: styles [B, L, D] or [B, K, L, D].
-        direction: standard normal, of the shape of the images [B, 3, H, W]: an estimate of all directions.
+        direction: standard normal, of the shape of the images [B, 3, H, W]: samples all directions.
 
     Returns:
         [B], differentiable.
     """
     unit = direction / math.sqrt(direction.shape[2] * direction.shape[3])
-    ws = widened(ws)  # lengths are sums of squares: no place for bf16
+    ws = widened(ws)  # lengths are sums of squares, for which bf16 is too coarse
     with twice_differentiable():
         gradient: Tensor = torch.func.grad(lambda s: (synthesis(s) * unit).sum())(ws)
-    # The tiny constant keeps the derivative of the root finite where a slope is exactly zero.
+    # The constant makes the derivative of the root finite at a gradient of zero.
     return (gradient.square().sum(-1).flatten(1).mean(1) + 1e-12).sqrt()
 
 
@@ -78,10 +80,10 @@ def path_length_penalty(lengths: Tensor, mean: Tensor, decay: float) -> tuple[Te
     Args:
         lengths: [B], of `path_lengths`.
         mean: the running mean before this step, 0-d.
-        decay: share of its way that it goes to the mean of `lengths`.
+        decay: weight of the mean of `lengths` in the new running mean.
 
     Returns:
         The penalty (0-d), and the running mean after this step (0-d).
     """
-    moved = mean.lerp(lengths.mean(), decay)
-    return (lengths - moved).square().mean(), moved
+    new_mean = mean.lerp(lengths.mean(), decay)
+    return (lengths - new_mean).square().mean(), new_mean

@@ -19,12 +19,12 @@ Log = Callable[[str], None]
 
 
 def resolve(settings: RunConfig, device: torch.device, steps: int, log: Log) -> RunConfig:
-    """Fix every value that would otherwise depend on the moment, so that a resumed run repeats it.
+    """Replace every value that depends on the machine by its value here, so that a resumed run repeats it.
 
     Args:
-        settings: the run as it was asked for.
+        settings: the run as configured.
         device: where it trains.
-        steps: of D that are left.
+        steps: remaining D steps.
         log: receives what was chosen.
     """
     training = settings.training
@@ -60,9 +60,9 @@ def resolve(settings: RunConfig, device: torch.device, steps: int, log: Log) -> 
 
 @contextlib.contextmanager
 def prepared_process(settings: RunConfig, device: torch.device) -> Iterator[None]:
-    """A process that trains as resolved settings say: threads, determinism, full float32, memory.
+    """Set up the process for resolved settings: threads, determinism, full float32, memory.
 
-    All is as before afterwards, but for the memory that a CPU's process keeps.
+    Everything is restored afterwards, except that on a CPU the process goes on keeping freed memory.
 
     Args:
         settings: resolved.
@@ -79,7 +79,7 @@ def prepared_process(settings: RunConfig, device: torch.device) -> Iterator[None
     )
     torch.set_num_threads(training.threads)
     torch.use_deterministic_algorithms(training.deterministic is True)
-    # Filling fresh memory with NaN finds bugs of ours, not of the user's, and costs time.
+    # Filling new memory with NaN is for debugging and costs time.
     fills.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
@@ -87,7 +87,7 @@ def prepared_process(settings: RunConfig, device: torch.device) -> Iterator[None
         devices.keep_freed_memory()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        # What is float32 in a bf16 run is little, and meant so; whoever asks for fp32 gets fp32.
+        # No TF32: what is float32 in a bf16 run is little and intended, and fp32 means fp32.
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = False
     try:
@@ -103,7 +103,7 @@ def prepared_process(settings: RunConfig, device: torch.device) -> Iterator[None
 
 @contextlib.contextmanager
 def frozen_garbage() -> Iterator[None]:
-    """Spare the garbage collector the networks, which live as long as the run."""
+    """Exclude the networks, which live as long as the run, from garbage collection."""
     gc.collect()
     gc.freeze()
     try:

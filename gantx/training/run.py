@@ -1,4 +1,4 @@
-"""A run from its first file to its last: assembles what the loop needs, from nothing or from a checkpoint."""
+"""A run from its first file to its last: sets up the training loop, from scratch or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from gantx.runtime import devices
 from gantx.runtime.signals import StopAfterIteration, StopWhilePreparing
 from gantx.training.diagnostics import diagnose
 from gantx.training.loop import target_images, train
-from gantx.training.microbatch import fit
+from gantx.training.microbatch import resolve_micro_batch
 from gantx.training.periodic_eval import PeriodicEvaluation
 from gantx.training.phases import penalty_micro_batch_size
 from gantx.training.progress import ProgressDisplay
@@ -37,7 +37,7 @@ from gantx.training.schedules import window_scale
 from gantx.training.state import TrainingState
 from gantx.training.steps import Required, build_steps
 
-# What may differ when a run goes on: its length, what it writes and how often, and where its images lie.
+# What may differ when a run is resumed: its length, what it writes and how often, where its images are.
 CHANGEABLE = {
     "data.source",
     "data.resident",
@@ -55,7 +55,7 @@ CHANGEABLE = {
     *(f"evaluation.{field}" for field in EvaluationConfig.model_fields),
 }
 
-DIAGNOSED = 16  # images at which `training.diagnostics` looks
+DIAGNOSED = 16  # images for `training.diagnostics`
 
 Progress = Callable[[int, int], None]
 
@@ -99,11 +99,11 @@ def start(
     settings = resolve(settings, device, _steps_left(settings, 0), notes)
     with StopWhilePreparing():
         prepared = prepare(settings.data, log=notes, progress=progress)
-        monitor = _monitor(settings, device, notes, progress)
+        evaluation = _periodic_evaluation(settings, device, notes, progress)
     folder = out or create_folder(parent, f"{settings.name}-{prepared.name}")
     _write_text(folder / "config.yaml", settings.to_yaml())
     with claimed(folder):
-        return _run(settings, folder, None, prepared, monitor, device, command, notes, required)
+        return _run(settings, folder, None, prepared, evaluation, device, command, notes, required)
 
 
 def resume(
@@ -116,10 +116,10 @@ def resume(
     log: Log,
     progress: Progress | None = None,
 ) -> Path:
-    """Go on with a run from its latest checkpoint, or from the beginning when it has none yet.
+    """Resume a run from its latest checkpoint, or start it over if it has none yet.
 
-    The run's config.yaml says where it is going (an earlier resume may have extended it), the checkpoint
-    what it was trained with so far.
+    The run's config.yaml describes its goal (an earlier resume may have extended it), the checkpoint what it
+    was trained with so far.
 
     Args:
         folder: the run.
@@ -156,11 +156,11 @@ def resume(
                 f"{folder} is already complete at {header.images / 1000:g} kimg: extend it with --kimg "
                 f"{2 * settings.training.kimg:g}"
             )
-        # The stored values may be what `auto` came to: only this command's words count.
-        asked = {*changes, *(text.partition("=")[0] for text in overrides)}
+        # Stored values may be the result of `auto`: only what this command sets counts.
+        given = {*changes, *(text.partition("=")[0] for text in overrides)}
         required = Required(
-            "training.compile" in asked and settings.training.compile is True,
-            "training.cuda_graphs" in asked and settings.training.cuda_graphs is True,
+            "training.compile" in given and settings.training.compile is True,
+            "training.cuda_graphs" in given and settings.training.cuda_graphs is True,
         )
         notes = _Notes(log)
         steps = _steps_left(settings, header.images if header else 0)
@@ -169,14 +169,14 @@ def resume(
             _note_changes(header, settings, device, notes)
         with StopWhilePreparing():
             prepared = prepare(settings.data, log=notes, progress=progress)
-            monitor = _monitor(settings, device, notes, progress)
+            evaluation = _periodic_evaluation(settings, device, notes, progress)
         if header and header.data.get("digest") != prepared.digest:
             raise DataError(
-                f"{settings.data.source} does not hold the images {folder.name} began with: name them with "
-                "--data"
+                f"{settings.data.source} does not contain the images that {folder.name} began with: "
+                "name them with --data"
             )
         _write_text(folder / "config.yaml", settings.to_yaml())
-        return _run(settings, folder, header, prepared, monitor, device, command, notes, required)
+        return _run(settings, folder, header, prepared, evaluation, device, command, notes, required)
 
 
 def _run(
@@ -184,7 +184,7 @@ def _run(
     folder: Path,
     header: Header | None,
     prepared: Prepared,
-    monitor: PeriodicEvaluation | None,
+    evaluation: PeriodicEvaluation | None,
     device: torch.device,
     command: Sequence[str],
     notes: _Notes,
@@ -196,8 +196,8 @@ def _run(
         if header is not None:
             with _naming_an_older_checkpoint(folder):
                 state.restore(header)
-        if (fitted := fit(settings, state, notes)) is not settings:
-            settings = state.config = fitted
+        if (resolved := resolve_micro_batch(settings, state, notes)) is not settings:
+            settings = state.config = resolved
             training = settings.training
             _write_text(folder / "config.yaml", settings.to_yaml())
         batches = Batches(
@@ -209,24 +209,26 @@ def _run(
         )
         _record(folder, settings, device, command)
         display = ProgressDisplay(target_images(settings))
-        with StopAfterIteration(display.say, folder) as signals, contextlib.closing(display):
+        with StopAfterIteration(display.log, folder) as signals, contextlib.closing(display):
             data = {"name": prepared.name, "digest": prepared.digest, "images": len(prepared.images)}
-            seen = functools.partial(_diagnose, state, batches) if training.diagnostics else dict
-            logger = RunLogger(folder, settings, state, data, display, signals.reason, monitor, seen)
+            diagnostics = functools.partial(_diagnose, state, batches) if training.diagnostics else dict
+            logger = RunLogger(
+                folder, settings, state, data, display, signals.reason, evaluation, diagnostics
+            )
             try:
                 logger.rewind()
                 for note in notes.lines:
-                    logger.log(note)
+                    logger.record(note)
                 _announce(logger, settings, state, header)
-                steps = build_steps(settings, state, log=logger.say, required=required)
+                steps = build_steps(settings, state, log=logger.log, required=required)
                 with frozen_garbage():
                     logger.start()
                     train(settings, state, steps, batches, logger)
-                logger.say(f"done: {state.images / 1000:g} kimg in {state.seconds:.0f} s")
-                logger.say(f"look at {logger.last_picture}")
+                logger.log(f"done: {state.images / 1000:g} kimg in {state.seconds:.0f} s")
+                logger.log(f"look at {logger.last_picture}")
             except GantxError as problem:
                 with contextlib.suppress(MissingError):  # a full disk must not hide the reason
-                    logger.log(str(problem))
+                    logger.record(str(problem))
                 if isinstance(problem, MissingError):
                     again = f"{problem}; once that is mended, go on with: gantx train --resume {folder}"
                     raise MissingError(again) from problem
@@ -234,10 +236,10 @@ def _run(
     return folder
 
 
-def _monitor(
+def _periodic_evaluation(
     settings: RunConfig, device: torch.device, log: Log, progress: Progress | None
 ) -> PeriodicEvaluation | None:
-    """What scores the run while it trains, if that is asked for: before anything is written."""
+    """Scoring during training, if configured; made before anything is written, so that errors come early."""
     return (
         PeriodicEvaluation(settings, device, log, progress)
         if settings.training.evaluate_every is not None
@@ -246,14 +248,14 @@ def _monitor(
 
 
 def _diagnose(state: TrainingState, batches: Batches) -> dict[str, float]:
-    """Figures of D at the images it saw last."""
+    """Figures of D on the images it saw last."""
     training = state.config.training
     size = min(penalty_micro_batch_size(training, training.batch), DIAGNOSED)
     return diagnose(state.discriminator.network, batches.at("real", state.images - size, size))
 
 
 class _Notes:
-    """Lines that are said before the run has a log, kept for it."""
+    """Shows lines before the run has a log, and stores them for it."""
 
     def __init__(self, log: Log) -> None:
         self.lines: list[str] = []
@@ -265,12 +267,12 @@ class _Notes:
 
 
 def _steps_left(settings: RunConfig, images: int) -> int:
-    """Steps of D from here to the end of the run."""
+    """D steps from here to the end of the run."""
     return (target_images(settings) - images) // settings.training.batch
 
 
 def _note_changes(header: Header, settings: RunConfig, device: torch.device, log: Log) -> None:
-    """Say what differs from the machine of the checkpoint and may change the last bits."""
+    """Log what differs from the machine of the checkpoint and may change the last bits."""
     here = {
         **checkpoint.versions(),
         "device": device.type,
@@ -292,18 +294,18 @@ def _note_changes(header: Header, settings: RunConfig, device: torch.device, log
 
 @contextlib.contextmanager
 def _naming_an_older_checkpoint(folder: Path) -> Iterator[None]:
-    """Add to a CheckpointError how to go on from the checkpoint before the damaged one."""
+    """Add to a CheckpointError how to resume from the checkpoint before the damaged one."""
     try:
         yield
     except CheckpointError as problem:
         older = checkpoint.all_in(folder / "checkpoints")[:-1]
-        cure = f"remove it to go on from {older[-1].name}" if older else "remove it to start over"
-        raise CheckpointError(f"{problem}; {cure}") from problem
+        remedy = f"remove it to go on from {older[-1].name}" if older else "remove it to start over"
+        raise CheckpointError(f"{problem}; {remedy}") from problem
 
 
 @contextlib.contextmanager
 def _explaining_memory(device: torch.device, batch: int) -> Iterator[None]:
-    """Turn running out of memory, on a GPU or in the host, into advice."""
+    """Turn running out of memory, on a GPU or on the host, into a MissingError with advice."""
     try:
         yield
     except (MemoryError, RuntimeError) as problem:
@@ -320,20 +322,20 @@ def _explaining_memory(device: torch.device, batch: int) -> Iterator[None]:
 def _announce(logger: RunLogger, settings: RunConfig, state: TrainingState, header: Header | None) -> None:
     where = "starting" if header is None else f"resuming at {state.images / 1000:g} kimg"
     training = settings.training
-    logger.say(
+    logger.log(
         f"{where}: {logger.folder} on {state.device}, {training.precision}, {training.threads} thread(s), "
         f"to {training.kimg:g} kimg"
     )
     schedule = training.attention_window
     if schedule is not None and (scale := window_scale(schedule, training.kimg)) < 1:
         steps = ", ".join(f"{window} until {until * scale:.4g}" for until, window in schedule.steps)
-        logger.say(
+        logger.log(
             f"attention window: written for {schedule.of_kimg:g} kimg, scaled to this run: {steps} kimg"
         )
 
 
 def _record(folder: Path, settings: RunConfig, device: torch.device, command: Sequence[str]) -> None:
-    """Keep how the run was started and on what."""
+    """Record how and on what the run was started."""
     environment = {
         **checkpoint.versions(),
         "device": str(device),

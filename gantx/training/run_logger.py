@@ -1,4 +1,4 @@
-"""The run's folder: what is written into it while it trains, and how it is cut back before a resume."""
+"""The run's folder: what is written into it during training, and how a resumed run removes newer files."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ class RunLogger:
     Args:
         folder: the run's folder.
         config: the resolved configuration.
-        state: what is trained.
+        state: the state of training.
         data: name and digest of the images, for checkpoints.
-        display: what the user sees.
-        stop: returns an exception to raise once the state is saved, or None to go on.
-        monitor: scores the averaged generator, or None.
+        display: shows progress.
+        stop: returns an exception to raise once the state is saved, or None to continue.
+        evaluation: scores the averaged generator, or None.
         diagnose: further figures for every report.
     """
 
@@ -90,7 +90,7 @@ class RunLogger:
         data: Mapping[str, Any],
         display: ProgressDisplay,
         stop: Callable[[], GantxError | None],
-        monitor: PeriodicEvaluation | None = None,
+        evaluation: PeriodicEvaluation | None = None,
         diagnose: Callable[[], dict[str, float]] = dict,
     ) -> None:
         self.folder = folder
@@ -99,7 +99,7 @@ class RunLogger:
         self.data = dict(data)
         self.display = display
         self.stop = stop
-        self.monitor = monitor
+        self.evaluation = evaluation
         self.diagnose = diagnose
         self.checkpoints = folder / "checkpoints"
         self.last_picture: Path | None = None
@@ -107,18 +107,18 @@ class RunLogger:
         self._reported = (state.images, state.seconds)
         self._scored = self._saved = -1  # images at the last evaluation, and at the last save
 
-    def say(self, text: str) -> None:
-        """Show a line and keep it in train.log."""
-        self.display.say(text)
-        self.log(text)
-
     def log(self, text: str) -> None:
-        """Keep a line in train.log."""
+        """Show a line and write it to train.log."""
+        self.display.log(text)
+        self.record(text)
+
+    def record(self, text: str) -> None:
+        """Write a line to train.log only."""
         stamp = datetime.now().astimezone().isoformat(timespec="seconds")
         self._append("train.log", f"{stamp} {text}\n")
 
     def start(self) -> None:
-        """Start the clocks, and make up for a score that a stop prevented; call right before the loop."""
+        """Start the clocks, and compute a score that a stop prevented; call right before the loop."""
         self.display.advance(self.state.images)
         self.evaluate(self.state.images - self.config.training.batch)
         self._clock = time.monotonic()
@@ -128,7 +128,7 @@ class RunLogger:
 
         Raises:
             DivergedError: a reported value is not finite.
-            Stopped: a stop was asked for; the state is saved.
+            Stopped: a stop was requested; the state is saved.
         """
         now = time.monotonic()
         self.state.seconds += now - self._clock
@@ -148,37 +148,37 @@ class RunLogger:
         self._clock = time.monotonic() if self._scored == images else self._clock  # scoring is no training
 
     def evaluate(self, before: int, *, finished: bool = False) -> None:
-        """Score the averaged generator if that is due, and keep the checkpoint if it is the best so far.
+        """Score the averaged generator if that is due, and copy the checkpoint if it is the best so far.
 
-        A stop that is asked for meanwhile gives the score up; the resumed run makes up for it.
+        A stop that is requested meanwhile cancels the evaluation; the resumed run repeats it.
 
         Args:
             before: images seen before the last iteration.
             finished: this is the end of the run.
         """
-        every, images = self.config.training.evaluate_every, self.state.images
-        if self.monitor is None or every is None or self._scored == images or images == 0:
+        interval, images = self.config.training.evaluate_every, self.state.images
+        if self.evaluation is None or interval is None or self._scored == images or images == 0:
             return
-        if not finished and not due(every, before, images):
+        if not finished and not due(interval, before, images):
             return
         self._refuse_divergence(self.state.statistics.means())
-        # A stop does not give up the last score: nothing would make up for it.
+        # A stop does not cancel the last evaluation: no resumed run would repeat it.
         average = self.state.average.network
-        found = self.monitor.score(average, lambda: not finished and self.stop() is not None)
-        if found is None:
+        scored = self.evaluation.score(average, lambda: not finished and self.stop() is not None)
+        if scored is None:
             return
-        line = {"kimg": images / 1000, "images": images, "seconds": round(self.state.seconds, 2), **found}
+        line = {"kimg": images / 1000, "images": images, "seconds": round(self.state.seconds, 2), **scored}
         self._append("metrics.jsonl", json.dumps(line) + "\n")
         self._scored = images
-        best = self.monitor.improves(line)
-        values = ", ".join(f"{name} {value:.4g}" for name, value in found["scores"].items())
-        self.say(f"kimg {images / 1000:g}: {values}{' (best so far)' if best else ''}")
+        best = self.evaluation.improves(line)
+        values = ", ".join(f"{name} {value:.4g}" for name, value in scored["scores"].items())
+        self.log(f"kimg {images / 1000:g}: {values}{' (best so far)' if best else ''}")
         if best:
             self.save()
             self._keep_best()
 
     def _keep_best(self) -> None:
-        """Put the latest checkpoint into checkpoints/best, in the place of the one before."""
+        """Copy the latest checkpoint to checkpoints/best and remove the previous one there."""
         latest = self.checkpoints / checkpoint.checkpoint_name(self.state.images)
         folder = self.checkpoints / "best"
         with replacing(folder / latest.name) as beside:
@@ -214,7 +214,7 @@ class RunLogger:
         self.display.figure(line)
 
     def picture(self) -> None:
-        """Paint the fixed latents with the averaged generator."""
+        """Generate the images of the fixed seeds with the averaged generator."""
         seeds = range(self.config.training.samples)
         images = sampling.sample(
             self.state.average.network,
@@ -234,7 +234,7 @@ class RunLogger:
         imaging.save_images(self.last_picture, images, seeds, text)
 
     def save(self) -> None:
-        """Write a checkpoint, once for a state, and drop the oldest beyond `keep_checkpoints`."""
+        """Write a checkpoint, once for each state, and remove the oldest beyond `keep_checkpoints`."""
         if self._saved == self.state.images:
             return
         self._refuse_divergence(self.state.statistics.means())
@@ -247,7 +247,7 @@ class RunLogger:
         self._saved = self.state.images
 
     def rewind(self) -> None:
-        """Cut the folder back to the state: remove newer metrics and pictures, and unfinished files.
+        """Remove metrics and pictures that are newer than the state, and unfinished files.
 
         Raises:
             MissingError: the folder cannot be changed.
@@ -257,7 +257,7 @@ class RunLogger:
             for unfinished in self.folder.rglob(".*.part"):
                 unfinished.unlink(missing_ok=True)
             for picture in (self.folder / "samples").glob("kimg-*.png"):
-                if (found := _SAMPLE.fullmatch(picture.name)) and round(float(found[1]) * 1000) > images:
+                if (match := _SAMPLE.fullmatch(picture.name)) and round(float(match[1]) * 1000) > images:
                     picture.unlink(missing_ok=True)
         except OSError as problem:
             raise MissingError(f"cannot clean up {self.folder}: {problem.strerror or problem}") from problem
@@ -271,8 +271,8 @@ class RunLogger:
             for line in lines:
                 if "scores" in line:
                     self._scored = line["images"]
-                    if self.monitor is not None:
-                        self.monitor.improves(line)
+                    if self.evaluation is not None:
+                        self.evaluation.improves(line)
             if reports := [line for line in lines if "scores" not in line]:
                 self._reported = (reports[-1]["images"], reports[-1]["seconds"])
 
@@ -290,7 +290,7 @@ class RunLogger:
         )
 
     def _flush_metrics(self) -> None:
-        """Bring metrics.jsonl to the disk before the checkpoint that counts on it."""
+        """Flush metrics.jsonl to the disk before the checkpoint that relies on it."""
         metrics = self.folder / "metrics.jsonl"
         try:
             if metrics.is_file():
@@ -310,7 +310,7 @@ class RunLogger:
 
 
 def _within(line: str, images: int) -> bool:
-    """Whether a line of metrics.jsonl is whole and not newer than `images`."""
+    """Whether a line of metrics.jsonl is complete and not newer than `images`."""
     try:
         return int(json.loads(line)["images"]) <= images
     except (ValueError, KeyError, TypeError):

@@ -1,14 +1,14 @@
-"""What changes with progress, as pure functions of the real images D has seen."""
+"""Schedules: pure functions of the number of real images that D has seen."""
 
 from __future__ import annotations
 
 from gantx.config.schema import AttentionWindowConfig, EMAConfig, OptimizerConfig
 
 
-def due(every_kimg: float, before: int, after: int) -> bool:
-    """Whether progress from `before` to `after` images crosses a multiple of `every_kimg` thousand."""
-    every = every_kimg * 1000
-    return int(before / every) != int(after / every)
+def due(interval_kimg: float, before: int, after: int) -> bool:
+    """Whether progress from `before` to `after` images crosses a multiple of `interval_kimg` thousand."""
+    interval = interval_kimg * 1000
+    return int(before / interval) != int(after / interval)
 
 
 def learning_rate_factor(optimizer: OptimizerConfig, images: int, kimg: float, batch: int = 0) -> float:
@@ -18,22 +18,22 @@ def learning_rate_factor(optimizer: OptimizerConfig, images: int, kimg: float, b
         optimizer: the settings.
         images: real images seen before this step.
         kimg: length of the run.
-        batch: real images of this step; warm-up counts them, so that the first step does not stand still.
+        batch: real images of this step; warm-up counts them, so that the first step has a rate above zero.
     """
     factor = 1.0
     if optimizer.warmup_kimg > 0:
         factor = min(1.0, (images + batch) / (optimizer.warmup_kimg * 1000))
     start, progress = optimizer.decay_from, images / (kimg * 1000)
     if start < 1 and progress > start:
-        left = max(0.0, (1 - progress) / (1 - start))
-        factor *= optimizer.decay_to + (1 - optimizer.decay_to) * left
+        remaining = max(0.0, (1 - progress) / (1 - start))
+        factor *= optimizer.decay_to + (1 - optimizer.decay_to) * remaining
     return factor
 
 
 def attention_window(schedule: AttentionWindowConfig | None, images: int, kimg: float) -> int | None:
-    """How many tokens far the locality window reaches now; None when attention is unlimited.
+    """Distance in tokens that the locality window allows; None if attention is unlimited.
 
-    Source: TransGAN v1; the steps are those of its code, written in images instead of epochs.
+    Source: TransGAN v1; the steps are those of its code, in images instead of epochs.
     """
     if schedule is None:
         return None
@@ -45,7 +45,7 @@ def attention_window(schedule: AttentionWindowConfig | None, images: int, kimg: 
 
 
 def window_scale(schedule: AttentionWindowConfig, kimg: float) -> float:
-    """Factor on the schedule's lengths: below 1 when the run is shorter than the schedule is written for."""
+    """Factor on the schedule's lengths: below 1 if the run is shorter than the schedule was written for."""
     return min(1.0, kimg / schedule.of_kimg)
 
 

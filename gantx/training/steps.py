@@ -1,7 +1,7 @@
-"""The steps of a run: every phase bound to tensors that stay as long as the run, and replayed where it pays.
+"""The steps of a run: every phase bound to input tensors that live as long as the run; on CUDA, replayed.
 
-Outside a step, the host draws random numbers into its inputs and gathers real images into them; from there to
-the moved weights it is one function of tensors, on CUDA one launch.
+Before a step the host writes random numbers and real images into its inputs. From there to the updated
+weights the step is one function of tensors: on CUDA, one launch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Replayed = Callable[[Callable[[], None], dict[str, Tensor], str], Replay]
 
 
 class Required(NamedTuple):
-    """Optimisations whose failure is an error, because the user asked for them in so many words.
+    """Optimisations whose failure is an error, because the user asked for them explicitly.
 
     Attributes:
         compile: losses are compiled.
@@ -42,7 +42,7 @@ NOTHING_REQUIRED = Required()
 
 
 class RealInputs:
-    """Tensors that hold the real images of an iteration; phases that read the same images share them.
+    """Tensors with the real images of an iteration; phases that read the same images share them.
 
     Args:
         image_shape: (3, H, W).
@@ -53,33 +53,33 @@ class RealInputs:
         self._shape = image_shape
         self._device = device
         self._tensors: dict[tuple[str, int], Tensor] = {}
-        self._held: dict[tuple[str, int], int] = {}
+        self._filled: dict[tuple[str, int], int] = {}
 
     def tensor(self, stream: str, batch: int) -> Tensor:
-        """Where images of a stream are put, [batch, 3, H, W]."""
+        """The tensor for images of a stream, [batch, 3, H, W]."""
         if (stream, batch) not in self._tensors:
             self._tensors[stream, batch] = torch.zeros(batch, *self._shape, device=self._device)
         return self._tensors[stream, batch]
 
     def fill(self, batches: Batches, stream: str, batch: int, start: int) -> None:
-        """Put images start, start + 1, ... of a stream there, unless they are there already."""
-        if self._held.get((stream, batch)) != start:
+        """Write images start, start + 1, ... of a stream to its tensor, unless they are there already."""
+        if self._filled.get((stream, batch)) != start:
             batches.fill(self._tensors[stream, batch], stream, start)
-            self._held[stream, batch] = start
+            self._filled[stream, batch] = start
 
 
 class Step:
     """A phase with its inputs.
 
     Args:
-        phase: what it does.
-        reals: where its real images are.
-        statistics: receives what it observes.
-        replayed: makes a `Replay` of work, of the tensors that it changes, and of its name.
-        changes: tensors that it changes beside the network that it trains, by name.
+        phase: the phase.
+        reals: the tensors of its real images.
+        statistics: receives the observed values.
+        replayed: makes a `Replay` from a function, the tensors that it changes, and its name.
+        changes: tensors that it changes besides the network that it trains, by name.
 
     Attributes:
-        phase: what it does.
+        phase: the phase.
         inputs: the tensors that `load` writes into.
     """
 
@@ -98,16 +98,16 @@ class Step:
         self.inputs = [*self._reals.values(), *self._random.tensors]
         self._statistics = statistics
         self._names: tuple[str, ...] = ()
-        moved = phase.trained
+        trained = phase.trained
         self._changes = {
-            "weights": moved.weights,
-            "gradient": moved.gradient,
-            "buffers": moved.buffers,
-            "optimiser steps": moved.steps,
-            **moved.moments,
+            "weights": trained.weights,
+            "gradient": trained.gradient,
+            "buffers": trained.buffers,
+            "optimiser steps": trained.steps,
+            **trained.moments,
             **changes,
         }
-        self._replay = replayed(self._work, self._changes, f"the step of {phase.name}")
+        self._replay = replayed(self._run, self._changes, f"the step of {phase.name}")
 
     def load(self, batches: Batches, positions: dict[str, int], *, seed: int, iteration: int) -> None:
         """Fill the inputs.
@@ -128,12 +128,12 @@ class Step:
         self._statistics.count(self._names)
 
     def forget(self) -> None:
-        """Capture anew, because something other than a tensor's values has changed."""
+        """Capture the step again, because something other than the values of tensors has changed."""
         self._replay.forget()
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         self._names = run_phase(self.phase, self._reals, self._random.draws, self._statistics)
-        # The sums of a phase exist once it has run.
+        # The sums of a phase exist after its first step.
         self._changes["statistics"] = self._statistics.group(self._names, self.phase.trained.weights.device)
 
 
@@ -144,11 +144,11 @@ class Steps:
         phases: in their order.
         average: of the generator.
         image_shape: (3, H, W).
-        statistics: receives what is observed.
-        changes: tensors that steps change beside the network that they train, by name.
-        capture: how steps are captured; None for never.
-        required: an error in place of going on without replay.
-        log: receives a sentence where a step is not replayed.
+        statistics: receives the observed values.
+        changes: tensors that steps change besides the network that they train, by name.
+        capture: how steps are captured; None to run them as they are.
+        required: raise an error if a step cannot be replayed.
+        log: receives a sentence if a step is not replayed.
 
     Attributes:
         steps: one for each phase.
@@ -172,17 +172,17 @@ class Steps:
 
         reals = RealInputs(image_shape, average.weights.device)
         self.steps = [Step(phase, reals, statistics, replayed, changes) for phase in phases]
-        of_average = {"average": average.weights, "its buffers": average.buffers}
-        self.average = replayed(average.update, of_average, "the update of the average")
+        averaged = {"average": average.weights, "its buffers": average.buffers}
+        self.average = replayed(average.update, averaged, "the update of the average")
 
     def forget(self) -> None:
-        """Capture all steps anew, because something other than a tensor's values has changed."""
+        """Capture all steps again, because something other than the values of tensors has changed."""
         for step in self.steps:
             step.forget()
 
 
 def capture_for(settings: RunConfig, device: torch.device) -> Capture | None:
-    """How steps are captured on a device; None where they are not."""
+    """How steps are captured on a device; None if they are not."""
     if device.type != "cuda" or settings.training.cuda_graphs is not True:
         return None
     return CudaGraphs(device)
@@ -191,12 +191,12 @@ def capture_for(settings: RunConfig, device: torch.device) -> Capture | None:
 def build_steps(
     settings: RunConfig, state: TrainingState, *, log: Log, required: Required = NOTHING_REQUIRED
 ) -> Steps:
-    """The steps of a run, compiled and replayed as its resolved settings say.
+    """The steps of a run, compiled and replayed according to its resolved settings.
 
     Args:
         settings: resolved.
         state: what is trained.
-        log: receives a sentence where an optimisation fails and the run goes on without.
+        log: receives a sentence if an optimisation fails and the run continues without it.
         required: the optimisations whose failure is an error.
     """
     plain = phases(settings, state.generator, state.discriminator, state.path_length)

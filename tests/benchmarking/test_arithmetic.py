@@ -8,7 +8,7 @@ from gantx import models
 from gantx.benchmarking import arithmetic
 from gantx.benchmarking.arithmetic import FlopCounter, flops_of_stages, matmul_ceiling
 from gantx.config import presets
-from gantx.training import plan
+from gantx.training.dry_run import forward_gflop
 
 CPU = torch.device("cpu")
 
@@ -36,7 +36,7 @@ def test_a_generator_step_is_both_networks_there_and_back():
     settings = small("generator.super_resolution=false")
     with torch.device("meta"):
         generator, discriminator = models.build(settings.generator), models.build(settings.discriminator)
-    once = plan.flops(generator, (1, *generator.latent_shape)) + plan.flops(discriminator, (1, 3, 8, 8))
+    once = forward_gflop(generator, (1, *generator.latent_shape)) + forward_gflop(discriminator, (1, 3, 8, 8))
     # G: once there, twice back; D stands still: once there, once back.
     assert 2 < flops_of_stages(settings)["generator"] / 1e9 / (8 * once) < 3
 

@@ -207,7 +207,7 @@ def test_compiles_whole_with_a_slope_inside():
 
 
 VITGAN = ("brightness", "saturation", "contrast", "strong_translation", "flip", "cutout")
-CHANCES = dict.fromkeys(VITGAN, 0.8) | {"flip": 0.45, "cutout": 0.3}
+PROBABILITIES = dict.fromkeys(VITGAN, 0.8) | {"flip": 0.45, "cutout": 0.3}
 OFFICIAL = {  # names of ViTGAN's released code
     "brightness": "rand_brightness",
     "saturation": "rand_saturation",
@@ -218,14 +218,17 @@ OFFICIAL = {  # names of ViTGAN's released code
 }
 
 
-def test_operations_with_a_chance_agree_with_the_official_code_of_vitgan():
+def test_operations_with_a_probability_agree_with_the_official_code_of_vitgan():
     with GoldenFile("vitgan/diffaug") as golden:
         images = 2 * golden["in.x01"] - 1
         probabilities = golden.config["probs"]
         assert [OFFICIAL[name] for name in VITGAN] == golden.config["order"]
-        assert [CHANCES["brightness"], CHANCES["strong_translation"], CHANCES["flip"], CHANCES["cutout"]] == [
-            probabilities[name] for name in ("color", "translation", "hflip", "cutout")
-        ]
+        assert [
+            PROBABILITIES["brightness"],
+            PROBABILITIES["strong_translation"],
+            PROBABILITIES["flip"],
+            PROBABILITIES["cutout"],
+        ] == [probabilities[name] for name in ("color", "translation", "hflip", "cutout")]
 
         def draws_of(name, prefix):
             recorded = {
@@ -233,27 +236,29 @@ def test_operations_with_a_chance_agree_with_the_official_code_of_vitgan():
                 "rows": f"{prefix}.shift_row" if "translation" in name else f"{prefix}.offset_row",
                 "columns": f"{prefix}.shift_col" if "translation" in name else f"{prefix}.offset_col",
             }
-            wanted = spec((name,), len(images), 16, CHANCES)[name]
+            wanted = spec((name,), len(images), 16, PROBABILITIES)[name]
             draws = {key: golden[recorded[key]].flatten() for key in wanted if key in recorded}
-            # With a chance, the coin that an operation throws by itself says nothing.
+            # A given probability replaces the operation's own.
             coin = {"coin": torch.ones(wanted["coin"].shape)} if "coin" in wanted else {}
             return draws | coin | {"gate": golden[f"{prefix}.p"].flatten()}
 
         full = {}
         for name in VITGAN:
             official = OFFICIAL[name]
-            changed = augment(images, {name: draws_of(name, f"{official}.draw")}, (name,), CHANCES)
+            changed = augment(images, {name: draws_of(name, f"{official}.draw")}, (name,), PROBABILITIES)
             torch.testing.assert_close(changed, golden[f"{official}.out"], rtol=0, atol=2e-5)
             full[name] = draws_of(name, f"full.draw.{official}")
-        changed = augment(images, full, VITGAN, CHANCES)
+        changed = augment(images, full, VITGAN, PROBABILITIES)
         torch.testing.assert_close(changed / 2 + 0.5, golden["full.out01"], rtol=0, atol=2e-5)
 
 
-def test_an_operation_hits_as_many_images_as_its_chance_says():
+def test_an_operation_is_applied_with_the_given_probability():
     images = torch.ones(400, 3, 8, 8)
-    chances = {"cutout": 0.3}
-    q = draw(spec(("cutout",), 400, 8, chances), seed=0, stream="test", step=0, device=torch.device("cpu"))
-    hit = (augment(images, q, ("cutout",), chances) == 0).flatten(1).any(1)
+    probabilities = {"cutout": 0.3}
+    q = draw(
+        spec(("cutout",), 400, 8, probabilities), seed=0, stream="test", step=0, device=torch.device("cpu")
+    )
+    hit = (augment(images, q, ("cutout",), probabilities) == 0).flatten(1).any(1)
     assert 0.2 < hit.float().mean() < 0.4
     assert not (augment(images, q, ("cutout",), {"cutout": 0.0}) == 0).any()
 
@@ -266,6 +271,6 @@ def test_half_of_the_images_are_flipped():
     assert 0.4 < mirrored.float().mean() < 0.6
 
 
-def test_a_chance_of_what_is_not_in_the_policy_is_refused():
+def test_a_probability_of_an_operation_outside_the_policy_is_refused():
     with pytest.raises(UsageError, match="chances names cutout"):
         presets.load(overrides=["augment={policy: [color], chances: {cutout: 0.3, hue: 0.1}}"])

@@ -84,7 +84,9 @@ def test_memory_that_runs_out_in_any_step_is_noticed(monkeypatch):
     monkeypatch.setattr(network, "forward", limited)
     monkeypatch.setattr(microbatch, "rehearse", lambda tried, elsewhere: rehearse(tried, state))
     said = []
-    fitted = microbatch.fit(settings, SimpleNamespace(device=torch.device("cuda:0")), said.append)
+    fitted = microbatch.resolve_micro_batch(
+        settings, SimpleNamespace(device=torch.device("cuda:0")), said.append
+    )
     assert fitted.training.micro_batch == 2
     assert said == ["micro-batch: 2, what fits into the memory of cuda:0"]
 

@@ -49,7 +49,7 @@ def test_a_terminal_gets_a_live_line(monkeypatch):
     shown = ProgressDisplay(2000, Console(file=out, force_terminal=True, width=120))
     shown.advance(0)
     shown.figure(LINE)
-    shown.say("attention window closed")
+    shown.log("attention window closed")
     shown.advance(1000)
     shown.close()
     assert "attention window closed" in out.getvalue()

@@ -352,7 +352,7 @@ def test_resume_refuses_other_images_and_no_run(tmp_path):
         progress=header.progress,
         data={**header.data, "digest": "other images"},
     )
-    with pytest.raises(DataError, match="does not hold the images"):
+    with pytest.raises(DataError, match="does not contain the images that"):
         resume(folder, **{"training.kimg": 1})
     with pytest.raises(MissingError, match="is no run"):
         resume(tmp_path)
