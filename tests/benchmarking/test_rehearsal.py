@@ -48,13 +48,16 @@ SMALL_TRANSGAN += ["discriminator.dim=32", "discriminator.heads=2", "discriminat
 SMALL_TRANSGAN += ["augment.policy=[]", "training.generator_batch=4"]
 SMALL_STYLEGAN = ["data.resolution=8", "generator.resolution=8", "discriminator.resolution=8"]
 SMALL_STYLEGAN += ["generator.channel_max=16", "generator.mapping_layers=2", "objective.path_length={}"]
+SMALL_TINY = ["--depth", "1", "generator.base_dim=32", "generator.heads=2", "discriminator.dim=32"]
+SMALL_TINY += ["discriminator.heads=2"]
 PHASES = {
     "wgan-gp": ("transgan-s", "discriminator", ["--state", "open", *SMALL_TRANSGAN]),
-    "r1 and r2": ("transgan-tiny", "penalty_every_4", ["--depth", "1"]),
+    "r1 and r2": ("transgan-tiny", "penalty_every_4", SMALL_TINY),
     "path length": ("stylegan2-ffhq", "path_length_every_4", SMALL_STYLEGAN),
 }
 
 
+@pytest.mark.slow  # .ci/run runs them
 @pytest.mark.parametrize("penalty", PHASES)
 def test_a_phase_compiles_for_a_gpu(penalty, tmp_path):
     preset, phase, more = PHASES[penalty]

@@ -293,15 +293,14 @@ def test_in_bf16_compiled_losses_are_as_exact_as_eager_ones(quick_backend):
     assert (found - exact).norm() < 1.5 * (eager - exact).norm()
 
 
-@pytest.mark.parametrize(
-    "name", ["transgan, wgangp-eps", pytest.param("vitgan, consistent", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["transgan, wgangp-eps", "vitgan, consistent"])
 def test_recomputed_activations_compile(name, quick_backend):
     settings, _ = COMBINATIONS[name]
     agree(small(*settings, "training.recompute=true"), only={"discriminator"})
 
 
-def test_stages_that_differ_in_values_alone_have_graphs_of_their_own(quick_backend):
+def test_phases_that_differ_in_values_alone_have_graphs_of_their_own(quick_backend):
     """R1 and R2 at intervals of their own run the same lines of Python."""
     lazy = ("objective.r1={gamma: 1, every: 2}", "objective.r2={gamma: 3, every: 4}")
     settings = small("transgan", "transgan", "objective.loss=hinge", *lazy)
@@ -338,6 +337,7 @@ def products(node):
     return found
 
 
+@pytest.mark.slow
 def test_power_iterations_are_merged():
     """Reals, fakes and the slope of the penalty see the same normalised weights: one product a layer."""
     settings = small("vitgan", "vitgan", R1_ALWAYS, "objective.loss=hinge")
@@ -348,6 +348,7 @@ def test_power_iterations_are_merged():
     assert len(dots) == len(normalised)
 
 
+@pytest.mark.slow
 def test_position_tables_are_spread_once():
     """Every block's table of relative positions is laid out over all pairs once for all passes of D."""
     settings = small("transgan2", "transgan2", *WGAN)
@@ -398,6 +399,7 @@ def test_a_compiled_run_follows_the_eager_one(tmp_path, quick_backend):
     assert env["compile"] is True
 
 
+@pytest.mark.slow
 def test_graphs_do_not_depend_on_the_length_of_a_run(tmp_path, quick_backend):
     """A graph for each loss, and for those of G's fakes one more when the attention window opens."""
     train(tmp_path, "training.compile=on")  # its window goes from 2 to 4 and then opens
@@ -432,7 +434,7 @@ def test_auto_compiles_long_runs_on_cuda(wanted, device, steps, expected):
     assert pick_compile(wanted, torch.device(device), steps) is expected
 
 
-def test_stages_stay_as_they_are_unless_compiling_is_on():
+def test_phases_stay_as_they_are_unless_compiling_is_on():
     settings = small("transgan", "transgan", "training.compile=off")
     plain = play(settings)
     assert compiled(plain, settings) is plain

@@ -48,7 +48,7 @@ def drawn(phase, step=0):
     return draw(phase.spec, seed=0, stream=phase.name, step=step, device=CPU)
 
 
-@pytest.mark.parametrize("mode", ["off", "on"])
+@pytest.mark.parametrize("mode", ["off", pytest.param("on", marks=pytest.mark.slow)])
 def test_released_v1_training_loop_parameter_by_parameter(mode, quick_backend):
     settings = presets.load(
         overrides=[
