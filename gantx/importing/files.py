@@ -68,7 +68,7 @@ def convert(path: Path, config: RunConfig) -> Conversion:
     conversion = ADAPTERS[config.generator.family](path, config)
     if "generator_ema" not in conversion.parts:
         held = ", ".join((*conversion.called.values(), *conversion.skipped)) or "nothing that is known"
-        raise CheckpointError(f"{path} holds no averaged generator: {held}")
+        raise CheckpointError(f"{path} contains no averaged generator: {held}")
     _require_same(conversion.parts, config, path)
     return conversion
 
@@ -85,7 +85,7 @@ def compare(conversion: Conversion, path: Path, *, device: torch.device | str = 
 
     Raises:
         MissingError: there is no such file.
-        DataError: it holds none of the outputs, or of another size.
+        DataError: it contains none of the outputs, or outputs of another size.
     """
     if not path.is_file():
         raise MissingError(f"there are no recorded outputs at {path}")
@@ -95,26 +95,26 @@ def compare(conversion: Conversion, path: Path, *, device: torch.device | str = 
         raise DataError(f"{path} is not a readable safetensors file: {problem}") from problem
     scale, shift = conversion.pixels
     with torch.device("meta"):
-        painter: Any = models.build(conversion.parts["generator_ema"].section)
+        generator: Any = models.build(conversion.parts["generator_ema"].section)
     found = []
     for part, called in conversion.called.items():
-        judges = part == "discriminator"
-        name, source = f"output.{called}", "input.x" if judges else "input.z"
+        of_discriminator = part == "discriminator"
+        name, source = f"output.{called}", "input.x" if of_discriminator else "input.z"
         if name not in recorded or source not in recorded:
             continue
         network = _built(conversion.parts[part]).to(device)
-        shape = painter.image_shape if judges else painter.latent_shape
+        shape = generator.image_shape if of_discriminator else generator.latent_shape
         given = _shaped(recorded, source, shape, path).to(device)
         with torch.no_grad():
-            made = network((given - shift) / scale) if judges else network(given) * scale + shift
+            made = network((given - shift) / scale) if of_discriminator else network(given) * scale + shift
         expected = _shaped(recorded, name, made.shape[1:], path)
         if len(expected) != len(made):
-            raise DataError(f"{path} holds {len(made)} samples in {source} but {len(expected)} in {name}")
+            raise DataError(f"{path} contains {len(made)} samples in {source} but {len(expected)} in {name}")
         largest = float((made.cpu() - expected).abs().max())
         found.append(Difference(name, largest, float(expected.abs().max())))
     if not found:
         names = ", ".join(f"output.{called}" for called in conversion.called.values())
-        raise DataError(f"{path} holds no input.z or input.x with one of {names}")
+        raise DataError(f"{path} contains no input.z or input.x with one of {names}")
     return found
 
 
@@ -151,10 +151,10 @@ def _require_same(parts: Mapping[str, Imported], config: RunConfig, path: Path) 
     for part, imported in parts.items():
         kind = part.removesuffix("_ema")
         overrides += _overrides(kind, getattr(config, kind), imported.section)
-    painter: Any = parts["generator_ema"].section
-    if painter.resolution != config.data.resolution:
+    generator: Any = parts["generator_ema"].section
+    if generator.resolution != config.data.resolution:
         sided = ("data",) if "discriminator" in parts else ("data", "discriminator")
-        overrides += [f"{section}.resolution={painter.resolution}" for section in sided]
+        overrides += [f"{section}.resolution={generator.resolution}" for section in sided]
     if overrides:
         fitting = " ".join(shlex.quote(override) for override in dict.fromkeys(overrides))
         raise CheckpointError(f"{path} is of other settings than this configuration: add {fitting}")
@@ -182,7 +182,7 @@ def _shaped(recorded: Mapping[str, Tensor], name: str, shape: Sequence[int], pat
     tensor = recorded[name]
     if not tensor.numel() or tensor.numel() % math.prod(shape):
         raise DataError(
-            f"{name} of {path} holds {list(tensor.shape)} numbers where this network has [B, "
+            f"{name} of {path} has {list(tensor.shape)} numbers where this network has [B, "
             f"{', '.join(map(str, shape))}]"
         )
     return tensor.reshape(-1, *shape)

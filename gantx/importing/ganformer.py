@@ -55,7 +55,7 @@ def read_ganformer(path: Path, config: RunConfig) -> Conversion:
 
     Raises:
         MissingError: there is no such file.
-        CheckpointError: it cannot be read without running code, or holds other networks.
+        CheckpointError: it cannot be read without running code, or contains other networks.
     """
     stored = read_snapshot(path)
     found = {name: value for name in PARTS if isinstance(value := stored.get(name), PickledNetwork)}
@@ -91,8 +91,8 @@ def ganformer_generator(
     """
     what = "GANformer generator"
     require(what, state, ("synthesis.b4.const", "synthesis.b4.conv1.weight", "mapping.w_avg"))
-    painting, mapping = _options(arguments, "synthesis_kwargs"), _options(arguments, "mapping_kwargs")
-    _refuse_foreign(what, painting, mapping)
+    synthesis, mapping = _options(arguments, "synthesis_kwargs"), _options(arguments, "mapping_kwargs")
+    _refuse_foreign(what, synthesis, mapping)
     sides = _sides(numbered(state, r"synthesis\.b(\d+)\."))
     require(what, state, (f"synthesis.b{side}.conv1.weight" for side in sides))
     residual = "mapping.global_mlp.l0.fc0.weight" in state
@@ -102,14 +102,14 @@ def ganformer_generator(
         "latent_dim": state["mapping.w_avg"].numel(),
         "mapping_layers": (2 if residual else 1) * stages + 1,
         **channel_sizes({side: len(state[f"synthesis.b{side}.conv1.weight"]) for side in sides}, wanted),
-        "architecture": painting.get("architecture", "skip"),
-        "noise": painting.get("local_noise", True),
+        "architecture": synthesis.get("architecture", "skip"),
+        "noise": synthesis.get("local_noise", True),
         "final_convolution": True,
     }
     attended = [side for side in sides if any(f".b{side}.conv1.transformer." in key for key in state)]
     section: GANformerGeneratorConfig | StyleGAN2GeneratorConfig
     if attended:
-        fields = _attention_fields(state, attended, painting, mapping, arguments)
+        fields = _attention_fields(state, attended, synthesis, mapping, arguments)
         found = section_of(what, GANformerGeneratorConfig, **sizes, **fields, mapping_residual=residual)
         section = _spelled_like(found, wanted)
         names = _mapping_names(section, stages) | _attention_names(section)
@@ -172,49 +172,49 @@ def _options(arguments: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _attention_fields(
     state: Mapping[str, Tensor],
     attended: list[int],
-    painting: Mapping[str, Any],
+    synthesis: Mapping[str, Any],
     mapping: Mapping[str, Any],
     arguments: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What only a generator with attention has; defaults are those of the released classes."""
     kmeans = any(key.endswith(".centroids") for key in state)
-    norm = painting.get("norm")
+    norm = synthesis.get("norm")
     return {
         "components": arguments.get("k", 1) - 1,  # one of them is global
         "mapping_attention": any(key.startswith("mapping.mlp.sa") for key in state),
         "normalize_global": mapping.get("normalize_global", True),
-        "style": painting.get("style", True),
+        "style": synthesis.get("style", True),
         "attention": "kmeans" if kmeans else "simplex",
-        "kmeans_iterations": painting.get("kmeans_iters", 1) if kmeans else None,
+        "kmeans_iterations": synthesis.get("kmeans_iters", 1) if kmeans else None,
         "update_latents": False,
         "attention_from": min(attended),
         "attention_to": max(attended),
-        "heads": painting.get("num_heads", 1),
+        "heads": synthesis.get("num_heads", 1),
         # The released code takes "batch" for "layer".
         "normalization": {None: "none", "batch": "layer"}.get(norm, norm),
-        "integration": painting.get("integration", "add"),
-        "positions": painting.get("use_pos", False),
-        "grid": "sine" if painting.get("pos_type", "sinus") == "sinus" else "trainable2d",
-        "grid_dim": painting.get("pos_dim"),
-        "grid_directions": painting.get("pos_directions_num", 2),
-        "latent_gate": painting.get("ltnt_gate", False),
-        "image_gate": painting.get("img_gate", False),
-        "attention_dropout": painting.get("attention_dropout", 0.12),
+        "integration": synthesis.get("integration", "add"),
+        "positions": synthesis.get("use_pos", False),
+        "grid": "sine" if synthesis.get("pos_type", "sinus") == "sinus" else "trainable2d",
+        "grid_dim": synthesis.get("pos_dim"),
+        "grid_directions": synthesis.get("pos_directions_num", 2),
+        "latent_gate": synthesis.get("ltnt_gate", False),
+        "image_gate": synthesis.get("img_gate", False),
+        "attention_dropout": synthesis.get("attention_dropout", 0.12),
         "component_dropout": arguments.get("component_dropout", 0.0),
     }
 
 
-def _refuse_foreign(what: str, painting: Mapping[str, Any], mapping: Mapping[str, Any]) -> None:
+def _refuse_foreign(what: str, synthesis: Mapping[str, Any], mapping: Mapping[str, Any]) -> None:
     """CheckpointError for options that ours lacks; most of them crash the released code as well."""
     reads = mapping.get("ltnt2ltnt")  # otherwise the mapping has no use for its own options of attention
     present = {
-        "latent_stem": painting.get("latent_stem"),
-        "iterative": painting.get("iterative"),
+        "latent_stem": synthesis.get("latent_stem"),
+        "iterative": synthesis.get("iterative"),
         "mapping_shared": mapping.get("shared"),
         "ltnt_gate in the mapping": mapping.get("ltnt_gate"),
-        "pos_type linear or trainable": painting.get("pos_type") in ("linear", "trainable"),
-        "use_pos in one half": reads and mapping.get("use_pos", False) != painting.get("use_pos", False),
-        "two num_heads": reads and mapping.get("num_heads", 1) != painting.get("num_heads", 1),
+        "pos_type linear or trainable": synthesis.get("pos_type") in ("linear", "trainable"),
+        "use_pos in one half": reads and mapping.get("use_pos", False) != synthesis.get("use_pos", False),
+        "two num_heads": reads and mapping.get("num_heads", 1) != synthesis.get("num_heads", 1),
     }
     if options := [name for name, there in present.items() if there]:
         raise CheckpointError(f"this {what} has {', '.join(options)}, for which gantx has no counterpart")

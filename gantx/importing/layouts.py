@@ -165,7 +165,7 @@ def account(
             tensor = tensor.reshape(shape)
         if tensor.shape != shape:
             raise CheckpointError(
-                f"{official} of this {what} holds {list(tensor.shape)} numbers where the other tensors "
+                f"{official} of this {what} has {list(tensor.shape)} numbers where the other tensors "
                 f"ask for {list(shape)}: the file is damaged or of another model"
             )
         tensor = tensor.to(expected[ours].dtype)

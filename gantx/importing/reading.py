@@ -27,7 +27,7 @@ def read_torch(path: Path) -> dict[str, Any]:
 
     Raises:
         MissingError: there is no such file.
-        CheckpointError: it holds anything else, or is damaged.
+        CheckpointError: it contains anything else, or is damaged.
     """
     _require_file(path)
     try:
@@ -41,12 +41,12 @@ def read_torch(path: Path) -> dict[str, Any]:
             problem
         )
     if not isinstance(stored, Mapping):
-        raise CheckpointError(f"{path} holds a {type(stored).__name__} where a checkpoint is a dictionary")
+        raise CheckpointError(f"{path} contains a {type(stored).__name__} where a checkpoint is a dictionary")
     return dict(stored)
 
 
 def tensors_of(state: Any, entry: str, path: Path) -> dict[str, Tensor]:
-    """A state dict by the text of its keys; CheckpointError when it holds anything but tensors."""
+    """A state dict by the text of its keys; CheckpointError when it contains anything but tensors."""
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{entry} of {path} is not a dictionary of tensors")
     return {str(name): tensor for name, tensor in state.items()}
@@ -85,7 +85,7 @@ class PickledNetwork:
 
 
 def read_snapshot(path: Path) -> dict[str, Any]:
-    """What a `network-snapshot-*.pkl` of GANformer's PyTorch code holds, by name.
+    """What a `network-snapshot-*.pkl` of GANformer's PyTorch code contains, by name.
 
     Networks (`G`, `D`, `Gs`) come as `PickledNetwork`, everything else as it is.
 
@@ -98,7 +98,9 @@ def read_snapshot(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             stored = _SnapshotUnpickler(file).load()
         if not isinstance(stored, dict):
-            raise CheckpointError(f"{path} holds a {type(stored).__name__} where a snapshot is a dictionary")
+            raise CheckpointError(
+                f"{path} contains a {type(stored).__name__} where a snapshot is a dictionary"
+            )
         return {str(name): _network(value) for name, value in stored.items()}
     except _Refused as problem:
         raise CheckpointError(f"{path} {problem}, so it is not opened") from None

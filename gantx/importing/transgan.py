@@ -1,6 +1,6 @@
 """The released checkpoints of TransGAN, both versions.
 
-A file holds all networks, or the weights of a generator alone. For each network there is one function: it
+A file contains all networks, or the weights of a generator alone. For each network there is one function: it
 reads the sizes off the tensors, writes down which official key is which of ours, and leaves the rest to
 `account`.
 """
@@ -41,7 +41,7 @@ def read_transgan(path: Path, config: RunConfig) -> Conversion:
 
     Raises:
         MissingError: there is no such file.
-        CheckpointError: it cannot be read without running code, or holds other networks.
+        CheckpointError: it cannot be read without running code, or contains other networks.
     """
     stored = read_torch(path)
     if not any(f"{name}_state_dict" in stored for name in PARTS):

@@ -1,6 +1,6 @@
 """The files of ViTGAN's training script: gen.pt, gen_ema.pt and dis.pt.
 
-Spectral normalisation holds each weight at the norm it started with, and the released code does not save
+Spectral normalisation keeps each weight at its initial norm, and the released code does not save
 these norms. They are read from `spectral_norms.safetensors` beside the files if it is there, and estimated
 otherwise. The released discriminator is the convolutional one.
 """
@@ -51,7 +51,7 @@ def read_vitgan(path: Path, config: RunConfig) -> Conversion:
 
     Raises:
         MissingError: there is no such file, or no averaged generator in the folder.
-        CheckpointError: a file cannot be read without running code, or holds another network.
+        CheckpointError: a file cannot be read without running code, or contains another network.
         DataError: the file of spectral norms beside them does not fit.
     """
     alone = not path.is_dir()
@@ -81,7 +81,7 @@ def read_vitgan(path: Path, config: RunConfig) -> Conversion:
         called,
         skipped=tuple(others),
         origin=origin_of(path, files.values()),
-        pixels=(0.5, 0.5),  # the released code paints in [0, 1]
+        pixels=(0.5, 0.5),  # the released code generates images in [0, 1]
     )
 
 
@@ -257,7 +257,7 @@ def _styled(official: str, ours: str) -> dict[str, str]:
 
 
 def _implicit() -> dict[str, str]:
-    """Keys of the decoder that paints the patch of each token."""
+    """Keys of the decoder that maps each token to its patch."""
     names = both("cips.lff.ffm.conv", "decoder.coordinates")
     for layer in range(4):
         names |= both(f"cips.style.{layer + 1}", f"decoder.mapping.layers.{layer}")
@@ -284,7 +284,7 @@ def _changes(state: Mapping[str, Tensor]) -> dict[str, Callable[[Tensor], Tensor
     """What makes our numbers of the official ones.
 
     The released code adds 1 to what a style says a gain is, and ours starts at 1 in its place. Its decoder of
-    convolutions paints in [0, 1].
+    convolutions generates images in [0, 1].
     """
     changes: dict[str, Callable[[Tensor], Tensor]] = {
         key: lambda bias: bias + 1 for key in state if key.endswith((".mlp_gamma.bias", ".modulation.bias"))

@@ -71,7 +71,7 @@ class MinibatchDependent(Protocol):
 
 @runtime_checkable
 class SuperResolves(Protocol):
-    """Can also paint from a low-resolution image, for super-resolution co-training."""
+    """Can also generate from a low-resolution image, for super-resolution co-training."""
 
     low_resolution: int
 
@@ -81,7 +81,7 @@ class SuperResolves(Protocol):
 
 @runtime_checkable
 class StyleBased(Protocol):
-    """Maps latents to styles before it paints from them, one style per use.
+    """Maps latents to styles and generates images from these, one style per use.
 
     Styles ws are [B, L, D], or [B, K, L, D] where K latents meet in one image; the L uses can be given styles
     of different latents (style mixing). The buffer `w_avg` [D] is their running average, for truncation;

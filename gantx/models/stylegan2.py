@@ -92,8 +92,8 @@ class Generator(interfaces.Generator):
 
     def synthesis(self, ws: Tensor, noise: Draws | None = None) -> Tensor:
         """Styles ws [B, L, D] to images [B, 3, R, R]; without noise, with the stored constants."""
-        painted: Tensor = self.synthesis_network(ws, noise)
-        return painted
+        images: Tensor = self.synthesis_network(ws, noise)
+        return images
 
     def forward(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
         """Latents [B, D] to images [B, 3, R, R]; `labels` are not used."""
@@ -127,7 +127,7 @@ class Discriminator(interfaces.Discriminator):
     def forward(
         self, images: Tensor, noise: Draws | None = None, labels: Tensor | None = None, parts: int = 1
     ) -> Tensor:
-        """Judge.
+        """Compute logits.
 
         Args:
             images: [B, 3, R, R].

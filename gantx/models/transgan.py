@@ -7,7 +7,7 @@ Notable in it:
 - pixels come out of a plain linear layer: no tanh, values may leave [-1, 1]
 - locality-aware initialisation: early in training the last block sees a window that the loop widens
 - super-resolution co-training: a low-resolution image can enter at the second stage in place of a latent
-- the discriminator is a ViT that judges by its class token
+- the discriminator is a ViT whose class token gives the logit
 
 Layer sizes and initialisation follow the released code where the paper is silent.
 """
@@ -210,7 +210,7 @@ class Generator(interfaces.Generator):
         return self._paint(tokens, first=0)
 
     def upscale(self, low: Tensor, noise: Draws | None = None) -> Tensor:
-        """Paint from low-resolution images, for super-resolution co-training (MT-CT).
+        """Generate from low-resolution images, for super-resolution co-training (MT-CT).
 
         The paper describes the task, the released code lacks it; the way in is our own design: a linear map
         of every low-resolution pixel to the channels of a stage-2 token, then stages 2, 3, ... as always.
@@ -232,7 +232,7 @@ class Generator(interfaces.Generator):
     def follow(
         self, given: Tensor, query: tuple[float, float], noise: Draws | None = None, layers: str = "last"
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Paint, and tell where one place of the image looked.
+        """Generate images and return the attention map of one query position.
 
         Args:
             given: latents z [B, latent_dim].
@@ -314,14 +314,14 @@ class Discriminator(interfaces.Discriminator):
         for block in blocks:
             tokens = run_block(block, tokens)
         # Only the class token is read, so the last block updates no other.
-        judged = last(tokens, keep=1)[:, 0]  # [B, D]
-        logits: Tensor = self.head(self.norm(judged))  # [B, 1]
+        class_token = last(tokens, keep=1)[:, 0]  # [B, D]
+        logits: Tensor = self.head(self.norm(class_token))  # [B, 1]
         return logits.squeeze(1)
 
 
 @torch.no_grad()
 def initialize_compact(network: nn.Module) -> None:
-    """Initialise a small network in place so that it paints shapes within minutes on a CPU; our own recipe.
+    """Initialise a small network in place so that it learns shapes within minutes on a CPU; our own recipe.
 
     All linear weights are Xavier-uniform and their biases zero; the positions of a grid start as sines and
     cosines, that of the class token normal with deviation 0.02, the class token itself zero.

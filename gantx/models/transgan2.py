@@ -360,7 +360,7 @@ class Generator(interfaces.Generator):
         return {name: Draw("normal", (batch, *shape)) for name, shape in self._noise_shapes.items()}
 
     def forward(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
-        """Paint images.
+        """Generate images.
 
         Args:
             z: [B, latent_dim].
@@ -386,7 +386,7 @@ class Generator(interfaces.Generator):
     def follow(
         self, given: Tensor, query: tuple[float, float], noise: Draws | None = None, layers: str = "last"
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Paint, and tell where one place of the image looked; looks at the latent grid are left out.
+        """Generate images and return the attention map of one query position, without cross-attention.
 
         Args:
             given: latents z [B, latent_dim].
@@ -403,7 +403,7 @@ class Generator(interfaces.Generator):
 
 
 class Discriminator(interfaces.Discriminator):
-    """Images to logits: patches of growing size join a token grid that halves, a class token judges (v2).
+    """Images to logits: growing patches join a token grid that halves; a class token gives the logit (v2).
 
     Built from its section of the configuration, whose fields gantx.config.networks.transgan2 documents.
     """
@@ -466,7 +466,7 @@ class Discriminator(interfaces.Discriminator):
         return {name: Draw("normal", (batch, *shape)) for name, shape in self._noise_shapes.items()}
 
     def forward(self, images: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
-        """Judge images.
+        """Compute logits.
 
         Args:
             images: [B, 3, R, R].
@@ -484,8 +484,8 @@ class Discriminator(interfaces.Discriminator):
         class_token = self.class_token.expand(len(images), -1, -1)
         tokens = torch.cat([class_token, tokens], dim=1)  # [B, 1 + N, D]
         # Only the class token is read, so the last block updates no other.
-        judged = self.last_block(tokens, noise_of(noise, "last"), keep=1)[:, 0]  # [B, D]
-        logits: Tensor = self.head(self.norm(judged))  # [B, 1]
+        class_token = self.last_block(tokens, noise_of(noise, "last"), keep=1)[:, 0]  # [B, D]
+        logits: Tensor = self.head(self.norm(class_token))  # [B, 1]
         return logits.squeeze(1)
 
 

@@ -110,7 +110,7 @@ def test_files_of_other_kinds(tmp_path):
     torch.save({"gen_state_dict": {"a": torch.zeros(1)}}, tmp_path / "other.pth")
     for name, complaint in (
         ("text.pth", "not a readable|could run code"),
-        ("list.pth", "holds a list"),
+        ("list.pth", "contains a list"),
         ("number.pth", "not a dictionary of tensors"),
         ("other.pth", "no TransGAN v2 generator"),
     ):

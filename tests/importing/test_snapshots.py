@@ -123,7 +123,7 @@ def test_files_that_are_no_snapshots(monkeypatch, tmp_path):
     for name, content, complaint in (
         ("text", b"<html>", "not a readable snapshot"),
         ("empty", b"", "not a readable snapshot"),
-        ("list", pickle.dumps([1]), "holds a list where a snapshot is a dictionary"),
+        ("list", pickle.dumps([1]), "contains a list where a snapshot is a dictionary"),
         ("half", pickle.dumps({"Gs": [1.5] * 100})[:-20], "not a readable snapshot"),
         ("stateless", pickled(monkeypatch, {"Gs": Call(reconstruct, {})}), "not a readable snapshot"),
     ):

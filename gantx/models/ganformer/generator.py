@@ -150,7 +150,7 @@ class Generator(interfaces.Generator):
 
     def synthesis(self, ws: Tensor, noise: Draws | None = None) -> Tensor:
         """Styles ws [B, m + 1, L, d] to images [B, 3, R, R]; without noise, with the stored constants."""
-        return self._paint(ws, noise)[0]
+        return self._generate(ws, noise)[0]
 
     def forward(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
         """Latents [B, m + 1, d] to images [B, 3, R, R]; `labels` are not used."""
@@ -159,7 +159,7 @@ class Generator(interfaces.Generator):
     def observe(
         self, ws: Tensor, noise: Draws | None = None, layers: str = "last"
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Paint, and tell which cell looked at which latent.
+        """Generate images and return the attention of each position over the latents.
 
         Args:
             ws: styles [B, m + 1, L, d].
@@ -170,14 +170,14 @@ class Generator(interfaces.Generator):
             Images [B, 3, R, R]; for every layer, attention [B, h, m, S, S] at its own side S, under
             `<S>x<S>.<which layer of that side>`.
         """
-        painted, looks = self._paint(ws, noise)
+        images, looks = self._generate(ws, noise)
         sides = self.synthesis_network.sides
         maps = {}
         for index, attention in looks.items() if layers == "all" else list(looks.items())[-1:]:
             side = sides[index]
             of_latents = attention.permute(0, 2, 3, 1).unflatten(3, (side, side))
             maps[f"{side}x{side}.{sides[:index].count(side)}"] = of_latents.contiguous()
-        return painted, maps
+        return images, maps
 
     def attention(self, z: Tensor, noise: Draws | None = None, layers: str = "last") -> dict[str, Tensor]:
         """Which cell looks at which latent, for latents z [B, m + 1, d]; see `observe`."""
@@ -188,7 +188,7 @@ class Generator(interfaces.Generator):
         uniform: Any = None if noise is None else noise.get("components")
         return None if uniform is None else MASKED * (uniform < self.component_dropout)
 
-    def _paint(self, ws: Tensor, noise: Draws | None) -> tuple[Tensor, dict[int, Tensor]]:
+    def _generate(self, ws: Tensor, noise: Draws | None) -> tuple[Tensor, dict[int, Tensor]]:
         """Images [B, 3, R, R] from ws [B, m + 1, L, d], and by layer the attention [B, n, h, m]."""
         mask = self._mask(noise)
         looks: dict[int, Tensor] = {}
@@ -208,5 +208,5 @@ class Generator(interfaces.Generator):
             updated = None if layer.update is None else latents
             return x, factor
 
-        painted: Tensor = self.synthesis_network(ws[:, -1], noise, between)
-        return painted, looks
+        images: Tensor = self.synthesis_network(ws[:, -1], noise, between)
+        return images, looks

@@ -1,4 +1,4 @@
-"""Where one place of an image looks while the image is painted.
+"""The attention of one position of an image, observed while the image is generated.
 
 Self-attention of N tokens is N·N numbers; the row of one token is N, and all that a picture can show. It is
 computed by hooks that stay for one pass: an ordinary pass keeps nothing and pays nothing.
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 
 def follow(
-    paint: Callable[[], Tensor], attentions: Sequence[nn.Module], query: tuple[float, float], layers: str
+    generate: Callable[[], Tensor], attentions: Sequence[nn.Module], query: tuple[float, float], layers: str
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Paint, and tell where one place of the image looked.
+    """Generate images and return the attention map of one query position.
 
     Args:
-        paint: one pass of a network, to images [B, 3, R, R].
+        generate: one pass of a network, to images [B, 3, R, R].
         attentions: its self-attention layers in the order of the pass. Each is called with tokens [B, S², D]
             and what else decides who looks where, and has a method `row(place, ...)` of the same arguments
             that gives the attention [B, h, S²] of the token at that place of the grid, in raster order.
@@ -28,7 +28,7 @@ def follow(
         layers: `last` or `all`.
 
     Returns:
-        What `paint` gave; attention [B, h, S, S] under `<S>x<S>.<which layer of that side>`.
+        What `generate` returned; attention [B, h, S, S] under `<S>x<S>.<which layer of that side>`.
     """
     passed: Counter[int] = Counter()
     maps: dict[str, Tensor] = {}
@@ -44,7 +44,7 @@ def follow(
 
     handles = [layer.register_forward_pre_hook(watch) for layer in attentions]
     try:
-        images = paint()
+        images = generate()
     finally:
         for handle in handles:
             handle.remove()

@@ -137,7 +137,7 @@ class Synthesis(nn.Module):
         }
 
     def forward(self, ws: Tensor, noise: Draws | None = None, between: Between | None = None) -> Tensor:
-        """Paint.
+        """Generate images.
 
         Args:
             ws: styles [B, L, D].

@@ -16,7 +16,7 @@ from gantx.runtime.random import Draws, Spec
 
 
 class Discriminator(interfaces.Discriminator):
-    """Images to logits: a ViT over overlapping patches that judges by its class token (ViTGAN).
+    """Images to logits: a ViT over overlapping patches whose class token gives the logit (ViTGAN).
 
     Built from its section of the configuration, whose fields gantx.config.networks.vitgan documents.
     """
@@ -56,8 +56,8 @@ class Discriminator(interfaces.Discriminator):
         for block in blocks:
             tokens = run_block(block, tokens)
         # Only the class token is read, so the last block updates no other.
-        judged = last(tokens, keep=1)[:, 0]  # [B, D]
-        logits: Tensor = self.head(self.norm(judged))  # [B, 1]
+        class_token = last(tokens, keep=1)[:, 0]  # [B, D]
+        logits: Tensor = self.head(self.norm(class_token))  # [B, 1]
         return logits.squeeze(1)
 
     def tokens(self, images: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ class Generator(interfaces.Generator):
     def follow(
         self, given: Tensor, query: tuple[float, float], noise: Draws | None = None, layers: str = "last"
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Paint, and tell where one place of the image looked.
+        """Generate images and return the attention map of one query position.
 
         Args:
             given: styles ws [B, depth + 1, D].
