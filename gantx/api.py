@@ -25,13 +25,13 @@ def load(
     device: str = "auto",
     compile: bool = False,
 ) -> Model:
-    """Open a checkpoint to paint with.
+    """Load the generator of a checkpoint.
 
     Args:
         target: a run, a folder of checkpoints, or a .safetensors file.
         weights: `ema` for the running average, `raw` for what is trained.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-        compile: let `sample` and `paint` use a compiled generator: quicker for many images, equal up to
+        compile: let `sample` and `generate` use a compiled generator: quicker for many images, equal up to
             rounding. The first batch then takes up to minutes, and every batch is filled up to `batch`
             images. Keep to one or two sizes: each is compiled anew, which PyTorch does eight times at most.
 
@@ -68,7 +68,7 @@ def evaluate(
         how: the other fields of `gantx.evaluation.request.Request`, such as `data` and `num`.
 
     Raises:
-        GantxError: as `gantx.evaluation.request.evaluate` does, before any image is painted wherever that
+        GantxError: as `gantx.evaluation.request.evaluate` does, before any image is generated wherever that
             can be known.
     """
     from gantx.evaluation import request as evaluation
@@ -88,7 +88,7 @@ class Model:
         header: of the checkpoint: path, progress, versions, digests.
         weights: `ema` or `raw`.
         device: where the network is.
-        compiled: whether `sample` and `paint` use compiled code.
+        compiled: whether `sample` and `generate` use compiled code.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Model:
         cutoff: int | None = None,
         batch: int | None = None,
     ) -> Tensor:
-        """Paint images.
+        """Generate images.
 
         Args:
             n: how many, of seeds 0 to n-1; 64 when nothing else is said.
@@ -165,7 +165,7 @@ class Model:
         else:
             what = range(64 if n is None else sampling.whole_number(n, "n", 1))
         if seeds is not None and not len(what):
-            raise UsageError("there is nothing to paint: ask for one image or more")
+            raise UsageError("there is nothing to generate: ask for one image or more")
         images = self.generate(what, truncation=truncation, cutoff=cutoff, batch=batch)
         return torch.cat(list(sampling.fetch(sampling.quantise(part) for part in images)))
 
@@ -185,7 +185,7 @@ class Model:
             truncation: as in `sample`.
             cutoff: as in `sample`.
             batch: as in `sample`.
-            log: receives a sentence where a GPU paints slower than it should; None for the logger `gantx`.
+            log: receives a sentence where a GPU is slower than it should be; None for the logger `gantx`.
 
         Returns:
             Float images [n, 3, H, W], nominally in [-1, 1], on the device of the network.
@@ -235,7 +235,7 @@ class Model:
         truncation: float | str | None = None,
         cutoff: int | None = None,
     ) -> Walk:
-        """Plan what `interpolate` paints; arguments and errors are the same."""
+        """Plan what `interpolate` generates; arguments and errors are the same."""
         from gantx.generation import interpolation
 
         return interpolation.plan(
@@ -257,7 +257,7 @@ class Model:
         batch: int | None = None,
         **how: Any,
     ) -> Iterator[Tensor]:
-        """Paint a walk from seed to seed, in constant memory.
+        """Generate a walk from seed to seed, in constant memory.
 
         Args:
             seeds: what the walk passes, or a walk of `self.walk`.
@@ -288,7 +288,7 @@ class Model:
         query: tuple[int, int] | None = None,
         truncation: float | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Paint the image of a seed, its noise at the stored value, and tell what looked where.
+        """Generate the image of a seed, with its noise at the stored value, and its attention maps.
 
         Args:
             seed: of the image.
@@ -297,7 +297,7 @@ class Model:
             truncation: psi of the styles; 0.7 where cells look at latents unless it is given.
 
         Returns:
-            The whole square that is painted, as the maps cover it, uncropped where `data.ratio` is below 1:
+            The whole square that is generated, as the maps cover it, uncropped where `data.ratio` is below 1:
             uint8 [1, 3, R, R]; by layer, attention [1, h, m, S, S] of cells to m latents, or
             [1, h, S, S] of the cell that asks to all cells.
 

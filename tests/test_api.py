@@ -28,7 +28,7 @@ def models(tmp_path_factory):
     }
 
 
-def test_a_model_knows_its_run_and_paints(models):
+def test_a_model_knows_its_run_and_generates(models):
     model = models["stylegan2"]
     assert model.config.generator.family == "stylegan2"
     assert model.has_styles
@@ -40,7 +40,7 @@ def test_a_model_knows_its_run_and_paints(models):
     assert not torch.equal(model.sample(2, truncation=0.4), images[:2])
 
 
-def test_latents_and_styles_are_painted(models):
+def test_latents_and_styles_are_generated(models):
     model = models["ganformer"]
     z = torch.randn(2, *model.network.latent_shape)
     painted = model.sample(latents=z)
@@ -102,11 +102,11 @@ def test_a_score_is_that_of_the_command_line(tmp_path, monkeypatch):
     assert scores["fd_rand"] == pytest.approx(metrics["fd_rand"]["value"])
 
 
-def test_sample_takes_seeds_and_refuses_nothing_to_paint(models):
+def test_sample_takes_seeds_and_refuses_nothing_to_generate(models):
     path, model = models["stylegan2"].header.path, models["stylegan2"]
     assert torch.equal(gantx.sample(path, seeds=[3]), model.sample(seeds=[3]))
     for how, words in (
-        ({"seeds": []}, "nothing to paint"),
+        ({"seeds": []}, "nothing to generate"),
         ({"n": 0}, "n 0: give a whole number, 1 or more"),
         ({"n": 2.5}, "n 2.5"),
         ({"seeds": [1, -3]}, "seed -3"),
@@ -133,7 +133,7 @@ def test_seeds_and_latents_of_other_types_mean_the_same(models):
     assert torch.equal(model.sample(latents=styles.double()), model.sample(latents=styles))
 
 
-def test_latents_that_are_none_are_refused_before_anything_is_painted(models):
+def test_latents_that_are_none_are_refused_before_anything_is_generated(models):
     model = models["stylegan2"]
     dim = model.network.latent_shape[0]
     for latents, words in (

@@ -1,4 +1,4 @@
-"""`gantx attend`: pictures of what looked where while an image was painted."""
+"""`gantx attend`: the attention with which an image was generated, as pictures."""
 
 from __future__ import annotations
 
@@ -103,12 +103,12 @@ def attend(
         text["gantx:query"] = f"{view.query[0]},{view.query[1]}"
     with Waiting() as waiting:
 
-        def painted() -> Any:
+        def pictures() -> Any:
             for done, each in enumerate(chosen, 1):
                 yield attention_visualization.pictures(model.network, each, view, model.device)
-                waiting.show("painting", done, len(chosen))
+                waiting.show("drawing", done, len(chosen))
 
-        names = attention_visualization.save(output, chosen, painted(), text)
+        names = attention_visualization.save(output, chosen, pictures(), text)
         waiting.say("columns: " + ", ".join(names))
     print(output)
 

@@ -1,4 +1,4 @@
-"""`gantx bench`: how fast this machine trains, paints and scores a preset."""
+"""`gantx bench`: how fast this machine trains, samples and scores a preset."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gantx.config.schema import RunConfig
 
 app = typer.Typer(
-    help="Measure how fast this machine trains, paints and scores a preset.", no_args_is_help=True
+    help="Measure how fast this machine trains, samples and scores a preset.", no_args_is_help=True
 )
 
 Preset = Annotated[str, typer.Option(help="A recipe from `gantx presets ls`.")]
@@ -81,7 +81,7 @@ def sample(
     preset: Preset,
     overrides: Overrides = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Images painted at once (as many as `gantx sample` would).")
+        int | None, typer.Option(min=1, help="Images generated at once (as many as `gantx sample` would).")
     ] = None,
     number: Annotated[
         int | None,
@@ -93,7 +93,7 @@ def sample(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure painting: the generator alone, and all the way from seeds to one .npy file.
+    """Measure sampling: the generator alone, and all the way from seeds to one .npy file.
 
     Weights are random; the file is made in the folder for temporary files and removed.
 
@@ -123,7 +123,7 @@ def sample(
 def evaluate(
     preset: Preset,
     overrides: Overrides = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images painted and looked at at once.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Images generated and scored at once.")] = 64,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:

@@ -54,9 +54,9 @@ def export(
         typer.Option("--force", "-f", help="Write over an existing output; other files of a folder stay."),
     ] = False,
 ) -> None:
-    """Turn the averaged generator into files for other programs, and check that they paint the same.
+    """Turn the averaged generator into files for other programs; checked to generate the same images.
 
-    Exit code 1: the other runtime paints something else; nothing is written.
+    Exit code 1: the other runtime generates something else; nothing is written.
 
     Examples:
 

@@ -30,7 +30,7 @@ def import_checkpoint(
         typer.Argument(metavar="[KEY=VALUE]...", help="Settings that differ from the preset's."),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="The recipe whose networks the file holds; see `gantx presets ls`.")
+        str | None, typer.Option(help="The preset whose networks the file contains; see `gantx presets ls`.")
     ] = None,
     config: Annotated[list[Path] | None, typer.Option(help="YAML file of settings; may be repeated.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The .safetensors to write.")] = None,

@@ -92,7 +92,7 @@ def interpolate(
 
         def shown() -> Any:
             for done, frame in enumerate(model.interpolate(walk, batch=batch), 1):
-                waiting.show("painting frames", done, walk.frames)
+                waiting.show("generating frames", done, walk.frames)
                 yield frame
 
         text = model.provenance() | walk.text()

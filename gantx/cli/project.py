@@ -62,7 +62,7 @@ def project(
     if features not in (None, "inception"):
         raise UsageError(f"no features '{features}': use inception, or leave them away")
     if feature_file is not None and features is None:
-        raise UsageError("--feature-file holds Inception's weights: add --features inception")
+        raise UsageError("--feature-file is for Inception's weights: add --features inception")
 
     import torch
 

@@ -1,4 +1,4 @@
-"""`gantx sample`: paint images from a checkpoint, or those of a picture once more."""
+"""`gantx sample`: generate images from a checkpoint, or those of a picture again."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sample(
     ] = None,
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="Paint this picture, or a folder or .zip of them, again and compare."),
+        typer.Option("--from", help="Generate this picture, or a folder or .zip of them, again and compare."),
     ] = None,
     truncation: Annotated[
         float | None,
@@ -69,7 +69,7 @@ def sample(
         typer.Option("--force", "-f", help="Write over an existing output; other files in a folder stay."),
     ] = False,
 ) -> None:
-    """Paint images: one per seed, always the same image for a seed.
+    """Generate images: one per seed, always the same image for a seed.
 
     Examples:
 
@@ -88,24 +88,24 @@ def sample(
     if seeds is not None and (number is not None or seed):
         raise UsageError("--seeds names every image: leave -n and --seed away")
     if latents is not None and (seeds is not None or number is not None or seed):
-        raise UsageError("--latents holds every latent: leave -n, --seed and --seeds away")
+        raise UsageError("--latents names all latents: leave -n, --seed and --seeds away")
     if weights not in ("ema", "raw"):
         raise UsageError(f"no weights '{weights}': use ema or raw")
     if source is not None:
         told = (number, seed or None, seeds, latents, truncation, cutoff, grid, output, compile or None)
         if any(option is not None for option in told):
             raise UsageError(
-                "--from reads from the picture what to paint, and only compares: name nothing else"
+                "--from reads from the picture what to generate, and only compares: name nothing else"
             )
         _compare(source, checkpoint, batch, device)
         return
     if checkpoint is None:
-        raise UsageError("name a run or a checkpoint to paint from")
+        raise UsageError("name a run or a checkpoint to sample from")
     output = output or Path("grid.png")
     if dtype not in ("uint8", "float32"):
         raise UsageError(f"no type '{dtype}': use uint8 or float32")
     if dtype == "float32" and output.suffix.lower() != ".npy":
-        raise UsageError(f"only a .npy file holds float32 images, but the output is {output}")
+        raise UsageError(f"only a .npy file can store float32 images, but the output is {output}")
     if grid is not None and output.suffix.lower() != ".png":
         raise UsageError(f"--grid arranges a .png, but the output is {output}")
     if output.exists() and not force and (output.is_file() or any(output.iterdir())):
@@ -143,7 +143,7 @@ def sample(
 
 
 def _compare(source: Path, target: Path | None, batch: int | None, device: str) -> None:
-    """Paint pictures again; one line for each, CheckFailed when one differs."""
+    """Generate pictures again; one line for each, CheckFailed when one differs."""
     from gantx.generation import provenance, sampling
 
     pictures = provenance.read_pictures(source)
@@ -164,18 +164,18 @@ def _compare(source: Path, target: Path | None, batch: int | None, device: str) 
             )
         else:
             print(f"{found.name}: the same to the last bit")
-    print(f"painted again by {file} ({weights})")
+    print(f"generated again by {file} ({weights})")
     if different:
         raise CheckFailed(
-            f"{different} of {len(pictures)} pictures differ from what these weights paint by more than the "
-            "rounding of one grey level"
+            f"{different} of {len(pictures)} pictures differ by more than the rounding of one grey level "
+            "from what these weights generate"
         )
 
 
 def _shown(batches: Iterator[Any], total: int, waiting: Waiting) -> Iterator[Any]:
-    """Pass batches on, showing how far the painting is."""
+    """Pass batches on and show progress."""
     done = 0
     for batch in batches:
         yield batch
         done += len(batch)
-        waiting.show("painting", done, total)
+        waiting.show("generating", done, total)

@@ -74,7 +74,7 @@ TRAINED = {
 }
 
 
-def test_the_table_says_what_holds_what_does_not_and_what_is_missing(tmp_path):
+def test_the_table_says_what_contains_what_does_not_and_what_is_missing(tmp_path):
     classic = {**TRAINED, "images_per_second": 100.0, "peak_memory_gib": 5.0}
     rows = [
         {"row": "transgan-s", "side": "gantx", "figures": TRAINED},

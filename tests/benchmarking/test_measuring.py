@@ -104,7 +104,7 @@ def test_the_attention_window_is_open(monkeypatch):
     assert set(windows) == {None}
 
 
-def test_painting_goes_all_the_way_to_a_file(monkeypatch):
+def test_generation_goes_all_the_way_to_a_file(monkeypatch):
     files = []
     save = sampling.imaging.save_images
 
@@ -121,7 +121,7 @@ def test_painting_goes_all_the_way_to_a_file(monkeypatch):
     assert figures.share_of_generator == pytest.approx(share)
 
 
-def test_painting_takes_the_batch_of_sampling_unless_told():
+def test_generation_takes_the_batch_of_sampling_unless_told():
     assert sampling.measure(small(), CPU, batch=None, number=8, log=quiet).batch == 64
 
 

@@ -52,7 +52,7 @@ def test_a_sheet_has_a_row_for_each_seed_and_says_where_it_comes_from(run_folder
     assert "gantx:truncation" not in text
 
 
-def test_a_folder_holds_the_image_that_sample_paints(run_folder, tmp_path):
+def test_a_folder_contains_the_image_that_sample_generates(run_folder, tmp_path):
     assert run("attend", run_folder, "--seed", "7", "-o", tmp_path / "maps").exit_code == 0
     assert run("sample", run_folder, "--seed", "7", "-n", "1", "-o", tmp_path / "images").exit_code == 0
     names = {path.name for path in (tmp_path / "maps").iterdir()}

@@ -81,7 +81,7 @@ def test_wrong_walks_are_refused_before_anything_is_written(ganformer, tmp_path)
     assert "already exists" in refused("interpolate", ganformer)
 
 
-def test_truncated_images_are_painted_again_from_the_picture(ganformer, runs, monkeypatch):
+def test_truncated_images_are_generated_again_from_the_picture(ganformer, runs, monkeypatch):
     done("sample", ganformer, "--seeds", "3,7", "--truncation", "0.5", "-o", "grid.png")
     with Image.open("grid.png") as image:
         assert image.text["gantx:truncation"] == "0.5"
@@ -110,7 +110,7 @@ def test_a_picture_that_was_changed_fails_the_comparison(ganformer, tmp_path):
     assert "1 of 1 pictures differ" in " ".join(result.stderr.split())
 
 
-def test_sampling_needs_something_to_paint_from(ganformer):
+def test_sampling_needs_something_to_generate_from(ganformer):
     assert "name a run" in refused("sample")
     assert "give the truncation too" in refused("sample", ganformer, "--truncation-cutoff", 2)
 

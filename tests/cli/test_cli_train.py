@@ -128,7 +128,7 @@ def test_unknown_preset_key_and_value():
 
 
 def test_impossible_combinations():
-    fails(run("train", "--preset", "transgan-s", "data.resolution=40"), 2, "paints 32 pixels", "40")
+    fails(run("train", "--preset", "transgan-s", "data.resolution=40"), 2, "have 32 pixels", "40")
     fails(run("train", "--preset", "transgan-s", "training.micro_batch=48"), 2, "not divisible")
 
 

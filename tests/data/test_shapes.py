@@ -30,7 +30,7 @@ def test_factors_of_a_later_part_equal_those_of_the_whole(objects):
     assert whole.centre.shape == (50, objects, 2)
 
 
-def test_the_painting_is_what_it_was():
+def test_the_generation_is_what_it_was():
     """A change here changes what everybody trained on: raise the number in ShapesSource.fingerprint."""
     images = np.concatenate([ShapesSource(ShapesConfig(objects=n), 16).read_range(0, 64) for n in (1, 4)])
     assert hashlib.sha256(images.tobytes()).hexdigest()[:16] == "085339c76c2d446a"
@@ -147,7 +147,7 @@ def test_the_fingerprint_of_training_is_what_it_was():
     assert test != train
 
 
-def test_painting_is_quick():
+def test_generation_is_quick():
     started = time.process_time()
     ShapesSource(ShapesConfig(), 32).read_range(0, 4096)
     assert time.process_time() - started < 5  # takes about 0.05 s

@@ -82,7 +82,7 @@ def test_a_record_of_something_else_is_kept(run, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["export.json"]
 
 
-def test_a_runtime_that_paints_something_else_leaves_no_file(run, tmp_path, monkeypatch):
+def test_a_runtime_that_generates_something_else_leaves_no_file(run, tmp_path, monkeypatch):
     honest = program.open_program
     monkeypatch.setattr(program, "open_program", lambda path: lambda z: honest(path)(z) * 1.001)
     with pytest.raises(CheckFailed, match=r"differs from PyTorch .* nothing was written"):

@@ -117,7 +117,7 @@ def visit(folder, steps, profile):
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 @pytest.mark.skipif(PACKAGE is None, reason="ONNXRUNTIME_WEB names no npm package onnxruntime-web")
 @pytest.mark.parametrize("family", ["transgan", "stylegan2"])
-def test_the_page_paints_what_pytorch_paints(family, tmp_path):
+def test_the_page_generates_what_pytorch_generates(family, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     request = export.Request(tmp_path / "demo", "web", runtime=Path(PACKAGE))

@@ -239,7 +239,7 @@ def test_large_pictures_stay_as_they_are():
     assert torch.equal(whole[:, -200:, -300:], pixels)
 
 
-def test_a_folder_holds_every_picture_as_it_is(tmp_path):
+def test_a_folder_contains_every_picture_as_it_is(tmp_path):
     generator = styled("ganformer")
     rows = [pictures(generator, seed) for seed in (7, 8)]
     names = attention_visualization.save(tmp_path / "maps", [7, 8], iter(rows), {"Software": "gantx"})

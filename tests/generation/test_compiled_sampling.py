@@ -58,7 +58,7 @@ def painted(generator, **how):
 
 
 @pytest.mark.parametrize("family", GENERATORS)
-def test_one_graph_paints_all_batches_of_every_family(family, quick_backend):
+def test_one_graph_generates_all_batches_of_every_family(family, quick_backend):
     torch.manual_seed(0)
     generator = models.build(small(family, "transgan").generator).eval().requires_grad_(False)
     fast = sampling.compiled(generator)

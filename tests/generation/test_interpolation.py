@@ -121,7 +121,7 @@ def test_a_sweep_from_the_average_to_the_seed():
     assert torch.equal(frames[0], samples(generator, [3], sampling.Truncation(0.0))[0])
 
 
-def test_a_walk_of_any_length_is_planned_and_painted_in_constant_memory(transgan):
+def test_a_walk_of_any_length_is_planned_and_generated_in_constant_memory(transgan):
     """A walk of a million frames yields its first at once: nothing grows with the length."""
     walk = interpolation.plan(transgan, range(40), 1_000_000)
     frames = interpolation.generate(transgan, walk, batch=8, device=CPU)

@@ -47,7 +47,7 @@ def compare(path, target, runs):
     return file, list(found)
 
 
-def test_a_picture_finds_its_checkpoint_and_is_painted_again(picture, runs):
+def test_a_picture_finds_its_checkpoint_and_is_generated_again(picture, runs):
     with Image.open(picture) as image:
         said = image.text
     assert said["gantx:version"] == gantx.__version__
@@ -130,7 +130,7 @@ def test_a_picture_of_training_needs_its_checkpoint_named(runs, tmp_path):
         ({"gantx:seed": "1", "gantx:truncation": "much"}, DataError, "damaged"),
     ],
 )
-def test_pictures_that_cannot_be_painted_again(tmp_path, text, error, words):
+def test_pictures_that_cannot_be_generated_again(tmp_path, text, error, words):
     imaging.write_png(tmp_path / "a.png", torch.zeros(3, 4, 4, dtype=torch.uint8), text)
     with pytest.raises(error, match=words):
         provenance.read_pictures(tmp_path / "a.png")

@@ -157,7 +157,7 @@ def test_a_graph_that_fails_costs_a_line_and_no_image(kind, reason, monkeypatch,
     assert caplog.messages == [line], "who does not say where gets it from the logger"
 
 
-def test_a_generator_that_waits_for_the_device_still_paints(capture, monkeypatch):
+def test_a_generator_that_waits_for_the_device_still_generates(capture, monkeypatch):
     generator, said = styled("vitgan"), []
     forward = generator.synthesis
     generator.synthesis = lambda ws, noise=None: forward(ws, noise) * (1 if ws.sum().item() < 1e9 else 0)
@@ -167,7 +167,7 @@ def test_a_generator_that_waits_for_the_device_still_paints(capture, monkeypatch
     assert "capturing failed" in said[0]
 
 
-def test_the_command_says_it_and_paints(tmp_path, monkeypatch):
+def test_the_command_says_it_and_generates(tmp_path, monkeypatch):
     file = save_styled(tmp_path / "run", "vitgan")
 
     def run(output, *more):

@@ -36,7 +36,7 @@ def tiny(version):
 
 
 @pytest.mark.parametrize("version", TINY)
-def test_an_official_checkpoint_paints_and_judges_as_before(version, tmp_path):
+def test_an_official_checkpoint_generates_and_discriminates_as_before(version, tmp_path):
     path, expected, settings = tiny(version)
     conversion = files.convert(path, settings)
     differences = files.compare(conversion, expected)

@@ -62,7 +62,7 @@ def converted(path, overrides):
     return files.convert(path, settings), settings
 
 
-def test_an_official_snapshot_paints_and_judges_as_before(tmp_path):
+def test_an_official_snapshot_generates_and_discriminates_as_before(tmp_path):
     settings = presets.load(overrides=SMALL)
     conversion = files.convert(find_golden(SNAPSHOT), settings)
     assert list(conversion.parts) == ["generator", "generator_ema", "discriminator"]
@@ -154,7 +154,7 @@ def arguments_of(shape):
         "g_stylegan2_skip_16",
     ],
 )
-def test_every_kind_of_generator_paints_as_before(monkeypatch, tmp_path, name):
+def test_every_kind_of_generator_generates_as_before(monkeypatch, tmp_path, name):
     golden = GoldenFile(f"gansformer/{name}")
     network = Network(golden.prefix("param/"), arguments_of(golden.config))
     path, outputs = tmp_path / "network-snapshot-000001.pkl", tmp_path / "outputs.safetensors"
@@ -165,7 +165,7 @@ def test_every_kind_of_generator_paints_as_before(monkeypatch, tmp_path, name):
     files.require_close(files.compare(conversion, outputs), outputs)
 
 
-def test_a_conditional_discriminator_judges_as_before():
+def test_a_conditional_discriminator_discriminates_as_before():
     golden = GoldenFile("gansformer/d_resnet_32_cond")
     arguments = {"c_dim": 3, "epilogue_kwargs": {"mbstd_group_size": 2}}
     imported = ganformer_discriminator(golden.prefix("param/"), arguments, presets.load().discriminator)

@@ -211,7 +211,9 @@ def test_the_presets_of_version_2_are_the_released_networks(name, preset):
         ("checkpoint_v2_cifar_tiny", transgan_v2_generator, transgan_v2_discriminator),
     ],
 )
-def test_an_official_checkpoint_paints_and_judges_as_the_official_code(name, generator, discriminator):
+def test_an_official_checkpoint_generates_and_discriminates_as_the_official_code(
+    name, generator, discriminator
+):
     checkpoint = torch.load(find_golden(f"transgan/{name}.pth"), weights_only=True)
     with GoldenFile(f"transgan/{name}") as golden, torch.no_grad():
         for key, importer, entry, given in (

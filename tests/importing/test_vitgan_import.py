@@ -54,7 +54,7 @@ def training_run(folder, norms=True):
     return outputs
 
 
-def test_an_official_run_paints_and_judges_as_before(tmp_path):
+def test_an_official_run_generates_and_discriminates_as_before(tmp_path):
     outputs = training_run(tmp_path / "run")
     settings = presets.load(overrides=SMALL)
     conversion = files.convert(tmp_path / "run", settings)
@@ -117,7 +117,7 @@ def test_a_generator_alone(tmp_path):
     assert sampling.open_generator(tmp_path / "c.safetensors", CPU, "raw")[1].config == settings
 
 
-def test_the_decoder_of_convolutions_paints_as_before():
+def test_the_decoder_of_convolutions_generates_as_before():
     golden = GoldenFile("vitgan/g_conv")
     wanted = presets.load(overrides=[*RELEASED, "generator.heads=4"]).generator
     imported = vitgan_generator(golden.prefix("state."), wanted, golden.prefix("mult."))

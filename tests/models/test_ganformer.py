@@ -580,7 +580,7 @@ def test_discriminator_has_the_published_number_of_parameters(resolution, publis
         {"latent_norm": "component", "normalize_global": False, "component_dropout": 0.5},
     ],
 )
-def test_generator_paints_and_trains_whole(attention, changes):
+def test_generator_generates_and_trains_whole(attention, changes):
     generator = shaken(small_generator(attention=attention, **changes))
     images = generator(latents(generator, 3), noise_of(generator, 3))
     assert images.shape == (3, *generator.image_shape)
@@ -755,7 +755,7 @@ def test_codes_of_the_grid_tell_cells_apart():
 @pytest.mark.parametrize(
     "changes", [{}, {"heads": 2, "positions": False, "grid": "trainable"}, {"classes": 2}]
 )
-def test_discriminator_judges_and_trains_whole(changes):
+def test_discriminator_discriminates_and_trains_whole(changes):
     discriminator = shaken(small_discriminator(**changes))
     labels = torch.eye(2).repeat(2, 1) if changes.get("classes") else None
     logits = discriminator(torch.randn(4, 3, 16, 16), noise_of(discriminator, 4), labels)

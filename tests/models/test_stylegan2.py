@@ -366,7 +366,7 @@ def check_losses(ops):
 @pytest.mark.parametrize("architecture", ["skip", "resnet", "orig"])
 @pytest.mark.parametrize("noise", [True, False])
 @pytest.mark.parametrize("final_convolution", [True, False])
-def test_generator_paints_images_of_its_resolution(architecture, noise, final_convolution):
+def test_generator_generates_images_of_its_resolution(architecture, noise, final_convolution):
     generator = shaken(
         small_generator(architecture=architecture, noise=noise, final_convolution=final_convolution)
     )

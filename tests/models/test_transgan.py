@@ -163,7 +163,7 @@ def test_discriminator_has_the_published_number_of_parameters(resolution, publis
         {"base_dim": 24, "heads": 1, "init": "compact"},  # 6 channels: 2 of them without a sine
     ],
 )
-def test_generator_paints_images_of_its_resolution(changes):
+def test_generator_generates_images_of_its_resolution(changes):
     section = TransGANGeneratorConfig(
         **{"latent_dim": 8, "base_dim": 32, "base_size": 4, "depths": (1, 2), "heads": 2, **changes}
     )
@@ -175,7 +175,7 @@ def test_generator_paints_images_of_its_resolution(changes):
 
 
 @pytest.mark.parametrize("init", ["released", "compact"])
-def test_discriminator_judges_each_image_on_its_own(init):
+def test_discriminator_discriminates_each_image_on_its_own(init):
     discriminator = shaken(small_discriminator(init=init))
     images = torch.randn(3, 3, 8, 8)
     logits = discriminator(images, {}, None)
@@ -199,7 +199,7 @@ def test_pixel_shuffle_is_that_of_images():
 # --- super-resolution -------------------------------------------------------------------------------------
 
 
-def test_upscale_paints_from_low_resolution():
+def test_upscale_generates_from_low_resolution():
     generator = shaken(small_generator(super_resolution=True))
     assert isinstance(generator, interfaces.SuperResolves)
     assert generator.low_resolution == 8

@@ -276,7 +276,7 @@ def test_sizes_that_do_not_fit_are_refused(network, changes, words):
 
 
 @pytest.mark.parametrize("kind", SMALL_G)
-def test_generator_paints_each_image_on_its_own(kind):
+def test_generator_generates_each_image_on_its_own(kind):
     generator = small_generator(kind)
     z = torch.randn(3, *generator.latent_shape)
     spec, noise = generator.noise_spec(3), noise_for(generator, 3)
@@ -287,7 +287,7 @@ def test_generator_paints_each_image_on_its_own(kind):
 
 
 @pytest.mark.parametrize("kind", SMALL_D)
-def test_discriminator_judges_each_image_on_its_own(kind):
+def test_discriminator_discriminates_each_image_on_its_own(kind):
     discriminator = small_discriminator(kind)
     side = SMALL_D[kind]["resolution"]
     images = torch.randn(3, 3, side, side)

@@ -625,7 +625,7 @@ def test_discriminator_has_the_computed_number_of_parameters(resolution, compute
         RELEASED,
     ],
 )
-def test_generator_paints_images_of_its_resolution(changes):
+def test_generator_generates_images_of_its_resolution(changes):
     torch.manual_seed(0)
     generator = small_generator(**changes)
     z = torch.randn(3, *generator.latent_shape)
@@ -660,7 +660,7 @@ def test_tanh_keeps_pixels_in_range():
 @pytest.mark.parametrize(
     "changes", [{}, {"padding": "reflect"}, {"attention": "dot"}, {"spectral_norm": "none"}]
 )
-def test_discriminator_judges_each_image_on_its_own(changes):
+def test_discriminator_discriminates_each_image_on_its_own(changes):
     discriminator = shaken(small_discriminator(**changes))
     images = torch.randn(3, 3, 16, 16)
     logits = discriminator(images, {}, None)

@@ -529,7 +529,7 @@ def test_the_average_of_styles_moves_once_per_generator_step_or_after_every_pass
             torch.testing.assert_close(network.w_avg, expected)
 
 
-def test_mixed_styles_paint_other_images_and_leave_the_average_alone():
+def test_mixed_styles_generate_other_images_and_leave_the_average_alone():
     settings, state = styled("objective.style_mixing=0.9")
     phase = phases(settings, state.generator, state.discriminator)[1]
     draws = drawn(phase)
