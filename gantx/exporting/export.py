@@ -21,7 +21,7 @@ from gantx.exporting import hub, onnx, parity, program, web
 from gantx.exporting.generator import RANGES, ExportedGenerator, Morph, Pixels, latents_of
 from gantx.exporting.parity import Difference, Run
 from gantx.generation import sampling
-from gantx.generation.sampling import Truncation
+from gantx.generation.truncation import Truncation
 from gantx.io.atomic import replacing
 from gantx.version import __version__
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from gantx.errors import UsageError
 from gantx.generation import sampling
 from gantx.generation.interpolation import slerp
-from gantx.generation.sampling import Truncation, truncate
+from gantx.generation.latents import style_shape
+from gantx.generation.truncation import Truncation, require_styles, truncate
 from gantx.models import interfaces
 from gantx.runtime.random import Draw, for_seeds
 
@@ -61,8 +62,8 @@ class ExportedGenerator(nn.Module):
         self.image_shape = sampling.cropped_shape(generator, ratio)
         self.rounded = rounded
         if truncation is not None:
-            sampling.require_styles(generator, "truncation")
-            sampling.truncate(generator, torch.zeros(1, *sampling.style_shape(generator)), *truncation)
+            require_styles(generator, "truncation")
+            truncate(generator, torch.zeros(1, *style_shape(generator)), *truncation)
 
     def forward(self, z: Tensor) -> Tensor:
         """Paint."""

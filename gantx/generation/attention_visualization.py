@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from gantx.data.crop import rectangle
 from gantx.errors import UsageError, closest
 from gantx.generation import sampling
-from gantx.generation.sampling import Truncation
+from gantx.generation.latents import spec_of_one
+from gantx.generation.truncation import Truncation, require_styles, truncate
 from gantx.io import imaging
 from gantx.models import interfaces
 from gantx.runtime.random import for_seeds
@@ -212,15 +213,15 @@ def observe(generator: Any, seed: int, view: View, device: torch.device) -> tupl
     Raises:
         UsageError: truncation of a network without styles, or a layer it does not have.
     """
-    q: Any = for_seeds(sampling.spec_of_one(generator), [seed], device)
+    q: Any = for_seeds(spec_of_one(generator), [seed], device)
     noise = None if view.stored_noise else q["noise"]
     given = q["z"]
     if view.truncation is not None:
-        sampling.require_styles(generator, "truncation")
+        require_styles(generator, "truncation")
     if isinstance(generator, interfaces.StyleBased):
         given = generator.mapping(given, noise=noise)
         if view.truncation is not None:
-            given = sampling.truncate(generator, given, *view.truncation)
+            given = truncate(generator, given, *view.truncation)
     layers = "last" if view.layer == "last" else "all"
     if view.query is None:
         images, maps = generator.observe(given, noise, layers)

@@ -21,6 +21,9 @@ from torch import Tensor
 
 from gantx.errors import UsageError
 from gantx.generation import sampling
+from gantx.generation.batches import in_tiles
+from gantx.generation.latents import spec_of_one, whole_number
+from gantx.generation.truncation import parse_truncation, require_styles, truncate
 from gantx.models import interfaces
 from gantx.runtime.random import for_seeds
 
@@ -89,8 +92,8 @@ class Walk:
         if len({len(path) for path in self.seeds}) > 1:
             raise UsageError("walks side by side pass the same number of seeds: give each as many")
         for seed in itertools.chain(*self.seeds):
-            sampling.whole_number(seed, "seed")
-        sampling.whole_number(self.frames, "frames", 1)
+            whole_number(seed, "seed")
+        whole_number(self.frames, "frames", 1)
         if self.frames < self.legs + 1:
             raise UsageError(
                 f"{self.frames} frames cannot pass {self.legs + 1} seeds: give at least {self.legs + 1}"
@@ -177,10 +180,10 @@ def plan(
     if space not in (None, "z", "w"):
         raise UsageError(f"no space '{space}': use z or w")
     if space == "w":
-        sampling.require_styles(generator, "a walk in w")
+        require_styles(generator, "a walk in w")
     if truncation is not None:
-        sampling.require_styles(generator, "truncation")
-    sampling.whole_number(paths, "paths", 1)
+        require_styles(generator, "truncation")
+    whole_number(paths, "paths", 1)
     if len(seeds) % paths:
         raise UsageError(f"{len(seeds)} seeds cannot be shared by {paths} walks: give a multiple of {paths}")
     count = len(seeds) // paths
@@ -192,7 +195,7 @@ def plan(
 def parse_sweep(text: str | None, cutoff: int | None = None) -> Sweep | None:
     """Read `0.7` or `0:1` as truncation along a path; UsageError when it is neither."""
     if text is None:
-        sampling.parse_truncation(None, cutoff)
+        parse_truncation(None, cutoff)
         return None
     first, colon, last = text.partition(":")
     try:
@@ -200,7 +203,7 @@ def parse_sweep(text: str | None, cutoff: int | None = None) -> Sweep | None:
     except ValueError:
         raise UsageError(f"truncation '{text}': write a number, or two for a sweep such as 0:1") from None
     for number in psi:
-        sampling.parse_truncation(number)
+        parse_truncation(number)
     return Sweep(*psi, cutoff)
 
 
@@ -222,7 +225,7 @@ def generate(
     """
     paths = len(walk.seeds)
     waiting: list[Tensor] = []
-    for filled, count in sampling.in_tiles(walk.points(), batch):
+    for filled, count in in_tiles(walk.points(), batch):
         images = sampling.crop(_render(generator, walk, filled, device)[:count], ratio)
         waiting += sampling.quantise(images).cpu()
         while len(waiting) >= paths:
@@ -233,7 +236,7 @@ def generate(
 def _render(generator: Any, walk: Walk, points: Sequence[Point], device: torch.device) -> Tensor:
     """Float images [B, 3, H, W] of B points."""
     seeds = sorted({seed for point in points for seed in (point.start, point.end)})  # mostly two
-    q: Any = for_seeds(sampling.spec_of_one(generator), seeds, device)
+    q: Any = for_seeds(spec_of_one(generator), seeds, device)
     row = {seed: index for index, seed in enumerate(seeds)}
     starts = torch.tensor([row[point.start] for point in points], device=device)
     ends = torch.tensor([row[point.end] for point in points], device=device)
@@ -249,7 +252,7 @@ def _render(generator: Any, walk: Walk, points: Sequence[Point], device: torch.d
         ws = torch.lerp(first, second, places.view(-1, *[1] * (first.ndim - 1)).to(first))
     if walk.truncation is not None:
         psi = torch.tensor([point.psi for point in points], device=device)
-        ws = sampling.truncate(generator, ws, psi, walk.truncation.cutoff)
+        ws = truncate(generator, ws, psi, walk.truncation.cutoff)
     images = generator.synthesis(ws, noise)
     return images
 

@@ -24,6 +24,8 @@ from gantx.evaluation import inception_weights
 from gantx.evaluation.assets import ASSETS, locate
 from gantx.evaluation.resizing import clean_by_matrix
 from gantx.generation import sampling
+from gantx.generation.latents import style_shape, whole_number
+from gantx.generation.truncation import require_styles
 from gantx.io.atomic import replacing
 from gantx.models import interfaces
 from gantx.runtime.random import Draw, Spec, for_seeds
@@ -134,8 +136,8 @@ def project(
         UsageError: the space is unknown, the network has no styles, the target is of another size, or there
             are fewer than one start or no steps at all.
     """
-    sampling.whole_number(steps, "steps", 1)
-    sampling.whole_number(starts, "starts", 1)
+    whole_number(steps, "steps", 1)
+    whole_number(starts, "starts", 1)
     if tuple(target.shape) != (size := sampling.cropped_shape(generator, ratio)):
         raise UsageError(f"the target is {list(target.shape)}, but this generator paints {list(size)}")
     chosen = _space(generator, space)
@@ -217,7 +219,7 @@ def _space(generator: Any, space: str | None) -> Space:
     if space not in ("z", "w", "w+"):
         raise UsageError(f"no space '{space}': use z, w or w+")
     if space != "z":
-        sampling.require_styles(generator, f"projection into {space}")
+        require_styles(generator, f"projection into {space}")
     return "z" if space == "z" else "w" if space == "w" else "w+"
 
 
@@ -238,7 +240,7 @@ def _widened(generator: Any, latents: Tensor, space: Space) -> Tensor:
     """Latents as the generator takes them: in w, the one layer for all L."""
     if space != "w":
         return latents
-    return latents.expand(*latents.shape[:-2], sampling.style_shape(generator)[-2], -1)
+    return latents.expand(*latents.shape[:-2], style_shape(generator)[-2], -1)
 
 
 def _grey_levels(images: Tensor, target: Tensor) -> Tensor:

@@ -22,7 +22,9 @@ from gantx import checkpoint
 from gantx.checkpoint import Header
 from gantx.errors import CheckFailed, CheckpointError, DataError, MissingError, UsageError
 from gantx.generation import sampling
-from gantx.generation.sampling import Truncation, Weights
+from gantx.generation.latents import parse_seeds
+from gantx.generation.sampling import Weights
+from gantx.generation.truncation import Truncation, parse_truncation
 from gantx.io import imaging
 from gantx.version import __version__
 
@@ -244,11 +246,11 @@ def _read(name: str, data: bytes) -> Picture:
         raise UsageError(f"{name} was not painted from seeds by `gantx sample`, which cannot do it again")
     try:
         psi, cutoff = text.get("gantx:truncation"), text.get("gantx:cutoff")
-        truncation = sampling.parse_truncation(float(psi) if psi else None, int(cutoff) if cutoff else None)
+        truncation = parse_truncation(float(psi) if psi else None, int(cutoff) if cutoff else None)
         return Picture(
             name=name,
             pixels=pixels,
-            seeds=tuple(sampling.parse_seeds(seeds)),
+            seeds=tuple(parse_seeds(seeds)),
             digest=text.get("gantx:digest", ""),
             images=int(images) if (images := text.get("gantx:images")) else None,
             truncation=truncation,

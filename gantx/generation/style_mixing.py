@@ -14,7 +14,9 @@ from torch import Tensor
 
 from gantx.errors import UsageError
 from gantx.generation import sampling
-from gantx.generation.sampling import Truncation
+from gantx.generation.batches import in_tiles
+from gantx.generation.latents import spec_of_one, style_shape
+from gantx.generation.truncation import Truncation, require_styles, truncate
 from gantx.runtime.random import for_seeds
 
 
@@ -51,8 +53,8 @@ def table(
     Raises:
         UsageError: the network has no styles, no such layers or components, or nothing is left to mix.
     """
-    sampling.require_styles(generator, "mixing")
-    *latents, count, _ = sampling.style_shape(generator)
+    require_styles(generator, "mixing")
+    *latents, count, _ = style_shape(generator)
     if layers is None and components is None:
         raise UsageError("say what to take from the columns: layers such as 0-3, or components")
     taken = _mask(layers, count, "layers")[:, None]  # [L, 1]
@@ -64,7 +66,7 @@ def table(
     for row in rows:
         pairs += [(row, None), *((row, column) for column in columns)]
     painted: list[Tensor] = []
-    for filled, number in sampling.in_tiles(pairs, batch):
+    for filled, number in in_tiles(pairs, batch):
         own = [row if row is not None else column for row, column in filled]
         other = [column if column is not None else row for row, column in filled]
         mixed = [row is not None and column is not None for row, column in filled]
@@ -83,7 +85,7 @@ def _paint(
     device: torch.device,
 ) -> Tensor:
     """Images of seeds `own`; where `mixed`, with the styles `taken` from seeds `other`."""
-    spec = sampling.spec_of_one(generator)
+    spec = spec_of_one(generator)
     q: Any = for_seeds(spec, own, device)
     ws = generator.mapping(q["z"], noise=q["noise"])
     theirs: Any = for_seeds({"z": spec["z"]}, other, device)
@@ -91,7 +93,7 @@ def _paint(
     which = mixed.view(-1, *[1] * (ws.ndim - 1)) & taken.to(device)
     ws = torch.where(which, from_other, ws)
     if truncation is not None:
-        ws = sampling.truncate(generator, ws, *truncation)
+        ws = truncate(generator, ws, *truncation)
     images: Tensor = generator.synthesis(ws, q["noise"])
     return images
 

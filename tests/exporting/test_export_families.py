@@ -10,7 +10,7 @@ from gantx.errors import UsageError
 from gantx.exporting import onnx, parity, program
 from gantx.exporting.generator import ExportedGenerator, Morph, latents_of
 from gantx.generation import sampling
-from gantx.generation.sampling import Truncation
+from gantx.generation.truncation import Truncation
 from gantx.models import interfaces
 
 SEEDS = range(8)

@@ -15,7 +15,8 @@ from gantx.errors import CheckFailed, DataError, MissingError, UsageError
 from gantx.evaluation.results import Result
 from gantx.evaluation.scores import Score
 from gantx.exporting import export, hub, parity, program, web
-from gantx.generation.sampling import Truncation, open_generator
+from gantx.generation.sampling import open_generator
+from gantx.generation.truncation import Truncation
 
 CPU = torch.device("cpu")
 

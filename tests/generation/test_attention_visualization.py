@@ -13,7 +13,8 @@ from gantx.config import presets
 from gantx.errors import UsageError
 from gantx.generation import attention_visualization, sampling
 from gantx.generation.attention_visualization import Picture, View
-from gantx.generation.sampling import Truncation
+from gantx.generation.latents import spec_of_one
+from gantx.generation.truncation import Truncation, truncate
 from gantx.runtime import random
 
 CPU = torch.device("cpu")
@@ -126,8 +127,8 @@ def test_image_and_maps_are_of_one_pass_and_truncated_unless_asked_otherwise():
     for given, psi in ((None, 0.7), (Truncation(1.0), 1.0)):
         view = attention_visualization.completed(generator, View(truncation=given))
         image, maps = attention_visualization.observe(generator, 7, view, CPU)
-        z = random.for_seeds(sampling.spec_of_one(generator), [7], CPU)["z"]
-        ws = sampling.truncate(generator, generator.mapping(z), psi)
+        z = random.for_seeds(spec_of_one(generator), [7], CPU)["z"]
+        ws = truncate(generator, generator.mapping(z), psi)
         expected, of_last = generator.observe(ws)
         assert torch.equal(image, sampling.quantise(expected))
         assert list(maps) == ["16x16.1"]

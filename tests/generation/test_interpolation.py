@@ -9,6 +9,7 @@ from gantx.config import presets
 from gantx.errors import UsageError
 from gantx.generation import interpolation, sampling
 from gantx.generation.interpolation import Point, Sweep, Walk
+from gantx.generation.truncation import Truncation
 
 CPU = torch.device("cpu")
 
@@ -90,7 +91,7 @@ def test_in_both_spaces_and_truncated_the_frame_of_a_seed_is_its_image(family, s
     for truncation in (None, Sweep(0.6, 0.6), Sweep(0.6, 0.6, 1)):
         walk = interpolation.plan(generator, [4, 7, 2], 9, space=space, truncation=truncation)
         frames = frames_of(generator, walk)
-        drawn = truncation and sampling.Truncation(truncation.first, truncation.cutoff)
+        drawn = truncation and Truncation(truncation.first, truncation.cutoff)
         assert torch.equal(frames[walk.keys()][:, 0], samples(generator, [4, 7, 2], drawn))
 
 
@@ -118,7 +119,7 @@ def test_a_sweep_from_the_average_to_the_seed():
     walk = interpolation.plan(generator, [3], 4, truncation=Sweep(0.0, 1.0))
     frames = frames_of(generator, walk)[:, 0]
     assert torch.equal(frames[-1], samples(generator, [3])[0])
-    assert torch.equal(frames[0], samples(generator, [3], sampling.Truncation(0.0))[0])
+    assert torch.equal(frames[0], samples(generator, [3], Truncation(0.0))[0])
 
 
 def test_a_walk_of_any_length_is_planned_and_painted_in_constant_memory(transgan):

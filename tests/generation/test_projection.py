@@ -9,6 +9,7 @@ from gantx import models
 from gantx.config import presets
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.generation import projection, sampling
+from gantx.generation.latents import latents_for
 
 CPU = torch.device("cpu")
 
@@ -36,7 +37,7 @@ def test_an_image_of_the_generator_is_found(space, tmp_path):
     if space == "w":
         assert torch.equal(found.latents, found.latents[:, :1].expand_as(found.latents))
     projection.save_latents(tmp_path / "l.safetensors", found.latents)
-    again = painted(generator, sampling.latents_for(generator, tmp_path / "l.safetensors"))
+    again = painted(generator, latents_for(generator, tmp_path / "l.safetensors"))
     assert torch.equal(again, found.image)
 
 
