@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gantx.evaluation.results import Result
     from gantx.generation.interpolation import Walk
     from gantx.generation.sampling import Weights
+    from gantx.models.interfaces import Generator
 
 
 def load(
@@ -93,7 +94,7 @@ class Model:
 
     def __init__(
         self,
-        network: torch.nn.Module,
+        network: Generator,
         header: Header,
         weights: Weights,
         device: torch.device,

@@ -149,7 +149,7 @@ def _compare(source: Path, target: Path | None, batch: int | None, device: str) 
     from gantx.generation import provenance, sampling
 
     pictures = provenance.read_pictures(source)
-    file, weights = provenance.exported_generator(pictures, target, Path("runs"))
+    file, weights = provenance.find_weights(pictures, target, Path("runs"))
     model = api.load(file, weights=weights, device=device)
     different = 0
     for found in provenance.regenerate(

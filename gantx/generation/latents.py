@@ -56,7 +56,7 @@ def style_shape(generator: Generator) -> tuple[int, ...]:
 
 
 def latent_shapes(generator: Generator) -> list[tuple[int, ...]]:
-    """Shapes that `sampling.from_latents` accepts for one image: of a latent, and of styles if there are any."""
+    """Shapes that `sampling.from_latents` accepts: of a latent, and of the styles of an image if any."""
     shapes = [tuple(generator.latent_shape)]
     if isinstance(generator, StyleBased):
         shapes.append(style_shape(generator))

@@ -1,4 +1,4 @@
-"""A compiled generator paints the same images, with one graph whatever is asked for."""
+"""A compiled generator gives the same images, with one graph whatever is asked for."""
 
 import json
 
@@ -55,7 +55,7 @@ def agree(found, expected):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
-def painted(generator, **how):
+def images_of(generator, **how):
     return list(sampling.generate(generator, range(20), batch=8, device=CPU, **how))
 
 
@@ -64,9 +64,9 @@ def test_one_graph_paints_all_batches_of_every_family(family, quick_backend):
     torch.manual_seed(0)
     generator = models.build(small(family, "transgan").generator).eval().requires_grad_(False)
     fast = sampling.compiled(generator)
-    expected = painted(generator)
+    expected = images_of(generator)
     assert quick_backend() == 0
-    found = painted(fast, constant=True)
+    found = images_of(fast, constant=True)
     assert [len(images) for images in found] == [8, 8, 4]
     agree(torch.cat(found), torch.cat(expected))
     assert quick_backend() == 1

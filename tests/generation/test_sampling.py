@@ -140,14 +140,14 @@ def test_styles_are_painted_like_the_latents_they_come_from(family, tmp_path):
     np.save(tmp_path / "z.npy", z.numpy())
     np.save(tmp_path / "ws.npy", generator.mapping(z).numpy())
     for truncation in (None, Truncation(0.6)):
-        painted = [
+        generated = [
             torch.cat(list(sampling.from_latents(
                 generator, latents_for(generator, tmp_path / name), batch=2, device=CPU,
                 truncation=truncation,
             )))
             for name in ("z.npy", "ws.npy")
         ]  # fmt: skip
-        torch.testing.assert_close(*painted)
+        torch.testing.assert_close(*generated)
     np.save(tmp_path / "wrong.npy", z.numpy()[..., :-1])
     with pytest.raises(DataError, match="or styles"):
         latents_for(generator, tmp_path / "wrong.npy")
@@ -161,11 +161,11 @@ def test_latents_are_drawn_ahead_by_threads_that_end_with_the_painting(generator
         return for_seeds(spec, seeds, *arguments, **options)
 
     monkeypatch.setattr(sampling, "for_seeds", recorded)
-    painted = sampling.generate(generator, range(10_000), batch=8, device=CPU)
-    first = next(painted)
+    generated = sampling.generate(generator, range(10_000), batch=8, device=CPU)
+    first = next(generated)
     assert len(drawing) <= 4, "no more are drawn than are soon needed"
     assert threading.main_thread() not in {thread for thread, _ in drawing}
-    painted.close()
+    generated.close()
     assert not any(thread.is_alive() for thread, _ in drawing)
     assert torch.equal(first, generate(generator, range(8), 8))
 
@@ -202,9 +202,9 @@ def test_on_a_gpu_batches_arrive_whole_and_in_order(generator):
     there = copy.deepcopy(generator).to(device)
     size = sampling.batch_for(there, device, 50_000)
     assert 8 <= size <= 1024
-    painted = torch.cat(list(sampling.sample(there, range(100), batch=size, device=device)))
+    generated = torch.cat(list(sampling.sample(there, range(100), batch=size, device=device)))
     here = sample(generator, range(100), 64)
-    assert (painted.int() - here.int()).abs().max() <= 1
+    assert (generated.int() - here.int()).abs().max() <= 1
 
 
 def test_a_batch_fits_the_memory_and_is_a_power_of_two():
@@ -228,11 +228,11 @@ def test_a_gpu_without_enough_memory_is_explained(generator):
     network = copy.deepcopy(generator)
     network.forward = exhausted
     latents = torch.zeros(3, *network.latent_shape)
-    for painted in (
+    for generated in (
         sampling.generate(network, range(3), batch=256, device=CPU),
         sampling.from_latents(network, latents, batch=256, device=CPU),
     ):
         with pytest.raises(
             MissingError, match="no memory for 256 images at once: generate fewer, with --batch 128"
         ):
-            next(painted)
+            next(generated)
