@@ -22,6 +22,8 @@ import torch
 from gantx import models
 from gantx.config import presets
 from gantx.generation import sampling
+from gantx.generation.batches import BatchRunner
+from gantx.generation.latents import spec_of_one
 from gantx.io import imaging
 from gantx.runtime import devices
 from gantx.runtime.random import for_seeds
@@ -46,11 +48,9 @@ OUTPUTS = {"npy": "images.npy", "zip": "images.zip", "folder": "images"}
 @torch.no_grad()
 def paint_alone(generator, number, batch, device):
     """The generator without anything before or after it; tiles and replay as in `sampling`."""
-    q = for_seeds(sampling.spec_of_one(generator), range(batch), device)
+    q = for_seeds(spec_of_one(generator), range(batch), device)
     batches = -(-number // batch)
-    runner = sampling.BatchRunner(
-        lambda given: generator(given["z"], given["noise"]), device, batches=batches
-    )
+    runner = BatchRunner(lambda given: generator(given["z"], given["noise"]), device, batches=batches)
     for _ in range(batches):
         runner(q)
     if device.type == "cuda":

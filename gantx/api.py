@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gantx.evaluation.results import Result
     from gantx.generation.interpolation import Walk
     from gantx.generation.sampling import Weights
+    from gantx.models.interfaces import Generator
 
 
 def load(
@@ -93,7 +94,7 @@ class Model:
 
     def __init__(
         self,
-        network: torch.nn.Module,
+        network: Generator,
         header: Header,
         weights: Weights,
         device: torch.device,
@@ -154,6 +155,8 @@ class Model:
 
         from gantx.errors import UsageError
         from gantx.generation import sampling
+        from gantx.generation.batches import fetch
+        from gantx.generation.latents import whole_number
 
         if sum(given is not None for given in (n, seeds, latents)) > 1:
             raise UsageError("n, seeds and latents each say which images are meant: give one of them")
@@ -163,11 +166,11 @@ class Model:
         elif seeds is not None:
             what = list(seeds)
         else:
-            what = range(64 if n is None else sampling.whole_number(n, "n", 1))
+            what = range(64 if n is None else whole_number(n, "n", 1))
         if seeds is not None and not len(what):
             raise UsageError("there is nothing to generate: ask for one image or more")
         images = self.generate(what, truncation=truncation, cutoff=cutoff, batch=batch)
-        return torch.cat(list(sampling.fetch(sampling.quantise(part) for part in images)))
+        return torch.cat(list(fetch(sampling.quantise(part) for part in images)))
 
     def generate(
         self,
@@ -196,32 +199,36 @@ class Model:
         from torch import Tensor
 
         from gantx.generation import sampling
+        from gantx.generation.batches import to_log
+        from gantx.generation.latents import as_latents, latent_shapes, whole_number
+        from gantx.generation.truncation import parse_truncation, require_styles
 
-        drawn = sampling.parse_truncation(truncation, cutoff)
+        drawn = parse_truncation(truncation, cutoff)
         if drawn is not None:
-            sampling.require_styles(self.network, "truncation")
+            require_styles(self.network, "truncation")
         how: dict[str, Any] = {
             "truncation": drawn,
             "ratio": self.config.data.ratio,
             "device": self.device,
             "constant": self.compiled,
-            "log": log or sampling.to_log,
+            "log": log or to_log,
         }
         if isinstance(what, Tensor):
-            latents = sampling.as_latents(what, sampling.latent_shapes(self.network), "the tensor")
+            latents = as_latents(what, latent_shapes(self.network), "the tensor")
             size = self._batch(batch, len(latents))
             return sampling.from_latents(self._painter, latents, batch=size, **how)
-        seeds = [sampling.whole_number(seed, "seed") for seed in what]
+        seeds = [whole_number(seed, "seed") for seed in what]
         size = self._batch(batch, len(seeds))
         return sampling.generate(self._painter, seeds, batch=size, **how)
 
     def _batch(self, wanted: int | None, count: int) -> int:
         """How many of `count` images to compute at once; UsageError where less than one is wanted."""
         from gantx.generation import sampling
+        from gantx.generation.latents import whole_number
 
         if wanted is None:
             return sampling.batch_for(self.network, self.device, count)
-        return sampling.whole_number(wanted, "batch", 1)
+        return whole_number(wanted, "batch", 1)
 
     def walk(
         self,
@@ -274,9 +281,10 @@ class Model:
             UsageError: too few frames, numbers that are none, or what the network cannot do.
         """
         from gantx.generation import interpolation, sampling
+        from gantx.generation.latents import whole_number
 
         walk = seeds if isinstance(seeds, interpolation.Walk) else self.walk(seeds, frames, **how)
-        size = sampling.whole_number(sampling.BATCH if batch is None else batch, "batch", 1)
+        size = whole_number(sampling.BATCH if batch is None else batch, "batch", 1)
         ratio = self.config.data.ratio
         return interpolation.generate(self.network, walk, batch=size, device=self.device, ratio=ratio)
 
@@ -304,17 +312,17 @@ class Model:
         Raises:
             UsageError: the network has no attention to show, or no such layer or pixel.
         """
-        from gantx.generation import attention_visualization, sampling
+        from gantx.generation import attention_visualization
+        from gantx.generation.truncation import parse_truncation
 
-        view = attention_visualization.View(
-            layer=layer, query=query, truncation=sampling.parse_truncation(truncation)
-        )
+        view = attention_visualization.View(layer=layer, query=query, truncation=parse_truncation(truncation))
         return attention_visualization.observe(
             self.network, seed, attention_visualization.completed(self.network, view), self.device
         )
 
     def provenance(self, truncation: float | None = None, cutoff: int | None = None) -> dict[str, str]:
         """What a picture of this model says about itself, all but its seeds."""
-        from gantx.generation import provenance, sampling
+        from gantx.generation import provenance
+        from gantx.generation.truncation import parse_truncation
 
-        return provenance.describe(self.header, self.weights, sampling.parse_truncation(truncation, cutoff))
+        return provenance.describe(self.header, self.weights, parse_truncation(truncation, cutoff))

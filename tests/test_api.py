@@ -137,7 +137,7 @@ def test_latents_that_are_none_are_refused_before_anything_is_generated(models):
     model = models["stylegan2"]
     dim = model.network.latent_shape[0]
     for latents, words in (
-        (torch.zeros(()), r"holds \[\], but this generator takes latents \[N, "),
+        (torch.zeros(()), r"has the shape \[\], but this generator takes latents \[N, "),
         (torch.zeros(dim), "takes latents"),
         (torch.zeros(0, dim), "takes latents"),
         (torch.zeros(2, dim, 1), "or styles"),

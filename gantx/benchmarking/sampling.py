@@ -18,6 +18,8 @@ from gantx.benchmarking.machine import Machine, measuring, this_machine
 from gantx.benchmarking.timing import durations
 from gantx.config.schema import RunConfig
 from gantx.generation import sampling
+from gantx.generation.batches import BatchRunner
+from gantx.generation.latents import spec_of_one
 from gantx.io import imaging
 from gantx.runtime import devices
 from gantx.runtime.random import for_seeds
@@ -135,11 +137,9 @@ def generator_rate(generator: Any, batch: int, device: torch.device, log: Log) -
     Returns:
         Images a second, and the seconds that the first passes took longer than later ones.
     """
-    q: Any = for_seeds(sampling.spec_of_one(generator), range(batch), device)
+    q: Any = for_seeds(spec_of_one(generator), range(batch), device)
     passes = WARM_UP + PASSES
-    runner = sampling.BatchRunner(
-        lambda given: generator(given["z"], given["noise"]), device, batches=passes, log=log
-    )
+    runner = BatchRunner(lambda given: generator(given["z"], given["noise"]), device, batches=passes, log=log)
     seconds = durations(lambda: runner(q), device, passes)
     usual = median(seconds[WARM_UP:])
     return batch / usual, max(0.0, sum(seconds[:WARM_UP]) - WARM_UP * usual)

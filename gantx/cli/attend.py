@@ -81,9 +81,11 @@ def attend(
         raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
     pixel = None if query is None else _pixel(query)
 
-    from gantx.generation import attention_visualization, provenance, sampling
+    from gantx.generation import attention_visualization, provenance
+    from gantx.generation.latents import parse_seeds
+    from gantx.generation.truncation import parse_truncation
 
-    chosen = sampling.parse_seeds(seeds) if seeds is not None else [seed]
+    chosen = parse_seeds(seeds) if seeds is not None else [seed]
     model = api.load(checkpoint, weights=cast(Any, weights), device=device)
     view = attention_visualization.completed(
         model.network,
@@ -92,7 +94,7 @@ def attend(
             head=head or "",
             kinds=tuple(part.strip() for text in kind or () for part in text.split(",")),
             query=pixel,
-            truncation=sampling.parse_truncation(truncation),
+            truncation=parse_truncation(truncation),
             stored_noise=noise == "const",
             ratio=model.config.data.ratio if ratio is None else ratio,
             share=alpha,

@@ -73,13 +73,13 @@ def export(
 
     from gantx.exporting import export as exporting
     from gantx.exporting.generator import pixels_named
-    from gantx.generation import sampling
+    from gantx.generation.truncation import parse_truncation
 
     request = exporting.Request(
         output=output,
         kind=exporting.kind_of(output, form),
         pixels=pixels_named(pixels),
-        truncation=sampling.parse_truncation(truncation, cutoff),
+        truncation=parse_truncation(truncation, cutoff),
         license=license_,
         scores=tuple(scores or ()),
         runtime=onnxruntime_web,

@@ -70,13 +70,13 @@ def interpolate(
     if output.exists() and not force and (output.is_file() or any(output.iterdir())):
         raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
 
-    from gantx.generation import sampling
+    from gantx.generation.latents import parse_seeds
     from gantx.io import animations, imaging
 
     animations.check(output, fps)
     columns, rows = imaging.grid_shape(1 if grid is None else 0, grid)
     paths = columns * rows
-    chosen = range(4 * paths) if seeds is None else sampling.parse_seeds(seeds)
+    chosen = range(4 * paths) if seeds is None else parse_seeds(seeds)
     model = api.load(checkpoint, weights=cast(Any, weights), device=device)
     walk = model.walk(
         chosen,

@@ -50,19 +50,21 @@ def mix(
         raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
 
     from gantx.generation import sampling, style_mixing
+    from gantx.generation.latents import parse_seeds
+    from gantx.generation.truncation import parse_truncation
     from gantx.io import imaging
 
-    changed, taken = sampling.parse_seeds(rows), sampling.parse_seeds(columns)
+    changed, taken = parse_seeds(rows), parse_seeds(columns)
     model = api.load(checkpoint, weights=cast(Any, weights), device=device)
     images = style_mixing.table(
         model.network,
         changed,
         taken,
-        layers=None if layers is None else sampling.parse_seeds(layers),
-        components=None if components is None else sampling.parse_seeds(components),
+        layers=None if layers is None else parse_seeds(layers),
+        components=None if components is None else parse_seeds(components),
         batch=batch or sampling.BATCH,
         device=model.device,
-        truncation=sampling.parse_truncation(truncation),
+        truncation=parse_truncation(truncation),
         ratio=model.config.data.ratio,
     )
     text = model.provenance(truncation) | {"gantx:rows": rows, "gantx:columns": columns}

@@ -112,6 +112,8 @@ def sample(
         raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
 
     from gantx.generation import sampling
+    from gantx.generation.batches import fetch
+    from gantx.generation.latents import latents_for, parse_seeds
     from gantx.io import imaging
 
     if output.suffix:
@@ -119,10 +121,10 @@ def sample(
     model = api.load(checkpoint, weights=cast(Any, weights), device=device, compile=compile)
     what: Any
     if latents is not None:
-        what = sampling.latents_for(model.network, latents)
+        what = latents_for(model.network, latents)
         numbers: Sequence[int] = range(len(what))
     elif seeds is not None:
-        what = numbers = sampling.parse_seeds(seeds)
+        what = numbers = parse_seeds(seeds)
     else:
         columns, rows = imaging.grid_shape(0, grid) if grid is not None else (8, 8)
         what = numbers = range(seed, seed + (number or columns * rows))
@@ -137,7 +139,7 @@ def sample(
             images = (sampling.quantise(part) for part in images)
         if compile:
             waiting.say("compiling the generator: the first images may take minutes")
-        shown = _shown(sampling.fetch(images), len(numbers), waiting)
+        shown = _shown(fetch(images), len(numbers), waiting)
         imaging.save_images(output, shown, numbers, text, shape, origin)
     print(output)
 
@@ -147,7 +149,7 @@ def _compare(source: Path, target: Path | None, batch: int | None, device: str) 
     from gantx.generation import provenance, sampling
 
     pictures = provenance.read_pictures(source)
-    file, weights = provenance.exported_generator(pictures, target, Path("runs"))
+    file, weights = provenance.find_weights(pictures, target, Path("runs"))
     model = api.load(file, weights=weights, device=device)
     different = 0
     for found in provenance.regenerate(

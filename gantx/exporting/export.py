@@ -1,4 +1,4 @@
-"""From a checkpoint to files for other programs: written aside, checked in their runtime, put in place."""
+"""Export a checkpoint to files for other programs, checked in the runtime they are meant for."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from gantx.exporting import hub, onnx, parity, program, web
 from gantx.exporting.generator import RANGES, ExportedGenerator, Morph, Pixels, latents_of
 from gantx.exporting.parity import Difference, Run
 from gantx.generation import sampling
-from gantx.generation.sampling import Truncation
+from gantx.generation.truncation import Truncation
 from gantx.io.atomic import replacing
+from gantx.models.interfaces import Generator
 from gantx.version import __version__
 
 SCHEMA = "gantx.export/1"
@@ -36,17 +37,17 @@ FOLDERS: tuple[Kind, ...] = ("hf", "web")
 
 @dataclass(frozen=True)
 class Request:
-    """What is wanted.
+    """Settings of an export.
 
     Attributes:
         output: a file, or a folder for `hf` and `web`.
-        kind: which of the forms; see `kind_of`.
-        pixels: what `onnx` and `pt2` give.
+        kind: the format; see `kind_of`.
+        pixels: range of the output of `onnx` and `pt2`.
         truncation: built into `onnx` and `pt2`.
-        license: of the weights, as the Hugging Face Hub names it.
-        scores: results of `gantx eval` for the card of `hf`; none to take those found beside the checkpoint.
-        runtime: the npm package onnxruntime-web for `web`, or None to ask npm.
-        force: write over what is there; other files of a folder stay.
+        license: identifier of the weights' licence on the Hugging Face Hub.
+        scores: results of `gantx eval` for the card of `hf`; empty to take those found beside the checkpoint.
+        runtime: the npm package onnxruntime-web for `web`, or None to fetch it with npm.
+        force: overwrite existing files; other files of a folder are kept.
     """
 
     output: Path
@@ -60,10 +61,10 @@ class Request:
 
 
 def kind_of(output: Path, wanted: str | None) -> Kind:
-    """The form that is wanted by name, else the one that the name of the output tells.
+    """The format `wanted`, or else the one of the output's suffix.
 
     Raises:
-        UsageError: there is no such form, or the name does not fit it.
+        UsageError: the format is unknown, or does not fit the name of the output.
     """
     suffix = output.suffix.lower()
     if wanted is None:
@@ -81,28 +82,28 @@ def kind_of(output: Path, wanted: str | None) -> Kind:
 
 
 def export(target: Path, request: Request, log: Callable[[str], None]) -> Path:
-    """Export the averaged generator of a checkpoint, check it, and put it into its place.
+    """Export the averaged generator of a checkpoint and verify it; files are renamed into place afterwards.
 
     Args:
         target: a run, a folder of checkpoints or a file.
-        request: what is wanted.
-        log: receives lines of log.
+        request: output, format and options.
+        log: receives progress messages.
 
     Returns:
-        The record (`export.json`), which is extended where it holds other exports of the same folder.
+        Path of the record (`export.json`); it also contains earlier exports to the same folder.
 
     Raises:
-        CheckFailed: the other runtime paints something else; nothing is written.
-        UsageError, MissingError, CheckpointError, DataError: it cannot be done as asked for.
+        CheckFailed: the other runtime computes different images; nothing is written.
+        UsageError, MissingError, CheckpointError, DataError: the export is not possible as requested.
     """
-    _require_sense(request)
+    _require_valid(request)
     if request.kind in ("onnx", "web"):
         onnx.require_packages()
     generator, header = sampling.open_generator(target, CPU)
     home = request.output if request.kind in FOLDERS else request.output.parent
     earlier = _read_record(home / RECORD)
     with _aside(request.output) as scratch:
-        name, entry = _FORMS[request.kind](generator, header, request, scratch, log)
+        name, entry = _FORMATS[request.kind](generator, header, request, scratch, log)
         entry = {
             "kind": request.kind,
             "sha256": hashlib.sha256((scratch / name).read_bytes()).hexdigest(),
@@ -124,13 +125,13 @@ def export(target: Path, request: Request, log: Callable[[str], None]) -> Path:
     return home / RECORD
 
 
-# --- the forms: each writes into a folder, checks what it wrote, and tells what it is ----------------------
+# --- formats: each function writes into a folder, verifies the result and returns its name and record entry
 
-Form = Callable[[nn.Module, Header, Request, Path, Callable[[str], None]], tuple[str, dict[str, Any]]]
+Format = Callable[[Generator, Header, Request, Path, Callable[[str], None]], tuple[str, dict[str, Any]]]
 
 
 def _onnx(
-    generator: nn.Module, header: Header, request: Request, folder: Path, log: Callable[[str], None]
+    generator: Generator, header: Header, request: Request, folder: Path, log: Callable[[str], None]
 ) -> tuple[str, dict[str, Any]]:
     ratio = header.config.data.ratio
     exported = ExportedGenerator(generator, request.pixels, request.truncation, ratio=ratio).eval()
@@ -143,7 +144,7 @@ def _onnx(
 
 
 def _pt2(
-    generator: nn.Module, header: Header, request: Request, folder: Path, log: Callable[[str], None]
+    generator: Generator, header: Header, request: Request, folder: Path, log: Callable[[str], None]
 ) -> tuple[str, dict[str, Any]]:
     ratio = header.config.data.ratio
     exported = ExportedGenerator(generator, request.pixels, request.truncation, ratio=ratio).eval()
@@ -156,7 +157,7 @@ def _pt2(
 
 
 def _safetensors(
-    generator: nn.Module, header: Header, request: Request, folder: Path, log: Callable[[str], None]
+    generator: Generator, header: Header, request: Request, folder: Path, log: Callable[[str], None]
 ) -> tuple[str, dict[str, Any]]:
     name = request.output.name
     hub.write_weights(folder / name, generator, header, request.license)
@@ -164,7 +165,7 @@ def _safetensors(
 
 
 def _hf(
-    generator: nn.Module, header: Header, request: Request, folder: Path, log: Callable[[str], None]
+    generator: Generator, header: Header, request: Request, folder: Path, log: Callable[[str], None]
 ) -> tuple[str, dict[str, Any]]:
     scores = hub.read_scores(request.scores, header)
     hub.write_folder(folder, generator, header, request.license, scores)
@@ -174,7 +175,7 @@ def _hf(
 
 
 def _web(
-    generator: nn.Module, header: Header, request: Request, folder: Path, log: Callable[[str], None]
+    generator: Generator, header: Header, request: Request, folder: Path, log: Callable[[str], None]
 ) -> tuple[str, dict[str, Any]]:
     (folder / "ort").mkdir()
     runtime_files = web.write_runtime(folder / "ort", request.runtime)
@@ -190,14 +191,20 @@ def _web(
     return web.MODEL, {"opset": onnx.OPSET, "runtime": runtime_files, "parity": checked}
 
 
-_FORMS: dict[Kind, Form] = {"onnx": _onnx, "pt2": _pt2, "safetensors": _safetensors, "hf": _hf, "web": _web}
+_FORMATS: dict[Kind, Format] = {
+    "onnx": _onnx,
+    "pt2": _pt2,
+    "safetensors": _safetensors,
+    "hf": _hf,
+    "web": _web,
+}
 
 
 # --- checks -----------------------------------------------------------------------------------------------
 
 
-def _require_sense(request: Request) -> None:
-    """UsageError where an option means nothing, or something would be overwritten unasked."""
+def _require_valid(request: Request) -> None:
+    """UsageError if an option does not apply, or a file would be overwritten without --force."""
     if request.kind not in ("onnx", "pt2"):
         if request.truncation is not None:
             raise UsageError(f"the form {request.kind} has no truncation built in: only onnx and pt2 have")
@@ -221,7 +228,7 @@ def _require_sense(request: Request) -> None:
 def _checked(
     reference: nn.Module, run: Run, inputs: Sequence[Tensor], runtime: str, log: Callable[[str], None]
 ) -> dict[str, Any]:
-    """The record of a check that held; CheckFailed otherwise."""
+    """Compare with another runtime: the record of a passed check; CheckFailed otherwise."""
     differences = parity.compare(reference, run, inputs)
     for difference in differences:
         log(_sentence(difference, runtime))
@@ -233,8 +240,8 @@ def _checked(
     }
 
 
-def _checked_weights(generator: nn.Module, path: Path, log: Callable[[str], None]) -> dict[str, Any]:
-    """As `_checked`, for a checkpoint that is read back."""
+def _checked_weights(generator: Generator, path: Path, log: Callable[[str], None]) -> dict[str, Any]:
+    """As `_checked`, for a checkpoint that is loaded again."""
     again, _ = sampling.open_generator(path, CPU)
     z = latents_of(generator, range(max(parity.BATCHES)))
     return _checked(generator, again, [z], f"gantx {__version__}", log)
@@ -247,12 +254,12 @@ def _sentence(difference: Difference, runtime: str) -> str:
     )
 
 
-# --- what an export says about itself ----------------------------------------------------------------------
+# --- metadata ---------------------------------------------------------------------------------------------
 
 
 def _metadata(header: Header, request: Request) -> dict[str, str]:
-    """Texts that travel inside the file."""
-    told = {
+    """Metadata stored inside the file."""
+    metadata = {
         "gantx.version": __version__,
         "gantx.preset": header.config.name,
         "gantx.kimg": f"{header.images / 1000:g}",
@@ -260,14 +267,14 @@ def _metadata(header: Header, request: Request) -> dict[str, str]:
         "gantx.license": request.license,
     }
     if request.kind != "web":
-        told |= {"gantx.input": "z, standard normal", "gantx.range": RANGES[request.pixels]}
+        metadata |= {"gantx.input": "z, standard normal", "gantx.range": RANGES[request.pixels]}
     if request.truncation is not None:
-        told["gantx.truncation"] = json.dumps(request.truncation._asdict())
-    return told
+        metadata["gantx.truncation"] = json.dumps(request.truncation._asdict())
+    return metadata
 
 
 def _interface(exported: ExportedGenerator) -> dict[str, Any]:
-    """What goes in and what comes out, for those who write the program around it."""
+    """Names, types, shapes and ranges of input and output."""
     generator, truncation = exported.generator, exported.truncation
     return {
         "input": {
@@ -288,7 +295,7 @@ def _interface(exported: ExportedGenerator) -> dict[str, Any]:
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """The entries of an earlier record beside the export; DataError when the file is something else."""
+    """The entries of an earlier record in the folder; DataError if the file is something else."""
     if not path.exists():
         return {}
     try:
@@ -305,7 +312,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _aside(output: Path) -> Iterator[Path]:
-    """A folder beside the output, for files that are not checked yet; removed in the end."""
+    """A temporary folder beside the output, for files that are not verified yet."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))

@@ -1,9 +1,9 @@
-"""What is exported: everything between a latent and finished pixels, as one network."""
+"""The exported networks: everything from a latent to finished pixels as one module."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from gantx.errors import UsageError
 from gantx.generation import sampling
 from gantx.generation.interpolation import slerp
-from gantx.generation.sampling import Truncation, truncate
-from gantx.models import interfaces
+from gantx.generation.latents import style_shape
+from gantx.generation.truncation import Truncation, require_styles, truncate
+from gantx.models.interfaces import Generator, StyleBased
 from gantx.runtime.random import Draw, for_seeds
 
 Pixels = Literal["float", "unit", "uint8"]
@@ -24,29 +25,29 @@ RANGES: dict[Pixels, str] = {
 
 
 class ExportedGenerator(nn.Module):
-    """Latents to pixels, with truncation and range built in; noise stands at its stored value.
+    """Latents to pixels, with truncation and range built in; noise has its stored value.
 
     Args:
         generator: a network of `gantx.models`.
-        pixels: `float` is what the generator gives, `unit` the same in 0..1 and clamped, `uint8` rounded grey
-            levels as `gantx sample` writes them.
-        truncation: draw styles towards their average.
+        pixels: `float` is the generator's output, `unit` the same mapped to 0..1 and clamped, `uint8` rounded
+            grey levels as `gantx sample` writes them.
+        truncation: of the styles, or None.
         ratio: height / width to which images are cropped; see `sampling.crop`.
-        rounded: whether `uint8` are rounded; without it they are floats between the levels, the values that
-            a rounding runtime is held against.
+        rounded: whether `uint8` values are rounded; unrounded floats are the reference for a runtime that
+            rounds.
 
     Attributes:
-        image_shape: (3, H, W) of what comes out.
+        image_shape: (3, H, W) of the output.
 
     Shapes: z float32 [B, *latent_shape] -> [B, 3, H, W].
 
     Raises:
-        UsageError: truncation of a network without styles, or of layers that it has not.
+        UsageError: truncation of a network without styles, or of more layers than it has.
     """
 
     def __init__(
         self,
-        generator: nn.Module,
+        generator: Generator,
         pixels: Pixels = "float",
         truncation: Truncation | None = None,
         *,
@@ -54,20 +55,21 @@ class ExportedGenerator(nn.Module):
         rounded: bool = True,
     ) -> None:
         super().__init__()
-        self.generator: Any = generator
+        self.generator = generator
         self.pixels: Pixels = pixels
         self.truncation = truncation
         self.ratio = ratio
         self.image_shape = sampling.cropped_shape(generator, ratio)
         self.rounded = rounded
         if truncation is not None:
-            sampling.require_styles(generator, "truncation")
-            sampling.truncate(generator, torch.zeros(1, *sampling.style_shape(generator)), *truncation)
+            styled = require_styles(generator, "truncation")
+            truncate(styled, torch.zeros(1, *style_shape(generator)), *truncation)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Paint."""
+        """Latents z to images [B, 3, H, W] in the range of `pixels`."""
         if self.truncation is None:
             return self._finished(self.generator(z))
+        assert isinstance(self.generator, StyleBased)
         ws = truncate(self.generator, self.generator.mapping(z), *self.truncation)
         return self._finished(self.generator.synthesis(ws))
 
@@ -75,55 +77,55 @@ class ExportedGenerator(nn.Module):
         return as_pixels(sampling.crop(images, self.ratio), self.pixels, self.rounded)
 
     def unrounded(self) -> ExportedGenerator:
-        """The same exported with floats between the levels."""
+        """The same network without rounding."""
         return ExportedGenerator(
             self.generator, self.pixels, self.truncation, ratio=self.ratio, rounded=False
         )
 
 
 class Morph(nn.Module):
-    """Images on the way from one latent to another, as grey levels: all that the sliders of the page do.
+    """Images interpolated between two latents, as grey levels: the network behind the sliders of the page.
 
-    The way is straight between the styles where the network has them, else along the arc between the
-    latents.
+    Styles are interpolated linearly if the network has them, else latents spherically.
 
     Args:
         generator: a network of `gantx.models`.
-        ratio: as of `ExportedGenerator`.
-        rounded: as of `ExportedGenerator`.
+        ratio: as in `ExportedGenerator`.
+        rounded: as in `ExportedGenerator`.
 
     Attributes:
-        image_shape: (3, H, W) of what comes out.
+        image_shape: (3, H, W) of the output.
 
     Shapes: start, end float32 [B, *latent_shape]; along [B] in 0..1; truncation [B], only for networks with
         styles -> uint8 [B, 3, H, W].
     """
 
-    def __init__(self, generator: nn.Module, *, ratio: float = 1.0, rounded: bool = True) -> None:
+    def __init__(self, generator: Generator, *, ratio: float = 1.0, rounded: bool = True) -> None:
         super().__init__()
-        self.generator: Any = generator
+        self.generator = generator
         self.ratio = ratio
         self.image_shape = sampling.cropped_shape(generator, ratio)
         self.rounded = rounded
-        self.has_styles = isinstance(generator, interfaces.StyleBased)
+        self.has_styles = isinstance(generator, StyleBased)
 
     def forward(self, start: Tensor, end: Tensor, along: Tensor, truncation: Tensor | None = None) -> Tensor:
-        """Paint."""
+        """Images at the weight `along` of `end`; `truncation` is psi per image."""
         if truncation is None:
             images = self.generator(slerp(start, end, along))
         else:
+            assert isinstance(self.generator, StyleBased)
             first, last = self.generator.mapping(start), self.generator.mapping(end)
             ws = torch.lerp(first, last, along.view(-1, *[1] * (first.ndim - 1)))
             images = self.generator.synthesis(truncate(self.generator, ws, truncation))
         return as_pixels(sampling.crop(images, self.ratio), "uint8", self.rounded)
 
     def unrounded(self) -> Morph:
-        """The same network with floats between the levels."""
+        """The same network without rounding."""
         return Morph(self.generator, ratio=self.ratio, rounded=False)
 
 
 def pixels_named(name: str) -> Pixels:
-    """The values called so; UsageError with those that there are."""
+    """Parse a key of `RANGES`; UsageError for anything else."""
     found = next((pixels for pixels in RANGES if pixels == name), None)
     if found is None:
         raise UsageError(f"no pixels '{name}': use {', '.join(RANGES)}")
@@ -131,7 +133,7 @@ def pixels_named(name: str) -> Pixels:
 
 
 def as_pixels(images: Tensor, pixels: Pixels, rounded: bool = True) -> Tensor:
-    """Images [B, 3, H, W] in [-1, 1] as the values of `pixels`; see `ExportedGenerator`."""
+    """Convert images [B, 3, H, W] in [-1, 1] to the range of `pixels`; see `ExportedGenerator`."""
     if pixels == "float":
         return images
     if pixels == "unit":
@@ -139,7 +141,7 @@ def as_pixels(images: Tensor, pixels: Pixels, rounded: bool = True) -> Tensor:
     return sampling.quantise(images, "round" if rounded else "none")
 
 
-def latents_of(generator: Any, seeds: Sequence[int]) -> Tensor:
+def latents_of(generator: Generator, seeds: Sequence[int]) -> Tensor:
     """The latents of seeds, as `gantx sample` draws them: float32 [N, *latent_shape]."""
     z = for_seeds({"z": Draw("normal", (1, *generator.latent_shape))}, seeds, torch.device("cpu"))["z"]
     assert isinstance(z, Tensor)

@@ -1,4 +1,4 @@
-"""Weights to pass on: the averaged generator alone, and a folder as the Hugging Face Hub expects it."""
+"""Weights for publication: the averaged generator alone, or a folder for the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import yaml
-from torch import nn
 
 from gantx import checkpoint
 from gantx.checkpoint import Header
@@ -22,18 +21,19 @@ from gantx.evaluation.results import Result
 from gantx.generation import sampling
 from gantx.generation.provenance import describe
 from gantx.io import imaging
+from gantx.models.interfaces import Generator
 from gantx.version import __version__
 
 WEIGHTS = "model.safetensors"
-UNSTATED = "unknown"  # the Hub's word for a licence that is not stated
-_SHOWN = 16  # images in the picture of the card
-_TASK = "unconditional-image-generation"  # the Hub's name of it
+UNSTATED = "unknown"  # the Hub's identifier of an unstated licence
+_SHOWN = 16  # number of images in the picture on the card
+_TASK = "unconditional-image-generation"  # the Hub's name of the task
 
 
-def write_weights(path: Path, generator: nn.Module, header: Header, license_: str) -> None:
-    """Write a checkpoint of the averaged generator alone, which every command takes.
+def write_weights(path: Path, generator: Generator, header: Header, license_: str) -> None:
+    """Write a checkpoint that contains only the averaged generator; every command accepts it.
 
-    Of the place of the training images only the last part of its path is kept.
+    Of the path of the training images only the last component is stored.
     """
     config = header.config
     if config.data.source is not None:
@@ -49,15 +49,15 @@ def write_weights(path: Path, generator: nn.Module, header: Header, license_: st
 
 
 def write_folder(
-    folder: Path, generator: nn.Module, header: Header, license_: str, scores: Sequence[Result]
+    folder: Path, generator: Generator, header: Header, license_: str, scores: Sequence[Result]
 ) -> None:
     """Write weights, configuration, model card and a picture.
 
     Args:
-        folder: exists.
-        generator: averaged, on the CPU.
+        folder: an existing folder.
+        generator: the averaged generator, on the CPU.
         header: of its checkpoint.
-        license_: of the weights, as the Hub names it.
+        license_: the Hub's identifier of the weights' licence.
         scores: results of this checkpoint, for the card.
     """
     write_weights(folder / WEIGHTS, generator, header, license_)
@@ -73,32 +73,32 @@ def write_folder(
     }
     write_text(folder / "config.json", json.dumps(about, indent=2) + "\n")
     ratio = header.config.data.ratio
-    painted = sampling.sample(generator, range(_SHOWN), batch=_SHOWN, device=torch.device("cpu"), ratio=ratio)
+    images = sampling.sample(generator, range(_SHOWN), batch=_SHOWN, device=torch.device("cpu"), ratio=ratio)
     imaging.write_png(
         folder / "samples.png",
-        imaging.grid(torch.cat(list(painted)), *imaging.grid_shape(_SHOWN)),
+        imaging.grid(torch.cat(list(images)), *imaging.grid_shape(_SHOWN)),
         {**describe(header), "gantx:seeds": f"0-{_SHOWN - 1}"},
     )
     write_text(folder / "README.md", card(shared, license_, scores))
 
 
 def read_scores(paths: Sequence[Path], header: Header) -> list[Result]:
-    """Results of `gantx eval` on this very checkpoint.
+    """Results of `gantx eval` for exactly these weights.
 
     Args:
-        paths: as the user named them; none to take those that lie in the run's folder or beside the file.
+        paths: named by the user; empty to take those found in the run's folder or beside the file.
         header: of the checkpoint.
 
     Raises:
-        MissingError: a named file is not there.
-        DataError: it is no result.
-        UsageError: it is the result of something else.
+        MissingError: a named file does not exist.
+        DataError: a file is not a result.
+        UsageError: a result belongs to other weights.
     """
     named = {path: results.read_result(path) for path in paths}
     for path, result in named.items():
         if _scored(result) != header.digest:
             raise UsageError(
-                f"{path} holds the scores of other weights than {header.path}: evaluate this checkpoint"
+                f"{path} contains the scores of other weights than {header.path}: evaluate this checkpoint"
             )
     if named:
         return list(named.values())
@@ -116,12 +116,12 @@ def read_scores(paths: Sequence[Path], header: Header) -> list[Result]:
 
 
 def card(header: Header, license_: str, scores: Sequence[Result]) -> str:
-    """The model card: front matter that the Hub reads, and Markdown for people.
+    """The model card: YAML front matter for the Hub, and Markdown.
 
     Args:
-        header: of the weights that are passed on.
-        license_: of them, as the Hub names it.
-        scores: each with the stamp of its protocol.
+        header: of the published weights.
+        license_: the Hub's identifier of their licence.
+        scores: results for these weights.
     """
     config, kimg = header.config, f"{header.images / 1000:g}"
     side, family = config.generator.resolution, config.generator.family
@@ -136,8 +136,8 @@ def card(header: Header, license_: str, scores: Sequence[Result]) -> str:
         "![images of the seeds 0 to 15](samples.png)",
         "## Use",
         "```\npip install gantx\ngantx sample . -n 64 -o grid.png\ngantx export . -o model.onnx\n```",
-        f"`{WEIGHTS}` holds the averaged generator and its whole configuration; reading it runs no code. The "
-        "image of a seed is always the same.",
+        f"`{WEIGHTS}` contains the averaged generator and its whole configuration; loading it runs no code. "
+        "The image of a seed is always the same.",
         "## Training",
         f"- recipe: `{config.name}`, complete in `config.json`\n"
         f"- images: {images}\n"
@@ -150,8 +150,8 @@ def card(header: Header, license_: str, scores: Sequence[Result]) -> str:
         blocks.append("None yet: `gantx eval model.safetensors --data IMAGES --metric fid` measures one.")
     blocks += [
         "## Limits",
-        "The generator paints what its training images look like, their gaps and prejudices included, and "
-        "may come close to single ones of them. A score compares with others of the same protocol only.",
+        "The generator reproduces the distribution of its training images, including their gaps and biases, "
+        "and may come close to single ones of them. Compare scores of the same protocol only.",
         "## Licence",
         "Not stated." if license_ == UNSTATED else f"Weights: {license_}",
     ]
@@ -184,9 +184,9 @@ def _front_matter(header: Header, license_: str, scores: Sequence[Result]) -> di
 
 
 def _table(result: Result) -> str:
-    """One result as Markdown, with its protocol but without gates, and without the path of its checkpoint."""
-    told = reports.markdown(replace(result, verdicts=(), checkpoint=None))
-    return told.partition("\n\n")[2].strip()  # all but the heading
+    """One result as Markdown, with its protocol, without gates and the path of its checkpoint."""
+    text = reports.markdown(replace(result, verdicts=(), checkpoint=None))
+    return text.partition("\n\n")[2].strip()  # all but the heading
 
 
 def _scored(result: Result) -> str | None:
@@ -195,5 +195,5 @@ def _scored(result: Result) -> str | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 with the line ends of Unix, as every system's users may get the file."""
+    """Write UTF-8 with Unix line endings on every system."""
     path.write_text(text, encoding="utf-8", newline="\n")

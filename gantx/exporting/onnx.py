@@ -1,6 +1,6 @@
-"""ONNX: a graph in standard operators, and the runtime it is checked in.
+"""ONNX export with standard operators, and inference in onnxruntime.
 
-Needs the packages of the `onnx` extra; everything else in gantx works without them.
+Needs the packages of the `onnx` extra, which the rest of gantx does not import.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BATCH = "batch"
 
 
 def require_packages() -> None:
-    """MissingError unless the packages of the `onnx` extra are there."""
+    """MissingError unless the packages of the `onnx` extra are installed."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         try:
             importlib.import_module(name)
@@ -35,10 +35,10 @@ def require_packages() -> None:
 
 
 def write_onnx(path: Path, program: ExportedProgram, metadata: Mapping[str, str]) -> None:
-    """Write a graph as ONNX: the inputs' own names, output `images`, first axis `batch`.
+    """Write a graph as ONNX: inputs keep their names, the output is `images`, the first axis `batch`.
 
     Raises:
-        CheckFailed: the graph needs operators that are not part of ONNX itself.
+        CheckFailed: the graph needs operators outside of the ONNX standard.
     """
     import onnx
 
@@ -61,7 +61,7 @@ def write_onnx(path: Path, program: ExportedProgram, metadata: Mapping[str, str]
 
 
 def open_onnx(path: Path) -> tuple[Run, str]:
-    """An ONNX file in onnxruntime on the CPU, and the runtime's name and version."""
+    """Load an ONNX file in onnxruntime on the CPU: a callable, and the name and version of the runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -78,20 +78,20 @@ def open_onnx(path: Path) -> tuple[Run, str]:
 
 
 def _nodes(graph: Any) -> list[Any]:
-    """All nodes of a graph and of the graphs within them."""
+    """All nodes of a graph and of its subgraphs."""
     inner = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
     return [*graph.node, *(node for part in inner for node in _nodes(part))]
 
 
 def _forget_origin(graph: Any) -> None:
-    """Drop what PyTorch notes about each part of a graph: lines of source code and the like."""
+    """Remove the metadata that PyTorch adds to a graph, such as lines of source code."""
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         part.ClearField("doc_string")
         part.ClearField("metadata_props")
 
 
 def _rename(graph: Any) -> None:
-    """Call the output and the open axis by names that mean something outside PyTorch."""
+    """Rename the output and the dynamic axis, whose names PyTorch generates."""
     (output,) = graph.output
     (symbol,) = {given.type.tensor_type.shape.dim[0].dim_param for given in graph.input}
     for node in graph.node:

@@ -1,4 +1,4 @@
-"""Whether another runtime paints the same images: the check every export ends with."""
+"""Numerical comparison of another runtime with PyTorch, run after every export."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Run = Callable[..., Tensor]
 
 
 class Difference(NamedTuple):
-    """What the check of one batch found.
+    """Result of the comparison of one batch.
 
     Attributes:
         batch: number of images.
-        largest: the largest difference of a value; for grey levels what is beyond their rounding.
-        scale: the largest value PyTorch gives; 255 for grey levels.
+        largest: maximum absolute difference of a value; for grey levels in excess of their rounding.
+        scale: maximum absolute value in PyTorch; 255 for grey levels.
     """
 
     batch: int
@@ -31,21 +31,21 @@ class Difference(NamedTuple):
 
     @property
     def relative(self) -> float:
-        """The difference as a share of the scale."""
+        """The difference divided by the scale."""
         return self.largest / self.scale
 
     def to_document(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Convert to JSON values."""
         return {**self._asdict(), "relative": self.relative}
 
 
 @torch.no_grad()
 def compare(reference: nn.Module, run: Run, inputs: Sequence[Tensor]) -> list[Difference]:
-    """Hold a runtime against PyTorch at three batch sizes.
+    """Compare a runtime with PyTorch at the batch sizes `BATCHES`.
 
     Args:
-        reference: the network; gives unrounded values where the runtime gives uint8.
-        run: the same in the other runtime.
+        reference: the network, unrounded where the runtime returns uint8.
+        run: the exported network in the other runtime.
         inputs: of the network, each with `max(BATCHES)` rows.
     """
     found = []
@@ -54,7 +54,7 @@ def compare(reference: nn.Module, run: Run, inputs: Sequence[Tensor]) -> list[Di
         expected, got = reference(*rows), run(*rows)
         if got.shape != expected.shape:
             raise CheckFailed(
-                f"{batch} images come as {list(got.shape)} instead of {list(expected.shape)}: "
+                f"{batch} images have the shape {list(got.shape)} instead of {list(expected.shape)}: "
                 "nothing was written"
             )
         levels = got.dtype == torch.uint8
@@ -65,7 +65,7 @@ def compare(reference: nn.Module, run: Run, inputs: Sequence[Tensor]) -> list[Di
 
 
 def require_close(differences: Sequence[Difference], runtime: str) -> None:
-    """CheckFailed when a difference is above the tolerance, or is no number at all."""
+    """CheckFailed if a difference exceeds the tolerance or is NaN."""
     for difference in differences:
         if not difference.largest <= TOLERANCE * difference.scale:
             raise CheckFailed(

@@ -1,4 +1,4 @@
-"""torch.export: a network as a graph, and that graph as a .pt2 file."""
+"""torch.export: tracing a network, and .pt2 files."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from torch.export import Dim, ExportedProgram
 
 from gantx.exporting.parity import Run
 
-EXTRA = "gantx.json"  # where a .pt2 keeps what it says about itself
-# What a graph tells about the source code it was made from: paths of this machine among them.
-_TOLD = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node", "torch_fn")
+EXTRA = "gantx.json"  # extra file of a .pt2 with the metadata
+# Node metadata about the traced source code, which includes local paths.
+_SOURCE_KEYS = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node", "torch_fn")
 
 
 def trace(network: nn.Module, inputs: Sequence[Tensor]) -> ExportedProgram:
-    """The graph of a network, for any number of rows.
+    """Trace a network with a dynamic batch size.
 
     Args:
-        network: takes the inputs one after the other.
-        inputs: each with the same number of rows, at least two: a dimension of one is taken for a constant.
+        network: called with `inputs` as positional arguments.
+        inputs: all with the same batch size of at least two; a dimension of one is specialized.
     """
     any_batch = tuple({0: Dim.DYNAMIC} for _ in inputs)
-    # strict: the networks ask for len() of their batch, which only the compiler's front end leaves open.
+    # strict: networks take len() of their batch, which only Dynamo keeps dynamic.
     with quiet():
         program = torch.export.export(network, tuple(inputs), dynamic_shapes=any_batch, strict=True)
     for module in program.graph_module.modules():
         for node in getattr(module, "graph", torch.fx.Graph()).nodes:
-            for told in _TOLD:
-                node.meta.pop(told, None)
+            for key in _SOURCE_KEYS:
+                node.meta.pop(key, None)
     return program
 
 
@@ -45,7 +45,7 @@ def write_program(path: Path, program: ExportedProgram, metadata: Mapping[str, s
 
 
 def open_program(path: Path) -> Run:
-    """Load a .pt2 of our own making, as its users will."""
+    """Load a .pt2 without gantx code, as its users do."""
     with quiet():
         run: Run = torch.export.load(path).module()
     return run
@@ -53,7 +53,7 @@ def open_program(path: Path) -> Run:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep exporters from telling users what only their authors can use."""
+    """Suppress warnings and log messages of the exporters."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""A page that paints in the browser: an HTML file with the network and its runtime beside it."""
+"""A page that generates images in the browser: an HTML file with the network and the runtime beside it."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from gantx.exporting.generator import Morph, latents_of
 from gantx.exporting.hub import write_text
 
 PACKAGE = "onnxruntime-web"
-VERSION = "1.30.0"  # taken from npm where the user names no package
+VERSION = "1.30.0"  # fetched from npm unless the user names a package
 RUNTIME_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 MODEL = "model.onnx"
-SEEDS = 256  # latents that travel with the page
-_PATIENCE = 600  # seconds for npm
+SEEDS = 256  # number of latents stored with the page
+_TIMEOUT = 600  # seconds, of npm
 
 
 def write_page(folder: Path, network: Morph, header: Header) -> None:
-    """Write the page, what it says about the network, and the latents of its seeds.
+    """Write the page, a description of the network, and the latents of its seeds.
 
     Args:
-        folder: exists.
+        folder: an existing folder.
         network: what `model.onnx` computes.
         header: of the checkpoint.
     """
@@ -52,18 +52,18 @@ def write_page(folder: Path, network: Morph, header: Header) -> None:
 
 
 def write_runtime(folder: Path, package: Path | None) -> dict[str, Any]:
-    """Put the runtime's files into `folder`.
+    """Write the files of the runtime into `folder`.
 
     Args:
-        folder: exists.
-        package: the npm package onnxruntime-web, as a folder or as npm's .tgz; None to ask npm for it.
+        folder: an existing folder.
+        package: the npm package onnxruntime-web, as a folder or as npm's .tgz; None to fetch it with npm.
 
     Returns:
-        Name, version, licence and the digests of the files.
+        Name, version and licence of the package, and the digests of the files.
 
     Raises:
-        MissingError: there is no such package, no npm, or npm cannot get it.
-        DataError: this is another package, or files are missing in it.
+        MissingError: the package or npm is not found, or npm cannot fetch the package.
+        DataError: it is another package, or files are missing in it.
     """
     if package is None:
         with tempfile.TemporaryDirectory() as scratch:
@@ -86,14 +86,14 @@ def write_runtime(folder: Path, package: Path | None) -> dict[str, Any]:
 
 
 def _packed(scratch: Path) -> Path:
-    """npm's archive of the package, in `scratch`; npm checks it against its published digest."""
+    """Download the archive of the package with npm, which verifies its digest."""
     npm = shutil.which("npm")
     instead = f"install npm, or give the package's folder or .tgz with --{PACKAGE}"
     if npm is None:
         raise MissingError(f"the page needs {PACKAGE} from npm, and there is no npm here: {instead}")
     command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--pack-destination", str(scratch)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
     except (OSError, subprocess.TimeoutExpired) as problem:
         raise MissingError(f"npm cannot get {PACKAGE} ({problem}): {instead}") from problem
     archives = list(scratch.glob("*.tgz"))

@@ -1,11 +1,11 @@
-"""Pictures of attention: what looked where while an image was painted.
+"""Visualization of the attention maps of a generator.
 
-Two kinds of networks, two kinds of pictures. Where cells look at latents (GANformer), every latent has a
-colour and the map is a segmentation of the image, as in section 5.2 of its paper and its released code. Where
-cells look at each other (TransGAN, ViTGAN), one cell asks and a heat map shows where it looks.
+There are two kinds. In GANformer positions attend to latents: every latent has a colour and the map is a
+segmentation of the image, as in section 5.2 of its paper and its released code. In TransGAN and ViTGAN
+positions attend to each other: a heat map shows the attention of one query position.
 
-Maps are taken at the resolution of their layer, in the same pass as the image below them, one image at a
-time, and grow to the size of the image only when they are drawn.
+Maps come from the forward pass that generates the image, one image at a time. They have the resolution of
+their layer and are enlarged to the size of the image when they are drawn.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor, nn
+from torch import Tensor
 
 from gantx.data.crop import rectangle
 from gantx.errors import UsageError, closest
 from gantx.generation import sampling
-from gantx.generation.sampling import Truncation
+from gantx.generation.latents import spec_of_one
+from gantx.generation.truncation import Truncation, require_styles, truncate
 from gantx.io import imaging
 from gantx.models import interfaces
 from gantx.runtime.random import for_seeds
@@ -44,46 +45,46 @@ def palette(count: int) -> Tensor:
 
 
 def argmax_map(attention: Tensor) -> Tensor:
-    """Each cell in the colour of the latent it looks at most: [B, m, S, S] to [B, 3, S, S].
+    """Each position in the colour of the latent with its largest attention: [B, m, S, S] to [B, 3, S, S].
 
-    Colours of latents that share the first place are added, as in the released code.
+    Colours of latents with equal maxima are added, as in the released code.
     """
     return soft_map((attention == attention.amax(1, keepdim=True)).float())
 
 
 def soft_map(attention: Tensor) -> Tensor:
-    """Each cell in the mixture of all latents' colours: [B, m, S, S] to [B, 3, S, S]."""
+    """Each position in the colours of all latents, weighted by attention: [B, m, S, S] to [B, 3, S, S]."""
     return torch.einsum("bmyx,mc->bcyx", attention, palette(attention.shape[1]).to(attention))
 
 
-# Black, indigo, crimson, orange, pale yellow: lighter is more, in print as well.
+# Black, indigo, crimson, orange, pale yellow: lightness increases, so that grey prints keep the order.
 _HEAT = torch.tensor([[0, 0, 0], [70, 20, 120], [190, 50, 85], [250, 145, 20], [255, 255, 180]]) / 127.5 - 1
 
 
 def heat_map(attention: Tensor) -> Tensor:
-    """Attention [B, S, S] from black at nothing to pale yellow at its maximum: [B, 3, S, S] in [-1, 1]."""
+    """Attention [B, S, S] from black at zero to pale yellow at its maximum: [B, 3, S, S] in [-1, 1]."""
     heat = attention / attention.amax((1, 2), keepdim=True)
-    place = heat.clamp(0, 1) * (len(_HEAT) - 1)
-    below = place.long().clamp(max=len(_HEAT) - 2)  # [B, S, S]
+    scaled = heat.clamp(0, 1) * (len(_HEAT) - 1)
+    below = scaled.long().clamp(max=len(_HEAT) - 2)  # [B, S, S]
     anchors = _HEAT.to(attention)
-    colours = torch.lerp(anchors[below], anchors[below + 1], (place - below)[..., None])
+    colours = torch.lerp(anchors[below], anchors[below + 1], (scaled - below)[..., None])
     return colours.permute(0, 3, 1, 2)
 
 
-# What is drawn of a map, by its kind; the blends lie over the image.
+# How a map is drawn, by kind; blends are overlaid on the image.
 SHARES = {"argmax": argmax_map, "soft": soft_map, "blend": argmax_map, "softblend": soft_map}
 HEAT = ("soft", "softblend")
 _LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
 
 
 def draw_shares(kind: str, attention: Tensor, images: Tensor, share: float) -> Tensor:
-    """Draw what cells pay to latents, at the size of the images.
+    """Draw the attention of positions to latents, at the size of the images.
 
     Args:
-        kind: a key of `SHARES`; a blend is `share` parts image and the rest map, rounded down.
+        kind: a key of `SHARES`; a blend interpolates from the map to the image by `share` and rounds down.
         attention: [B, m, S, S].
         images: uint8 [B, 3, H, W].
-        share: of the image in a blend, 0 to 1.
+        share: weight of the image in a blend, 0 to 1.
 
     Returns:
         uint8 [B, 3, H, W].
@@ -93,13 +94,13 @@ def draw_shares(kind: str, attention: Tensor, images: Tensor, share: float) -> T
 
 
 def draw_heat(kind: str, attention: Tensor, images: Tensor, share: float) -> Tensor:
-    """Draw where one cell looks, at the size of the images.
+    """Draw the attention of one query position, at the size of the images.
 
     Args:
-        kind: one of `HEAT`; the blend covers the image in grey, the more the hotter.
+        kind: one of `HEAT`; the blend overlays the grey image, more opaque for larger attention.
         attention: [B, S, S].
         images: uint8 [B, 3, H, W].
-        share: of the image in a blend, 0 to 1, where the heat is at its maximum.
+        share: weight of the image in a blend, 0 to 1, where attention is at its maximum.
 
     Returns:
         uint8 [B, 3, H, W].
@@ -107,15 +108,15 @@ def draw_heat(kind: str, attention: Tensor, images: Tensor, share: float) -> Ten
     maps = _enlarged(sampling.quantise(heat_map(attention.float())), images)
     if kind == "soft":
         return maps
-    # Of their own colours, green images would swallow yellow heat.
+    # The image is grey because yellow heat would not be visible on a green image.
     grey = (images * _LUMA).sum(1, keepdim=True)
-    # The root lets weak heat show its colour.
+    # The square root makes small attention visible.
     heat = (attention.float() / attention.amax((1, 2), keepdim=True)).sqrt()[:, None]
     return torch.lerp(grey, maps.float(), (1 - share) * _enlarged(heat, images)).to(torch.uint8)
 
 
 def _enlarged(maps: Tensor, images: Tensor) -> Tensor:
-    """Maps [B, C, S, S] at the size of images [B, 3, H, W], each cell of one colour."""
+    """Maps [B, C, S, S] at the size of images [B, 3, H, W], each position a rectangle of one colour."""
     return F.interpolate(maps, images.shape[2:], mode="nearest")
 
 
@@ -124,21 +125,21 @@ def _enlarged(maps: Tensor, images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class View:
-    """What is to be seen of the attention in an image.
+    """What is drawn of the attention in an image.
 
     Attributes:
-        layer: `last`, `all`, or the name of one.
-        head: the number of a head, `mean`, or `all`; empty for head 0 of one layer and all heads of all
-            layers where cells look at latents, and the mean of all heads where they look at each other.
-        kinds: what is drawn of each map, of `SHARES` or `HEAT`; empty for the argmax, and in one layer its
-            blend, where cells look at latents, and for the softblend where they look at each other.
-        query: row and column, in the cropped image, of the pixel whose cell asks, where cells look at each
-            other; None for the centre.
-        truncation: how far styles are drawn towards their average; None for ψ = 0.7 where cells look at
-            latents, and for none elsewhere.
-        stored_noise: leave the generator's noise at its stored value, or at zero, in place of the seed's.
-        ratio: height through width to which everything is cropped.
-        share: what the image contributes to a blend.
+        layer: `last`, `all`, or the name of a layer.
+        head: the number of a head, `mean`, or `all`. Default for attention to latents: head 0 of one layer,
+            or all heads of all layers; for self-attention: `mean`.
+        kinds: how each map is drawn, keys of `SHARES` or elements of `HEAT`. Default for attention to
+            latents: `argmax`, and for one layer its `blend`; for self-attention: `softblend`.
+        query: row and column, in the cropped image, of the pixel at the query position of self-attention;
+            None for the centre.
+        truncation: of the styles; None for ψ = 0.7 with attention to latents, and for none with
+            self-attention.
+        stored_noise: use the stored noise of the generator, or zero, instead of the noise of the seed.
+        ratio: height / width to which everything is cropped.
+        share: weight of the image in a blend.
     """
 
     layer: str = "last"
@@ -151,11 +152,11 @@ class View:
     share: float = 0.3
 
 
-def completed(generator: nn.Module, view: View) -> View:
-    """The view with everything said that this generator leaves open.
+def completed(generator: interfaces.Generator, view: View) -> View:
+    """The view with the defaults of this generator filled in.
 
     Raises:
-        UsageError: the generator shows no attention, or not of this kind, or has no such pixel.
+        UsageError: the generator has no attention maps, or the view does not fit them or the image.
     """
     if view.head not in ("", "mean", "all") and not view.head.isdecimal():
         raise UsageError(f"no head '{view.head}': give its number, mean or all")
@@ -165,7 +166,7 @@ def completed(generator: nn.Module, view: View) -> View:
     if isinstance(generator, interfaces.ShowsAttention):
         if view.query is not None:
             raise UsageError(
-                "the cells of this network look at latents, not at each other, and all of them are drawn: "
+                "in this network positions attend to latents, not to each other, and all of them are drawn: "
                 "leave --query away"
             )
         known = SHARES
@@ -182,7 +183,7 @@ def completed(generator: nn.Module, view: View) -> View:
             )
     else:
         raise UsageError(
-            "this network has no attention to show: choose a checkpoint of transgan, vitgan or ganformer"
+            "this network has no attention maps: choose a checkpoint of transgan, vitgan or ganformer"
         )
     for kind in view.kinds:
         if kind not in known:
@@ -196,39 +197,43 @@ def completed(generator: nn.Module, view: View) -> View:
 
 
 @torch.no_grad()
-def observe(generator: Any, seed: int, view: View, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
-    """Paint the image of a seed and keep the attention of the same pass.
+def observe(
+    generator: interfaces.Generator, seed: int, view: View, device: torch.device
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Generate the image of a seed and return the attention maps of the same pass.
 
     Args:
-        generator: a network of `gantx.models` that shows attention, on `device`.
+        generator: a network that is `ShowsAttention` or `ShowsSelfAttention`, on `device`.
         seed: of the image.
-        view: as `completed` gives it.
+        view: returned by `completed`.
         device: where the generator is.
 
     Returns:
         Image uint8 [1, 3, H, W], not cropped; by layer, attention [1, h, m, S, S] to latents or [1, h, S, S]
-        to cells.
+        of the query position to all positions.
 
     Raises:
-        UsageError: truncation of a network without styles, or a layer it does not have.
+        UsageError: truncation of a network without styles, or an unknown layer.
     """
-    q: Any = for_seeds(sampling.spec_of_one(generator), [seed], device)
+    q: Any = for_seeds(spec_of_one(generator), [seed], device)
     noise = None if view.stored_noise else q["noise"]
-    given = q["z"]
+    given: Tensor = q["z"]
     if view.truncation is not None:
-        sampling.require_styles(generator, "truncation")
+        require_styles(generator, "truncation")
     if isinstance(generator, interfaces.StyleBased):
         given = generator.mapping(given, noise=noise)
         if view.truncation is not None:
-            given = sampling.truncate(generator, given, *view.truncation)
+            given = truncate(generator, given, *view.truncation)
     layers = "last" if view.layer == "last" else "all"
-    if view.query is None:
+    if isinstance(generator, interfaces.ShowsAttention):
         images, maps = generator.observe(given, noise, layers)
     else:
+        assert isinstance(generator, interfaces.ShowsSelfAttention)
+        assert view.query is not None
         _, height, width = generator.image_shape
         rows, columns = rectangle(height, width, view.ratio)
-        place = (rows.start + view.query[0] + 0.5) / height, (columns.start + view.query[1] + 0.5) / width
-        images, maps = generator.follow(given, place, noise, layers)
+        y, x = (rows.start + view.query[0] + 0.5) / height, (columns.start + view.query[1] + 0.5) / width
+        images, maps = generator.follow(given, (y, x), noise, layers)
     if view.layer not in ("last", "all"):
         if view.layer not in maps:
             raise UsageError(
@@ -243,48 +248,48 @@ def observe(generator: Any, seed: int, view: View, device: torch.device) -> tupl
 
 
 class Picture(NamedTuple):
-    """An image, or a map of it.
+    """An image, or one of its attention maps.
 
     Attributes:
         name: `image`, or `<layer>.<head>.<kind>`.
         pixels: uint8 [3, H, W].
-        notes: what it says above it on a sheet, two lines.
-        asker: the rectangle of the cell that asks, (top, left, height, width) in pixels; None without one.
+        notes: its caption on a sheet, two lines.
+        query: the rectangle of the query position, (top, left, height, width) in pixels; None without one.
     """
 
     name: str
     pixels: Tensor
     notes: tuple[str, str]
-    asker: tuple[int, int, int, int] | None = None
+    query: tuple[int, int, int, int] | None = None
 
 
-def pictures(generator: Any, seed: int, view: View, device: torch.device) -> list[Picture]:
-    """The image of a seed, then the maps of its attention, layer by layer from coarse to fine.
+def pictures(generator: interfaces.Generator, seed: int, view: View, device: torch.device) -> list[Picture]:
+    """The image of a seed, then its attention maps, layer by layer from coarse to fine.
 
     Args:
         generator: as in `observe`.
         seed: of the image.
-        view: as `completed` gives it.
+        view: returned by `completed`.
         device: where the generator is.
 
     Raises:
-        UsageError: what `observe` raises, or a layer without such a head.
+        UsageError: as `observe`, or a layer has no such head.
     """
     image, maps = observe(generator, seed, view, device)
-    kept = sampling.crop(image, view.ratio)
+    cropped = sampling.crop(image, view.ratio)
     draw = draw_shares if view.query is None else draw_heat
-    found = [Picture("image", kept[0], (f"seed {seed}", ""))]
+    found = [Picture("image", cropped[0], (f"seed {seed}", ""))]
     for layer, attention in maps.items():
         for head, of_head in _heads(layer, attention, view.head):
-            asker = None
+            query = None
             if view.query is not None:
-                asker = _cell(view.query, image.shape[2:], of_head.shape[2], view.ratio)
+                query = _query_rectangle(view.query, image.shape[2:], of_head.shape[2], view.ratio)
             for kind in view.kinds:
-                # A crop of a map has no whole cells in general, so maps are drawn at full size before.
+                # Maps are cropped after they are drawn: the crop can cut through positions.
                 drawn = sampling.crop(draw(kind, of_head, image, view.share), view.ratio)
-                peak = "" if asker is None else f", max {100 * float(of_head.amax()):.2g}%"
+                peak = "" if query is None else f", max {100 * float(of_head.amax()):.2g}%"
                 found.append(
-                    Picture(f"{layer}.{head}.{kind}", drawn[0], (f"{layer} {head}", kind + peak), asker)
+                    Picture(f"{layer}.{head}.{kind}", drawn[0], (f"{layer} {head}", kind + peak), query)
                 )
     return found
 
@@ -301,21 +306,23 @@ def _heads(layer: str, attention: Tensor, head: str) -> Iterator[tuple[str, Tens
         yield f"head{index}", attention[:, index]
 
 
-def _cell(query: tuple[int, int], size: Sequence[int], side: int, ratio: float) -> tuple[int, int, int, int]:
-    """Rectangle, in pixels of the cropped image, of the cell of an S x S grid that holds a pixel."""
+def _query_rectangle(
+    query: tuple[int, int], size: Sequence[int], resolution: int, ratio: float
+) -> tuple[int, int, int, int]:
+    """Rectangle, in pixels of the cropped image, of the position of an S x S map that contains a pixel."""
     rows, columns = rectangle(size[0], size[1], ratio)
-    height, width = size[0] // side, size[1] // side
+    height, width = size[0] // resolution, size[1] // resolution
     top, left = (query[0] + rows.start) // height * height, (query[1] + columns.start) // width * width
     return top - rows.start, left - columns.start, height, width
 
 
-_SMALLEST = 128  # sides of pictures on a sheet: less is hard to see
+_SMALLEST = 128  # shorter side of the pictures on a sheet, in pixels
 
 
 def sheet(rows: Sequence[Sequence[Picture]]) -> Tensor:
-    """Lay pictures out, each under its notes, those of one image in a row: uint8 [3, H, W].
+    """Arrange pictures in a grid, one row per image, with their captions: uint8 [3, H, W].
 
-    Small ones are enlarged by a whole factor, to at least 128 pixels. The cell that asks has a frame.
+    Small pictures are enlarged by an integer factor to at least 128 pixels. The query position is framed.
     """
     tiles = [_tile(picture) for row in rows for picture in row]
     return imaging.grid(torch.stack(tiles), len(rows[0]), len(rows), gap=4)
@@ -326,13 +333,13 @@ def _tile(picture: Picture) -> Tensor:
     factor = math.ceil(_SMALLEST / min(picture.pixels.shape[1:]))
     enlarged = picture.pixels.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     drawing = Image.fromarray(enlarged.permute(1, 2, 0).contiguous().numpy())
-    if picture.asker is not None:
-        top, left, height, width = (factor * part for part in picture.asker)
+    if picture.query is not None:
+        top, left, height, width = (factor * part for part in picture.query)
         pen = ImageDraw.Draw(drawing)
         for margin, colour in ((2, "black"), (1, "white")):
             corners = (left - margin, top - margin, left + width + margin - 1, top + height + margin - 1)
             pen.rectangle(corners, outline=colour)
-    size = max(10, drawing.width // 32)  # of the letters
+    size = max(10, drawing.width // 32)  # of the font
     line = math.ceil(1.3 * size)
     tile = Image.new("RGB", (drawing.width, drawing.height + 2 * line), "white")
     tile.paste(drawing, (0, 2 * line))
@@ -345,17 +352,17 @@ def _tile(picture: Picture) -> Tensor:
 def save(
     path: Path, seeds: Sequence[int], rows: Iterable[Sequence[Picture]], text: Mapping[str, str]
 ) -> list[str]:
-    """Save pictures in the form the name asks for.
+    """Save pictures as one sheet or as separate files.
 
-    `.png` is a sheet, see `sheet`; a name without a suffix is a folder with every picture in a file of its
-    own, as it is: `seed-000007.image.png`, `seed-000007.8x8.1.head0.argmax.png`. Memory stays constant for
-    folders.
+    A `.png` is a sheet, see `sheet`. A name without a suffix is a folder with one file per picture, not
+    enlarged: `seed-000007.image.png`, `seed-000007.8x8.1.head0.argmax.png`. For folders memory does not
+    depend on the number of seeds.
 
     Args:
-        path: where to.
+        path: of the file or folder.
         seeds: of the rows.
         rows: the pictures of each seed.
-        text: where they come from; seeds and names are added.
+        text: text chunks that describe the origin; seeds and names are added.
 
     Returns:
         The names of the pictures of a row.

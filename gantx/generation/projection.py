@@ -1,8 +1,8 @@
-"""Projection: the latent whose image is most like a given one.
+"""Projection: find the latent whose image is closest to a given one.
 
-Several starts, the best of many random latents, descend side by side by Adam. The distance is one of pixels,
-at every scale from a few coarse cells to the full image, so that no feature network has to be fetched; one
-can be added. Noise stays at its stored value, so that the latent alone has to explain the image.
+Adam optimizes several latents at once, starting from the best of many random ones. The distance compares
+pixels at every scale from a few coarse pixels to the full image, so no feature network is needed; one can be
+added. Noise has its stored value, so the latent alone determines the image.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from gantx.evaluation import inception_weights
 from gantx.evaluation.assets import ASSETS, locate
 from gantx.evaluation.resizing import clean_by_matrix
 from gantx.generation import sampling
+from gantx.generation.latents import style_shape, whole_number
+from gantx.generation.truncation import require_styles
 from gantx.io.atomic import replacing
 from gantx.models import interfaces
 from gantx.runtime.random import Draw, Spec, for_seeds
@@ -32,19 +34,18 @@ Space = Literal["z", "w", "w+"]
 Features = Callable[[Tensor], Tensor]
 Progress = Callable[[int, int], None]
 
-CANDIDATES = 256  # random latents that the starts are chosen from
-_COARSEST = 4  # cells a side of the coarsest scale that is compared
-_PRIOR = 1e-3  # weight of the squared distance from the start, in units of the spread of latents
+CANDIDATES = 256  # random latents from which the starts are chosen
+_COARSEST = 4  # resolution of the coarsest scale that is compared
+_PRIOR = 1e-3  # weight of the squared distance from the start, in units of the standard deviation
 
 
 class Projection(NamedTuple):
-    """What was found.
+    """Result of a projection.
 
     Attributes:
         latents: [1, *latent_shape] in z, styles [1, *style_shape] in w and w+: for `sampling.from_latents`.
-        image: what they paint, uint8 [3, H, W].
-        distance: mean absolute difference of its pixels from the target, in grey levels; never more than
-            `at_start`.
+        image: generated from them, uint8 [3, H, W].
+        distance: mean absolute difference of its pixels from the target, in grey levels; at most `at_start`.
         at_start: the same for the best random latent.
     """
 
@@ -55,7 +56,7 @@ class Projection(NamedTuple):
 
 
 def read_target(path: Path, image_shape: tuple[int, int, int]) -> Tensor:
-    """Read an image at the size of a generator's, cropped in the middle: uint8 [3, H, W].
+    """Read an image, resized and centre-cropped to the size of a generator: uint8 [3, H, W].
 
     Args:
         path: of the image.
@@ -63,7 +64,7 @@ def read_target(path: Path, image_shape: tuple[int, int, int]) -> Tensor:
 
     Raises:
         MissingError: there is no such file.
-        DataError: it is no image.
+        DataError: the file is not an image.
     """
     if not path.is_file():
         raise MissingError(f"there is no image at {path}")
@@ -81,12 +82,12 @@ def inception_features(weights: Path | None, device: torch.device) -> Features:
     """Inception's pooled features of images [B, 3, H, W] in [-1, 1] as a function with gradients.
 
     Args:
-        weights: file of NVIDIA's TorchScript Inception; None looks in the usual places.
+        weights: file of NVIDIA's TorchScript Inception; None to look in the usual places.
         device: where to compute.
 
     Raises:
-        MissingError: the weights are not there.
-        DataError: the file holds something else.
+        MissingError: the weights are not found.
+        DataError: the file is something else.
     """
     located = locate(ASSETS["inception"], weights, allow_unverified=False)
     network = inception_weights.load(located.path, "clean", digest=located.digest).to(device)
@@ -100,7 +101,7 @@ def inception_features(weights: Path | None, device: torch.device) -> Features:
 
 
 def project(
-    generator: Any,
+    generator: interfaces.Generator,
     target: Tensor,
     *,
     device: torch.device,
@@ -114,34 +115,36 @@ def project(
     ratio: float = 1.0,
     progress: Progress | None = None,
 ) -> Projection:
-    """Find the latent whose image is most like the target.
+    """Find the latent whose image is closest to the target.
 
     Args:
-        generator: a network of `gantx.models`, on `device`, without gradients of its own.
-        target: uint8 [3, H, W] of the generator's size, or what the ratio leaves of it.
+        generator: a network of `gantx.models`, on `device`, whose parameters require no gradients.
+        target: uint8 [3, H, W] of the size of the generator's cropped images.
         device: where the generator is.
-        space: `z`; `w`, one style for all layers; `w+`, one for each; None for w+ where there are styles.
+        space: `z`; `w`, one style for all layers; `w+`, one for each; None for w+ if the network has styles, else z.
         steps: of Adam.
-        starts: latents that descend side by side.
+        starts: number of latents that are optimized in parallel.
         seed: of the first candidate.
-        rate: learning rate in units of the spread of latents; it rises at first, then falls to zero.
-        features: a function with gradients of images [B, 3, H, W] in [-1, 1]; None for pixels alone.
-        feature_weight: weight of the distance of features, relative to that of the starts.
-        ratio: height / width to which images are cropped before they are compared; see `sampling.crop`.
+        rate: learning rate in units of the latents' standard deviation; with warm-up and decay to zero.
+        features: a differentiable function of images [B, 3, H, W] in [-1, 1]; None for pixels alone.
+        feature_weight: weight of the feature distance, relative to the pixel distance of the starts.
+        ratio: height / width to which images are cropped for the comparison; see `sampling.crop`.
         progress: receives (done, steps).
 
     Raises:
         UsageError: the space is unknown, the network has no styles, the target is of another size, or there
             are fewer than one start or no steps at all.
     """
-    sampling.whole_number(steps, "steps", 1)
-    sampling.whole_number(starts, "starts", 1)
+    whole_number(steps, "steps", 1)
+    whole_number(starts, "starts", 1)
     if tuple(target.shape) != (size := sampling.cropped_shape(generator, ratio)):
-        raise UsageError(f"the target is {list(target.shape)}, but this generator paints {list(size)}")
+        raise UsageError(f"the target is {list(target.shape)}, but images of this generator are {list(size)}")
     chosen = _space(generator, space)
     wanted = target.to(device)[None] / 127.5 - 1  # [1, 3, H, W]
     aim = None if features is None else features(wanted).detach()
-    network = generator if chosen == "z" else generator.synthesis
+    network: Callable[[Tensor], Tensor] = generator
+    if chosen != "z":
+        network = require_styles(generator, f"projection into {chosen}").synthesis
 
     def generate(latents: Tensor) -> Tensor:
         return sampling.crop(network(_widened(generator, latents, chosen)), ratio)
@@ -156,13 +159,13 @@ def project(
             distances = (features(images[best]) - aim).square().mean(1)
             scale = feature_weight * float(pixel_distance(images[best], wanted).mean() / distances.mean())
 
-    moved = torch.zeros_like(centre, requires_grad=True)
-    optimizer = torch.optim.Adam([moved], betas=(0.9, 0.99))
+    offsets = torch.zeros_like(centre, requires_grad=True)
+    optimizer = torch.optim.Adam([offsets], betas=(0.9, 0.99))
     lowest = torch.full((len(centre),), math.inf, device=device)
     kept = centre
     at_start = torch.zeros((), device=device)
     for step in range(steps + 1):
-        point = centre + spread * moved
+        point = centre + spread * offsets
         images = generate(point)
         distance = pixel_distance(images, wanted)  # [S]
         if features is not None and aim is not None:
@@ -170,15 +173,15 @@ def project(
         levels = _grey_levels(images.detach(), wanted)
         if step == 0:
             at_start = levels.min()
-        # Coarse scales and features may gain what pixels lose, but pixels are what is reported.
+        # The loss can fall while the reported pixel difference grows beyond that of the start.
         better = (distance.detach() < lowest) & (levels <= at_start)
         lowest = torch.where(better, distance.detach(), lowest)
         kept = torch.where(better.view(-1, *[1] * (kept.ndim - 1)), point.detach(), kept)
         if step == steps:
             break
-        loss = distance + _PRIOR * moved.square().flatten(1).mean(1)
+        loss = distance + _PRIOR * offsets.square().flatten(1).mean(1)
         optimizer.param_groups[0]["lr"] = rate * _schedule(step / steps)
-        (moved.grad,) = torch.autograd.grad(loss.sum(), [moved])
+        (offsets.grad,) = torch.autograd.grad(loss.sum(), [offsets])
         optimizer.step()
         if progress is not None:
             progress(step + 1, steps)
@@ -192,10 +195,10 @@ def project(
 
 
 def pixel_distance(images: Tensor, target: Tensor) -> Tensor:
-    """Squared differences of images [B, 3, H, W] from a target [1, 3, H, W], averaged over scales: [B].
+    """Mean squared difference of images [B, 3, H, W] from a target [1, 3, H, W], averaged over scales: [B].
 
-    Every scale halves the side of the one before, down to a few cells: where shapes do not overlap yet, only
-    coarse scales say in which direction to go.
+    Every scale has half the resolution of the one before. Where shapes do not overlap yet, only coarse scales
+    have a useful gradient.
     """
     scales = []
     while True:
@@ -211,34 +214,37 @@ def save_latents(path: Path, latents: Tensor) -> None:
         save_file({"latents": latents.contiguous()}, beside)
 
 
-def _space(generator: Any, space: str | None) -> Space:
+def _space(generator: interfaces.Generator, space: str | None) -> Space:
     if space is None:
         return "w+" if isinstance(generator, interfaces.StyleBased) else "z"
     if space not in ("z", "w", "w+"):
         raise UsageError(f"no space '{space}': use z, w or w+")
     if space != "z":
-        sampling.require_styles(generator, f"projection into {space}")
+        require_styles(generator, f"projection into {space}")
     return "z" if space == "z" else "w" if space == "w" else "w+"
 
 
-def _candidates(generator: Any, space: Space, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Random latents [CANDIDATES, ...] of a space and their spread; in w one layer, which stands for all."""
+def _candidates(
+    generator: interfaces.Generator, space: Space, seed: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Random latents [CANDIDATES, ...] of a space and their standard deviation; in w of one layer."""
     latent: Spec = {"z": Draw("normal", (1, *generator.latent_shape))}
     q: Any = for_seeds(latent, range(seed, seed + CANDIDATES), device)
     z: Tensor = q["z"]
     if space == "z":
         return z, torch.ones((), device=device)
+    assert isinstance(generator, interfaces.StyleBased)
     with torch.no_grad():
-        ws: Tensor = generator.mapping(z)
+        ws = generator.mapping(z)
     ws = ws[..., :1, :] if space == "w" else ws.contiguous()
     return ws, ws.std(0).mean()
 
 
-def _widened(generator: Any, latents: Tensor, space: Space) -> Tensor:
-    """Latents as the generator takes them: in w, the one layer for all L."""
+def _widened(generator: interfaces.Generator, latents: Tensor, space: Space) -> Tensor:
+    """Latents as input of the generator: in w, the one layer is expanded to all L."""
     if space != "w":
         return latents
-    return latents.expand(*latents.shape[:-2], sampling.style_shape(generator)[-2], -1)
+    return latents.expand(*latents.shape[:-2], style_shape(generator)[-2], -1)
 
 
 def _grey_levels(images: Tensor, target: Tensor) -> Tensor:
@@ -247,5 +253,5 @@ def _grey_levels(images: Tensor, target: Tensor) -> Tensor:
 
 
 def _schedule(progress: float) -> float:
-    """Factor of the learning rate: up during the first twentieth, down by a cosine in the last quarter."""
+    """Factor of the learning rate: linear warm-up for 5 % of the steps, cosine decay in the last quarter."""
     return min(1.0, 20 * progress + 0.05) * 0.5 * (1 - math.cos(math.pi * min(1.0, 4 * (1 - progress))))

@@ -1,7 +1,7 @@
-"""Where a picture comes from: written into its text chunks, read back, and put to the test.
+"""Provenance of pictures: written into PNG text chunks, read back and verified.
 
-A seed means an image, so a picture that names its weights, seeds and truncation can be painted again and
-compared, pixel by pixel.
+A seed determines an image, so a picture that names its weights, seeds and truncation can be generated again
+and compared pixel by pixel.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +21,14 @@ from gantx import checkpoint
 from gantx.checkpoint import Header
 from gantx.errors import CheckFailed, CheckpointError, DataError, MissingError, UsageError
 from gantx.generation import sampling
-from gantx.generation.sampling import Truncation, Weights
+from gantx.generation.latents import parse_seeds
+from gantx.generation.sampling import Weights
+from gantx.generation.truncation import Truncation, parse_truncation
 from gantx.io import imaging
+from gantx.models.interfaces import Generator
 from gantx.version import __version__
 
-# What `describe` and `gantx sample` write; pictures that say more were made in another way.
+# Keys of `describe` and `gantx sample`; pictures with other keys were not generated from seeds alone.
 _KNOWN = {"version", "preset", "images", "weights", "digest", "truncation", "cutoff", "seed", "seeds"}
 _PART: dict[Weights, str] = {"ema": "generator_ema", "raw": "generator"}
 
@@ -34,12 +36,12 @@ _PART: dict[Weights, str] = {"ema": "generator_ema", "raw": "generator"}
 def describe(
     header: Header, weights: Weights = "ema", truncation: Truncation | None = None
 ) -> dict[str, str]:
-    """Text chunks of a picture, all but its seeds.
+    """Text chunks of a picture, except for its seeds.
 
     Args:
-        header: of the checkpoint that painted it.
-        weights: which of its weights did.
-        truncation: with which its styles were drawn to their average.
+        header: of the checkpoint.
+        weights: the running average or the trained weights.
+        truncation: of the styles.
     """
     text = {
         "Software": "gantx",
@@ -58,15 +60,15 @@ def describe(
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture and what it says about itself.
+    """A picture and its provenance.
 
     Attributes:
         name: of the file.
         pixels: uint8 [3, H, W]; a grid of images is one picture.
         seeds: of its images, in reading order.
-        digest: SHA-256 of the weights that painted it; "" when it does not say, as in pictures of training.
-        images: real images that D had seen then, or None.
-        truncation: of its styles.
+        digest: SHA-256 of the weights; "" if it is not recorded, as in pictures written during training.
+        images: number of real images shown to the discriminator before, or None.
+        truncation: of its styles, or None.
     """
 
     name: str
@@ -79,13 +81,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A picture beside what was painted again.
+    """A picture compared with its regeneration.
 
     Attributes:
         name: of the file.
         regenerated: uint8 [3, H, W].
         largest: largest difference of a value, in grey levels.
-        differing: share of the values that differ.
+        differing: fraction of the values that differ.
     """
 
     name: str
@@ -95,12 +97,12 @@ class Comparison:
 
 
 def read_pictures(path: Path) -> list[Picture]:
-    """Read pictures of `gantx sample`: a .png, or a folder or .zip of them, by name.
+    """Read pictures of `gantx sample`: a .png, or a folder or .zip of them, sorted by name.
 
     Raises:
-        MissingError: there is nothing of this name, or no PNG in it.
-        DataError: a file is no picture, or says nothing about its origin.
-        UsageError: a picture was made in another way than from seeds.
+        MissingError: the path does not exist, or there is no PNG in it.
+        DataError: a file is not a picture, or has no provenance.
+        UsageError: a picture was not generated from seeds.
     """
     if path.is_dir():
         files = sorted(path.glob("*.png"))
@@ -121,22 +123,24 @@ def read_pictures(path: Path) -> list[Picture]:
     return pictures
 
 
-def exported_generator(pictures: Sequence[Picture], target: Path | None, runs: Path) -> tuple[Path, Weights]:
-    """The checkpoint that painted pictures, and which of its weights did.
+def find_weights(pictures: Sequence[Picture], target: Path | None, runs: Path) -> tuple[Path, Weights]:
+    """The checkpoint that generated pictures, and which of its weights.
 
     Args:
-        pictures: all by the same weights.
-        target: a run, a folder of checkpoints or a file; None to look through `runs`.
+        pictures: all generated by the same weights.
+        target: a run, a folder of checkpoints or a file; None to search `runs`.
         runs: a folder of runs.
 
     Raises:
-        UsageError: the pictures were painted by different weights.
+        UsageError: the pictures were generated by different weights.
         MissingError: no checkpoint has these weights.
-        CheckFailed: the file that was named has other weights.
+        CheckFailed: the named file has other weights.
     """
     digests = {picture.digest for picture in pictures}
     if len(digests) > 1:
-        raise UsageError(f"{len(digests)} different checkpoints painted these pictures: name them apart")
+        raise UsageError(
+            f"{len(digests)} different checkpoints generated these pictures: pass them separately"
+        )
     (digest,) = digests
     if not digest:
         return _of_training(pictures[0], target), "ema"
@@ -144,37 +148,37 @@ def exported_generator(pictures: Sequence[Picture], target: Path | None, runs: P
         weights = _weights_of(checkpoint.read_header(target), digest)
         if weights is None:
             raise CheckFailed(
-                f"{pictures[0].name} was painted by weights {digest[:12]}…, which are not in {target}"
+                f"{pictures[0].name} was generated by weights {digest[:12]}…, which are not in {target}"
             )
         return target, weights
     folder = runs if target is None else target
     for file in _candidates(folder):
         try:
             weights = _weights_of(checkpoint.read_header(file), digest)
-        except CheckpointError:  # not a checkpoint: latents, statistics, a file that is still copied
+        except CheckpointError:  # not a checkpoint: latents, statistics, an incomplete copy
             continue
         if weights is not None:
             return file, weights
     raise MissingError(
-        f"no checkpoint in {folder.absolute()} has the weights {digest[:12]}… that painted "
+        f"no checkpoint in {folder.absolute()} has the weights {digest[:12]}… that generated "
         f"{pictures[0].name}: name the run or the file"
     )
 
 
 def regenerate(
-    generator: Any, pictures: Sequence[Picture], *, batch: int, device: torch.device, ratio: float = 1.0
+    generator: Generator, pictures: Sequence[Picture], *, batch: int, device: torch.device, ratio: float = 1.0
 ) -> Iterator[Comparison]:
-    """Paint pictures again and compare.
+    """Generate pictures again and compare them.
 
     Args:
         generator: a network of `gantx.models`, on `device`.
-        pictures: in any number; runs of the same truncation share batches.
+        pictures: to compare; those with the same truncation share batches.
         batch: images computed at once.
         device: where the generator is.
         ratio: height / width to which images are cropped; see `sampling.crop`.
 
     Raises:
-        DataError: a picture is not of the size of such images.
+        DataError: the size of a picture does not fit its images.
     """
     for truncation in dict.fromkeys(picture.truncation for picture in pictures):
         alike = [picture for picture in pictures if picture.truncation == truncation]
@@ -182,27 +186,29 @@ def regenerate(
         batches = sampling.sample(
             generator, seeds, batch=batch, device=device, truncation=truncation, ratio=ratio
         )
-        painted = (image for images in batches for image in images)
+        generated = (image for images in batches for image in images)
         for picture in alike:
-            images = torch.stack([next(painted) for _ in picture.seeds])
+            images = torch.stack([next(generated) for _ in picture.seeds])
             yield _compared(picture, images)
 
 
 def _of_training(picture: Picture, target: Path | None) -> Path:
-    """The checkpoint of a picture that training painted: of as many images, as far as that can be told."""
+    """The checkpoint of a picture written during training, by its number of images if that is recorded."""
     if target is None:
-        raise MissingError(f"{picture.name} does not say which weights painted it: name its run")
+        raise MissingError(f"{picture.name} does not say which weights generated it: name its run")
     if target.is_file() or picture.images is None:
         return checkpoint.find(target)
     name = checkpoint.checkpoint_name(picture.images)
     for file in _candidates(target):
         if file.name == name:
             return file
-    raise MissingError(f"{target} has no {name}, which painted {picture.name}: only the last are kept")
+    raise MissingError(
+        f"{target} has no {name}, which generated {picture.name}: only the last checkpoints are kept"
+    )
 
 
 def _candidates(folder: Path) -> list[Path]:
-    """Files of weights in a folder of checkpoints, a run, or a folder of runs; links are followed."""
+    """Weight files in a folder of checkpoints, a run, or a folder of runs; links are followed."""
     depths = ("", "*/", "*/*/", "*/*/*/")  # runs / run / checkpoints / best
     return sorted({file for depth in depths for file in folder.glob(f"{depth}*.safetensors")}, reverse=True)
 
@@ -241,14 +247,16 @@ def _read(name: str, data: bytes) -> Picture:
         )
     seeds = text.get("gantx:seeds", text.get("gantx:seed"))
     if seeds is None or said - _KNOWN:
-        raise UsageError(f"{name} was not painted from seeds by `gantx sample`, which cannot do it again")
+        raise UsageError(
+            f"{name} was not generated from seeds by `gantx sample`, so it cannot be regenerated"
+        )
     try:
         psi, cutoff = text.get("gantx:truncation"), text.get("gantx:cutoff")
-        truncation = sampling.parse_truncation(float(psi) if psi else None, int(cutoff) if cutoff else None)
+        truncation = parse_truncation(float(psi) if psi else None, int(cutoff) if cutoff else None)
         return Picture(
             name=name,
             pixels=pixels,
-            seeds=tuple(sampling.parse_seeds(seeds)),
+            seeds=tuple(parse_seeds(seeds)),
             digest=text.get("gantx:digest", ""),
             images=int(images) if (images := text.get("gantx:images")) else None,
             truncation=truncation,

@@ -1,26 +1,37 @@
-"""Style mixing: images that take some of their styles from another (StyleGAN, section 3.1).
+"""Style mixing: images with some of their styles taken from another image (StyleGAN, section 3.1).
 
-Coarse layers carry pose and shape, fine ones colours and texture. Where several latents meet in an image
-(GANformer), single components can be exchanged as well.
+Coarse layers control pose and shape, fine layers colours and texture. In networks with several latents per
+image (GANformer) single latents, called components, can be exchanged as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gantx.errors import UsageError
 from gantx.generation import sampling
-from gantx.generation.sampling import Truncation
-from gantx.runtime.random import for_seeds
+from gantx.generation.batches import in_tiles
+from gantx.generation.latents import spec_of_one, style_shape
+from gantx.generation.truncation import Truncation, require_styles, truncate
+from gantx.models.interfaces import Generator, StyleBased
+from gantx.runtime.random import Spec, for_seeds
+
+
+class _Cell(NamedTuple):
+    """One image of the table: the seed of its latent and noise; if mixed, the seed whose styles it takes."""
+
+    own: int
+    other: int
+    mixed: bool
 
 
 @torch.no_grad()
 def table(
-    generator: Any,
+    generator: Generator,
     rows: Sequence[int],
     columns: Sequence[int],
     *,
@@ -31,69 +42,66 @@ def table(
     truncation: Truncation | None = None,
     ratio: float = 1.0,
 ) -> Tensor:
-    """Mix every row with every column.
+    """Mix the styles of every row with those of every column.
 
     Args:
         generator: a network with styles, on `device`.
-        rows: seeds of the images that are changed; noise is theirs.
+        rows: seeds of the images that are changed; their noise is used.
         columns: seeds of the images whose styles are taken.
-        layers: what is taken from the columns; None for all layers.
-        components: of which latents; None for all of them.
+        layers: layers whose styles are taken from the columns; None for all.
+        components: latents whose styles are taken from the columns; None for all.
         batch: images computed at once.
         device: where the generator is.
         truncation: of all styles.
         ratio: height / width to which images are cropped; see `sampling.crop`.
 
     Returns:
-        uint8 [(1 + rows)·(1 + columns), 3, H, W] in reading order: a white place, the images of the columns;
-        then for every row its image and its mixtures. The images of seeds are those of `sampling.sample`.
+        uint8 [(1 + rows)·(1 + columns), 3, H, W] in reading order: a white image and the images of the
+        columns; then for every row its image and its mixtures. Images of single seeds equal those of
+        `sampling.sample`.
 
     Raises:
-        UsageError: the network has no styles, no such layers or components, or nothing is left to mix.
+        UsageError: the network has no styles or no such layers or components, or neither of them is given.
     """
-    sampling.require_styles(generator, "mixing")
-    *latents, count, _ = sampling.style_shape(generator)
+    styled = require_styles(generator, "mixing")
+    *latents, count, _ = style_shape(generator)
     if layers is None and components is None:
         raise UsageError("say what to take from the columns: layers such as 0-3, or components")
     taken = _mask(layers, count, "layers")[:, None]  # [L, 1]
     if components is not None and not latents:
-        raise UsageError("components need a network in which several latents meet in an image: take layers")
+        raise UsageError("components need a network with several latents per image: take layers")
     if latents:
         taken = taken & _mask(components, latents[0], "components")[:, None, None]  # [K, L, 1]
-    pairs: list[tuple[int | None, int | None]] = [(None, column) for column in columns]
+    cells = [_Cell(column, column, False) for column in columns]
     for row in rows:
-        pairs += [(row, None), *((row, column) for column in columns)]
-    painted: list[Tensor] = []
-    for filled, number in sampling.in_tiles(pairs, batch):
-        own = [row if row is not None else column for row, column in filled]
-        other = [column if column is not None else row for row, column in filled]
-        mixed = [row is not None and column is not None for row, column in filled]
-        images = _paint(generator, own, other, torch.tensor(mixed, device=device), taken, truncation, device)
-        painted += sampling.quantise(sampling.crop(images[:number], ratio)).cpu()
-    return torch.stack([torch.full_like(painted[0], 255), *painted])
+        cells += [_Cell(row, row, False), *(_Cell(row, column, True) for column in columns)]
+    mixtures: list[Tensor] = []
+    spec = spec_of_one(generator)
+    for filled, number in in_tiles(cells, batch):
+        images = _mix(styled, spec, filled, taken, truncation, device)
+        mixtures += sampling.quantise(sampling.crop(images[:number], ratio)).cpu()
+    return torch.stack([torch.full_like(mixtures[0], 255), *mixtures])
 
 
-def _paint(
-    generator: Any,
-    own: Sequence[Any],
-    other: Sequence[Any],
-    mixed: Tensor,
+def _mix(
+    generator: StyleBased,
+    spec: Spec,
+    cells: Sequence[_Cell],
     taken: Tensor,
     truncation: Truncation | None,
     device: torch.device,
 ) -> Tensor:
-    """Images of seeds `own`; where `mixed`, with the styles `taken` from seeds `other`."""
-    spec = sampling.spec_of_one(generator)
-    q: Any = for_seeds(spec, own, device)
+    """Images of the cells; where `mixed`, with the styles `taken` from the seed `other`."""
+    q: Any = for_seeds(spec, [cell.own for cell in cells], device)
     ws = generator.mapping(q["z"], noise=q["noise"])
-    theirs: Any = for_seeds({"z": spec["z"]}, other, device)
+    theirs: Any = for_seeds({"z": spec["z"]}, [cell.other for cell in cells], device)
     from_other = generator.mapping(theirs["z"], noise=q["noise"])
+    mixed = torch.tensor([cell.mixed for cell in cells], device=device)
     which = mixed.view(-1, *[1] * (ws.ndim - 1)) & taken.to(device)
     ws = torch.where(which, from_other, ws)
     if truncation is not None:
-        ws = sampling.truncate(generator, ws, *truncation)
-    images: Tensor = generator.synthesis(ws, q["noise"])
-    return images
+        ws = truncate(generator, ws, *truncation)
+    return generator.synthesis(ws, q["noise"])
 
 
 def _mask(chosen: Sequence[int] | None, count: int, what: str) -> Tensor:

@@ -98,7 +98,7 @@ def test_a_network_without_attention(tmp_path):
     result = run("attend", save_styled(tmp_path, "stylegan2"), "-o", tmp_path / "maps.png")
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
-    assert "no attention to show" in result.stderr
+    assert "no attention maps" in result.stderr
     assert not (tmp_path / "maps.png").exists()
 
 

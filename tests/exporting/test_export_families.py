@@ -10,7 +10,7 @@ from gantx.errors import UsageError
 from gantx.exporting import onnx, parity, program
 from gantx.exporting.generator import ExportedGenerator, Morph, latents_of
 from gantx.generation import sampling
-from gantx.generation.sampling import Truncation
+from gantx.generation.truncation import Truncation
 from gantx.models import interfaces
 
 SEEDS = range(8)
@@ -38,11 +38,11 @@ def test_as_onnx(traced, tmp_path):
     model = proto.load(path)
     assert {node.domain for node in model.graph.node} == {""}
     assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 20)]
-    (given,), (painted,) = model.graph.input, model.graph.output
+    (given,), (generated,) = model.graph.input, model.graph.output
     sizes = [dim.dim_param or dim.dim_value for dim in given.type.tensor_type.shape.dim]
     assert (given.name, sizes) == ("z", ["batch", *generator.latent_shape])
-    sizes = [dim.dim_param or dim.dim_value for dim in painted.type.tensor_type.shape.dim]
-    assert (painted.name, sizes) == ("images", ["batch", *generator.image_shape])
+    sizes = [dim.dim_param or dim.dim_value for dim in generated.type.tensor_type.shape.dim]
+    assert (generated.name, sizes) == ("images", ["batch", *generator.image_shape])
     assert {prop.key: prop.value for prop in model.metadata_props} == {"gantx.preset": "small"}
     assert b"/gantx/" not in path.read_bytes()  # no path of the code it was made by
 
@@ -70,12 +70,12 @@ def test_range_and_truncation_are_built_in(tmp_path):
     run, _ = onnx.open_onnx(tmp_path / "m.onnx")
     images = run(z)
     cpu = torch.device("cpu")
-    painted = next(sampling.from_latents(generator, z, batch=8, device=cpu, truncation=truncation))
+    generated = next(sampling.from_latents(generator, z, batch=8, device=cpu, truncation=truncation))
     assert images.dtype == torch.uint8
-    assert int((images.int() - sampling.quantise(painted).int()).abs().max()) <= 1
-    assert float((images == sampling.quantise(painted)).float().mean()) > 0.99
+    assert int((images.int() - sampling.quantise(generated).int()).abs().max()) <= 1
+    assert float((images == sampling.quantise(generated)).float().mean()) > 0.99
     unit = ExportedGenerator(generator, "unit", truncation)(z)
-    torch.testing.assert_close(unit, ((painted + 1) / 2).clamp(0, 1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(unit, ((generated + 1) / 2).clamp(0, 1), atol=1e-5, rtol=0)
 
 
 def test_only_networks_with_styles_are_truncated():
@@ -92,6 +92,6 @@ def test_a_morph_begins_and_ends_at_its_seeds(family):
     inputs = [start, end, torch.tensor([0.0, 1.0])]
     if isinstance(generator, interfaces.StyleBased):
         inputs.append(torch.ones(2))
-    painted = Morph(generator)(*inputs)
+    generated = Morph(generator)(*inputs)
     expected = sampling.quantise(generator(torch.stack([start[0], end[1]])))
-    assert int((painted.int() - expected.int()).abs().max()) <= 1
+    assert int((generated.int() - expected.int()).abs().max()) <= 1

@@ -15,7 +15,8 @@ from gantx.errors import CheckFailed, DataError, MissingError, UsageError
 from gantx.evaluation.results import Result
 from gantx.evaluation.scores import Score
 from gantx.exporting import export, hub, parity, program, web
-from gantx.generation.sampling import Truncation, open_generator
+from gantx.generation.sampling import open_generator
+from gantx.generation.truncation import Truncation
 
 CPU = torch.device("cpu")
 
@@ -99,18 +100,18 @@ def test_what_the_check_does_not_let_through(wrong):
 
 
 def test_another_shape_is_a_difference():
-    with pytest.raises(CheckFailed, match=r"come as \[1\] instead of \[1, 2\]"):
+    with pytest.raises(CheckFailed, match=r"have the shape \[1\] instead of \[1, 2\]"):
         parity.compare(torch.nn.Identity(), lambda z: z[:, 0], [torch.zeros(8, 2)])
 
 
-@pytest.mark.parametrize(("offset", "holds"), [(0.0, True), (0.15, True), (0.6, False), (-0.9, False)])
-def test_grey_levels_are_held_against_what_was_rounded(offset, holds):
+@pytest.mark.parametrize(("offset", "passes"), [(0.0, True), (0.15, True), (0.6, False), (-0.9, False)])
+def test_grey_levels_are_compared_with_unrounded_values(offset, passes):
     found = parity.compare(
         torch.nn.Identity(),
         lambda levels: (levels + offset + 0.5).floor().to(torch.uint8),
         [torch.full((8, 3, 2, 2), 100.3)],
     )
-    assert (max(difference.largest for difference in found) <= 255 * parity.TOLERANCE) == holds
+    assert (max(difference.largest for difference in found) <= 255 * parity.TOLERANCE) == passes
 
 
 def test_weights_alone_are_a_checkpoint(run, tmp_path):

@@ -1,4 +1,4 @@
-"""The page, used in a real browser: what its sliders paint is what PyTorch paints."""
+"""The page in a real browser: its sliders give the images that PyTorch computes."""
 
 import http.server
 import json

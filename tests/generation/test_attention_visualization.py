@@ -1,4 +1,4 @@
-"""Pictures of attention: as the official code paints them, and what a person sees on a sheet."""
+"""Attention maps: drawn as by the official code, and arranged on a sheet."""
 
 import dataclasses
 
@@ -13,7 +13,8 @@ from gantx.config import presets
 from gantx.errors import UsageError
 from gantx.generation import attention_visualization, sampling
 from gantx.generation.attention_visualization import Picture, View
-from gantx.generation.sampling import Truncation
+from gantx.generation.latents import spec_of_one
+from gantx.generation.truncation import Truncation, truncate
 from gantx.runtime import random
 
 CPU = torch.device("cpu")
@@ -126,8 +127,8 @@ def test_image_and_maps_are_of_one_pass_and_truncated_unless_asked_otherwise():
     for given, psi in ((None, 0.7), (Truncation(1.0), 1.0)):
         view = attention_visualization.completed(generator, View(truncation=given))
         image, maps = attention_visualization.observe(generator, 7, view, CPU)
-        z = random.for_seeds(sampling.spec_of_one(generator), [7], CPU)["z"]
-        ws = sampling.truncate(generator, generator.mapping(z), psi)
+        z = random.for_seeds(spec_of_one(generator), [7], CPU)["z"]
+        ws = truncate(generator, generator.mapping(z), psi)
         expected, of_last = generator.observe(ws)
         assert torch.equal(image, sampling.quantise(expected))
         assert list(maps) == ["16x16.1"]
@@ -139,9 +140,9 @@ def test_noise_is_what_the_network_stores_or_the_seeds_own():
     view = attention_visualization.completed(generator, View(truncation=Truncation(1.0)))
     stored, _ = attention_visualization.observe(generator, 7, view, CPU)
     own, _ = attention_visualization.observe(generator, 7, dataclasses.replace(view, stored_noise=False), CPU)
-    painted = next(sampling.sample(generator, [7], batch=1, device=CPU))
-    assert (own.int() - painted.int()).abs().max() <= 1
-    assert (stored.int() - painted.int()).abs().max() > 1
+    generated = next(sampling.sample(generator, [7], batch=1, device=CPU))
+    assert (own.int() - generated.int()).abs().max() <= 1
+    assert (stored.int() - generated.int()).abs().max() > 1
 
 
 def test_what_is_drawn_by_default():
@@ -171,7 +172,7 @@ def test_all_pictures_have_the_size_of_the_cropped_image():
 
 def test_the_cell_that_asks_is_where_the_pixel_is():
     drawn = pictures(small_transgan(), layer="all", query=(15, 6))
-    assert [picture.asker for picture in drawn] == [
+    assert [picture.query for picture in drawn] == [
         None,
         (12, 4, 4, 4),
         (14, 6, 2, 2),
@@ -179,14 +180,14 @@ def test_the_cell_that_asks_is_where_the_pixel_is():
         (15, 6, 1, 1),
     ]
     (_, at_the_centre) = pictures(small_transgan())
-    assert at_the_centre.asker == (8, 8, 1, 1)
+    assert at_the_centre.query == (8, 8, 1, 1)
 
 
 def test_the_pixel_that_asks_is_counted_in_the_cropped_image():
     (_, whole) = pictures(small_transgan(), layer="8x8.0", kinds=("soft",), query=(15 - 4, 6))
     (_, cropped) = pictures(small_transgan(), layer="8x8.0", kinds=("soft",), query=(7, 6), ratio=0.5)
-    assert whole.asker == (10, 6, 2, 2)
-    assert cropped.asker == (10 - 4, 6, 2, 2)
+    assert whole.query == (10, 6, 2, 2)
+    assert cropped.query == (10 - 4, 6, 2, 2)
     assert torch.equal(cropped.pixels, whole.pixels[:, 4:12])
     with pytest.raises(UsageError, match="no pixel 8,0 in an image of 8 rows and 16 columns"):
         pictures(small_transgan(), query=(8, 0), ratio=0.5)
@@ -195,7 +196,7 @@ def test_the_pixel_that_asks_is_counted_in_the_cropped_image():
 @pytest.mark.parametrize(
     ("family", "view", "complaint"),
     [
-        ("stylegan2", {}, "no attention to show"),
+        ("stylegan2", {}, "no attention maps"),
         ("ganformer", {"query": (1, 1)}, "leave --query away"),
         ("ganformer", {"kinds": ("heat",)}, "cannot be drawn as 'heat'"),
         ("ganformer", {"head": "1"}, "has no head 1: it has 1"),
@@ -215,11 +216,11 @@ def test_views_that_make_no_sense(family, view, complaint):
 # --- sheets -----------------------------------------------------------------------------------------------
 
 
-def test_small_pictures_are_enlarged_by_a_whole_factor_and_a_frame_shows_who_asks():
+def test_small_pictures_are_enlarged_by_an_integer_factor_and_the_query_position_is_framed():
     pixels = torch.full((3, 30, 40), 100, dtype=torch.uint8)
     bare, framed = (
-        attention_visualization.sheet([[Picture("image", pixels, ("seed 7", ""), asker)]])
-        for asker in (None, (10, 20, 2, 2))
+        attention_visualization.sheet([[Picture("image", pixels, ("seed 7", ""), query)]])
+        for query in (None, (10, 20, 2, 2))
     )
     above = bare.shape[1] - 150
     assert bare.shape[2] == 200  # five times, to reach 128 pixels
@@ -239,7 +240,7 @@ def test_large_pictures_stay_as_they_are():
     assert torch.equal(whole[:, -200:, -300:], pixels)
 
 
-def test_a_folder_contains_every_picture_as_it_is(tmp_path):
+def test_a_folder_contains_every_picture_unchanged(tmp_path):
     generator = styled("ganformer")
     rows = [pictures(generator, seed) for seed in (7, 8)]
     names = attention_visualization.save(tmp_path / "maps", [7, 8], iter(rows), {"Software": "gantx"})

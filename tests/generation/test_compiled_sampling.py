@@ -1,4 +1,4 @@
-"""A compiled generator paints the same images, with one graph whatever is asked for."""
+"""A compiled generator gives the same images, with one graph whatever is asked for."""
 
 import json
 
@@ -17,7 +17,9 @@ import gantx
 from gantx import models
 from gantx.cli import app
 from gantx.errors import MissingError
-from gantx.generation import sampling
+from gantx.generation import batches, sampling
+from gantx.generation.batches import in_tiles
+from gantx.generation.truncation import Truncation
 from gantx.runtime.compile import compile_whole
 
 CPU = torch.device("cpu")
@@ -53,7 +55,7 @@ def agree(found, expected):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
-def painted(generator, **how):
+def images_of(generator, **how):
     return list(sampling.generate(generator, range(20), batch=8, device=CPU, **how))
 
 
@@ -62,9 +64,9 @@ def test_one_graph_generates_all_batches_of_every_family(family, quick_backend):
     torch.manual_seed(0)
     generator = models.build(small(family, "transgan").generator).eval().requires_grad_(False)
     fast = sampling.compiled(generator)
-    expected = painted(generator)
+    expected = images_of(generator)
     assert quick_backend() == 0
-    found = painted(fast, constant=True)
+    found = images_of(fast, constant=True)
     assert [len(images) for images in found] == [8, 8, 4]
     agree(torch.cat(found), torch.cat(expected))
     assert quick_backend() == 1
@@ -74,7 +76,7 @@ def test_one_graph_generates_all_batches_of_every_family(family, quick_backend):
 def test_every_truncation_shares_a_graph_and_so_do_latents_and_styles(family, quick_backend):
     generator = styled(family)
     fast = sampling.compiled(generator)
-    ways = [None, sampling.Truncation(0.7), sampling.Truncation(0.3, 2)]
+    ways = [None, Truncation(0.7), Truncation(0.3, 2)]
     for truncation in ways:
         (expected,) = sampling.generate(generator, range(5), batch=8, device=CPU, truncation=truncation)
         (found,) = sampling.generate(
@@ -94,9 +96,9 @@ def test_every_truncation_shares_a_graph_and_so_do_latents_and_styles(family, qu
 
 
 def test_batches_of_one_size():
-    short = list(sampling.in_tiles(range(40), 32))
+    short = list(in_tiles(range(40), 32))
     assert [(len(items), count) for items, count in short] == [(32, 32), (8, 8)]
-    constant = list(sampling.in_tiles(range(40), 32, constant=True))
+    constant = list(in_tiles(range(40), 32, constant=True))
     assert [(len(items), count) for items, count in constant] == [(32, 32), (32, 8)]
     assert constant[1][0] == [*range(32, 40), *[39] * 24]
 
@@ -182,10 +184,10 @@ def test_other_errors_stay_what_they_are(quick_backend):
 def test_a_compiled_generator_is_captured_too(quick_backend, monkeypatch):
     generator = styled("stylegan2")
     fast = sampling.compiled(generator)
-    how = {"batch": 8, "device": CPU, "constant": True, "truncation": sampling.Truncation(0.7)}
+    how = {"batch": 8, "device": CPU, "constant": True, "truncation": Truncation(0.7)}
     expected = list(sampling.generate(fast, range(60), **how))
     capture, said = RecordedOperations(), []
-    monkeypatch.setattr(sampling, "capture_on", lambda device: capture)
+    monkeypatch.setattr(batches, "capture_on", lambda device: capture)
     found = list(sampling.generate(fast, range(60), **how, log=said.append))
     assert not said
     assert capture.replayed == 6

@@ -1,4 +1,4 @@
-"""Walks: their timing, their frames, and that a seed is painted as it always is."""
+"""Walks: timing, frames, and that the frame of a seed equals its image."""
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from gantx.config import presets
 from gantx.errors import UsageError
 from gantx.generation import interpolation, sampling
 from gantx.generation.interpolation import Point, Sweep, Walk
+from gantx.generation.truncation import Truncation
 
 CPU = torch.device("cpu")
 
@@ -24,16 +25,16 @@ def frames_of(generator, walk, batch=16):
 
 
 def samples(generator, seeds, truncation=None):
-    painted = sampling.sample(generator, list(seeds), batch=8, device=CPU, truncation=truncation)
-    return torch.cat(list(painted))
+    images = sampling.sample(generator, list(seeds), batch=8, device=CPU, truncation=truncation)
+    return torch.cat(list(images))
 
 
 def test_the_timing_of_a_walk():
     walk = Walk(((1, 5, 9),), 7)
     assert walk.keys() == [0, 3, 6]
     assert [(point.start, point.end) for point in walk.points()] == [(1, 5)] * 3 + [(5, 9)] * 3 + [(9, 9)]
-    places = [point.place for point in walk.points()]
-    assert places == pytest.approx([0, 1 / 3, 2 / 3, 0, 1 / 3, 2 / 3, 0])
+    weights = [point.weight for point in walk.points()]
+    assert weights == pytest.approx([0, 1 / 3, 2 / 3, 0, 1 / 3, 2 / 3, 0])
     assert Walk(((1, 5, 9),), 61, loop=True).keys() == [0, 20, 40, 60]
 
 
@@ -45,8 +46,8 @@ def test_a_loop_ends_where_it_began():
 
 
 def test_smooth_easing_rests_at_the_seeds():
-    places = [point.place for point in Walk(((0, 1),), 11, easing="smooth").points()][:-1]
-    steps = torch.tensor(places).diff()
+    weights = [point.weight for point in Walk(((0, 1),), 11, easing="smooth").points()][:-1]
+    steps = torch.tensor(weights).diff()
     assert steps[0] < 0.5 * steps[4]
     assert (steps > 0).all()
 
@@ -90,7 +91,7 @@ def test_in_both_spaces_and_truncated_the_frame_of_a_seed_is_its_image(family, s
     for truncation in (None, Sweep(0.6, 0.6), Sweep(0.6, 0.6, 1)):
         walk = interpolation.plan(generator, [4, 7, 2], 9, space=space, truncation=truncation)
         frames = frames_of(generator, walk)
-        drawn = truncation and sampling.Truncation(truncation.first, truncation.cutoff)
+        drawn = truncation and Truncation(truncation.first, truncation.cutoff)
         assert torch.equal(frames[walk.keys()][:, 0], samples(generator, [4, 7, 2], drawn))
 
 
@@ -118,7 +119,7 @@ def test_a_sweep_from_the_average_to_the_seed():
     walk = interpolation.plan(generator, [3], 4, truncation=Sweep(0.0, 1.0))
     frames = frames_of(generator, walk)[:, 0]
     assert torch.equal(frames[-1], samples(generator, [3])[0])
-    assert torch.equal(frames[0], samples(generator, [3], sampling.Truncation(0.0))[0])
+    assert torch.equal(frames[0], samples(generator, [3], Truncation(0.0))[0])
 
 
 def test_a_walk_of_any_length_is_planned_and_generated_in_constant_memory(transgan):

@@ -1,4 +1,4 @@
-"""Projection: a latent is found, and painted again from its file."""
+"""Projection: a latent is found, and its image generated again from the file."""
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from gantx import models
 from gantx.config import presets
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.generation import projection, sampling
+from gantx.generation.latents import latents_for
 
 CPU = torch.device("cpu")
 
@@ -19,7 +20,7 @@ def transgan():
     return models.build(presets.load("transgan-tiny").generator).eval().requires_grad_(False)
 
 
-def painted(generator, latents):
+def image_of(generator, latents):
     (image,) = sampling.from_latents(generator, latents, batch=1, device=CPU)
     return sampling.quantise(image)[0]
 
@@ -27,7 +28,7 @@ def painted(generator, latents):
 @pytest.mark.parametrize("space", ["z", "w", "w+"])
 def test_an_image_of_the_generator_is_found(space, tmp_path):
     generator = styled("stylegan2")
-    target = painted(generator, torch.randn(1, 16, generator=torch.Generator().manual_seed(3)))
+    target = image_of(generator, torch.randn(1, 16, generator=torch.Generator().manual_seed(3)))
     found = projection.project(
         generator, target, device=CPU, space=space, steps=60, starts=2, rate=0.1, seed=50
     )
@@ -36,12 +37,12 @@ def test_an_image_of_the_generator_is_found(space, tmp_path):
     if space == "w":
         assert torch.equal(found.latents, found.latents[:, :1].expand_as(found.latents))
     projection.save_latents(tmp_path / "l.safetensors", found.latents)
-    again = painted(generator, sampling.latents_for(generator, tmp_path / "l.safetensors"))
+    again = image_of(generator, latents_for(generator, tmp_path / "l.safetensors"))
     assert torch.equal(again, found.image)
 
 
 def test_networks_without_styles_are_searched_in_z(transgan):
-    target = painted(
+    target = image_of(
         transgan, torch.randn(1, *transgan.latent_shape, generator=torch.Generator().manual_seed(3))
     )
     seen = []
@@ -69,7 +70,7 @@ def test_what_is_found_is_never_worse_than_the_start(rate):
             feature_weight=100,
         )  # fmt: skip
         assert found.distance <= found.at_start + 1e-3
-        assert torch.equal(painted(generator, found.latents), found.image)
+        assert torch.equal(image_of(generator, found.latents), found.image)
 
 
 def test_arguments_of_a_projection_are_checked(transgan):
@@ -78,7 +79,10 @@ def test_arguments_of_a_projection_are_checked(transgan):
         ({"steps": 0}, "steps 0"),
         ({"steps": 2.5}, "steps 2.5"),
         ({"starts": 0}, "starts 0"),
-        ({"target": target[:, :16]}, r"the target is \[3, 16, 32\], but this generator paints \[3, 32, 32\]"),
+        (
+            {"target": target[:, :16]},
+            r"the target is \[3, 16, 32\], but images of this generator are \[3, 32, 32\]",
+        ),
     ):
         with pytest.raises(UsageError, match=words):
             projection.project(transgan, **{"target": target, "device": CPU, **arguments})
@@ -86,7 +90,7 @@ def test_arguments_of_a_projection_are_checked(transgan):
 
 def test_features_of_a_network_take_part():
     generator = styled("vitgan")
-    target = painted(generator, torch.randn(1, 32, generator=torch.Generator().manual_seed(3)))
+    target = image_of(generator, torch.randn(1, 32, generator=torch.Generator().manual_seed(3)))
     weights = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
 
     def colours(images):

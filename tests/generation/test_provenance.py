@@ -1,4 +1,4 @@
-"""Pictures that say where they come from, painted again and compared."""
+"""Pictures with provenance are generated again and compared."""
 
 import shutil
 import zipfile
@@ -28,10 +28,10 @@ def runs(tmp_path_factory):
 @pytest.fixture
 def picture(runs, tmp_path):
     """A grid of three truncated images."""
-    return painted(runs / "0001-stylegan2", tmp_path / "grid.png", [4, 5, 9], truncation=0.7, cutoff=3)
+    return generated(runs / "0001-stylegan2", tmp_path / "grid.png", [4, 5, 9], truncation=0.7, cutoff=3)
 
 
-def painted(run, path, seeds, **truncation):
+def generated(run, path, seeds, **truncation):
     model = gantx.load(run, device="cpu")
     images = [sampling.quantise(part) for part in model.generate(seeds, **truncation)]
     shape = (2, 2) if path.suffix == ".png" else None
@@ -41,7 +41,7 @@ def painted(run, path, seeds, **truncation):
 
 def compare(path, target, runs):
     pictures = provenance.read_pictures(path)
-    file, weights = provenance.exported_generator(pictures, target, runs)
+    file, weights = provenance.find_weights(pictures, target, runs)
     model = gantx.load(file, weights=weights, device="cpu")
     found = provenance.regenerate(model.network, pictures, batch=8, device=model.device)
     return file, list(found)
@@ -64,9 +64,9 @@ def test_a_picture_finds_its_checkpoint_and_is_generated_again(picture, runs):
 
 def test_folders_and_archives_of_images(runs, tmp_path):
     run = runs / "0001-vitgan"
-    painted(run, tmp_path / "folder", range(5), truncation=0.5)
-    shutil.copy(painted(run, tmp_path / "whole.png", [7]), tmp_path / "folder")
-    painted(run, tmp_path / "a.zip", range(3))
+    generated(run, tmp_path / "folder", range(5), truncation=0.5)
+    shutil.copy(generated(run, tmp_path / "whole.png", [7]), tmp_path / "folder")
+    generated(run, tmp_path / "a.zip", range(3))
     _, found = compare(tmp_path / "folder", None, runs)
     assert [one.largest for one in found] == [0] * 6
     _, found = compare(tmp_path / "a.zip", None, runs)
@@ -100,14 +100,14 @@ def test_weights_that_are_not_there(picture, runs, tmp_path):
 
 def test_pictures_of_two_checkpoints_are_kept_apart(runs, tmp_path):
     for family in ("stylegan2", "vitgan"):
-        painted(runs / f"0001-{family}", tmp_path / "both" / f"{family}.png", [1])
+        generated(runs / f"0001-{family}", tmp_path / "both" / f"{family}.png", [1])
     with pytest.raises(UsageError, match="2 different checkpoints"):
         compare(tmp_path / "both", None, runs)
 
 
 def test_a_picture_of_training_needs_its_checkpoint_named(runs, tmp_path):
     run = runs / "0001-stylegan2"
-    path = painted(run, tmp_path / "a.png", [0, 1, 2])
+    path = generated(run, tmp_path / "a.png", [0, 1, 2])
     with Image.open(path) as image:
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         text = {key: image.text[key] for key in ("gantx:preset", "gantx:images", "gantx:seeds")}
@@ -124,8 +124,8 @@ def test_a_picture_of_training_needs_its_checkpoint_named(runs, tmp_path):
     ("text", "error", "words"),
     [
         ({}, DataError, "does not say where it comes from"),
-        ({"gantx:latents": "0-3"}, UsageError, "not painted from seeds"),
-        ({"gantx:seeds": "1", "gantx:walk": "1,5"}, UsageError, "not painted from seeds"),
+        ({"gantx:latents": "0-3"}, UsageError, "not generated from seeds"),
+        ({"gantx:seeds": "1", "gantx:walk": "1,5"}, UsageError, "not generated from seeds"),
         ({"gantx:seeds": "x"}, DataError, "damaged"),
         ({"gantx:seed": "1", "gantx:truncation": "much"}, DataError, "damaged"),
     ],

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 import gantx
 from gantx import models
 from gantx.cli import app
-from gantx.generation import sampling
-from gantx.generation.sampling import Truncation
+from gantx.generation import batches, sampling
+from gantx.generation.batches import REPLAYED_FROM, BatchRunner, capture_on
+from gantx.generation.truncation import Truncation
 from gantx.runtime import devices
 
 CPU = torch.device("cpu")
@@ -24,7 +25,7 @@ SEEDS = [*range(100, 160), 3]  # 8 batches of 8, the last of them short
 def capture(monkeypatch):
     """Work is captured on the CPU."""
     made = RecordedOperations()
-    monkeypatch.setattr(sampling, "capture_on", lambda device: made)
+    monkeypatch.setattr(batches, "capture_on", lambda device: made)
     return made
 
 
@@ -42,7 +43,7 @@ def generate(generator, seeds=SEEDS, **how):
 
 def plainly(monkeypatch, work):
     with monkeypatch.context() as here:
-        here.setattr(sampling, "capture_on", lambda device: None)
+        here.setattr(batches, "capture_on", lambda device: None)
         return work()
 
 
@@ -109,7 +110,7 @@ def test_a_few_batches_are_not_worth_it(capture):
     sizes = []
     forward = generator.synthesis
     generator.synthesis = lambda ws, noise=None: sizes.append(len(ws)) or forward(ws, noise)
-    few = sampling.REPLAYED_FROM - 1
+    few = REPLAYED_FROM - 1
     assert len(torch.cat(generate(generator, range(8 * few - 7)))) == 8 * few - 7
     list(sampling.generate(generator, range(50), batch=50, device=CPU))
     assert not capture.captured
@@ -117,11 +118,11 @@ def test_a_few_batches_are_not_worth_it(capture):
 
 
 def test_on_the_cpu_nothing_is_captured():
-    assert sampling.capture_on(CPU) is None
-    painter = sampling.BatchRunner(lambda draws: draws["z"], CPU, batches=1000)
-    assert not painter.replays
+    assert capture_on(CPU) is None
+    runner = BatchRunner(lambda draws: draws["z"], CPU, batches=1000)
+    assert not runner.replays
     draws = {"z": torch.zeros(8)}
-    assert painter(draws) is draws["z"], "nothing is copied"
+    assert runner(draws) is draws["z"], "nothing is copied"
 
 
 class Uncapturable(RecordedOperations):
@@ -148,10 +149,10 @@ class Wrong(RecordedOperations):
 def test_a_graph_that_fails_costs_a_line_and_no_image(kind, reason, monkeypatch, caplog):
     generator, said = styled("ganformer"), []
     expected = plainly(monkeypatch, lambda: generate(generator))
-    monkeypatch.setattr(sampling, "capture_on", lambda device: kind())
+    monkeypatch.setattr(batches, "capture_on", lambda device: kind())
     assert equal(generate(generator, log=said.append), expected)
     (line,) = said
-    assert line.startswith(f"painting is not replayed: {reason}. ")
+    assert line.startswith(f"sampling is not replayed: {reason}. ")
     assert not caplog.messages
     assert equal(generate(generator), expected)
     assert caplog.messages == [line], "who does not say where gets it from the logger"
@@ -175,12 +176,12 @@ def test_the_command_says_it_and_generates(tmp_path, monkeypatch):
         return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
     assert run(tmp_path / "plain.npy").exit_code == 0
-    monkeypatch.setattr(sampling, "capture_on", lambda device: Uncapturable())
+    monkeypatch.setattr(batches, "capture_on", lambda device: Uncapturable())
     result = run(tmp_path / "fallen.npy")
     assert result.exit_code == 0, result.output
-    assert result.stderr.count("painting is not replayed: capturing failed") == 1
+    assert result.stderr.count("sampling is not replayed: capturing failed") == 1
     assert result.stdout.strip() == str(tmp_path / "fallen.npy")
-    monkeypatch.setattr(sampling, "capture_on", lambda device: RecordedOperations())
+    monkeypatch.setattr(batches, "capture_on", lambda device: RecordedOperations())
     result = run(tmp_path / "replayed.npy")
     assert result.exit_code == 0, result.output
     assert not result.stderr
@@ -212,6 +213,6 @@ def test_a_gpu_replays(family, compiling, monkeypatch):
         found = list(sampling.generate(generator, range(1000), log=said.append, **how))
         plain = plainly(monkeypatch, lambda how=how: list(sampling.generate(generator, range(1000), **how)))
         assert not said
-        assert len(found) == len(plain) > sampling.REPLAYED_FROM
+        assert len(found) == len(plain) > REPLAYED_FROM
         for ours, theirs in zip(found, plain, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))

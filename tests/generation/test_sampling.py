@@ -12,7 +12,9 @@ from gantx import models
 from gantx.config import presets
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.generation import sampling
-from gantx.generation.sampling import Truncation
+from gantx.generation.batches import fetch
+from gantx.generation.latents import latents_for, parse_seeds
+from gantx.generation.truncation import Truncation, parse_truncation, truncate
 from gantx.runtime import devices
 from gantx.runtime.random import Draw, for_seeds
 
@@ -63,22 +65,22 @@ def test_pixels_are_clamped_and_rounded():
     ("text", "seeds"), [("7", [7]), ("1,5,9", [1, 5, 9]), ("0-3", [0, 1, 2, 3]), ("4, 6-7", [4, 6, 7])]
 )
 def test_seed_lists(text, seeds):
-    assert sampling.parse_seeds(text) == seeds
+    assert parse_seeds(text) == seeds
 
 
 @pytest.mark.parametrize("text", ["", "a", "3-", "-3", "5-2", "1;2"])
 def test_wrong_seed_lists_are_explained(text):
     with pytest.raises(UsageError, match="seeds"):
-        sampling.parse_seeds(text)
+        parse_seeds(text)
 
 
 def test_no_truncation_or_a_number():
-    assert sampling.parse_truncation(None) is None
-    assert sampling.parse_truncation(0.7) == Truncation(0.7, None)
+    assert parse_truncation(None) is None
+    assert parse_truncation(0.7) == Truncation(0.7, None)
     with pytest.raises(UsageError, match="give the truncation too"):
-        sampling.parse_truncation(None, 3)
+        parse_truncation(None, 3)
     with pytest.raises(UsageError, match="give a number"):
-        sampling.parse_truncation(float("nan"))
+        parse_truncation(float("nan"))
 
 
 def generate(generator, seeds, batch=20, truncation=None):
@@ -101,15 +103,15 @@ def test_truncation_draws_styles_to_their_average(family):
     generator = styled(family)
     ws = generator.mapping(torch.randn(5, *generator.latent_shape))
     average = generator.w_avg.expand_as(ws)
-    assert torch.equal(sampling.truncate(generator, ws, 1.0), ws)
-    assert torch.equal(sampling.truncate(generator, ws, 0.0), average)
+    assert torch.equal(truncate(generator, ws, 1.0), ws)
+    assert torch.equal(truncate(generator, ws, 0.0), average)
     for psi in (-0.5, 0.3, 0.7, 1.5):
         expected = average + psi * (ws - average)
-        torch.testing.assert_close(sampling.truncate(generator, ws, psi), expected)
-    part = sampling.truncate(generator, ws, 0.3, cutoff=1)
+        torch.testing.assert_close(truncate(generator, ws, psi), expected)
+    part = truncate(generator, ws, 0.3, cutoff=1)
     torch.testing.assert_close(part[..., :1, :], (average + 0.3 * (ws - average))[..., :1, :])
     assert torch.equal(part[..., 1:, :], ws[..., 1:, :])
-    each = sampling.truncate(generator, ws, torch.tensor([0.0, 1.0, 0.3, 0.3, 1.0]))
+    each = truncate(generator, ws, torch.tensor([0.0, 1.0, 0.3, 0.3, 1.0]))
     assert torch.equal(each[[0, 1, 4]], torch.stack([average[0], ws[1], ws[4]]))
     torch.testing.assert_close(each[2:4], (average + 0.3 * (ws - average))[2:4])
 
@@ -119,7 +121,7 @@ def test_truncation_of_nothing_changes_no_bit_and_of_everything_leaves_one_image
     assert torch.equal(
         generate(generator, range(3), truncation=Truncation(1.0)), generate(generator, range(3))
     )
-    still = sampling.truncate(generator, generator.mapping(torch.randn(2, *generator.latent_shape)), 0.0)
+    still = truncate(generator, generator.mapping(torch.randn(2, *generator.latent_shape)), 0.0)
     images = generator.synthesis(still)
     torch.testing.assert_close(images[0], images[1], rtol=0, atol=1e-4)
 
@@ -138,17 +140,17 @@ def test_styles_are_generated_like_the_latents_they_come_from(family, tmp_path):
     np.save(tmp_path / "z.npy", z.numpy())
     np.save(tmp_path / "ws.npy", generator.mapping(z).numpy())
     for truncation in (None, Truncation(0.6)):
-        painted = [
+        generated = [
             torch.cat(list(sampling.from_latents(
-                generator, sampling.latents_for(generator, tmp_path / name), batch=2, device=CPU,
+                generator, latents_for(generator, tmp_path / name), batch=2, device=CPU,
                 truncation=truncation,
             )))
             for name in ("z.npy", "ws.npy")
         ]  # fmt: skip
-        torch.testing.assert_close(*painted)
+        torch.testing.assert_close(*generated)
     np.save(tmp_path / "wrong.npy", z.numpy()[..., :-1])
     with pytest.raises(DataError, match="or styles"):
-        sampling.latents_for(generator, tmp_path / "wrong.npy")
+        latents_for(generator, tmp_path / "wrong.npy")
 
 
 def test_latents_are_drawn_ahead_by_threads_that_end_with_the_generation(generator, monkeypatch):
@@ -159,11 +161,11 @@ def test_latents_are_drawn_ahead_by_threads_that_end_with_the_generation(generat
         return for_seeds(spec, seeds, *arguments, **options)
 
     monkeypatch.setattr(sampling, "for_seeds", recorded)
-    painted = sampling.generate(generator, range(10_000), batch=8, device=CPU)
-    first = next(painted)
+    generated = sampling.generate(generator, range(10_000), batch=8, device=CPU)
+    first = next(generated)
     assert len(drawing) <= 4, "no more are drawn than are soon needed"
     assert threading.main_thread() not in {thread for thread, _ in drawing}
-    painted.close()
+    generated.close()
     assert not any(thread.is_alive() for thread, _ in drawing)
     assert torch.equal(first, generate(generator, range(8), 8))
 
@@ -185,7 +187,7 @@ def test_on_the_cpu_batches_pass_through_one_by_one():
             asked.append(number)
             yield torch.full((2,), number)
 
-    for number, batch in enumerate(sampling.fetch(batches())):
+    for number, batch in enumerate(fetch(batches())):
         assert asked == list(range(number + 1))
         assert batch.tolist() == [number, number]
 
@@ -194,15 +196,15 @@ def test_on_the_cpu_batches_pass_through_one_by_one():
 def test_on_a_gpu_batches_arrive_whole_and_in_order(generator):
     device = devices.pick_device("cuda")
     batches = [torch.full((64, 3, 64, 64), number, dtype=torch.uint8, device=device) for number in range(9)]
-    for number, batch in enumerate(sampling.fetch(iter(batches))):
+    for number, batch in enumerate(fetch(iter(batches))):
         assert batch.device.type == "cpu"
         assert (batch == number).all()
     there = copy.deepcopy(generator).to(device)
     size = sampling.batch_for(there, device, 50_000)
     assert 8 <= size <= 1024
-    painted = torch.cat(list(sampling.sample(there, range(100), batch=size, device=device)))
+    generated = torch.cat(list(sampling.sample(there, range(100), batch=size, device=device)))
     here = sample(generator, range(100), 64)
-    assert (painted.int() - here.int()).abs().max() <= 1
+    assert (generated.int() - here.int()).abs().max() <= 1
 
 
 def test_a_batch_fits_the_memory_and_is_a_power_of_two():
@@ -226,11 +228,11 @@ def test_a_gpu_without_enough_memory_is_explained(generator):
     network = copy.deepcopy(generator)
     network.forward = exhausted
     latents = torch.zeros(3, *network.latent_shape)
-    for painted in (
+    for generated in (
         sampling.generate(network, range(3), batch=256, device=CPU),
         sampling.from_latents(network, latents, batch=256, device=CPU),
     ):
         with pytest.raises(
-            MissingError, match="no memory for 256 images at once: paint fewer, with --batch 128"
+            MissingError, match="no memory for 256 images at once: generate fewer, with --batch 128"
         ):
-            next(painted)
+            next(generated)

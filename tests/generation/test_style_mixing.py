@@ -8,6 +8,8 @@ from gantx import models
 from gantx.config import presets
 from gantx.errors import UsageError
 from gantx.generation import sampling, style_mixing
+from gantx.generation.latents import spec_of_one
+from gantx.generation.truncation import Truncation
 
 CPU = torch.device("cpu")
 
@@ -24,7 +26,7 @@ def samples(generator, seeds, truncation=None):
 @pytest.mark.parametrize("family", SECTIONS)
 def test_margins_are_the_images_of_the_seeds(family):
     generator = styled(family)
-    truncation = sampling.Truncation(0.8)
+    truncation = Truncation(0.8)
     found = table(generator, [1, 2], [5, 6, 7], layers=[0], truncation=truncation)
     assert (found[0, 0] == 255).all()
     assert torch.equal(found[0, 1:], samples(generator, [5, 6, 7], truncation))
@@ -42,7 +44,7 @@ def test_a_table_of_images_that_are_not_square_is_cropped():
 def test_the_layers_named_come_from_the_column_and_the_noise_from_the_row(family):
     generator = styled(family)
     found = table(generator, [1], [5], layers=[0, 2])[1, 1]
-    z = sampling.for_seeds(sampling.spec_of_one(generator), [1] * 8 + [5] * 8, CPU)
+    z = sampling.for_seeds(spec_of_one(generator), [1] * 8 + [5] * 8, CPU)
     row, column = generator.mapping(z["z"]).split(8)
     mixed = row.clone()
     mixed[..., [0, 2], :] = column[..., [0, 2], :]

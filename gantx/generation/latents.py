@@ -1,0 +1,113 @@
+"""Seeds, latents and styles: what images are generated from, and how it is read from text and files."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from pathlib import Path
+from typing import SupportsIndex
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from gantx.errors import DataError, MissingError, UsageError
+from gantx.models.interfaces import Generator, StyleBased
+from gantx.runtime.random import Draw, Spec
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Read `7`, `1,5,9` or `0-63` (ends included), and mixtures of them; UsageError otherwise."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UsageError(f"seeds '{text}': write numbers and ranges, for example 0-63 or 1,5,9")
+        if dash and int(last) < int(first):
+            raise UsageError(f"seeds '{part}': the range ends before it begins")
+        seeds.extend(range(int(first), int(last) + 1) if dash else [int(first)])
+    return seeds
+
+
+def whole_number(value: SupportsIndex, what: str, least: int = 0) -> int:
+    """A value of any integer type as int; UsageError naming `what` if it is no integer or below `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise UsageError(f"{what} {value}: give a whole number, {least} or more")
+    return number
+
+
+def spec_of_one(generator: Generator) -> Spec:
+    """Random inputs of one image: its latent `z` and the generator's `noise`."""
+    return {"z": Draw("normal", (1, *generator.latent_shape)), "noise": generator.noise_spec(1)}
+
+
+def style_shape(generator: Generator) -> tuple[int, ...]:
+    """Shape of the styles of one image of a `StyleBased` generator: (L, D), or (K, L, D) with K latents."""
+    assert isinstance(generator, StyleBased)
+    latent = torch.zeros(1, *generator.latent_shape, device=next(generator.parameters()).device)
+    with torch.no_grad():
+        return tuple(generator.mapping(latent).shape[1:])
+
+
+def latent_shapes(generator: Generator) -> list[tuple[int, ...]]:
+    """Shapes that `sampling.from_latents` accepts: of a latent, and of the styles of an image if any."""
+    shapes = [tuple(generator.latent_shape)]
+    if isinstance(generator, StyleBased):
+        shapes.append(style_shape(generator))
+    return shapes
+
+
+def latents_for(generator: Generator, path: Path) -> Tensor:
+    """Read latents, or styles if the generator has them, for `sampling.from_latents`; see `read_latents`."""
+    return read_latents(path, *latent_shapes(generator))
+
+
+def read_latents(path: Path, *shapes: tuple[int, ...]) -> Tensor:
+    """Read latents from a .npy array or the one tensor of a .safetensors file.
+
+    Args:
+        path: the file.
+        shapes: the shapes that one latent may have.
+
+    Returns:
+        float32 [N, *shape], finite.
+
+    Raises:
+        MissingError: there is no such file.
+        DataError: the file cannot be read, or is something else.
+    """
+    if not path.is_file():
+        raise MissingError(f"there are no latents at {path}")
+    try:
+        if path.suffix == ".safetensors":
+            (latents,) = load_file(path).values()
+        else:
+            latents = torch.from_numpy(np.load(path, allow_pickle=False))
+    except (SafetensorError, OSError, ValueError, TypeError, EOFError) as problem:
+        raise DataError(
+            f"cannot read latents from {path} ({problem}): give a .npy array, or a .safetensors file of one "
+            "tensor"
+        ) from problem
+    return as_latents(latents, shapes, str(path))
+
+
+def as_latents(latents: Tensor, shapes: Sequence[tuple[int, ...]], name: str) -> Tensor:
+    """Check latents and convert them to float32 [N, *shape], where `shape` is one of `shapes`.
+
+    Raises:
+        DataError: the tensor called `name` has another shape or type, or is not finite.
+    """
+    if not latents.ndim or tuple(latents.shape[1:]) not in shapes or not len(latents):
+        known = " or styles ".join(f"[N, {', '.join(map(str, shape))}]" for shape in shapes)
+        raise DataError(
+            f"{name} has the shape {list(latents.shape)}, but this generator takes latents {known}"
+        )
+    if not latents.is_floating_point() or not bool(latents.isfinite().all()):
+        raise DataError(f"{name} contains values that are not finite floating-point numbers")
+    return latents.float()
