@@ -301,13 +301,13 @@ class Model:
         Args:
             seed: of the image.
             layer: `last`, `all`, or the name of one.
-            query: row and column of the pixel that asks, where cells look at each other; None for the centre.
-            truncation: psi of the styles; 0.7 where cells look at latents unless it is given.
+            query: row and column of the query pixel, for self-attention; None for the centre.
+            truncation: psi of the styles; default 0.7 for attention over latents.
 
         Returns:
             The whole square that is generated, as the maps cover it, uncropped where `data.ratio` is below 1:
-            uint8 [1, 3, R, R]; by layer, attention [1, h, m, S, S] of cells to m latents, or
-            [1, h, S, S] of the cell that asks to all cells.
+            uint8 [1, 3, R, R]; by layer, attention [1, h, m, S, S] of positions to m latents, or
+            [1, h, S, S] of the query to all positions.
 
         Raises:
             UsageError: the network has no attention to show, or no such layer or pixel.

@@ -59,7 +59,7 @@ def attend(
 ) -> None:
     """Show attention: which latent each part of an image looked at, or where one place of it looked.
 
-    GANformer: a colour for each latent. TransGAN, ViTGAN: heat where one cell looks.
+    GANformer: a colour for each latent. TransGAN, ViTGAN: the attention map of one query position.
 
     Examples:
 

@@ -38,8 +38,8 @@ PARTS = {"G": "generator", "Gs": "generator_ema", "D": "discriminator"}
 # Keys that may have no place in our network, and why.
 _IDLE = {
     r".*\bresample_kernel|.*\.grid_pos": "follows from the sizes, and we compute it",
-    r".*\.to_(keys|pos_map)\.bias": "raises all scores of a cell alike, which the softmax takes back",
-    r"synthesis\..*\.to_(keys|pos_map)\.weight": "is never used: cells are compared with centroids",
+    r".*\.to_(keys|pos_map)\.bias": "adds the same to all scores of a position, which softmax ignores",
+    r"synthesis\..*\.to_(keys|pos_map)\.weight": "is never used: positions are compared with centroids",
     r"pos|mapping\..*\.(from_pos_map\..*|to_pos_map\.weight)": "is of position codes that none reads",
     r".*\.affine\..*": "is never used: nothing is modulated",
     r".*\.noise_(strength|const)": "is never used: there is no noise",

@@ -97,11 +97,11 @@ class StyleBased(Protocol):
 
 @runtime_checkable
 class ShowsAttention(Protocol):
-    """The cells of its image look at latents, and it can tell at which.
+    """Positions of the image attend to latents, and the attention maps can be observed.
 
-    Maps are [B, h, m, S, S]: what the cell in row y and column x of the layer's own S x S grid pays to each
-    of m latents, in each of h heads; without gates, the m shares sum to one. Layers are called
-    `<S>x<S>.<which layer of that side>`, from coarse to fine.
+    Maps are [B, h, m, S, S]: the attention of the position in row y and column x of the layer's S x S
+    grid to each of m latents, in each of h heads; without gates, it sums to one over the latents. Layers are
+    called `<S>x<S>.<index of the layer among those of this size>`, from coarse to fine.
     """
 
     def observe(
@@ -115,11 +115,11 @@ class ShowsAttention(Protocol):
 
 @runtime_checkable
 class ShowsSelfAttention(Protocol):
-    """The cells of its image look at each other, and it can tell where one of them looks.
+    """Positions of the image attend to each other, and the attention map of a query can be observed.
 
-    Maps are [B, h, S, S]: what the cell at the query pays to each cell of the layer's own S x S grid, in each
-    of h heads; they sum to one over the grid. Layers are called as in `ShowsAttention`. Only this one row of
-    the attention is ever computed.
+    Maps are [B, h, S, S]: the attention of the position at the query to each position of the layer's S x S
+    grid, in each of h heads; it sums to one over the grid. Layers are called as in `ShowsAttention`. Only
+    this one row of the attention is computed.
     """
 
     def follow(
@@ -129,7 +129,7 @@ class ShowsSelfAttention(Protocol):
 
         Args:
             given: styles ws of a network that is `StyleBased`, latents z of any other.
-            query: a place of the image, (y, x) in [0, 1) from the top left corner.
+            query: position in the image, (y, x) in [0, 1) from the top left corner.
             noise: of `noise_spec`, or None.
             layers: `last` or `all`.
         """

@@ -62,12 +62,12 @@ class Attention(nn.Module):
         mixed: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return mixed
 
-    def row(self, place: int, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Where the token at `place` looks, [B, h, N], summing to one; other arguments as in `forward`."""
+    def row(self, position: int, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attention of the token at `position`, [B, h, N]; other arguments as in `forward`."""
         q, k, _ = self._project(tokens)
-        logits = widened(k @ (q[:, :, place] * q.shape[3] ** -0.5)[..., None]).squeeze(3)  # [B, h, N]
+        logits = widened(k @ (q[:, :, position] * q.shape[3] ** -0.5)[..., None]).squeeze(3)  # [B, h, N]
         if mask is not None:
-            logits = logits.masked_fill(~mask[place], -math.inf)
+            logits = logits.masked_fill(~mask[position], -math.inf)
         return logits.softmax(2)
 
     def _project(self, tokens: Tensor) -> Tensor:
@@ -236,7 +236,7 @@ class Generator(interfaces.Generator):
 
         Args:
             given: latents z [B, latent_dim].
-            query: the place, (y, x) in [0, 1) from the top left corner.
+            query: position in the image, (y, x) in [0, 1) from the top left corner.
             noise: not used.
             layers: `last` for the last block, `all` for every block, from coarse to fine.
 

@@ -8,7 +8,7 @@ Notable in it, beside what `gantx.models.transgan` says of version 1:
 - one random number per token and block, times a learned strength, enters some attentions
 - the discriminator reads patches of growing size, each from the full image, where the grid has shrunk to them
 - its class token appears only before the last block
-- the CelebA-HQ generator also looks, in every block, at a small grid of tokens made of the latent alone
+- the CelebA-HQ generator also attends, in every block, to a small grid of tokens made of the latent alone
 
 Three generators and three discriminators were released; here they are settings of one `Generator` and one
 `Discriminator`. Sizes and initialisation follow the released code. Noise is drawn by the caller.
@@ -131,11 +131,11 @@ class Attention(nn.Module):
         mixed: Tensor = self.out(attended.transpose(1, 2).reshape(len(tokens), -1, tokens.shape[2]))
         return mixed
 
-    def row(self, place: int, tokens: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Where one token of a square grid looks; nowhere beyond its window.
+    def row(self, position: int, tokens: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Attention of one token of a square grid, zero beyond its window.
 
         Args:
-            place: of the token in raster order, whatever the order of `tokens`.
+            position: of the token in raster order, whatever the order of `tokens`.
             tokens: as in `forward`.
             noise: as in `forward`.
 
@@ -144,16 +144,16 @@ class Attention(nn.Module):
         """
         side = math.isqrt(tokens.shape[1])
         window = side if self.window is None else self.window
-        (row, y), (column, x) = (divmod(part, window) for part in divmod(place, side))
+        (row, y), (column, x) = (divmod(part, window) for part in divmod(position, side))
         number, inside = row * (side // window) + column, y * window + x
         q, k, _ = (each.unflatten(0, (len(tokens), -1))[:, number] for each in self._project(tokens, noise))
         logits = widened(k @ (q[:, :, inside] * q.shape[3] ** -0.5)[..., None]).squeeze(3)  # [B, h, N]
         if self.relative_positions is not None:
             logits = logits + self.relative_positions()[:, inside]
-        looks = logits.new_zeros(*logits.shape[:2], side, side)
-        in_window = looks[:, :, row * window :, column * window :][:, :, :window, :window]
+        weights = logits.new_zeros(*logits.shape[:2], side, side)
+        in_window = weights[:, :, row * window :, column * window :][:, :, :window, :window]
         in_window.copy_(logits.softmax(2).unflatten(2, (window, window)))
-        return looks.flatten(2)
+        return weights.flatten(2)
 
     def _project(self, tokens: Tensor, noise: Tensor | None) -> Tensor:
         """Queries, keys and values [3, B·windows, h, N, D/h] of tokens [B, T, D] with noise [B, T]."""
@@ -289,7 +289,7 @@ class Stage(nn.Module):
         of_block = iter(() if noise is None else noise.unbind(1))
         tokens = tokens + self.positions
         if self.windowed_blocks:
-            # Nothing but attention tells tokens apart by place: one reordering serves all blocks.
+            # Nothing but attention tells tokens apart by position: one reordering serves all blocks.
             tokens = to_windows(tokens, self.side, self.window)
             for block in self.windowed_blocks:
                 tokens = run_block(block, tokens, next(of_block, None), latents)
@@ -390,7 +390,7 @@ class Generator(interfaces.Generator):
 
         Args:
             given: latents z [B, latent_dim].
-            query: the place, (y, x) in [0, 1) from the top left corner.
+            query: position in the image, (y, x) in [0, 1) from the top left corner.
             noise: as in `forward`.
             layers: `last` for the last block, `all` for every block, from coarse to fine.
 

@@ -33,11 +33,11 @@ class GANformerGeneratorConfig(Section):
         style: the global w modulates the convolutions.
         noise: add noise in every layer.
         final_convolution: one more convolution, without activation, before the last colours.
-        attention: `simplex`: cells of the image compare themselves with keys of the latents; `kmeans`: with
-            learned centroids, as in the released checkpoints; `duplex`: with centroids that the cells
-            refine, while the latents read from the cells in turn (our reading of the paper).
-        kmeans_iterations: how often cells choose a centroid; null means 1 for kmeans and 2 for duplex.
-        update_latents: latents read from the cells after every layer, for the next; null means in duplex
+        attention: `simplex`: positions of the image are compared with keys of the latents; `kmeans`: with
+            learned centroids, as in the released checkpoints; `duplex`: with centroids that the tokens
+            refine, while the latents read from the tokens in turn (our reading of the paper).
+        kmeans_iterations: how often tokens choose a centroid; null means 1 for kmeans and 2 for duplex.
+        update_latents: latents read from the tokens after every layer, for the next; null means in duplex
             alone.
         attention_from: smallest side of features with attention.
         attention_to: largest side of features with attention.
@@ -45,11 +45,11 @@ class GANformerGeneratorConfig(Section):
         normalization: of the features that read from the latents.
         integration: what they read is a gain (`mul`), a bias (`add`) or `both`.
         positions: the local latents have position codes of their own.
-        grid: position codes of the cells.
+        grid: position codes of the tokens.
         grid_dim: size of these codes; null means latent_dim.
         grid_directions: directions of `sine` and `linear` codes.
         latent_gate: each latent decides how much of it can be read.
-        image_gate: each cell decides how much it reads.
+        image_gate: each token decides how much it reads.
         attention_dropout: rate of dropout of attention, in training alone.
         component_dropout: chance of a local latent to be left out of an image, in training alone.
     """
@@ -128,7 +128,7 @@ class GANformerDiscriminatorConfig(Section):
         attention_to: largest side of features that they read.
         heads: attention heads.
         positions: these latents have position codes.
-        grid: position codes of the cells.
+        grid: position codes of the tokens.
         grid_dim: size of these codes; null means latent_dim.
         grid_directions: directions of `sine` and `linear` codes.
         attention_dropout: rate of dropout of attention, in training alone.

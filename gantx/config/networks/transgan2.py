@@ -29,7 +29,7 @@ class TransGAN2GeneratorConfig(Section):
         mlp_ratio: hidden width of the MLPs in units of the stage's channels.
         norm: LayerNorm, or the paper's modified normalisation (`pixel`).
         noise: put noise into the attention of every block.
-        latent_grid: make a second token grid from z, which every block looks at (CelebA-HQ).
+        latent_grid: make a second token grid from z, which every block attends to (CelebA-HQ).
     """
 
     family: Literal["transgan2"] = "transgan2"

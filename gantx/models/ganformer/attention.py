@@ -31,10 +31,10 @@ def dropped(attention: Tensor, draws: Any, rate: float) -> Tensor:
     return attention
 
 
-def dropout_spec(batch: int, cells: int, heads: int, latents: int) -> Spec:
+def dropout_spec(batch: int, tokens: int, heads: int, latents: int) -> Spec:
     """Draws of `dropped`."""
     return {
-        "entries": Draw("uniform", (batch, cells, heads, latents)),
+        "entries": Draw("uniform", (batch, tokens, heads, latents)),
         "latents": Draw("uniform", (batch, 1, heads, latents)),
     }
 
@@ -64,20 +64,21 @@ class Gate(nn.Module):
 
 
 class ImageAttention(nn.Module):
-    """The cells of an image read from its latents (the paper's simplex attention, section 3.1).
+    """The tokens of an image read from its latents (the paper's simplex attention, section 3.1).
 
     Args:
-        channels: channels C of the cells.
+        channels: channels C of the tokens.
         latent_dim: size d of a latent.
-        grid_dim: size p of the cells' position codes.
+        grid_dim: size p of the tokens' position codes.
         position_dim: size q of the latents' position codes, or None when they have none.
         heads: attention heads h.
-        scores: who looks at whom.
-        normalization: `layer` over the channels of a cell, `instance` over the cells of a channel, or `none`.
+        scores: of positions and latents.
+        normalization: `layer` (over the channels of a token), `instance` (over the tokens of a channel) or
+            `none`.
         integration: what is read is a gain (`mul`), a bias (`add`), or `both`. A gain comes with division by
             the root mean square, a bias with subtraction of the mean.
         latent_gate: each latent decides how much of it can be read.
-        image_gate: each cell decides how much it reads.
+        image_gate: each token decides how much it reads.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class ImageAttention(nn.Module):
 
     def forward(
         self,
-        cells: Tensor,
+        tokens: Tensor,
         grid: Tensor,
         latents: Tensor,
         positions: Tensor | None,
@@ -117,8 +118,8 @@ class ImageAttention(nn.Module):
         """Read.
 
         Args:
-            cells: [B, n, C].
-            grid: position codes of the cells, [n, p].
+            tokens: [B, n, C].
+            grid: position codes of the tokens, [n, p].
             latents: [B, m, d].
             positions: position codes of the latents, [m, q], or None.
             mask: added to the scores of each latent, [B, m], or None.
@@ -126,47 +127,47 @@ class ImageAttention(nn.Module):
             rate: of the dropout.
 
         Returns:
-            Cells [B, n, C]; a gain [B, n, C] that they still have to be multiplied with, or None; the
+            Tokens [B, n, C]; a gain [B, n, C] that they still have to be multiplied with, or None; the
             attention [B, n, h, m] before dropout, float32.
         """
-        looks = self.scores(cells, grid, latents, positions, mask)
+        weights = self.scores(tokens, grid, latents, positions, mask)
         if self.latent_gate is not None:
-            looks = looks * self.latent_gate(latents, positions).transpose(1, 2)[:, None]
+            weights = weights * self.latent_gate(latents, positions).transpose(1, 2)[:, None]
         if self.image_gate is not None:
-            looks = looks * self.image_gate(cells, grid)[..., None]
+            weights = weights * self.image_gate(tokens, grid)[..., None]
 
         # The modulation is linear in what is read, so it is applied to the m values instead of n mixtures.
         values = by_head(self.to_values(latents), self.heads)  # [B, h, m, s]
         matrix = per_head_inputs(self.modulation, self.heads)  # [h, s, C']
         values = (values @ matrix).flatten(1, 2)  # [B, h·m, C']
-        shares = dropped(looks, draws, rate).flatten(2)  # [B, n, h·m]
+        shares = dropped(weights, draws, rate).flatten(2)  # [B, n, h·m]
         bias = self.modulation.offset()
 
-        mean, inverse = self._statistics(cells)
+        mean, inverse = self._statistics(tokens)
         if self.integration == "add":
             read = scaled_product(shares, values, bias, None)
-            return (cells if mean is None else cells - mean) + read, None, looks
-        channels = cells.shape[2]
+            return (tokens if mean is None else tokens - mean) + read, None, weights
+        channels = tokens.shape[2]
         gain = scaled_product(shares, values[..., :channels], 1 + bias[:channels], inverse)
         if self.integration == "mul":
-            return cells, gain, looks
+            return tokens, gain, weights
         read = scaled_product(shares, values[..., channels:], bias[channels:], None)
-        return (cells if mean is None else cells - mean) * gain + read, None, looks
+        return (tokens if mean is None else tokens - mean) * gain + read, None, weights
 
-    def _statistics(self, cells: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Of cells [B, n, C]: the mean, if a bias is read; float32 1 / root mean square, if a gain is."""
+    def _statistics(self, tokens: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Of tokens [B, n, C]: the mean, if a bias is read; float32 1 / root mean square, if a gain is."""
         if self.normalization == "none":
             return None, None
         dim = 2 if self.normalization == "layer" else 1
-        wide = torch.promote_types(cells.dtype, torch.float32)
+        wide = torch.promote_types(tokens.dtype, torch.float32)
         mean = None
         if self.integration != "mul":
-            mean = cells.mean(dim, keepdim=True, dtype=wide).to(cells.dtype)
+            mean = tokens.mean(dim, keepdim=True, dtype=wide).to(tokens.dtype)
         if self.integration == "add":
             return mean, None
-        centred = widened(cells if mean is None else cells - mean)
+        centred = widened(tokens if mean is None else tokens - mean)
         norm = torch.linalg.vector_norm(centred, dim=dim, keepdim=True)
-        return mean, (norm.square() / cells.shape[dim] + 1e-8).rsqrt()
+        return mean, (norm.square() / tokens.shape[dim] + 1e-8).rsqrt()
 
 
 def per_head_inputs(layer: EqualLinear, heads: int) -> Tensor:
@@ -182,7 +183,7 @@ def scaled_product(shares: Tensor, values: Tensor, bias: Tensor, scale: Tensor |
         shares: [B, n, k], float32 as all that follow but the values.
         values: [B, k, C], in the compute type.
         bias: [C].
-        scale: per cell [B, n, 1] or per channel [B, 1, C], or None.
+        scale: per token [B, n, 1] or per channel [B, 1, C], or None.
 
     Returns:
         [B, n, C], in the compute type.
@@ -202,34 +203,39 @@ class LatentAttention(nn.Module):
 
     Args:
         dim: size d of a latent.
-        seen_dim: channels c of what they look at.
+        context_dim: channels c of the context.
         position_dim: size q of the latents' position codes, or None when they have none.
-        seen_position_dim: size p of the position codes of what they look at, or None when it has none.
+        context_position_dim: size p of the position codes of the context, or None when it has none.
         heads: attention heads h.
     """
 
     compute_dtype: torch.dtype | None = None
 
     def __init__(
-        self, dim: int, seen_dim: int, position_dim: int | None, seen_position_dim: int | None, heads: int
+        self,
+        dim: int,
+        context_dim: int,
+        position_dim: int | None,
+        context_position_dim: int | None,
+        heads: int,
     ) -> None:
         super().__init__()
         self.heads = heads
         self.to_queries = EqualLinear(dim, dim)
-        self.to_keys = EqualLinear(seen_dim, dim, bias=None)
-        self.to_values = EqualLinear(seen_dim, dim)
+        self.to_keys = EqualLinear(context_dim, dim, bias=None)
+        self.to_values = EqualLinear(context_dim, dim)
         self.modulation = EqualLinear(dim, dim, widen=True)
         self.positions_to_queries = None if position_dim is None else EqualLinear(position_dim, dim)
         self.positions_to_keys = None
-        if seen_position_dim is not None:
-            self.positions_to_keys = EqualLinear(seen_position_dim, dim, bias=None)
+        if context_position_dim is not None:
+            self.positions_to_keys = EqualLinear(context_position_dim, dim, bias=None)
 
     def forward(
         self,
         latents: Tensor,
-        seen: Tensor,
+        context: Tensor,
         positions: Tensor | None,
-        seen_positions: Tensor | None,
+        context_positions: Tensor | None,
         mask: Tensor | None = None,
         draws: Draws | None = None,
         rate: float = 0.0,
@@ -238,36 +244,36 @@ class LatentAttention(nn.Module):
 
         Args:
             latents: [B, m, d].
-            seen: [B, n, c].
+            context: [B, n, c].
             positions: position codes of the latents, [m, q], or None.
-            seen_positions: position codes of what they look at, [n, p], or None.
-            mask: added to the scores of what they look at, [B, n], or None.
-            draws: of `dropout_spec`, as for m cells that look at n latents, or None for no dropout.
+            context_positions: position codes of the context, [n, p], or None.
+            mask: added to the scores of the context, [B, n], or None.
+            draws: of `dropout_spec`, as for m tokens that look at n latents, or None for no dropout.
             rate: of the dropout.
 
         Returns:
             [B, m, d], float32.
         """
-        seen = to_compute(seen, self.compute_dtype)
+        context = to_compute(context, self.compute_dtype)
         queries = self.to_queries(latents)
         if self.positions_to_queries is not None:
             queries = queries + self.positions_to_queries(positions)
         queries = by_head(queries, self.heads) * (queries.shape[2] // self.heads) ** -0.5  # [B, h, m, s]
         # As in SimplexScores, nothing is projected on the side of the n.
-        for_seen = (queries @ per_head(self.to_keys, self.heads)).flatten(1, 2)  # [B, h·m, c]
-        scores = for_seen @ seen.transpose(1, 2)  # [B, h·m, n]
-        if self.positions_to_keys is not None and seen_positions is not None:
+        for_context = (queries @ per_head(self.to_keys, self.heads)).flatten(1, 2)  # [B, h·m, c]
+        scores = for_context @ context.transpose(1, 2)  # [B, h·m, n]
+        if self.positions_to_keys is not None and context_positions is not None:
             for_positions = queries @ per_head(self.positions_to_keys, self.heads)
-            scores = scores + for_positions.flatten(1, 2) @ seen_positions.to(seen.dtype).t()
+            scores = scores + for_positions.flatten(1, 2) @ context_positions.to(context.dtype).t()
         scores = widened(scores).unflatten(1, (self.heads, -1))
         if mask is not None:
             scores = scores + mask[:, None, None]
-        looks = dropped(scores.softmax(3).transpose(1, 2), draws, rate).transpose(1, 2)  # [B, h, m, n]
+        weights = dropped(scores.softmax(3).transpose(1, 2), draws, rate).transpose(1, 2)  # [B, h, m, n]
 
-        read = looks.to(seen.dtype).flatten(1, 2) @ seen  # [B, h·m, c]
+        read = weights.to(context.dtype).flatten(1, 2) @ context  # [B, h·m, c]
         values = read.unflatten(1, (self.heads, -1)) @ per_head(self.to_values, self.heads).transpose(1, 2)
         bias = self.to_values.offset().unflatten(0, (self.heads, 1, -1))  # [h, 1, s]
-        values = widened(values) + looks.sum(3, keepdim=True) * bias  # [B, h, m, s]
+        values = widened(values) + weights.sum(3, keepdim=True) * bias  # [B, h, m, s]
         added: Tensor = self.modulation(values.transpose(1, 2).flatten(2))
         return latents + added
 
@@ -301,9 +307,9 @@ class AttentionLayer(nn.Module):
     """What happens between a layer's convolution and its activation.
 
     Args:
-        code: position codes of the cells.
-        look: how the cells read from the latents.
-        update: how the latents read from the cells afterwards, or None when they stay.
+        code: position codes of the tokens.
+        look: how the tokens read from the latents.
+        update: how the latents read from the tokens afterwards, or None when they stay.
     """
 
     def __init__(self, code: GridCode, look: ImageAttention, update: LatentStage | None) -> None:
@@ -339,11 +345,11 @@ class AttentionLayer(nn.Module):
         height = x.shape[2]
         grid: Tensor = self.code()
         for_look, for_update = (None, None) if draws is None else (draws["look"], draws.get("update"))
-        cells, gain, looks = self.look(
+        tokens, gain, weights = self.look(
             to_tokens(x * factor.to(x.dtype)), grid, latents, positions, mask, for_look, rate
         )
         if self.update is not None:
-            cells, gain = cells if gain is None else cells * gain, None
-            latents = self.update(latents, cells, positions, grid, None, for_update, rate)
-        x = from_tokens(cells, height)
-        return x, x.new_ones(()) if gain is None else from_tokens(gain, height), latents, looks
+            tokens, gain = tokens if gain is None else tokens * gain, None
+            latents = self.update(latents, tokens, positions, grid, None, for_update, rate)
+        x = from_tokens(tokens, height)
+        return x, x.new_ones(()) if gain is None else from_tokens(gain, height), latents, weights

@@ -170,17 +170,17 @@ class Generator(interfaces.Generator):
             Images [B, 3, R, R]; for every layer, attention [B, h, m, S, S] at its own side S, under
             `<S>x<S>.<which layer of that side>`.
         """
-        images, looks = self._generate(ws, noise)
+        images, weights = self._generate(ws, noise)
         sides = self.synthesis_network.sides
         maps = {}
-        for index, attention in looks.items() if layers == "all" else list(looks.items())[-1:]:
+        for index, attention in weights.items() if layers == "all" else list(weights.items())[-1:]:
             side = sides[index]
             of_latents = attention.permute(0, 2, 3, 1).unflatten(3, (side, side))
             maps[f"{side}x{side}.{sides[:index].count(side)}"] = of_latents.contiguous()
         return images, maps
 
     def attention(self, z: Tensor, noise: Draws | None = None, layers: str = "last") -> dict[str, Tensor]:
-        """Which cell looks at which latent, for latents z [B, m + 1, d]; see `observe`."""
+        """The attention of each position over the latents, for latents z [B, m + 1, d]; see `observe`."""
         return self.observe(self.mapping(z, noise=noise), noise, layers)[1]
 
     def _mask(self, noise: Draws | None) -> Tensor | None:
@@ -191,7 +191,7 @@ class Generator(interfaces.Generator):
     def _generate(self, ws: Tensor, noise: Draws | None) -> tuple[Tensor, dict[int, Tensor]]:
         """Images [B, 3, R, R] from ws [B, m + 1, L, d], and by layer the attention [B, n, h, m]."""
         mask = self._mask(noise)
-        looks: dict[int, Tensor] = {}
+        weights: dict[int, Tensor] = {}
         updated: Tensor | None = None
 
         def between(index: int, x: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,11 +202,11 @@ class Generator(interfaces.Generator):
             layer: Any = self.attention_layers[f"layer{index}"]
             latents = ws[:, :-1, index] if updated is None else updated
             draws = None if noise is None else noise.get(f"attention{index}")
-            x, factor, latents, looks[index] = layer(
+            x, factor, latents, weights[index] = layer(
                 x, factor, latents, self.positions, mask, draws, self.attention_dropout
             )
             updated = None if layer.update is None else latents
             return x, factor
 
         images: Tensor = self.synthesis_network(ws[:, -1], noise, between)
-        return images, looks
+        return images, weights

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def directions_of(side: int, count: int) -> Tensor:
-    """Coordinate of every cell along `count` directions between 0 and 180 degrees, [count, side²].
+    """Coordinate of every token along `count` directions between 0 and 180 degrees, [count, side²].
 
     Columns and rows run from -1 to 1; direction 0 is that of the columns.
     """
@@ -20,10 +20,10 @@ def directions_of(side: int, count: int) -> Tensor:
 
 
 def sine_grid(side: int, dim: int, directions: int) -> Tensor:
-    """Sines and cosines of every cell's coordinates, [side², dim], direction by direction.
+    """Sines and cosines of every token's coordinates, [side², dim], direction by direction.
 
     Args:
-        side: side of the grid of cells.
+        side: side of the grid of tokens.
         dim: size of the code; 2·directions divides it.
         directions: how many directions share it.
     """
@@ -34,13 +34,13 @@ def sine_grid(side: int, dim: int, directions: int) -> Tensor:
 
 
 class GridCode(nn.Module):
-    """A code for the place of every cell.
+    """A code for the place of every token.
 
     Args:
-        side: side of the grid of cells.
+        side: side of the grid of tokens.
         dim: size p of the code.
         kind: `sine`, fixed; `linear`, coordinates times a learned vector per direction; `trainable`, a
-            learned half for each column and one for each row; `trainable2d`, learned for each cell.
+            learned half for each column and one for each row; `trainable2d`, learned for each token.
         directions: directions of `sine` and `linear`.
     """
 
@@ -61,7 +61,7 @@ class GridCode(nn.Module):
             self.table = nn.Parameter(torch.rand(side**2, dim))
 
     def forward(self) -> Tensor:
-        """The codes of all cells in raster order, [side², p]."""
+        """The codes of all tokens in raster order, [side², p]."""
         if self.kind == "linear":
             return (self.along.t()[:, :, None] * self.vectors).flatten(1)
         if self.kind == "trainable":

@@ -24,12 +24,12 @@ def per_head(layer: EqualLinear, heads: int) -> Tensor:
 
 
 class SimplexScores(nn.Module):
-    """Scores of latents for cells: queries of the cells times keys of the latents.
+    """Scores of latents for tokens: queries of the tokens times keys of the latents.
 
     Args:
-        channels: channels C of the cells and of queries and keys.
+        channels: channels C of the tokens and of queries and keys.
         latent_dim: size d of a latent.
-        grid_dim: size p of the cells' position codes.
+        grid_dim: size p of the tokens' position codes.
         position_dim: size q of the latents' position codes, or None when they have none.
         heads: attention heads h.
     """
@@ -49,47 +49,47 @@ class SimplexScores(nn.Module):
             self.positions_to_keys = EqualLinear(position_dim, channels, bias=None)
 
     def forward(
-        self, cells: Tensor, grid: Tensor, latents: Tensor, positions: Tensor | None, mask: Tensor | None
+        self, tokens: Tensor, grid: Tensor, latents: Tensor, positions: Tensor | None, mask: Tensor | None
     ) -> Tensor:
         """Compare.
 
         Args:
-            cells: [B, n, C].
-            grid: position codes of the cells, [n, p].
+            tokens: [B, n, C].
+            grid: position codes of the tokens, [n, p].
             latents: [B, m, d].
             positions: position codes of the latents, [m, q], or None.
             mask: added to the scores of each latent, [B, m], or None.
 
         Returns:
-            Attention that each cell pays to each latent, float32 [B, n, h, m]; sums to 1 over m.
+            Attention that each token pays to each latent, float32 [B, n, h, m]; sums to 1 over m.
         """
-        cells, grid = to_compute(cells, self.compute_dtype), to_compute(grid, self.compute_dtype)
+        tokens, grid = to_compute(tokens, self.compute_dtype), to_compute(grid, self.compute_dtype)
         keys = self.to_keys(latents)  # [B, m, C]
         if self.positions_to_keys is not None:
             keys = keys + self.positions_to_keys(positions)
         keys = by_head(keys, self.heads) * (keys.shape[2] // self.heads) ** -0.5  # [B, h, m, s]
-        # Queries are linear in cells and codes: what they would be multiplied with is multiplied instead.
+        # Queries are linear in tokens and codes: what they would be multiplied with is multiplied instead.
         for_positions = (keys @ per_head(self.to_queries, self.heads)).flatten(1, 2)  # [B, h·m, C]
         for_grid = (keys @ per_head(self.grid_to_queries, self.heads)).flatten(1, 2)  # [B, h·m, p]
         bias = (self.to_queries.offset() + self.grid_to_queries.offset()).to(keys.dtype)
         bias = bias.unflatten(0, (self.heads, -1, 1))
         fixed = grid @ for_grid.transpose(1, 2) + (keys @ bias).flatten(1)[:, None]  # [B, n, h·m]
-        scores = torch.baddbmm(fixed, cells, for_positions.transpose(1, 2))
+        scores = torch.baddbmm(fixed, tokens, for_positions.transpose(1, 2))
         return attention_of(scores, self.heads, mask)
 
 
 class CentroidScores(nn.Module):
-    """Scores of centroids for cells, one centroid per latent and head: k-means by attention.
+    """Scores of centroids for tokens, one centroid per latent and head: k-means by attention.
 
-    A cell is the query of its features next to the query of its position, 2C numbers that the heads share in
+    A token is the query of its features next to the query of its position, 2C numbers that the heads share in
     contiguous pieces of 2s, as in the released code: with two heads, one sees features and one positions.
 
     Args:
-        channels: channels C of the cells.
+        channels: channels C of the tokens.
         latents: number m of latents.
-        grid_dim: size p of the cells' position codes.
+        grid_dim: size p of the tokens' position codes.
         heads: attention heads h.
-        iterations: how often cells choose; between two choices, centroids move to the cells that chose them.
+        iterations: of k-means: tokens choose centroids, which then move to the tokens that chose them.
     """
 
     compute_dtype: torch.dtype | None = None
@@ -104,36 +104,36 @@ class CentroidScores(nn.Module):
         self.weights = nn.Parameter(torch.ones(heads, 1, 2 * channels // heads))
 
     def forward(
-        self, cells: Tensor, grid: Tensor, latents: Tensor, positions: Tensor | None, mask: Tensor | None
+        self, tokens: Tensor, grid: Tensor, latents: Tensor, positions: Tensor | None, mask: Tensor | None
     ) -> Tensor:
         """As in `SimplexScores`; what the latents and their positions are plays no part."""
-        cells, grid = to_compute(cells, self.compute_dtype), to_compute(grid, self.compute_dtype)
-        scale = (cells.shape[2] // self.heads) ** -0.5
+        tokens, grid = to_compute(tokens, self.compute_dtype), to_compute(grid, self.compute_dtype)
+        scale = (tokens.shape[2] // self.heads) ** -0.5
         # Piece h of the 2C numbers belongs to head h; zeros elsewhere keep heads apart in one product.
         rows = torch.block_diag(*(self.centroids * self.weights * scale))  # [h·m, 2C]
-        chosen = self._choose(cells, grid, rows, mask)
+        chosen = self._choose(tokens, grid, rows, mask)
         own = torch.block_diag(*(self.weights * scale))[:, None]  # [h, 1, 2C]
         for _ in range(self.iterations - 1):
-            centres = self._centres(cells, grid, chosen)  # [B, h, m, 2C]
-            chosen = self._choose(cells, grid, (centres * own).flatten(1, 2), mask)
+            centres = self._centres(tokens, grid, chosen)  # [B, h, m, 2C]
+            chosen = self._choose(tokens, grid, (centres * own).flatten(1, 2), mask)
         return chosen
 
-    def _choose(self, cells: Tensor, grid: Tensor, rows: Tensor, mask: Tensor | None) -> Tensor:
+    def _choose(self, tokens: Tensor, grid: Tensor, rows: Tensor, mask: Tensor | None) -> Tensor:
         """Attention [B, n, h, m] by scores with `rows` [h·m, 2C] or [B, h·m, 2C]."""
-        content, place = rows.to(cells.dtype).chunk(2, dim=-1)
+        content, spatial = rows.to(tokens.dtype).chunk(2, dim=-1)
         for_positions = content @ self.to_queries.matrix()  # [..., h·m, C]
-        for_grid = place @ self.grid_to_queries.matrix()  # [..., h·m, p]
-        of_content = content @ self.to_queries.offset().to(cells.dtype)
-        of_place = place @ self.grid_to_queries.offset().to(cells.dtype)
+        for_grid = spatial @ self.grid_to_queries.matrix()  # [..., h·m, p]
+        of_content = content @ self.to_queries.offset().to(tokens.dtype)
+        of_place = spatial @ self.grid_to_queries.offset().to(tokens.dtype)
         bias = of_content + of_place  # [..., h·m]
         fixed = grid @ for_grid.transpose(-2, -1) + bias[..., None, :]  # [..., n, h·m]
-        return attention_of(cells @ for_positions.transpose(-2, -1) + fixed, self.heads, mask)
+        return attention_of(tokens @ for_positions.transpose(-2, -1) + fixed, self.heads, mask)
 
-    def _centres(self, cells: Tensor, grid: Tensor, chosen: Tensor) -> Tensor:
-        """Mean of the 2C numbers of the cells that chose each latent, [B, h, m, 2C]."""
+    def _centres(self, tokens: Tensor, grid: Tensor, chosen: Tensor) -> Tensor:
+        """Mean of the 2C numbers of the tokens that chose each latent, [B, h, m, 2C]."""
         shares = chosen / (chosen.sum(1, keepdim=True) + 1e-8)  # [B, n, h, m]
-        shares = shares.to(cells.dtype).flatten(2).transpose(1, 2)  # [B, h·m, n]
-        content: Tensor = self.to_queries(shares @ cells)
+        shares = shares.to(tokens.dtype).flatten(2).transpose(1, 2)  # [B, h·m, n]
+        content: Tensor = self.to_queries(shares @ tokens)
         place: Tensor = self.grid_to_queries(shares @ grid)
         centres: Tensor = torch.cat([content, place], dim=2).unflatten(1, (self.heads, -1))
         return centres

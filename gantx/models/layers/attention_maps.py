@@ -22,9 +22,9 @@ def follow(
     Args:
         generate: one pass of a network, to images [B, 3, R, R].
         attentions: its self-attention layers in the order of the pass. Each is called with tokens [B, S², D]
-            and what else decides who looks where, and has a method `row(place, ...)` of the same arguments
-            that gives the attention [B, h, S²] of the token at that place of the grid, in raster order.
-        query: the place, (y, x) in [0, 1) from the top left corner.
+            and what else its attention depends on, and has a method `row(position, ...)` that takes the same
+            and gives the attention [B, h, S²] of the token at that position of the grid, in raster order.
+        query: position in the image, (y, x) in [0, 1) from the top left corner.
         layers: `last` or `all`.
 
     Returns:

@@ -165,10 +165,10 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Tensor, ws: Tensor) -> Tensor:
         """Features [B, C, H, W] and styles ws [B, 1, D] to float32 colours [B, 3, H, W]."""
-        bias, cells, mixture = (
+        bias, tokens, mixture = (
             to_compute(each, self.compute_dtype) for each in (self.bias, to_tokens(x), self.mixture(ws[:, 0]))
         )
-        colours = widened(torch.baddbmm(bias, cells, mixture.transpose(1, 2)))
+        colours = widened(torch.baddbmm(bias, tokens, mixture.transpose(1, 2)))
         return from_tokens(colours, x.shape[2])
 
     def mixture(self, w: Tensor) -> Tensor:

@@ -18,6 +18,6 @@ def pixel_shuffle(tokens: Tensor, side: int, factor: int) -> Tensor:
     Returns:
         [B, (side·factor)², C/factor²], in raster order.
     """
-    cells: Tensor = tokens.unflatten(2, (-1, factor, factor))  # [B, y·x, c, dy, dx]
-    cells = cells.unflatten(1, (side, side))
-    return cells.permute(0, 1, 4, 2, 5, 3).flatten(1, 4)  # [B, y·dy·x·dx, c]
+    grouped: Tensor = tokens.unflatten(2, (-1, factor, factor))  # [B, y·x, c, dy, dx]
+    grouped = grouped.unflatten(1, (side, side))
+    return grouped.permute(0, 1, 4, 2, 5, 3).flatten(1, 4)  # [B, y·dy·x·dx, c]

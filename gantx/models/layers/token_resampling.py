@@ -12,8 +12,8 @@ from gantx.runtime.precision import to_compute, widened
 
 def halve(tokens: Tensor, side: int) -> Tensor:
     """Average squares of 2x2 tokens: [B, side², D] to [B, side²/4, D]."""
-    cells: Tensor = tokens.unflatten(1, (side // 2, 2, side // 2, 2))  # [B, y, dy, x, dx, D]
-    return cells.mean((2, 4)).flatten(1, 2)
+    grouped: Tensor = tokens.unflatten(1, (side // 2, 2, side // 2, 2))  # [B, y, dy, x, dx, D]
+    return grouped.mean((2, 4)).flatten(1, 2)
 
 
 def doubling(side: int) -> Tensor:

@@ -16,7 +16,7 @@ def to_tokens(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def from_tokens(cells: Tensor, height: int) -> Tensor:
+def from_tokens(tokens: Tensor, height: int) -> Tensor:
     """The inverse of `to_tokens`: [B, H·W, C] as channels_last features [B, C, H, W]."""
-    rows: Tensor = cells.unflatten(1, (height, -1))
+    rows: Tensor = tokens.unflatten(1, (height, -1))
     return rows.permute(0, 3, 1, 2)

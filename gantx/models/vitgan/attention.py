@@ -101,14 +101,14 @@ class Attention(nn.Module):
         self.out = EqualizedLinear(dim, dim, spectral=spectral, widen=True)
 
     def forward(self, tokens: Tensor, keep: int | None = None) -> Tensor:
-        """Let tokens look at each other.
+        """Attend.
 
         Args:
             tokens: [B, N, D].
-            keep: only the first `keep` tokens look; None for all.
+            keep: only the first `keep` tokens are queries; None for all.
 
         Returns:
-            What they saw, float32 [B, keep or N, D].
+            Attended values, float32 [B, keep or N, D].
         """
         tokens = to_compute(tokens, self.compute_dtype)  # once for all three projections
         q, k = self._queries_and_keys(tokens, keep)
@@ -118,13 +118,13 @@ class Attention(nn.Module):
         return mixed
 
     def weights(self, tokens: Tensor) -> Tensor:
-        """Who looks at whom: tokens [B, N, D] to [B, h, N, N], rows summing to one."""
+        """Attention maps: tokens [B, N, D] to [B, h, N, N], rows summing to one."""
         return attention_logits(self.similarity, *self._queries_and_keys(tokens, None)).softmax(3)
 
-    def row(self, place: int, tokens: Tensor) -> Tensor:
-        """Where the token at `place` looks: tokens [B, N, D] to [B, h, N], summing to one."""
+    def row(self, position: int, tokens: Tensor) -> Tensor:
+        """Attention of the token at `position`: tokens [B, N, D] to [B, h, N], summing to one."""
         q, k = self._queries_and_keys(tokens, None)
-        return attention_logits(self.similarity, q[:, :, place, None], k).softmax(3).squeeze(2)
+        return attention_logits(self.similarity, q[:, :, position, None], k).softmax(3).squeeze(2)
 
     def _queries_and_keys(self, tokens: Tensor, keep: int | None) -> tuple[Tensor, Tensor]:
         """Queries [B, h, keep or N, d] and keys [B, h, N, d]."""
@@ -166,14 +166,14 @@ class ReleasedAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens [B, N, D] to what they saw of each other, float32 [B, N, D]."""
-        seen = attend(*self._project(tokens))  # [B, h, N, d]
-        mixed: Tensor = self.out(seen.transpose(1, 2).flatten(2))
+        attended = attend(*self._project(tokens))  # [B, h, N, d]
+        mixed: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return mixed
 
-    def row(self, place: int, tokens: Tensor) -> Tensor:
-        """Where the token at `place` looks: tokens [B, N, D] to [B, h, N], summing to one."""
+    def row(self, position: int, tokens: Tensor) -> Tensor:
+        """Attention of the token at `position`: tokens [B, N, D] to [B, h, N], summing to one."""
         given, _ = self._project(tokens)
-        attention = products_of(given._replace(q=given.q[:, :, place, None])).softmax(3)  # [B, h, 1, N]
+        attention = products_of(given._replace(q=given.q[:, :, position, None])).softmax(3)  # [B, h, 1, N]
         return attention.squeeze(2)
 
     def _project(self, tokens: Tensor) -> tuple[Products, Tensor]:

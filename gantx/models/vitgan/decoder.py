@@ -184,7 +184,7 @@ class PatchDecoder(nn.Module):
         self.to_rgb = ModulatedLinear(hidden, 3, dim, demodulate=False)
 
     def noise_spec(self, batch: int) -> Spec:
-        """One number per pixel and hidden layer, by the layer's place; {} without noise."""
+        """One number per pixel and hidden layer, by the layer's index; {} without noise."""
         shape = (batch, self.grid**2, self.patch**2)
         return {str(layer): Draw("normal", shape) for layer in range(len(self.layers)) if self.noisy}
 
@@ -192,8 +192,8 @@ class PatchDecoder(nn.Module):
         """Tokens [B, N, D] to images [B, 3, R, R]; the style of the whole image is not used."""
         styles = self.mapping(tokens.flatten(0, 1))  # [T, D], T = B·N
         features = self.coordinates()[None]  # [1, P², D]
-        for place, layer in enumerate(self.layers):
-            added = noise[str(place)].flatten(0, 1) if noise else None  # [T, P²]
+        for index, layer in enumerate(self.layers):
+            added = noise[str(index)].flatten(0, 1) if noise else None  # [T, P²]
             features = layer(features, styles, added)  # [T, P², hidden]
             features = features.sin() if self.sine else F.leaky_relu(features, 0.2)
         pixels = widened(self.to_rgb(features, styles))  # [T, P², 3]
@@ -203,8 +203,8 @@ class PatchDecoder(nn.Module):
 def fold(patches: Tensor, side: int) -> Tensor:
     """Lay patches [B, N, side², C], both axes in raster order, side by side: [B, C, √N·side, √N·side]."""
     grid = math.isqrt(patches.shape[1])
-    cells = patches.unflatten(2, (side, side)).unflatten(1, (grid, grid))  # [B, y, x, dy, dx, C]
-    images: Tensor = cells.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+    grid_of_patches = patches.unflatten(2, (side, side)).unflatten(1, (grid, grid))  # [B, y, x, dy, dx, C]
+    images: Tensor = grid_of_patches.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
     return images
 
 
@@ -232,7 +232,7 @@ class ConvDecoder(nn.Module):
         self.to_rgb = ModulatedLinear(hidden if self.layers else dim, 3, dim, demodulate=False)
 
     def noise_spec(self, batch: int) -> Spec:
-        """One number per pixel and layer, by the layer's place; {} without noise."""
+        """One number per pixel and layer, by the layer's index; {} without noise."""
         sides = [self.grid << (layer // 2 + 1) for layer in range(len(self.layers))]
         return {
             str(layer): Draw("normal", (batch, 1, side, side))
@@ -243,8 +243,8 @@ class ConvDecoder(nn.Module):
     def forward(self, tokens: Tensor, style: Tensor, noise: Any = None) -> Tensor:
         """Tokens [B, N, D] under the styles [B, D] of their images: images [B, 3, R, R]."""
         features = tokens.transpose(1, 2).unflatten(2, (self.grid, self.grid))  # [B, D, y, x]
-        for place, layer in enumerate(self.layers):
-            features = F.leaky_relu(layer(features, style, noise[str(place)] if noise else None), 0.2)
+        for index, layer in enumerate(self.layers):
+            features = F.leaky_relu(layer(features, style, noise[str(index)] if noise else None), 0.2)
         pixels = widened(self.to_rgb(features.flatten(2).transpose(1, 2), style))  # [B, R², 3]
         images: Tensor = pixels.transpose(1, 2).unflatten(2, features.shape[2:])
         return images

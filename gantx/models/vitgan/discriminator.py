@@ -68,12 +68,12 @@ class Discriminator(interfaces.Discriminator):
         return torch.cat([class_token, tokens], dim=1) + self.positions
 
     def attention(self, images: Tensor) -> dict[str, Tensor]:
-        """Who looks at whom in every block, `blocks.<i>` to [B, h, 1 + N, 1 + N]; rows sum to one."""
+        """Attention maps of all blocks, `blocks.<i>` to [B, h, 1 + N, 1 + N]; rows sum to one."""
         maps: dict[str, Tensor] = {}
         tokens = self.tokens(images)
-        for place, block in enumerate(self.blocks):
+        for index, block in enumerate(self.blocks):
             assert isinstance(block, Block)
-            maps[f"blocks.{place}"] = block.attention.weights(block.norm1(tokens))
+            maps[f"blocks.{index}"] = block.attention.weights(block.norm1(tokens))
             tokens = block(tokens)
         return maps
 

@@ -97,7 +97,7 @@ class Generator(interfaces.Generator):
 
         Args:
             given: styles ws [B, depth + 1, D].
-            query: the place, (y, x) in [0, 1) from the top left corner.
+            query: position in the image, (y, x) in [0, 1) from the top left corner.
             noise: as in `synthesis`.
             layers: `last` for the last block, `all` for every block.
 

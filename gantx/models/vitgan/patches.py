@@ -8,24 +8,24 @@ from torch import Tensor
 
 
 def overlapping_patches(images: Tensor, side: int, overlap: int, padding: str = "zeros") -> Tensor:
-    """Cut images into the cells of a grid, each extended on all sides into its neighbours.
+    """Cut images into patches, each extended on all sides into its neighbours.
 
     Args:
         images: [B, C, H, W].
-        side: side P of the cells; divides H and W.
-        overlap: pixels o by which a cell is extended on each side.
+        side: height and width P of the patches; divides H and W.
+        overlap: pixels o by which a patch is extended on each side.
         padding: what lies outside the image: `zeros` or its mirror image, `reflect`.
 
     Returns:
-        [B, (H/P)(W/P), C·(P + 2o)²], cells in raster order, each as (channel, row, column).
+        [B, (H/P)(W/P), C·(P + 2o)²], patches in raster order, each as (channel, row, column).
     """
     if padding == "reflect" and overlap:
         images = reflected(reflected(images, overlap).transpose(2, 3), overlap).transpose(2, 3)
         overlap_padding = 0
     else:
         overlap_padding = overlap
-    cells = F.unfold(images, side + 2 * overlap, padding=overlap_padding, stride=side)  # [B, C·K², N]
-    return cells.transpose(1, 2)
+    patches = F.unfold(images, side + 2 * overlap, padding=overlap_padding, stride=side)  # [B, C·K², N]
+    return patches.transpose(1, 2)
 
 
 def reflected(images: Tensor, margin: int) -> Tensor:

@@ -34,7 +34,7 @@ class SineGrid(nn.Module):
 
 
 class TokenTable(nn.Module):
-    """A learned vector for every place of a grid, unrelated at the start.
+    """A learned vector for every position of a grid, unrelated at the start.
 
     Args:
         count: number of places N.
