@@ -102,12 +102,12 @@ class Model:
     ) -> None:
         from gantx.generation import sampling
 
-        self.network: Any = network
+        self.network = network
         self.header = header
         self.weights = weights
         self.device = device
         self.compiled = compile
-        self._painter = sampling.compiled(network) if compile else network
+        self._generator = sampling.compiled(network) if compile else network
 
     @property
     def config(self) -> RunConfig:
@@ -216,10 +216,10 @@ class Model:
         if isinstance(what, Tensor):
             latents = as_latents(what, latent_shapes(self.network), "the tensor")
             size = self._batch(batch, len(latents))
-            return sampling.from_latents(self._painter, latents, batch=size, **how)
+            return sampling.from_latents(self._generator, latents, batch=size, **how)
         seeds = [whole_number(seed, "seed") for seed in what]
         size = self._batch(batch, len(seeds))
-        return sampling.generate(self._painter, seeds, batch=size, **how)
+        return sampling.generate(self._generator, seeds, batch=size, **how)
 
     def _batch(self, wanted: int | None, count: int) -> int:
         """How many of `count` images to compute at once; UsageError where less than one is wanted."""

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gantx import models
 from gantx.benchmarking.machine import Machine, measuring, this_machine
@@ -21,6 +22,7 @@ from gantx.generation import sampling
 from gantx.generation.batches import BatchRunner
 from gantx.generation.latents import spec_of_one
 from gantx.io import imaging
+from gantx.models.interfaces import Generator
 from gantx.runtime import devices
 from gantx.runtime.random import for_seeds
 
@@ -125,7 +127,7 @@ def random_generator(settings: RunConfig, device: torch.device) -> Any:
 
 
 @torch.no_grad()
-def generator_rate(generator: Any, batch: int, device: torch.device, log: Log) -> tuple[float, float]:
+def generator_rate(generator: Generator, batch: int, device: torch.device, log: Log) -> tuple[float, float]:
     """How fast a generator is, from latents on the device to float images there; replayed on CUDA.
 
     Args:
@@ -139,13 +141,17 @@ def generator_rate(generator: Any, batch: int, device: torch.device, log: Log) -
     """
     q: Any = for_seeds(spec_of_one(generator), range(batch), device)
     passes = WARM_UP + PASSES
-    runner = BatchRunner(lambda given: generator(given["z"], given["noise"]), device, batches=passes, log=log)
+
+    def forward(q: Any) -> Tensor:
+        return generator(q["z"], q["noise"])
+
+    runner = BatchRunner(forward, device, batches=passes, log=log)
     seconds = durations(lambda: runner(q), device, passes)
     usual = median(seconds[WARM_UP:])
     return batch / usual, max(0.0, sum(seconds[:WARM_UP]) - WARM_UP * usual)
 
 
-def _write(generator: Any, how: Mapping[str, Any], path: Path, count: int) -> None:
+def _write(generator: Generator, how: Mapping[str, Any], path: Path, count: int) -> None:
     """Generate seeds 0..count-1 into a .npy file, as `gantx sample` does; `how` goes to `sampling.sample`."""
     seeds = range(count)
     imaging.save_images(path, sampling.sample(generator, seeds, **how), seeds, {})

@@ -23,6 +23,7 @@ from gantx.importing.ganformer import read_ganformer
 from gantx.importing.layouts import Conversion, Imported
 from gantx.importing.transgan import read_transgan
 from gantx.importing.vitgan import read_vitgan
+from gantx.models.interfaces import Generator
 
 ADAPTERS: dict[str, Callable[[Path, RunConfig], Conversion]] = {
     "transgan": read_transgan,
@@ -95,7 +96,8 @@ def compare(conversion: Conversion, path: Path, *, device: torch.device | str = 
         raise DataError(f"{path} is not a readable safetensors file: {problem}") from problem
     scale, shift = conversion.pixels
     with torch.device("meta"):
-        generator: Any = models.build(conversion.parts["generator_ema"].section)
+        generator = models.build(conversion.parts["generator_ema"].section)
+    assert isinstance(generator, Generator)
     found = []
     for part, called in conversion.called.items():
         of_discriminator = part == "discriminator"
@@ -151,7 +153,7 @@ def _require_same(parts: Mapping[str, Imported], config: RunConfig, path: Path) 
     for part, imported in parts.items():
         kind = part.removesuffix("_ema")
         overrides += _overrides(kind, getattr(config, kind), imported.section)
-    generator: Any = parts["generator_ema"].section
+    generator = parts["generator_ema"].section
     if generator.resolution != config.data.resolution:
         sided = ("data",) if "discriminator" in parts else ("data", "discriminator")
         overrides += [f"{section}.resolution={generator.resolution}" for section in sided]

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from gantx import models
+from gantx.config.networks import DiscriminatorConfig, GeneratorConfig
 from gantx.config.section import Section
 from gantx.errors import CheckpointError
 from gantx.models.layers.synthesis import channels_at
@@ -29,7 +30,7 @@ class Imported:
         computed: our key to what was put there, for tensors that the file does not hold.
     """
 
-    section: Section
+    section: GeneratorConfig | DiscriminatorConfig
     tensors: dict[str, Tensor]
     names: dict[str, str]
     ignored: dict[str, str]
@@ -125,7 +126,7 @@ def channel_sizes(widths: Mapping[int, int], wanted: Section) -> dict[str, int]:
 
 def account(
     what: str,
-    section: Section,
+    section: GeneratorConfig | DiscriminatorConfig,
     state: Mapping[str, Tensor],
     names: dict[str, str],
     ignored: dict[str, str],

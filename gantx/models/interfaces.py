@@ -26,7 +26,7 @@ class Generator(nn.Module):
     image_shape: tuple[int, int, int]
 
     def noise_spec(self, batch: int) -> Spec:
-        """What `noise` must hold for a batch; {} when the generator is deterministic."""
+        """The draws that `noise` must contain for a batch; {} when the generator is deterministic."""
         return {}
 
     if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Discriminator(nn.Module):
     """Tells real images from generated ones."""
 
     def noise_spec(self, batch: int) -> Spec:
-        """What `noise` must hold for a batch; {} when the discriminator is deterministic."""
+        """The draws that `noise` must contain for a batch; {} when the discriminator is deterministic."""
         return {}
 
     if TYPE_CHECKING:

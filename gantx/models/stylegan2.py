@@ -42,7 +42,7 @@ class Mapping(nn.Module):
     def __init__(self, dim: int, layers: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            *(EqualLinear(dim, dim, rate=0.01, leaky=True, widen=True) for _ in range(layers))
+            *(EqualLinear(dim, dim, lr_multiplier=0.01, leaky=True, widen=True) for _ in range(layers))
         )
 
     def forward(self, z: Tensor) -> Tensor:

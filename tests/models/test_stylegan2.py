@@ -330,7 +330,7 @@ def check_linear_layers(ops):
         ("fc_lrelu_gain", True, 1.0, 0.5),  # its latent stem, not in gantx
         ("fc_lrelu_lr0.01", True, 0.01, 1.0),
     ):
-        layer = EqualLinear(8, 5, leaky=leaky, rate=rate)
+        layer = EqualLinear(8, 5, leaky=leaky, lr_multiplier=rate)
         weight, bias = weight_gain * ops[f"fc/{name}/weight"], ops[f"fc/{name}/bias"]
         layer.load_state_dict({"weight": weight, "bias": bias})
         check(layer(ops["fc/in"]), ops[f"fc/{name}/out"])

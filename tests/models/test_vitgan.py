@@ -285,7 +285,7 @@ def test_blocks_agree_with_the_official_code():
         check_output(positions(), golden["lff.out.y"].flatten(2)[0].T)
 
         check("lin", EqualizedLinear(dim, 24), golden["lin.in.x"])
-        activated = EqualizedLinear(dim, 24, lr=0.01, gain=math.sqrt(2))
+        activated = EqualizedLinear(dim, 24, lr_multiplier=0.01, gain=math.sqrt(2))
         load_official(activated, golden.prefix("lin_lr.state."))
         check_output(F.leaky_relu(activated(golden["lin_lr.in.x"]), 0.2), golden["lin_lr.out.y"])
         offset = load_official(EqualizedLinear(dim, 24), golden.prefix("lin_bias1.state."))

@@ -16,18 +16,18 @@ from gantx.runtime.precision import to_compute, widened
 from gantx.runtime.random import Draw, Draws, Spec
 
 
-def dropped(attention: Tensor, draws: Any, rate: float) -> Tensor:
+def dropped(attention: Tensor, draws: Any, dropout: float) -> Tensor:
     """Attention [B, n, h, m] with single entries and whole latents left out, the rest enlarged.
 
     Args:
         attention: what is thinned out.
         draws: what `dropout_spec` asks for, or None to leave attention alone.
-        rate: chance of an entry to be lost; each of the two ways has half of it.
+        dropout: probability of a dropped entry; each of the two ways has half of it.
     """
     if draws is None:
         return attention
     for uniform in (draws["entries"], draws["latents"]):
-        attention = attention * ((uniform >= rate / 2) / (1 - rate / 2))
+        attention = attention * ((uniform >= dropout / 2) / (1 - dropout / 2))
     return attention
 
 
@@ -113,7 +113,7 @@ class ImageAttention(nn.Module):
         positions: Tensor | None,
         mask: Tensor | None = None,
         draws: Draws | None = None,
-        rate: float = 0.0,
+        dropout: float = 0.0,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Read.
 
@@ -124,7 +124,7 @@ class ImageAttention(nn.Module):
             positions: position codes of the latents, [m, q], or None.
             mask: added to the scores of each latent, [B, m], or None.
             draws: of `dropout_spec`, or None for no dropout.
-            rate: of the dropout.
+            dropout: probability of a dropped entry.
 
         Returns:
             Tokens [B, n, C]; a gain [B, n, C] that they still have to be multiplied with, or None; the
@@ -140,7 +140,7 @@ class ImageAttention(nn.Module):
         values = by_head(self.to_values(latents), self.heads)  # [B, h, m, s]
         matrix = per_head_inputs(self.modulation, self.heads)  # [h, s, C']
         values = (values @ matrix).flatten(1, 2)  # [B, h·m, C']
-        shares = dropped(weights, draws, rate).flatten(2)  # [B, n, h·m]
+        shares = dropped(weights, draws, dropout).flatten(2)  # [B, n, h·m]
         bias = self.modulation.offset()
 
         mean, inverse = self._statistics(tokens)
@@ -238,7 +238,7 @@ class LatentAttention(nn.Module):
         context_positions: Tensor | None,
         mask: Tensor | None = None,
         draws: Draws | None = None,
-        rate: float = 0.0,
+        dropout: float = 0.0,
     ) -> Tensor:
         """Read.
 
@@ -249,7 +249,7 @@ class LatentAttention(nn.Module):
             context_positions: position codes of the context, [n, p], or None.
             mask: added to the scores of the context, [B, n], or None.
             draws: of `dropout_spec`, as for m tokens that look at n latents, or None for no dropout.
-            rate: of the dropout.
+            dropout: probability of a dropped entry.
 
         Returns:
             [B, m, d], float32.
@@ -268,7 +268,7 @@ class LatentAttention(nn.Module):
         scores = widened(scores).unflatten(1, (self.heads, -1))
         if mask is not None:
             scores = scores + mask[:, None, None]
-        weights = dropped(scores.softmax(3).transpose(1, 2), draws, rate).transpose(1, 2)  # [B, h, m, n]
+        weights = dropped(scores.softmax(3).transpose(1, 2), draws, dropout).transpose(1, 2)  # [B, h, m, n]
 
         read = weights.to(context.dtype).flatten(1, 2) @ context  # [B, h·m, c]
         values = read.unflatten(1, (self.heads, -1)) @ per_head(self.to_values, self.heads).transpose(1, 2)
@@ -283,16 +283,18 @@ class LatentStage(nn.Module):
 
     Args:
         dim: size d of a latent.
-        rate: learning rate of the linear layers in units of the optimiser's.
+        lr_multiplier: learning dropout of the linear layers in units of the optimiser's.
         residual: two layers and a connection around them and the attention.
         attention: how the latents read, or None.
     """
 
-    def __init__(self, dim: int, rate: float, residual: bool, attention: LatentAttention | None) -> None:
+    def __init__(
+        self, dim: int, lr_multiplier: float, residual: bool, attention: LatentAttention | None
+    ) -> None:
         super().__init__()
         self.attention = attention
-        self.first = EqualLinear(dim, dim, rate=rate, leaky=True, widen=True)
-        self.second = EqualLinear(dim, dim, rate=rate, widen=True) if residual else None
+        self.first = EqualLinear(dim, dim, lr_multiplier=lr_multiplier, leaky=True, widen=True)
+        self.second = EqualLinear(dim, dim, lr_multiplier=lr_multiplier, widen=True) if residual else None
 
     def forward(self, latents: Tensor, *reading: Any) -> Tensor:
         """[..., d] to [..., d]; `reading` is passed on to the attention."""
@@ -326,7 +328,7 @@ class AttentionLayer(nn.Module):
         positions: Tensor | None,
         mask: Tensor | None,
         draws: Any,
-        rate: float,
+        dropout: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Let image and latents meet.
 
@@ -337,7 +339,7 @@ class AttentionLayer(nn.Module):
             positions: position codes of the latents, [m, d], or None.
             mask: added to the scores of each latent, [B, m], or None.
             draws: of `dropout_spec` for `look` and, if there is one, `update`; None for no dropout.
-            rate: of the dropout.
+            dropout: probability of a dropped entry.
 
         Returns:
             Features and their factor again; the latents of the next layer; attention [B, S², h, m].
@@ -346,10 +348,10 @@ class AttentionLayer(nn.Module):
         grid: Tensor = self.code()
         for_look, for_update = (None, None) if draws is None else (draws["look"], draws.get("update"))
         tokens, gain, weights = self.look(
-            to_tokens(x * factor.to(x.dtype)), grid, latents, positions, mask, for_look, rate
+            to_tokens(x * factor.to(x.dtype)), grid, latents, positions, mask, for_look, dropout
         )
         if self.update is not None:
             tokens, gain = tokens if gain is None else tokens * gain, None
-            latents = self.update(latents, tokens, positions, grid, None, for_update, rate)
+            latents = self.update(latents, tokens, positions, grid, None, for_update, dropout)
         x = from_tokens(tokens, height)
         return x, x.new_ones(()) if gain is None else from_tokens(gain, height), latents, weights

@@ -46,12 +46,12 @@ class Mapping(nn.Module):
             return LatentStage(dim, 0.01, residual, reading)
 
         self.local = nn.ModuleList(local_stage() for _ in range(stages))
-        self.local_out = EqualLinear(dim, dim, rate=0.01, leaky=True, widen=True)
+        self.local_out = EqualLinear(dim, dim, lr_multiplier=0.01, leaky=True, widen=True)
         self.overall = nn.ModuleList(LatentStage(dim, 0.01, residual, attention=None) for _ in range(stages))
-        self.overall_out = EqualLinear(dim, dim, rate=0.01, leaky=True, widen=True)
+        self.overall_out = EqualLinear(dim, dim, lr_multiplier=0.01, leaky=True, widen=True)
 
     def forward(
-        self, z: Tensor, positions: Tensor | None, mask: Tensor | None, noise: Draws | None, rate: float
+        self, z: Tensor, positions: Tensor | None, mask: Tensor | None, noise: Draws | None, dropout: float
     ) -> Tensor:
         """Map.
 
@@ -60,7 +60,7 @@ class Mapping(nn.Module):
             positions: position codes of the local latents, [m, d], or None.
             mask: added to the scores of local latents, [B, m], or None.
             noise: draws of the dropout by `mapping<stage>`, or None.
-            rate: of the dropout.
+            dropout: probability of a dropped entry.
 
         Returns:
             w, [B, m + 1, d].
@@ -68,7 +68,7 @@ class Mapping(nn.Module):
         local = rms_norm(z[:, :-1], (1, 2) if self.latent_norm == "joint" else 2)
         for index, stage in enumerate(self.local):
             draws = None if noise is None else noise.get(f"mapping{index}")
-            local = stage(local, local, positions, positions, mask, draws, rate)
+            local = stage(local, local, positions, positions, mask, draws, dropout)
         overall = rms_norm(z[:, -1:]) if self.normalize_global else z[:, -1:]
         for stage in self.overall:
             overall = stage(overall)

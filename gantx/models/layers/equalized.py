@@ -24,7 +24,7 @@ class EqualLinear(nn.Module):
         in_dim: input channels.
         out_dim: output channels.
         bias: what the bias starts at, or None for no bias.
-        rate: learning rate in units of the optimiser's; weight and bias are stored divided by it.
+        lr_multiplier: learning rate in units of the optimiser's; weight and bias are stored divided by it.
         leaky: follow with a leaky ReLU of gain sqrt(2).
         gain: an extra factor on the result.
         widen: return float32, for styles, latents, gates and sums.
@@ -39,7 +39,7 @@ class EqualLinear(nn.Module):
         out_dim: int,
         *,
         bias: float | None = 0.0,
-        rate: float = 1.0,
+        lr_multiplier: float = 1.0,
         leaky: bool = False,
         gain: float = 1.0,
         widen: bool = False,
@@ -49,10 +49,12 @@ class EqualLinear(nn.Module):
         self.leaky = leaky
         self.widen = widen
         self.exact = exact
-        self.bias_scale = rate * gain * (GAIN if leaky else 1.0)  # as good before the leaky ReLU as after
+        self.bias_scale = (
+            lr_multiplier * gain * (GAIN if leaky else 1.0)
+        )  # as good before the leaky ReLU as after
         self.weight_scale = self.bias_scale / math.sqrt(in_dim)
-        self.weight = nn.Parameter(torch.randn(out_dim, in_dim) / rate)
-        self.bias = None if bias is None else nn.Parameter(torch.full((out_dim,), bias / rate))
+        self.weight = nn.Parameter(torch.randn(out_dim, in_dim) / lr_multiplier)
+        self.bias = None if bias is None else nn.Parameter(torch.full((out_dim,), bias / lr_multiplier))
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_dim] to [..., out_dim]."""

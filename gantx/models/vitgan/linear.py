@@ -21,7 +21,7 @@ class EqualizedLinear(nn.Module):
         bias: whether there is one.
         bias_start: what each bias adds at the start.
         std: deviation of the effective weights at the start; None for 1/√in_dim.
-        lr: relative rate at which weights and biases learn.
+        lr_multiplier: relative rate at which weights and biases learn.
         gain: factor on the output, biases included.
         spectral: normalisation of the weights: `none`, `plain`, `improved` or `released`.
         widen: return float32, for an output that joins the residual stream or scales float32 features.
@@ -37,17 +37,17 @@ class EqualizedLinear(nn.Module):
         bias: bool = True,
         bias_start: float = 0.0,
         std: float | None = None,
-        lr: float = 1.0,
+        lr_multiplier: float = 1.0,
         gain: float = 1.0,
         spectral: str = "none",
         widen: bool = False,
     ) -> None:
         super().__init__()
         self.widen = widen
-        self.scale = (in_dim**-0.5 if std is None else std) * lr * gain
-        self.bias_scale = lr * gain
-        self.weight = nn.Parameter(torch.randn(out_dim, in_dim) / lr)
-        self.bias = nn.Parameter(torch.full((out_dim,), bias_start / lr)) if bias else None
+        self.scale = (in_dim**-0.5 if std is None else std) * lr_multiplier * gain
+        self.bias_scale = lr_multiplier * gain
+        self.weight = nn.Parameter(torch.randn(out_dim, in_dim) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full((out_dim,), bias_start / lr_multiplier)) if bias else None
         self.spectral = build_spectral_norm(spectral, self.weight, self.scale)
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -17,12 +17,14 @@ class Mapping(nn.Module):
     Args:
         dim: channels in and out.
         depth: number of layers.
-        lr: relative rate at which they learn.
+        lr_multiplier: relative rate at which they learn.
     """
 
-    def __init__(self, dim: int, depth: int, lr: float = 0.01) -> None:
+    def __init__(self, dim: int, depth: int, lr_multiplier: float = 0.01) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(EqualizedLinear(dim, dim, lr=lr, gain=math.sqrt(2)) for _ in range(depth))
+        self.layers = nn.ModuleList(
+            EqualizedLinear(dim, dim, lr_multiplier=lr_multiplier, gain=math.sqrt(2)) for _ in range(depth)
+        )
 
     def forward(self, latents: Tensor) -> Tensor:
         """Latents [B, D] to styles [B, D], in the compute type."""
