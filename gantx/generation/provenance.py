@@ -218,8 +218,8 @@ def _compared(picture: Picture, images: Tensor) -> Comparison:
     if columns * rows < len(images):
         height, width = images.shape[-2:]
         raise DataError(
-            f"{picture.name} is {picture.pixels.shape[2]}x{picture.pixels.shape[1]} pixels, which is not a grid "
-            f"of {len(images)} images of {width}x{height}: it was cut or resized"
+            f"{picture.name} is {picture.pixels.shape[2]}x{picture.pixels.shape[1]} pixels, not a grid of "
+            f"{len(images)} images of {width}x{height}: it was cut or resized"
         )
     regenerated = imaging.grid(images, columns, rows)
     difference = (regenerated.int() - picture.pixels.int()).abs()
