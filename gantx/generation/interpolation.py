@@ -64,7 +64,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Walk:
-    """Several paths side by side, through the same number of seeds in the same number of frames.
+    """Several parallel paths, through the same number of seeds in the same number of frames.
 
     Attributes:
         seeds: the key seeds of each path, [paths][seeds].
@@ -90,7 +90,7 @@ class Walk:
         if not self.seeds or not all(self.seeds):
             raise UsageError("a walk needs at least one seed")
         if len({len(path) for path in self.seeds}) > 1:
-            raise UsageError("walks side by side pass the same number of seeds: give each as many")
+            raise UsageError("parallel walks need the same number of seeds each")
         for seed in itertools.chain(*self.seeds):
             whole_number(seed, "seed")
         whole_number(self.frames, "frames", 1)
@@ -166,7 +166,7 @@ def plan(
         generator: a network of `gantx.models`.
         seeds: of all paths, concatenated.
         frames: number of frames of the whole walk.
-        paths: number of paths side by side; divides the number of seeds.
+        paths: number of parallel paths; divides the number of seeds.
         space: `z` or `w`; None for w where the network has styles.
         loop: return to the first seed.
         easing: `linear` or `smooth`.

@@ -121,7 +121,8 @@ def project(
         generator: a network of `gantx.models`, on `device`, whose parameters require no gradients.
         target: uint8 [3, H, W] of the size of the generator's cropped images.
         device: where the generator is.
-        space: `z`; `w`, one style for all layers; `w+`, one for each; None for w+, or z without styles.
+        space: `z`; `w`, one style for all layers; `w+`, one per layer; None for w+ if the network has styles,
+            else z.
         steps: of Adam.
         starts: number of latents that are optimized in parallel.
         seed: of the first candidate.

@@ -113,7 +113,7 @@ def read_pictures(path: Path) -> list[Picture]:
                 names = sorted(name for name in archive.namelist() if name.lower().endswith(".png"))
                 pictures = [_read(f"{path}/{name}", archive.read(name)) for name in names]
         except zipfile.BadZipFile as problem:
-            raise DataError(f"{path} is no zip archive: {problem}") from problem
+            raise DataError(f"{path} is not a zip archive: {problem}") from problem
     elif path.is_file():
         pictures = [_read(str(path), path.read_bytes())]
     else:
@@ -218,8 +218,8 @@ def _compared(picture: Picture, images: Tensor) -> Comparison:
     if columns * rows < len(images):
         height, width = images.shape[-2:]
         raise DataError(
-            f"{picture.name} is {picture.pixels.shape[2]}x{picture.pixels.shape[1]} pixels, which is no grid "
-            f"of {len(images)} images of {width}x{height}: it was cut or resized"
+            f"{picture.name} is {picture.pixels.shape[2]}x{picture.pixels.shape[1]} pixels, not a grid of "
+            f"{len(images)} images of {width}x{height}: it was cut or resized"
         )
     regenerated = imaging.grid(images, columns, rows)
     difference = (regenerated.int() - picture.pixels.int()).abs()

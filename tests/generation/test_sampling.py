@@ -51,7 +51,7 @@ def check_independence(generator, batch):
     assert torch.equal(sample(generator, [17, 3], batch), together[[17, 3]])
 
 
-def test_different_seeds_generate_different_images(generator):
+def test_different_seeds_give_different_images(generator):
     images = sample(generator, range(8), 8)
     assert len({image.numpy().tobytes() for image in images}) == 8
 
@@ -134,7 +134,7 @@ def test_truncation_wants_styles_and_layers_that_are_there(generator):
 
 
 @pytest.mark.parametrize("family", SECTIONS)
-def test_styles_are_generated_like_the_latents_they_come_from(family, tmp_path):
+def test_styles_give_the_images_of_the_latents_they_come_from(family, tmp_path):
     generator = styled(family)
     z = torch.randn(3, *generator.latent_shape)
     np.save(tmp_path / "z.npy", z.numpy())
@@ -153,7 +153,7 @@ def test_styles_are_generated_like_the_latents_they_come_from(family, tmp_path):
         latents_for(generator, tmp_path / "wrong.npy")
 
 
-def test_latents_are_drawn_ahead_by_threads_that_end_with_the_generation(generator, monkeypatch):
+def test_latents_are_drawn_ahead_by_threads_that_end_with_the_sampling(generator, monkeypatch):
     drawing = []
 
     def recorded(spec, seeds, *arguments, **options):

@@ -1,4 +1,4 @@
-"""Mixing tables: who gives which styles."""
+"""Tables of style mixing: which seed contributes which styles."""
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from gantx.errors import UsageError
 from gantx.generation import sampling, style_mixing
 from gantx.generation.latents import spec_of_one
 from gantx.generation.truncation import Truncation
+from gantx.runtime.random import for_seeds
 
 CPU = torch.device("cpu")
 
@@ -44,7 +45,7 @@ def test_a_table_of_images_that_are_not_square_is_cropped():
 def test_the_layers_named_come_from_the_column_and_the_noise_from_the_row(family):
     generator = styled(family)
     found = table(generator, [1], [5], layers=[0, 2])[1, 1]
-    z = sampling.for_seeds(spec_of_one(generator), [1] * 8 + [5] * 8, CPU)
+    z = for_seeds(spec_of_one(generator), [1] * 8 + [5] * 8, CPU)
     row, column = generator.mapping(z["z"]).split(8)
     mixed = row.clone()
     mixed[..., [0, 2], :] = column[..., [0, 2], :]
