@@ -118,7 +118,7 @@ def measure(
         )
 
 
-def random_generator(settings: RunConfig, device: torch.device) -> Any:
+def random_generator(settings: RunConfig, device: torch.device) -> Generator:
     """The generator of a preset at random weights, as in `gantx sample`: evaluation mode, no gradients."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.training.seed)

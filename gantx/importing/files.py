@@ -8,7 +8,6 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,7 +22,7 @@ from gantx.importing.ganformer import read_ganformer
 from gantx.importing.layouts import Conversion, Imported
 from gantx.importing.transgan import read_transgan
 from gantx.importing.vitgan import read_vitgan
-from gantx.models.interfaces import Generator
+from gantx.models.interfaces import Discriminator, Generator
 
 ADAPTERS: dict[str, Callable[[Path, RunConfig], Conversion]] = {
     "transgan": read_transgan,
@@ -190,7 +189,7 @@ def _shaped(recorded: Mapping[str, Tensor], name: str, shape: Sequence[int], pat
     return tensor.reshape(-1, *shape)
 
 
-def _built(imported: Imported) -> Any:
-    network = models.build(imported.section)
+def _built(imported: Imported) -> Generator | Discriminator:
+    network: Generator | Discriminator = models.build(imported.section)
     network.load_state_dict(imported.tensors)
     return network.eval().requires_grad_(False)

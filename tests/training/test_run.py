@@ -191,7 +191,9 @@ def test_resume_is_bit_identical_after_sigkill_at_random_moments(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     empty = tmp_path / "settings.yaml"
     empty.write_text("{}\n")
-    chance = random.Random(time.time_ns())
+    seed = time.time_ns()
+    print(f"moments of the kills: random.Random({seed})")  # shown where the test fails
+    moments = random.Random(seed)
     folder = tmp_path / "killed"
     extra = [*SMALL, "training.kimg=1.6"]
     kills = 0
@@ -211,7 +213,7 @@ def test_resume_is_bit_identical_after_sigkill_at_random_moments(tmp_path):
             size = _progress(folder)
             while process.poll() is None and _progress(folder) == size and time.monotonic() < deadline:
                 time.sleep(0.005)
-            time.sleep(chance.uniform(0, 0.1))
+            time.sleep(moments.uniform(0, 0.1))
             process.kill()
         _, errors = process.communicate()
         if process.returncode == 0:

@@ -199,7 +199,8 @@ class Generator(interfaces.Generator):
             if f"layer{index}" not in self.attention_layers:
                 updated = None
                 return x, factor
-            layer: Any = self.attention_layers[f"layer{index}"]
+            layer = self.attention_layers[f"layer{index}"]
+            assert isinstance(layer, AttentionLayer)
             latents = ws[:, :-1, index] if updated is None else updated
             draws = None if noise is None else noise.get(f"attention{index}")
             x, factor, latents, weights[index] = layer(

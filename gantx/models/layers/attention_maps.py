@@ -9,9 +9,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
+
+
+@runtime_checkable
+class SelfAttention(Protocol):
+    """A self-attention layer that can return the attention of one query."""
+
+    def row(self, position: int, *inputs: Any) -> Tensor:
+        """Attention [B, h, N] of the token at `position`; `inputs` as of the layer itself."""
 
 
 def follow(
@@ -38,9 +46,9 @@ def follow(
         name = f"{side}x{side}.{passed[side]}"
         passed[side] += 1
         if layers == "all" or layer is attentions[-1]:
-            seeing: Any = layer
+            assert isinstance(layer, SelfAttention)
             y, x = (int(part * side) for part in query)
-            maps[name] = seeing.row(y * side + x, *arguments[:2]).unflatten(2, (side, side))
+            maps[name] = layer.row(y * side + x, *arguments[:2]).unflatten(2, (side, side))
 
     handles = [layer.register_forward_pre_hook(watch) for layer in attentions]
     try:
