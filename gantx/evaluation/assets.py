@@ -1,8 +1,8 @@
 """The weights of the feature networks: where they are published, finding, downloading and verifying them.
 
 Each is a published file, identified by its SHA-256. It is searched for in gantx's own folder, then where
-other tools store it; there only a file with the right digest is accepted. Nothing is downloaded unless `fetch` is
-called.
+other tools store it; there only a file with the right digest is accepted. Nothing is downloaded unless
+`fetch` is called.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ def compare(baseline: Mapping[str, Any], new: Mapping[str, Any]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON values: tuples as lists, whole floats as integers, null for numbers that are not finite."""
+    """`value` as JSON values: tuples as lists, whole floats as integers, null for numbers not finite."""
     if isinstance(value, Mapping):
         return {str(name): plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
