@@ -1,9 +1,9 @@
 """The order of images, and batches of them on the device.
 
 Image number i of a stream is a function of (seed, stream, i) only: epoch e = i // N contains every image
-once, in an order and with flips that are drawn from a generator seeded with (seed, stream, e). Hence a
-resumed run gets the images it would have got, any split of a batch among ranks gives the same images, and a
-batch that reaches past the end of an epoch continues in the next.
+once, in an order and with flips that are drawn from a generator seeded with (seed, stream, e). So a
+resumed run gets the images of an uninterrupted one, any split of a batch among ranks gives the same images,
+and a batch that reaches past the end of an epoch continues in the next.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gantx.data.prepare import Prepared
 from gantx.runtime import devices
 
 _ORDERS_KEPT = 2  # epochs per stream; a batch may span two
-_FETCHES_KEPT = 8  # upper bound of prefetched batches that nobody has asked for
+_FETCHES_KEPT = 8  # upper bound of prefetched batches that have not been requested
 
 
 class _Order(NamedTuple):
@@ -91,7 +91,7 @@ class Batches:
         """Images start..start+count-1 of a stream.
 
         Args:
-            stream: name of the stream; each has an order of its own.
+            stream: name of the stream; each has its own order.
             start: number of the first image, from 0, counted over all epochs.
             count: how many images; may exceed the size of the set.
 

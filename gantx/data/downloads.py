@@ -192,7 +192,7 @@ def _read(remote: Remote, response: HTTPResponse, done: int, total: int | None) 
 
 def _cut(done: int, total: int | None, cause: str) -> str:
     of = "" if total is None else f" of {total:,}"
-    return f"{cause} after {done:,}{of} bytes, which are kept: the same command goes on from there"
+    return f"{cause} after {done:,}{of} bytes, which are kept: the same command resumes there"
 
 
 def _failure(remote: Remote, cause: str) -> MissingError:

@@ -204,7 +204,7 @@ _ORIENTED = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xm
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # unreadable EXIF may raise anything; the pixels can be good all the same
+    except Exception:  # unreadable EXIF may raise anything; the pixels may still be valid
         return image
 
 
@@ -344,7 +344,7 @@ def _load_patiently(folder: Path, resolution: int, name: str) -> Prepared | None
 
 def _build(source: Source, data: DataConfig, folder: Path, log: Log, progress: Progress | None) -> None:
     """Write the set to a temporary folder, then rename it to `folder`; on failure nothing is left."""
-    total = len(source)  # may download, and raise errors of its own
+    total = len(source)  # may download, and raise its own errors
     beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,7 @@ class PublishedSource:
         published: which set.
         location: where it comes from, for messages.
         unpacked: returns its unpacked folder; may download and unpack. Called when the first image, the
-            number of images or a class name is needed, hence never for a set that is already prepared.
+            number of images or a class name is needed, so never for a set that is already prepared.
         split: the published training or test images.
     """
 

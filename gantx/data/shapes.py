@@ -6,7 +6,7 @@
   counted, so that missing modes are detected.
 - Image i depends on (seed, number of shapes, split, i, resolution) only, and its factors do not depend on
   the resolution: a counter-based generator (Philox, Salmon et al. 2011) gives the random numbers of image i.
-- Each split has a stream of random numbers of its own, so that no test image is a training image.
+- Each split has its own stream of random numbers, so that no test image is a training image.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from gantx.data.shapes import ShapesSource, Split
 from gantx.errors import DataError, MissingError, UsageError, closest
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
-# Only these decoders are tried, whatever a file calls itself: Pillow also knows formats that start programs.
+# Only these decoders are tried, whatever the suffix of a file: some formats of Pillow start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _HELD_OUT = frozenset({"test", "val", "valid", "validation"})
 _LARGEST_ENTRY = 2**30  # bytes; an entry of a zip that unpacks to more is not read into memory

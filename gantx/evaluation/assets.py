@@ -1,8 +1,8 @@
 """The weights of the feature networks: where they are published, finding, downloading and verifying them.
 
-Each is a published file, identified by its SHA-256. It is looked for in gantx's own folder, then where other
-tools leave it; there only a file of the right digest is accepted. Nothing is downloaded unless `fetch` is
-called.
+Each is a published file, identified by its SHA-256. It is searched for in gantx's own folder, then where
+other tools store it; there only a file with the right digest is accepted. Nothing is downloaded unless
+`fetch` is called.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Asset:
     """One published file of weights.
 
     Attributes:
-        name: by which the user asks for it.
+        name: as given to `gantx assets fetch`.
         file: its name, as published.
         url: where it is published.
         sha256: digest of its content.
         size: its bytes.
-        purpose: one line for people.
-        elsewhere: returns the paths at which other tools leave it.
+        purpose: a one-line description.
+        elsewhere: returns the paths at which other tools store it.
     """
 
     name: str
@@ -171,7 +171,7 @@ def fetch(asset: Asset, *, progress: Callable[[int, int], None] | None = None) -
         progress: called with (received, total) bytes.
 
     Raises:
-        MissingError: they cannot be downloaded or kept; the message says what to do by hand.
+        MissingError: they cannot be downloaded or kept; the message describes how to install them manually.
     """
     path = path_of(asset)
     with contextlib.suppress(OSError):

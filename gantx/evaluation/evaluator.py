@@ -1,6 +1,6 @@
-"""One evaluation, from checking that everything is there to the result.
+"""One evaluation, from locating its files to the result.
 
-Weights, data and statistics are looked for before the first image is generated. Then all images pass through
+Weights, data and statistics are located before the first image is generated. Then all images pass through
 the feature network once, and every metric is computed from its output.
 """
 
@@ -88,7 +88,7 @@ class Settings:
 class Evaluator:
     """Scores sets of images by one protocol, against one reference.
 
-    The constructor finds and opens everything that could be missing.
+    The constructor locates and opens all files, so that missing ones are reported early.
 
     Args:
         settings: how.

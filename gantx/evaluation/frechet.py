@@ -21,8 +21,8 @@ from gantx.evaluation.feature_sets import checked, require_images, rows_per_bloc
 class Moments:
     """Mean and covariance of features that arrive batch by batch, in float64 on the CPU.
 
-    Keeps the mean so far and the scatter about it (Chan, Golub and LeVeque 1979), so that nothing cancels,
-    however far the features are from zero.
+    Keeps the mean so far and the scatter about it (Chan, Golub and LeVeque 1979), which avoids cancellation
+    for features far from zero.
 
     Args:
         dim: features of an image, D.

@@ -144,7 +144,7 @@ class Inception(nn.Module):
 
     Args:
         centred: pixels become (x - 128) / 128, as in TensorFlow; otherwise 2 · x / 255 - 1, as in
-            pytorch-fid, whose features differ by that.
+            pytorch-fid; the features differ accordingly.
     """
 
     def __init__(self, *, centred: bool) -> None:

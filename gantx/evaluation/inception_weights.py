@@ -61,7 +61,7 @@ def load(path: Path, resize: str, *, digest: str | None = None) -> Inception:
 
     Args:
         path: NVIDIA's TorchScript, pytorch-fid's state dict, or a converted file of gantx.
-        resize: rule by which images will be resized: it says which of the two files is wanted, and how
+        resize: rule by which images will be resized: it determines which of the two files is needed, and how
             the network scales pixels.
         digest: SHA-256 of the file if known, else it is computed.
 

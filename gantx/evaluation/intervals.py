@@ -1,4 +1,4 @@
-"""95 % intervals of the scores: how far they would move with another sample of images.
+"""95 % intervals of the scores: their variation with the sample of images.
 
 Each function takes what the metric was computed from and a seed, and gives the same interval for the same
 seed. An interval is about the mean score of as many images: it shows whether two checkpoints differ by more
@@ -190,7 +190,7 @@ def inception_score(logits: Tensor, *, splits: int = 10, seed: int = 0) -> Inter
 def share(indicators: Tensor) -> Interval:
     """Wilson's interval of the share of true values: precision, recall, coverage.
 
-    As a bootstrap of 0 and 1 would give, but not empty where all values are the same. The balls of the other
+    As a bootstrap of 0 and 1 would give, but not empty if all values are equal. The balls of the other
     set are fixed: precision is the share of all images the generator may generate that lies in the balls of
     these real images, recall the share of all real images in the balls of these generated ones.
 

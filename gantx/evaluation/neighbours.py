@@ -122,7 +122,7 @@ def _nearest(features: Tensor, rows: Tensor, k: int, bounds: _DistanceBounds) ->
 
 
 class _DistanceBounds:
-    """Bounds of squared distances by one matrix product, valid whatever its rounding.
+    """Bounds of squared distances by one matrix product, valid for any rounding.
 
     |x - y|² = |x|² + |y|² - 2x·y with the mean subtracted first. The product's rounding is at most
     D·u·|x||y| for unit roundoff u; with that of the centring and the sums it stays below
@@ -177,7 +177,7 @@ def _within(low: Tensor, high: Tensor, radii: Tensor, closed: bool, rows: Tensor
 def _exact_distances(x: Tensor, rows: Tensor, y: Tensor, others: Tensor) -> Tensor:
     """Distances of the pairs x[rows[i]], y[others[i]], float64 [n].
 
-    From differences, and for every pair in the same order: equal distances tie, whichever set comes first.
+    From differences, and for every pair in the same order: equal distances tie in either order of the sets.
     """
     distances = torch.empty(len(rows), dtype=torch.float64)
     for part in torch.arange(len(rows)).split(rows_per_block(4 * x.shape[1])):

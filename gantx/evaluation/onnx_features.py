@@ -38,7 +38,7 @@ class OnnxFeatures:
 
     Raises:
         MissingError: onnxruntime is not installed.
-        DataError: the file is damaged, or does something else than the contract says.
+        DataError: the file is damaged, or does not follow the contract.
     """
 
     def __init__(self, path: Path, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Features are computed in full float32, whatever the training around them allows."""
+"""Full float32 arithmetic for features, independent of the precision of training."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class Protocol:
     """One way of measuring scores.
 
     Attributes:
-        name: by which the user asks for it.
+        name: as given to `--protocol`.
         summary: one line for people.
         resize: how images are resized to the feature network's input (gantx.evaluation.resizing).
         quantise: how the generator's floats become grey levels (gantx.generation.sampling.quantise).

@@ -1,7 +1,7 @@
 """Reference statistics: the features of real images, and their mean and covariance.
 
 They are computed once for a set of pixels, a feature network and a protocol, and kept in the cache under a
-digest of exactly these; `gantx stats` writes the same file wherever the user wants it. Statistics of other
+digest of exactly these; `gantx stats` writes the same file to a given path. Statistics of other
 tools (.npz with `mu` and `sigma`) can be read, but do not record what they were made of.
 """
 

@@ -1,4 +1,4 @@
-"""A result for people and for CI: rows of a table, Markdown, JUnit XML, and files of them."""
+"""Reports of a result for display and CI: rows of a table, Markdown, JUnit XML, and files of them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def protocol_line(result: Result) -> str:
 
 
 def markdown(result: Result) -> str:
-    """The result as GitHub-flavoured Markdown: status, table, reasons, protocol, checkpoint, warnings."""
+    """The result as GitHub-flavored Markdown: status, table, reasons, protocol, checkpoint, warnings."""
     title = f"gantx eval: {result.status}" if result.verdicts else "gantx eval"
     blocks = [f"## {title}", _markdown_table(summary_rows(result))]
     blocks.append(_markdown_list(notes(result)))

@@ -82,7 +82,7 @@ def evaluate(target: Path | None, request: Request, *, log: Log, progress: Progr
         progress: receives (what, done, total).
 
     Raises:
-        UsageError, MissingError, DataError, CheckpointError: before any image is generated wherever possible.
+        UsageError, MissingError, DataError, CheckpointError: before any image is generated, if possible.
     """
     target = target or checkpoint.newest_run(Path("runs"))
     if _is_checkpoint(target):

@@ -1,9 +1,9 @@
 """The result of an evaluation: scores, their protocol, and the verdicts of gates; JSON in and out.
 
-A score means nothing without its protocol (network, resize, counts, reference): a result carries the protocol
-and a hash of it, and two results are compared only when the hashes are equal.
+A score has no meaning without its protocol (network, resize, counts, reference): a result contains the
+protocol and a hash of it, and two results are compared only when the hashes are equal.
 
-This module imports no torch: a result can be read and checked where nothing else is installed.
+This module imports no torch: results can be read and checked without it.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Result:
 
     Attributes:
         scores: in the order they are shown.
-        protocol: everything that decides what the numbers mean: network and its digest, resize, counts,
-            reference and its digest, seed. JSON values. The generator is not part of it.
+        protocol: everything except the generator that determines the scores: network and its digest, resize,
+            counts, reference and its digest, seed. JSON values.
         checkpoint: which generator: path, digest, progress, preset; None for a folder of images.
         warnings: sentences for the user.
         timing: seconds of each part (`NAME_seconds`) and speeds.
@@ -179,7 +179,7 @@ def compare(baseline: Mapping[str, Any], new: Mapping[str, Any]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON knows it: tuples as lists, whole floats as integers, null for what is not finite."""
+    """`value` as JSON values: tuples as lists, whole floats as integers, null for numbers not finite."""
     if isinstance(value, Mapping):
         return {str(name): plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -234,7 +234,7 @@ class MetricRecord(_Record):
 
 
 class GateRecord(_Record):
-    """One gate and what became of it."""
+    """One gate and its verdict."""
 
     metric: str
     kind: Literal["threshold", "regression"]
@@ -301,7 +301,7 @@ def read_result(path: Path) -> Result:
         DataError: it is no whole result of gantx eval, or its protocol was changed after it was written.
     """
     try:
-        values = plain(json.loads(path.read_bytes()))  # knows UTF-16 too, to which some shells redirect
+        values = plain(json.loads(path.read_bytes()))  # also decodes UTF-16, which some shells write
     except FileNotFoundError as problem:
         raise MissingError(
             f"there is no result at {path}: `gantx eval --output FILE` writes one"

@@ -1,6 +1,6 @@
-"""One number of a result, what it is called, and how it is written for people.
+"""A score of a result: its value, its name, and its text for display.
 
-This module imports no torch: results can be read where nothing else is installed.
+This module imports no torch: results can be read without it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-# What the user asks for with --metric, and the scores it gives.
+# The metrics of --metric, and the scores that each gives.
 SCORES_OF: dict[str, tuple[str, ...]] = {
     "fid": ("fid",),
     "kid": ("kid",),
@@ -19,7 +19,7 @@ SCORES_OF: dict[str, tuple[str, ...]] = {
     "dc": ("density", "coverage"),
     "modes": ("modes", "confident", "whole"),
 }
-# Scores by a feature network other than Inception: names of their own, never mistaken for FID or KID.
+# Scores by a feature network other than Inception: other names, so that they are not mistaken for FID or KID.
 _OTHER_NETWORK = re.compile(r"(fd|kd|precision|recall|density|coverage)(_rand|\[.+\])")
 
 

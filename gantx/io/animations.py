@@ -3,7 +3,7 @@
 Frames are generated and written one at a time, so that memory does not depend on their number; only a film
 strip is one image. PyAV, an extra, writes MP4. For GIF, WebP and APNG, Pillow encodes the pixels of each
 frame, and the container around them is written here: Pillow's own writers keep all frames until the last,
-and those of PyAV (FFmpeg) drop the text that says where the images come from.
+and those of PyAV (FFmpeg) drop the text that describes the origin of the images.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _ticks(fps: int, per_second: int) -> Iterator[int]:
     return (end - start for start, end in itertools.pairwise(ends))
 
 
-# --- GIF (89a): colour table and encoded pixels of each frame come from a GIF of its own ------------------
+# --- GIF (89a): colour table and encoded pixels of each frame come from a separate GIF --------------------
 
 
 def _write_gif(
@@ -163,7 +163,7 @@ def _gif_image(sheet: Tensor) -> bytes:
     return data[offset : offset + 9] + bytes([0x80 | size]) + table + data[offset + 10 : -1]
 
 
-# --- APNG: the pixels of each frame come from a PNG of its own --------------------------------------------
+# --- APNG: the pixels of each frame come from a separate PNG ----------------------------------------------
 
 
 def _write_apng(
@@ -203,7 +203,7 @@ def _chunk(file: BinaryIO, name: bytes, data: bytes) -> None:
     file.write(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))
 
 
-# --- WebP: each frame is the content of a WebP of its own -------------------------------------------------
+# --- WebP: each frame is the content of a separate WebP ---------------------------------------------------
 
 
 def _write_webp(

@@ -1,7 +1,7 @@
 """Writes images: grids, PNG files, folders, zips and arrays.
 
-Every file is written under a temporary name and renamed when it is complete. Text chunks of PNGs say where
-they come from, so that an image can be traced to its seed and weights. Threads encode images while the next
+Every file is written under a temporary name and renamed when it is complete. Text chunks of PNGs describe
+their origin, so that an image can be traced to its seed and weights. Threads encode images while the next
 ones are generated.
 """
 

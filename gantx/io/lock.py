@@ -1,7 +1,7 @@
-"""Locks between processes, released by the operating system however their owner ends.
+"""Locks between processes, released by the operating system when their owner ends, even if it is killed.
 
-`filelock` takes the locks. What is added here: work goes on unlocked on a file system without locks, a
-callback runs while a lock is waited for, and the process that has a lock can be named.
+`filelock` takes the locks. Added here: on a file system without locks the work continues unlocked, a
+callback runs while waiting for a lock, and the process that has a lock can be named.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 _PAUSE = 0.1  # seconds between two calls of `waiting`
-# What flock answers on a file system without locks. filelock's substitute for it, a file that exists while
+# Errors of flock on a file system without locks. filelock's substitute for it, a file that exists while
 # the lock is taken, would survive a process that was killed: it is switched off below.
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP})
 

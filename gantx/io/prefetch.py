@@ -17,19 +17,19 @@ Result = TypeVar("Result")
 def ahead(
     work: Callable[[Item], Result], items: Iterable[Item], *, threads: int, waiting: int
 ) -> Iterator[Result]:
-    """Like `map`, but compute results in threads before they are asked for.
+    """Like `map`, but compute results in threads before they are requested.
 
     Args:
         work: called in one of the threads, once for each item.
-        items: iterated in the thread of the caller, as results are asked for.
+        items: iterated in the thread of the caller, as results are requested.
         threads: number of threads.
-        waiting: largest number of results that are started before they are asked for; bounds the memory.
+        waiting: largest number of results that are started before they are requested; bounds the memory.
 
     Yields:
         One result for each item, in the order of the items.
 
     Raises:
-        Exception: whatever `work` or `items` raise, in the order of the items. Then, and when the caller
+        Exception: any exception of `work` or `items`, in the order of the items. Then, and when the caller
             stops, work that has not started is cancelled and work that has started is waited for.
     """
     pending: deque[Future[Result]] = deque()

@@ -1,1 +1,1 @@
-"""What a process computes with: types, captured steps."""
+"""Execution: devices, compute types, random numbers, compilation, captured steps, signals."""

@@ -1,4 +1,4 @@
-"""`torch.compile` for fixed shapes, and a sentence where something that it needs is not installed."""
+"""`torch.compile` for fixed shapes, with a helpful error if a tool that it needs is not installed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from gantx.errors import MissingError
 
-# How torch.compile says that something is not installed, and what it is.
+# Parts of the errors that torch.compile raises for missing tools, and the tools.
 TOOLS = {
     "InvalidCxxCompiler": "a C++ compiler",
     "Failed to find C compiler": "a C compiler",
@@ -31,22 +31,22 @@ def compile_whole(
 
     Args:
         work: takes and returns tensors, or dictionaries and tuples of them.
-        name: what it is, for the message: "the training step".
-        instead: what a user without a compiler can do, for the message: "train with --compile off".
-        options: of the compiler. It captures nothing itself; see `gantx.runtime.replay`.
+        name: of the function in the message, such as "the training step".
+        instead: advice for a user without a compiler, such as "train with --compile off".
+        options: of the compiler. CUDA graphs are off; see `gantx.runtime.replay` for capturing.
 
     Raises:
-        MissingError: when it is first called and something that compiling needs is not installed.
+        MissingError: at the first call, if a tool that compiling needs is not installed.
     """
     settings: dict[str, Any] = {"triton.cudagraphs": False, **(options or {})}
-    whole = torch.compile(work, fullgraph=True, dynamic=False, options=settings)
+    graph = torch.compile(work, fullgraph=True, dynamic=False, options=settings)
 
     def compiled(*given: Given.args, **named: Given.kwargs) -> Made:
         try:
-            return whole(*given, **named)
+            return graph(*given, **named)
         except RuntimeError as problem:
-            said = f"{type(problem).__name__} {problem}"
-            missing = next((tool for sign, tool in TOOLS.items() if sign in said), None)
+            message = f"{type(problem).__name__} {problem}"
+            missing = next((tool for sign, tool in TOOLS.items() if sign in message), None)
             if missing is None:
                 raise
             raise MissingError(

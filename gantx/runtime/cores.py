@@ -26,7 +26,7 @@ def quota() -> int:
 
 
 def busy(cores: set[int], seconds: float = 0.25) -> float:
-    """How many of `cores` are busy while this process sleeps; 0 if the system does not tell."""
+    """How many of `cores` are busy while this process sleeps; 0 if that is unknown."""
     try:
         percents = psutil.cpu_percent(seconds, percpu=True)
     except OSError:

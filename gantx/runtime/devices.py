@@ -1,7 +1,7 @@
 """The device, precision and number of CPU threads of a process, and measurements of its memory.
 
-psutil does not know the limits of a container (cgroup v2), Linux's peak of memory that can be reset, and the
-settings of glibc's allocator: these are read and set here.
+psutil does not cover the limits of a container (cgroup v2), the resettable memory peak of Linux, and the
+settings of glibc's allocator; they are read and set here.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def best_device() -> torch.device:
-    """What `auto` means: a CUDA device where there is one, else the CPU."""
+    """The device of `auto`: a CUDA device if there is one, else the CPU."""
     return with_index(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
@@ -58,7 +58,7 @@ def with_index(device: torch.device) -> torch.device:
 
 
 def pick_precision(wanted: str, device: torch.device) -> tuple[str, str]:
-    """Resolve a precision setting to `fp32` or `bf16`, with a sentence for the log ("" if it is as set)."""
+    """Resolve a precision setting to `fp32` or `bf16`, and a sentence for the log ("" if unchanged)."""
     if wanted == "auto":
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return ("bf16" if native else "fp32"), ""
@@ -68,10 +68,10 @@ def pick_precision(wanted: str, device: torch.device) -> tuple[str, str]:
 
 
 def pick_threads(wanted: str | int) -> tuple[int, str]:
-    """Choose the number of CPU threads, with a sentence that says why.
+    """Choose the number of CPU threads, and describe the choice in a sentence for the log.
 
-    `auto` takes the cores this process may use, less those that other processes keep busy right now: OpenMP
-    threads that wait for a busy core cost far more than they gain.
+    `auto` takes the cores this process may use, minus those that other processes keep busy: OpenMP threads
+    that wait for a busy core cost far more than they gain.
     """
     allowed = cores.allowed()
     if not isinstance(wanted, str):
@@ -87,7 +87,7 @@ def pick_threads(wanted: str | int) -> tuple[int, str]:
 
 
 def use_threads(wanted: str | int) -> str:
-    """Give torch the CPU threads that `pick_threads` chooses; returns the sentence that says why."""
+    """Set torch's number of CPU threads by `pick_threads`; return its sentence for the log."""
     threads, note = pick_threads(wanted)
     torch.set_num_threads(threads)
     return note
@@ -96,7 +96,7 @@ def use_threads(wanted: str | int) -> str:
 def keep_freed_memory() -> None:
     """Make glibc keep freed memory instead of returning it to the system, for training on the CPU.
 
-    By default every large tensor is a separate mapping, whose pages the system zeroes in each step. Keeping
+    By default every large tensor is a separate mapping, and the system zeroes its pages in each step. Keeping
     them saves 4 to 14 % of the time of a step of TransGAN, for a few per cent more memory.
     """
     if platform.libc_ver()[0] != "glibc":
@@ -152,7 +152,7 @@ def _linux_peak() -> int | None:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that this process can still allocate on `device`; None if the system does not tell."""
+    """Bytes that this process can still allocate on `device`; None if that is unknown."""
     if device.type == "cuda":
         reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + reusable

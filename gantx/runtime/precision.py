@@ -1,9 +1,9 @@
-"""Which floating-point types compute: written where they apply, inherited from no context.
+"""Explicit compute types: a setting of each layer, not a context such as autocast.
 
 A layer that multiplies (a linear map, a convolution, attention) casts its operands to its `compute_dtype`.
 Everything else is float32: parameters, the residual stream, normalisation, softmax, logits, losses,
 penalties, statistics, optimisers, averages. So types are the same on every device, inside `torch.func.grad`,
-in eager and in compiled code, and what a test on a CPU shows about them is true on a GPU.
+in eager and in compiled code, and a test of them on a CPU is valid for a GPU.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def set_compute_dtype(network: nn.Module, dtype: torch.dtype | None) -> None:
 
 
 def to_compute(x: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """Cast an operand to the type that is multiplied in; None leaves it as it is."""
+    """Cast an operand to the compute type; None leaves it unchanged."""
     return x if dtype is None else x.to(dtype)
 
 
 def widened(x: Tensor) -> Tensor:
-    """Cast half precision to float32; float32 and float64 stay as they are."""
+    """Cast half precision to float32; float32 and float64 are unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,10 +1,10 @@
-"""What is random: declared by whoever consumes it, drawn in one place, sliced for its users.
+"""Random numbers: declared by their consumers, drawn in one place, sliced for micro-batches.
 
 No module of gantx calls a random function on its own. A consumer declares a `Spec`, the loop draws it for
 the whole global batch from (seed, stream, step), and the consumer receives plain tensors. A run that resumes
-needs no generator state, and N ranks draw what one would. Training draws into tensors that stay, one call
-per kind of distribution (`RandomInputs`); elsewhere every leaf has a generator of its own, seeded from its
-name as well (`draw`, `for_seeds`), so that a new random feature never shifts the numbers of an old one.
+needs no generator state, and N ranks draw the same numbers as one. Training draws into persistent tensors,
+one call per kind of distribution (`RandomInputs`); elsewhere every leaf has its own generator, seeded also
+from its name (`draw`, `for_seeds`), so that a new random feature never changes the numbers of others.
 """
 
 from __future__ import annotations
@@ -61,15 +61,15 @@ def draw(spec: Spec, *, seed: int, stream: str, step: int, device: torch.device)
 class RandomInputs:
     """The draws of a spec in tensors that live as long as the run: one call per kind of distribution.
 
-    What is drawn depends on (seed, stream, step) and on the whole spec, whatever the order of its names.
+    The numbers depend on (seed, stream, step) and on the whole spec, but not on the order of its names.
 
     Args:
         spec: names to draws; may nest.
         device: where the tensors are.
 
     Attributes:
-        draws: a dictionary shaped like `spec`; its tensors stay, `fill` writes into them.
-        tensors: what they are views of.
+        draws: a dictionary shaped like `spec`; `fill` writes into its tensors.
+        tensors: the buffers of which they are views.
     """
 
     def __init__(self, spec: Spec, device: torch.device) -> None:
@@ -156,7 +156,7 @@ def for_seeds(
 ) -> Draws:
     """Draw one image's worth of randomness per seed and stack it along the batch.
 
-    A seed's numbers depend on nothing but the seed: they are made on the CPU, whatever the device.
+    The numbers of a seed depend only on the seed: they are drawn on the CPU for every device.
 
     Args:
         spec_of_one: the draws of a batch of one, latents included.
@@ -168,7 +168,7 @@ def for_seeds(
 
 
 def place(draws: Draws, device: torch.device) -> Draws:
-    """The same draws on `device`; from page-locked memory the copy is queued, not waited for."""
+    """The same draws on `device`; from page-locked memory the copy is asynchronous."""
     return {
         name: place(value, device) if isinstance(value, dict) else value.to(device, non_blocking=True)
         for name, value in draws.items()
@@ -176,7 +176,7 @@ def place(draws: Draws, device: torch.device) -> Draws:
 
 
 def _rows(spec: Spec, path: str, seeds: Sequence[int], generator: torch.Generator, pinned: bool) -> Draws:
-    """One row per seed of every draw, each made in its place: no batch is ever copied together."""
+    """One row per seed of every draw, written directly into the stacked tensor, without a copy."""
     made: Draws = {}
     for name, wanted in spec.items():
         here = f"{path}/{name}"

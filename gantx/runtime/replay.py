@@ -1,8 +1,8 @@
-"""Steps that are captured once and replayed: on a GPU, a CUDA graph in place of thousands of launches.
+"""Steps that are captured once and replayed: on a GPU, one CUDA graph instead of thousands of launches.
 
-A replayed function reads and writes tensors that stay in place. It depends on no Python number that changes,
-and does not wait for the device. If it cannot be captured, or if the replay computes other numbers, only the
-optimisation has failed, not the run: the function is called as it is from then on, and a message says so.
+A replayed function reads and writes tensors with fixed addresses, depends on no Python number that changes,
+and does not synchronise with the device. If it cannot be captured, or if its replay computes other numbers,
+the function is called without replay from then on, and a message gives the reason.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Capture(Protocol):
     """Records work without running it."""
 
     def __call__(self, work: Work) -> Callable[[], None]:
-        """Returns what runs it."""
+        """Record `work`; return a function that replays it."""
 
     def warm_up(self, work: Work) -> None:
-        """Run work as it is, in the place where it will be captured."""
+        """Run `work` without recording, on the stream on which it will be captured."""
 
 
 class CudaGraphs:
@@ -46,7 +46,7 @@ class CudaGraphs:
     def __call__(self, work: Work) -> Callable[[], None]:
         """Capture `work`; other threads may use the device meanwhile."""
         graph = torch.cuda.CUDAGraph()
-        # A capture that fails leaves its own stream behind as the current one: the outer block puts it back.
+        # A failed capture leaves its own stream as the current one; the outer block restores the previous.
         with (
             torch.cuda.stream(torch.cuda.current_stream(self._device)),
             torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
@@ -64,14 +64,14 @@ class CudaGraphs:
 
 
 class Replay:
-    """Work that first runs without capture, then is captured and compared with such a run, then replayed.
+    """A function that first runs uncaptured, then is captured and compared with such a run, then replayed.
 
     Args:
-        work: reads and writes tensors that last.
-        changes: the tensors that it writes, by what they are called in a message.
+        work: reads and writes tensors with fixed addresses.
+        changes: the tensors that it writes, by their names in messages.
         capture: how it is captured; None for never.
-        name: what it is, for messages: "the discriminator's step".
-        log: receives a sentence when the work goes on without replay.
+        name: of the function in messages, such as "the discriminator's step".
+        log: receives a sentence if the function continues without replay.
         required: raise an error instead.
 
     Raises:
@@ -98,7 +98,7 @@ class Replay:
         self._replay: Callable[[], None] | None = None
 
     def __call__(self) -> None:
-        """Do the work once."""
+        """Run or replay the function once."""
         if self._replay is not None:
             self._replay()
         elif self._capture is None:
@@ -110,7 +110,7 @@ class Replay:
             self._first_replay(self._capture)
 
     def forget(self) -> None:
-        """Drop what was captured, because the work does something else now; it is captured anew."""
+        """Discard the capture, because the function has changed; it is captured again."""
         self._warm, self._replay = False, None
 
     def _first_replay(self, capture: Capture) -> None:
@@ -120,7 +120,7 @@ class Replay:
             self._give_up(f"capturing failed ({_line_of(problem)})", problem)
             self._work()
             return
-        # First without capture: its memory is free again before the graph allocates its own.
+        # Uncaptured first: its memory is freed before the graph allocates its own.
         self._work()
         plain: dict[str, Tensor] = {}
         try:
@@ -133,7 +133,7 @@ class Replay:
                 for name, replayed in self._changes.items()
                 if not agrees(before[name], plain[name], replayed)
             ]
-        except Exception as problem:  # of CUDA, a library or a compiler: none of them may end the run
+        except Exception as problem:  # of CUDA, a library or a compiler: the run continues without replay
             _restore(self._changes, plain)
             self._give_up(f"capturing failed ({_line_of(problem)})", problem)
             return
@@ -151,20 +151,20 @@ class Replay:
                 "without"
             ) from problem
         self._log(
-            f"{self._name} is not replayed: {reason}. It goes on as it is, slower; please report this line "
-            f"with torch {torch.__version__} and the name of the GPU"
+            f"{self._name} is not replayed: {reason}. It runs without replay, slower; please report this "
+            f"line with torch {torch.__version__} and the name of the GPU"
         )
 
 
 @torch.no_grad()
 def agrees(before: Tensor, plain: Tensor, replayed: Tensor) -> bool:
-    """Whether two changes of a tensor are the same up to rounding; what is no number is so in both."""
+    """Whether two changes of a tensor are equal up to rounding; NaN only equals NaN."""
     if bool(((plain == replayed) | (plain.isnan() & replayed.isnan())).all()):
         return True  # the usual case, without copies in double precision
     before, plain, replayed = before.double(), plain.double(), replayed.double()
     change = torch.linalg.vector_norm(plain - before)
     apart = torch.linalg.vector_norm(replayed - plain)
-    # A tensor that hardly changes may differ in its last bit.
+    # A tensor that hardly changes may still differ in its last bit.
     allowed = TOLERANCE * change + 2e-7 * torch.linalg.vector_norm(plain)
     return bool(apart <= allowed)
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: they stop the preparation of images at once, and training after the iteration."""
+"""Ctrl-C and SIGTERM: stop the preparation of images at once, and training after the current iteration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gantx.errors import GantxError, Interrupted, Stopped
 
 
 class _Handlers:
-    """Puts `_receive` in the place of the handlers for the length of a `with`; only the main thread can."""
+    """Replaces the handlers by `_receive` inside a `with` block; has no effect outside the main thread."""
 
     numbers: tuple[int, ...] = ()
 
@@ -38,7 +38,7 @@ class _Handlers:
 
 
 class StopWhilePreparing(_Handlers):
-    """Makes SIGTERM raise Stopped, so that unfinished files are removed on the way out, as Ctrl-C does."""
+    """Makes SIGTERM raise Stopped, so that unfinished files are removed, as for Ctrl-C."""
 
     numbers = (signal.SIGTERM,)
 

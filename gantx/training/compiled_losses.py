@@ -1,8 +1,8 @@
-"""Losses compiled whole, gradient penalties included.
+"""Compiled losses, gradient penalties included.
 
 `torch.compile` cannot differentiate a compiled function twice. So the compiled function is not D but the loss
 of a phase, with the `torch.func.grad` of its penalties inside; outside there is one plain `backward`. A loss
-reads only tensors (images, draws, buffers), hence one graph serves the whole run, and one more once the
+reads only tensors (images, draws, buffers), so the whole run uses one graph, and a second one after the
 attention window is switched off.
 """
 
@@ -21,7 +21,7 @@ from gantx.runtime.compile import compile_whole
 from gantx.runtime.random import Draws
 from gantx.training.phase import Gradients, Loss, LossOutput, Pass, Phase, Reals, differentiate
 
-WORTHWHILE = 2000  # D steps: about where the time saved equals the time that compiling takes
+WORTHWHILE = 2000  # D steps after which the time saved is about the time that compiling takes
 
 Log = Callable[[str], None]
 
@@ -111,7 +111,7 @@ class CompiledDifferentiation:
             ) from problem
         self._compiled = None
         self._log(
-            f"{self._name} is not compiled: {first_line(problem)}. Training goes on, slower; please report "
+            f"{self._name} is not compiled: {first_line(problem)}. It runs uncompiled, slower; please report "
             f"this line with torch {torch.__version__}"
         )
 

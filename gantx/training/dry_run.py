@@ -1,4 +1,4 @@
-"""What `gantx train --dry-run` shows: sizes that follow from the settings, and figures of steps it tries."""
+"""The report of `gantx train --dry-run`: sizes computed from the settings, measurements of trial steps."""
 
 from __future__ import annotations
 
@@ -219,12 +219,12 @@ def _meta_draws(spec: Spec) -> Draws:
     }
 
 
-# --- figures of steps that are tried ----------------------------------------------------------------------
+# --- measurements of trial steps --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """What trying steps showed.
+    """Measurements of trial steps.
 
     Attributes:
         device: where.
@@ -258,7 +258,7 @@ class Measurements:
 
 
 def measured(settings: RunConfig, device: torch.device, log: Log) -> dict[str, str]:
-    """Try steps of a run on random weights and empty images; labels and values of what they took.
+    """Try steps of a run on random weights and empty images; labels and values of their time and memory.
 
     Larger and larger micro-batches are tried, within the memory and `PATIENCE`; then the steps of the largest
     are timed. Losses are not compiled.

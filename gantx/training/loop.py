@@ -1,4 +1,4 @@
-"""The training loop: the algorithm box of the papers, with randomness and progress made explicit."""
+"""The training loop: the algorithm of the papers, with explicit random inputs and progress."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from gantx.models.interfaces import Generator
 class PeriodicEvaluation:
     """Scores a generator by the run's own protocol, and remembers the best score.
 
-    Its constructor loads weights and reference statistics, so that missing files are noticed at the start.
+    Its constructor loads weights and reference statistics, so that missing files are reported at the start.
 
     Args:
         config: of the run; see its `evaluation` section.
@@ -27,7 +27,7 @@ class PeriodicEvaluation:
         progress: receives (done, total) while real images are measured.
 
     Raises:
-        UsageError, MissingError, DataError: what `evaluation` asks for cannot be had.
+        UsageError, MissingError, DataError: the configured evaluation is not possible.
     """
 
     def __init__(

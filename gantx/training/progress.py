@@ -17,7 +17,7 @@ class ProgressDisplay:
 
     Args:
         total: images of the whole run.
-        console: where to; defaults to stderr.
+        console: destination; defaults to stderr.
     """
 
     def __init__(self, total: int, console: Console | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What a run's settings mean on this machine, and a process that is set up for them."""
+"""Resolves settings that depend on the machine, and sets up the process for them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def resolve(settings: RunConfig, device: torch.device, steps: int, log: Log) -> 
 def prepared_process(settings: RunConfig, device: torch.device) -> Iterator[None]:
     """Set up the process for resolved settings: threads, determinism, full float32, memory.
 
-    Everything is restored afterwards, except that on a CPU the process goes on keeping freed memory.
+    Everything is restored afterwards, except that on a CPU the process continues to keep freed memory.
 
     Args:
         settings: resolved.
@@ -87,7 +87,7 @@ def prepared_process(settings: RunConfig, device: torch.device) -> Iterator[None
         devices.keep_freed_memory()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        # No TF32: what is float32 in a bf16 run is little and intended, and fp32 means fp32.
+        # No TF32: the few operations that use float32 in a bf16 run need it, and fp32 means fp32.
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = False
     try:

@@ -1,4 +1,4 @@
-"""The run's folder: what is written into it during training, and how a resumed run removes newer files."""
+"""The run's folder: the files written during training, and the removal of newer files by a resumed run."""
 
 from __future__ import annotations
 
@@ -145,7 +145,9 @@ class RunLogger:
             self.save()
         if reason is not None:
             raise reason
-        self._clock = time.monotonic() if self._scored == images else self._clock  # scoring is no training
+        self._clock = (
+            time.monotonic() if self._scored == images else self._clock
+        )  # scoring does not count as training time
 
     def evaluate(self, before: int, *, finished: bool = False) -> None:
         """Score the averaged generator if that is due, and copy the checkpoint if it is the best so far.

@@ -1,4 +1,4 @@
-"""Everything that changes while a run trains, and nothing else: the contents of a checkpoint."""
+"""The state of training: exactly the contents of a checkpoint."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ class GANformerDiscriminatorConfig(Section):
     The released checkpoints have the `stylegan2` discriminator, without attention.
 
     Attributes:
-        resolution: height and width of the images, a power of two from 8.
+        resolution: side of the images it receives, a power of two from 8.
         channel_base: features of side r have channel_base/r channels, ...
         channel_max: ... but no more than this.
         group_size: samples that are compared with each other at the end.

@@ -65,7 +65,7 @@ class StyleGAN2DiscriminatorConfig(Section):
     """StyleGAN2, residual discriminator; see gantx.models.stylegan2.
 
     Attributes:
-        resolution: height and width of the images, a power of two from 8.
+        resolution: side of the images it receives, a power of two from 8.
         channel_base: features of side r have channel_base/r channels, ...
         channel_max: ... but no more than this.
         group_size: samples that are compared with each other at the end.

@@ -19,7 +19,7 @@ class TransGANGeneratorConfig(Section):
         depths: blocks of each stage; every stage after the first doubles the grid.
         heads: attention heads, one number for all stages or one per stage.
         mlp_ratio: hidden width of the MLPs in units of the stage's channels.
-        rgb_patch: side of the pixel patch of each final token (1 in the paper).
+        rgb_patch: side of the pixel patch each final token generates (1 in the paper).
         locality: shape of the attention window of locality-aware initialisation.
         super_resolution: build the entry through which low-resolution images come in at stage 2.
         init: weights as released, or Xavier with sine positions as the CPU-sized preset wants.
@@ -40,7 +40,7 @@ class TransGANGeneratorConfig(Section):
 
     @property
     def resolution(self) -> int:
-        """Height and width of the images, in pixels."""
+        """Side of the generated images."""
         return self.base_size * self.rgb_patch << (len(self.depths) - 1)
 
     @model_validator(mode="after")
@@ -66,7 +66,7 @@ class TransGANDiscriminatorConfig(Section):
     """TransGAN version 1, discriminator: a ViT with a class token; see gantx.models.transgan.
 
     Attributes:
-        resolution: height and width of the images.
+        resolution: side of the images it receives.
         patch_size: side of the patches that become tokens.
         dim: channels of the tokens.
         depth: number of blocks.

@@ -16,8 +16,8 @@ class ViTGANGeneratorConfig(Section):
     """ViTGAN, generator (arXiv 2107.04589v1); see gantx.models.vitgan.
 
     Attributes:
-        resolution: height and width of the images.
-        patch_size: side of the patch of pixels of each token.
+        resolution: side of the images it generates.
+        patch_size: side of the patch that each token generates.
         dim: channels of tokens, latents and styles.
         depth: number of blocks.
         heads: attention heads.
@@ -75,8 +75,8 @@ class ViTGANDiscriminatorConfig(Section):
     """ViTGAN, discriminator (arXiv 2107.04589v1); see gantx.models.vitgan.
 
     Attributes:
-        resolution: height and width of the images.
-        patch_size: height and width of the patches that become tokens.
+        resolution: side of the images it receives.
+        patch_size: side of the cells that become tokens.
         overlap: pixels by which a patch reaches into its neighbours on each side.
         padding: what lies outside the image, zeros or its mirror image.
         dim: channels of the tokens.
@@ -86,7 +86,7 @@ class ViTGANDiscriminatorConfig(Section):
         attention: negative squared distance `l2`, another distance, or inner products.
         qk_std: deviation of the weights of queries and keys at the start; null for 0.02 with a distance and
             1/√dim with inner products.
-        spectral_norm: of all linear weights; `improved` keeps the norm that each has at initialisation.
+        spectral_norm: of all linear weights; `improved` keeps each at its initial norm.
     """
 
     family: Literal["vitgan"] = "vitgan"
