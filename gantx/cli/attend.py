@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from gantx import api
-from gantx.cli.waiting import Waiting
+from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
 
 
@@ -103,15 +103,15 @@ def attend(
     text = provenance.describe(model.header, model.weights, view.truncation) | {"gantx:noise": noise}
     if view.query is not None:
         text["gantx:query"] = f"{view.query[0]},{view.query[1]}"
-    with Waiting() as waiting:
+    with StatusDisplay() as status:
 
         def pictures() -> Any:
             for done, each in enumerate(chosen, 1):
                 yield attention_visualization.pictures(model.network, each, view, model.device)
-                waiting.show("drawing", done, len(chosen))
+                status.show("drawing", done, len(chosen))
 
         names = attention_visualization.save(output, chosen, pictures(), text)
-        waiting.say("columns: " + ", ".join(names))
+        status.log("columns: " + ", ".join(names))
     print(output)
 
 

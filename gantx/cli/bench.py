@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gantx.cli.waiting import Waiting
+from gantx.cli.status import StatusDisplay
 
 if TYPE_CHECKING:
     from gantx.benchmarking.machine import Machine
@@ -68,8 +68,8 @@ def train(
     from gantx.benchmarking import training
     from gantx.runtime import devices
 
-    with Waiting() as waiting:
-        figures = training.measure(settings, devices.pick_device(device), steps=steps, log=waiting.say)
+    with StatusDisplay() as status:
+        figures = training.measure(settings, devices.pick_device(device), steps=steps, log=status.log)
     if as_json:
         _print_json("train", figures)
     else:
@@ -109,9 +109,9 @@ def sample(
     from gantx.runtime import devices
 
     place = devices.pick_device(device)
-    with Waiting() as waiting:
+    with StatusDisplay() as status:
         figures = sampling.measure(
-            settings, place, batch=batch, number=number, compile=compile, log=waiting.say
+            settings, place, batch=batch, number=number, compile=compile, log=status.log
         )
     if as_json:
         _print_json("sample", figures)
@@ -142,8 +142,8 @@ def evaluate(
     from gantx.benchmarking import scoring
     from gantx.runtime import devices
 
-    with Waiting() as waiting:
-        figures = scoring.measure(settings, devices.pick_device(device), batch=batch, log=waiting.say)
+    with StatusDisplay() as status:
+        figures = scoring.measure(settings, devices.pick_device(device), batch=batch, log=status.log)
     if as_json:
         _print_json("eval", figures)
     else:

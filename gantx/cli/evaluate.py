@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gantx.cli.waiting import Waiting
+from gantx.cli.status import StatusDisplay
 from gantx.errors import MissingError, UsageError
 
 if TYPE_CHECKING:
@@ -144,9 +144,9 @@ def evaluate(
         engine=engine,
         baseline=earlier,
     )
-    with Waiting() as waiting:
-        waiting.say(devices.use_threads(threads or "auto"))
-        result = evaluation.evaluate(target, request, log=waiting.say, progress=waiting.show)
+    with StatusDisplay() as status:
+        status.log(devices.use_threads(threads or "auto"))
+        result = evaluation.evaluate(target, request, log=status.log, progress=status.show)
         result = result.with_verdicts(thresholds, regressions, earlier, strict=strict)
 
     if as_json:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gantx.cli.waiting import Waiting
+from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
 
 
@@ -85,11 +85,11 @@ def export(
         runtime=onnxruntime_web,
         force=force,
     )
-    with Waiting() as waiting:
-        record = exporting.export(checkpoint, request, waiting.say)
-        waiting.say(f"checks noted in {record}")
+    with StatusDisplay() as status:
+        record = exporting.export(checkpoint, request, status.log)
+        status.log(f"checks noted in {record}")
     if request.kind == "web":
-        waiting.say(f"to see the page: python -m http.server --directory {output}")
+        status.log(f"to see the page: python -m http.server --directory {output}")
     elif request.kind == "hf":
-        waiting.say(f"to publish it, a step of its own: hf upload USER/NAME {output}")
+        status.log(f"to publish it, a step of its own: hf upload USER/NAME {output}")
     print(output)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from gantx import api
-from gantx.cli.waiting import Waiting
+from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
 
 
@@ -88,11 +88,11 @@ def interpolate(
         truncation=truncation,
         cutoff=cutoff,
     )
-    with Waiting() as waiting:
+    with StatusDisplay() as status:
 
         def shown() -> Any:
             for done, frame in enumerate(model.interpolate(walk, batch=batch), 1):
-                waiting.show("generating frames", done, walk.frames)
+                status.show("generating frames", done, walk.frames)
                 yield frame
 
         text = model.provenance() | walk.text()

@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from gantx import api
-from gantx.cli.waiting import Waiting
+from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
 
 
@@ -75,7 +75,7 @@ def project(
     ratio = model.config.data.ratio
     target = projection.read_target(image, sampling.cropped_shape(model.network, ratio))
     network = projection.inception_features(feature_file, model.device) if features else None
-    with Waiting() as waiting:
+    with StatusDisplay() as status:
         found = projection.project(
             model.network,
             target,
@@ -87,9 +87,9 @@ def project(
             rate=rate,
             features=network,
             ratio=ratio,
-            progress=lambda done, total: waiting.show("descending", done, total),
+            progress=lambda done, total: status.show("descending", done, total),
         )
-        waiting.say(
+        status.log(
             f"mean difference of a pixel: {found.distance:.1f} grey levels, {found.at_start:.1f} at the start"
         )
     projection.save_latents(latents, found.latents)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from gantx import api
-from gantx.cli.waiting import Waiting
+from gantx.cli.status import StatusDisplay
 from gantx.errors import CheckFailed, UsageError
 
 
@@ -131,15 +131,15 @@ def sample(
     shape = imaging.grid_shape(len(numbers), grid) if output.suffix.lower() == ".png" else None
     origin = "seed" if latents is None else "latent"
     text = model.provenance(truncation, cutoff)
-    with Waiting() as waiting:
+    with StatusDisplay() as status:
         images: Iterator[Any] = model.generate(
-            what, truncation=truncation, cutoff=cutoff, batch=batch, log=waiting.say
+            what, truncation=truncation, cutoff=cutoff, batch=batch, log=status.log
         )
         if dtype == "uint8":
             images = (sampling.quantise(part) for part in images)
         if compile:
-            waiting.say("compiling the generator: the first images may take minutes")
-        shown = _shown(fetch(images), len(numbers), waiting)
+            status.log("compiling the generator: the first images may take minutes")
+        shown = _shown(fetch(images), len(numbers), status)
         imaging.save_images(output, shown, numbers, text, shape, origin)
     print(output)
 
@@ -174,10 +174,10 @@ def _compare(source: Path, target: Path | None, batch: int | None, device: str) 
         )
 
 
-def _shown(batches: Iterator[Any], total: int, waiting: Waiting) -> Iterator[Any]:
+def _shown(batches: Iterator[Any], total: int, status: StatusDisplay) -> Iterator[Any]:
     """Pass batches on and show progress."""
     done = 0
     for batch in batches:
         yield batch
         done += len(batch)
-        waiting.show("generating", done, total)
+        status.show("generating", done, total)

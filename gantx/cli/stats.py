@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gantx.cli.waiting import Waiting
+from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
 
 
@@ -65,14 +65,14 @@ def stats(
         split=split,
         device=devices.pick_device(device),
     )
-    with Waiting() as waiting:
-        waiting.say(devices.use_threads(threads or "auto"))
+    with StatusDisplay() as status:
+        status.log(devices.use_threads(threads or "auto"))
         found = statistics(
             DataConfig(source=data, resolution=resolution, ratio=ratio),
             request,
             mirrored=mirrored,
-            log=waiting.say,
-            progress=waiting.show,
+            log=status.log,
+            progress=status.show,
         )
         reference.write(output, found, with_features=not moments)
     print(output)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gantx.cli.waiting import Waiting
+from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -116,12 +116,12 @@ def _follow(device: str, work: Callable[..., Path]) -> None:
     from gantx.runtime import devices
 
     place = devices.pick_device(device)
-    with Waiting() as waiting:
+    with StatusDisplay() as status:
         folder = work(
             device=place,
             command=sys.argv,
-            log=waiting.say,
-            progress=partial(waiting.show, "preparing images"),
+            log=status.log,
+            progress=partial(status.show, "preparing images"),
         )
     print(folder)
 
@@ -131,10 +131,10 @@ def _probe(settings: RunConfig, device: str) -> None:
     from gantx.runtime import devices
     from gantx.training.dry_run import measured
 
-    with Waiting() as waiting:
+    with StatusDisplay() as status:
         place = devices.pick_device(device)
-        waiting.say(f"trying steps on {place} (--no-probe leaves them away)")
-        figures = measured(settings, place, waiting.say)
+        status.log(f"trying steps on {place} (--no-probe leaves them away)")
+        figures = measured(settings, place, status.log)
     _show_plan(figures)
 
 

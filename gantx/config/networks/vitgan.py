@@ -76,7 +76,7 @@ class ViTGANDiscriminatorConfig(Section):
 
     Attributes:
         resolution: side of the images it receives.
-        patch_size: side of the cells that become tokens.
+        patch_size: height and width of the patches that become tokens.
         overlap: pixels by which a patch reaches into its neighbours on each side.
         padding: what lies outside the image, zeros or its mirror image.
         dim: channels of the tokens.

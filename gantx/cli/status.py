@@ -1,4 +1,4 @@
-"""What is shown while work goes on: a bar in a terminal, lines elsewhere; all of it on stderr."""
+"""Progress of a command on stderr: a bar in a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rich.console import Console
 _EVERY = 30.0  # seconds between lines where there is no terminal to draw a bar in
 
 
-class Waiting:
-    """Shows lines and the progress of one thing after another.
+class StatusDisplay:
+    """Prints lines, and the progress of one operation after another.
 
-    In a terminal the progress is a bar that vanishes; in a pipe or CI it is a line every half minute, so
-    that a log stays short and a watchdog sees life.
+    In a terminal, progress is a transient bar. In a pipe or in CI it is one line every 30 s, which keeps logs
+    short and shows watchdogs that the command is alive.
     """
 
     def __init__(self) -> None:
@@ -23,13 +23,13 @@ class Waiting:
         self._what = ""
         self._spoken = time.monotonic()
 
-    def __enter__(self) -> Waiting:
+    def __enter__(self) -> StatusDisplay:
         return self
 
     def __exit__(self, *raised: object) -> None:
         self._close()
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Show a line."""
         self._close()
         self._console.print(text, markup=False, soft_wrap=True)
@@ -39,7 +39,7 @@ class Waiting:
         """Show that `done` of `total` images have been through `what`."""
         if not self._console.is_terminal:
             if done < total and time.monotonic() - self._spoken >= _EVERY:
-                self.say(f"{what}: {done:,} of {total:,}")
+                self.log(f"{what}: {done:,} of {total:,}")
             return
         if self._bar is None or what != self._what:
             from rich.progress import Progress
