@@ -2,9 +2,9 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 from typer.testing import CliRunner
@@ -19,6 +19,12 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+def cpu_seconds_of_children():
+    """What a quiet machine would show on its clock, whatever else this one does."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_help_is_instant_and_loads_no_torch():
     script = (
         "import sys\n"
@@ -28,12 +34,12 @@ def test_help_is_instant_and_loads_no_torch():
         "sys.exit(f'loaded {heavy}' if heavy else 0)\n"
     )
     times = []
-    for _ in range(5):
-        start = time.perf_counter()
+    for _ in range(3):
+        start = cpu_seconds_of_children()
         result = subprocess.run(
             [sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True, check=False
         )
-        times.append(time.perf_counter() - start)
+        times.append(cpu_seconds_of_children() - start)
         assert result.returncode == 0, result.stderr
         assert "train" in result.stdout
     assert min(times) < 0.5, times
