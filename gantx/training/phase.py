@@ -185,6 +185,7 @@ def run_phase(phase: Phase, reals: Reals, draws: Draws, statistics: Statistics) 
             q = draws if whole else take(draws, phase.spec, rows)
             output, gradients = differentiate(loss, optimized.parameters, images, q, share)
             optimized.collect(gradients, add=add)
+            del gradients  # or the next pass and the optimiser would run beside them
             add = True
             add_shares(observed, {**output.observed, "loss": output.loss}, share)
             if phase.update_every_pass:
