@@ -33,7 +33,7 @@ ADAPTERS: dict[str, Callable[[Path, RunConfig], Conversion]] = {
 }
 """Family of the generator to what reads the files of its official code."""
 
-# What the tensors of a network cannot tell, or what only training looks at.
+# Settings that cannot be inferred from tensors, or that only training uses.
 _UNTOLD = frozenset({"locality", "init"})
 TOLERANCE = 1e-4  # of the largest value of an output
 

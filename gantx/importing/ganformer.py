@@ -35,7 +35,7 @@ from gantx.importing.reading import PickledNetwork, origin_of, read_snapshot
 
 PARTS = {"G": "generator", "Gs": "generator_ema", "D": "discriminator"}
 
-# Keys that may have no place in our network, and why.
+# Official keys that may have no counterpart in our network, and why.
 _IDLE = {
     r".*\bresample_kernel|.*\.grid_pos": "follows from the sizes, and we compute it",
     r".*\.to_(keys|pos_map)\.bias": "adds the same to all scores of a position, which softmax ignores",
@@ -139,7 +139,7 @@ def ganformer_discriminator(
     require(what, state, ("b4.conv.weight", "b4.out.weight"))
     sides = _sides(numbered(state, r"b(\d+)\."))
     require(what, state, (f"b{side}.conv0.weight" for side in sides[1:]))
-    channels, seen = state["b4.conv.weight"].shape[:2]
+    channels, inputs = state["b4.conv.weight"].shape[:2]
     widths = {4: channels} | {side: state[f"b{side}.conv0.weight"].shape[1] for side in sides[1:]}
     section = section_of(
         what,
@@ -147,7 +147,7 @@ def ganformer_discriminator(
         resolution=sides[-1],
         **channel_sizes(widths, wanted),
         group_size=_options(arguments, "epilogue_kwargs").get("mbstd_group_size", 4),
-        group_channels=seen - channels,
+        group_channels=inputs - channels,
         classes=arguments.get("c_dim", 0),
     )
 
@@ -271,9 +271,9 @@ def _sampling_names(section: GANformerGeneratorConfig | StyleGAN2GeneratorConfig
         return both(f"{official}.affine", f"{ours}.to_style") if style else {}
 
     for level, side in enumerate(sides):
-        place, block = f"synthesis.b{side}", f"synthesis_network.blocks.{level}"
+        prefix, block = f"synthesis.b{side}", f"synthesis_network.blocks.{level}"
         for index, convolution in enumerate(("conv0", "conv1") if level else ("conv1",)):
-            official, ours = f"{place}.{convolution}", f"{block}.layers.{index}"
+            official, ours = f"{prefix}.{convolution}", f"{block}.layers.{index}"
             names[f"{official}.weight"] = f"{ours}.convolution.weight"
             names[f"{official}.biasAct.bias"] = f"{ours}.bias"
             names |= modulation(official, f"{ours}.convolution")
@@ -281,15 +281,15 @@ def _sampling_names(section: GANformerGeneratorConfig | StyleGAN2GeneratorConfig
                 names[f"{official}.noise_strength"] = f"{ours}.strength"
                 names[f"{official}.noise_const"] = f"{ours}.constant"
         if level and section.architecture == "resnet":
-            names[f"{place}.skip.weight"] = f"{block}.shortcut.weight"
+            names[f"{prefix}.skip.weight"] = f"{block}.shortcut.weight"
         last = side == section.resolution
         if skip or last:
             colours = f"synthesis_network.to_rgb.{level if skip else 0}"
             inside = f"{colours}.to_rgb" if last else colours
-            names |= _convolution(f"{place}.torgb", inside) | modulation(f"{place}.torgb", inside)
+            names |= _convolution(f"{prefix}.torgb", inside) | modulation(f"{prefix}.torgb", inside)
             if last:
-                names[f"{place}.conv_last.weight"] = f"{colours}.convolution.weight"
-                names |= modulation(f"{place}.conv_last", f"{colours}.convolution")
+                names[f"{prefix}.conv_last.weight"] = f"{colours}.convolution.weight"
+                names |= modulation(f"{prefix}.conv_last", f"{colours}.convolution")
     return names
 
 
@@ -298,21 +298,21 @@ def _mapping_names(section: GANformerGeneratorConfig, stages: int) -> dict[str, 
     names = {"pos": "positions"} if _reads_positions(section) else {}
     for network, ours in (("mlp", "local"), ("global_mlp", "overall")):
         for stage in range(stages):
-            official, place = f"mapping.{network}.l{stage}", f"mapping_network.{ours}.{stage}"
+            official, prefix = f"mapping.{network}.l{stage}", f"mapping_network.{ours}.{stage}"
             if section.mapping_residual:
-                names |= both(f"{official}.fc0", f"{place}.first")
-                names |= both(f"{official}.fc1", f"{place}.second")
+                names |= both(f"{official}.fc0", f"{prefix}.first")
+                names |= both(f"{official}.fc1", f"{prefix}.second")
             else:
-                names |= both(official, f"{place}.first")
+                names |= both(official, f"{prefix}.first")
         names |= both(f"mapping.{network}.out_layer", f"mapping_network.{ours}_out")
     for stage in range(stages if section.mapping_attention else 0):
-        official, place = f"mapping.mlp.sa{stage}", f"mapping_network.local.{stage}.attention"
+        official, prefix = f"mapping.mlp.sa{stage}", f"mapping_network.local.{stage}.attention"
         for part in ("to_queries", "to_values", "modulation"):
-            names |= both(f"{official}.{part}", f"{place}.{part}")
-        names[f"{official}.to_keys.weight"] = f"{place}.to_keys.weight"
+            names |= both(f"{official}.{part}", f"{prefix}.{part}")
+        names[f"{official}.to_keys.weight"] = f"{prefix}.to_keys.weight"
         if section.positions:
-            names |= both(f"{official}.from_pos_map", f"{place}.positions_to_queries")
-            names[f"{official}.to_pos_map.weight"] = f"{place}.positions_to_keys.weight"
+            names |= both(f"{official}.from_pos_map", f"{prefix}.positions_to_queries")
+            names[f"{official}.to_pos_map.weight"] = f"{prefix}.positions_to_keys.weight"
     return names
 
 
@@ -323,8 +323,8 @@ def _attention_names(section: GANformerGeneratorConfig) -> dict[str, str]:
     for index, (side, conv) in enumerate(layers):
         if not section.attention_from <= side <= section.attention_to:
             continue
-        place = f"synthesis.b{side}.{conv}"
-        official, ours = f"{place}.transformer", f"attention_layers.layer{index}.look"
+        prefix = f"synthesis.b{side}.{conv}"
+        official, ours = f"{prefix}.transformer", f"attention_layers.layer{index}.look"
         names |= both(f"{official}.to_queries", f"{ours}.scores.to_queries")
         names |= both(f"{official}.from_pos_map", f"{ours}.scores.grid_to_queries")
         names |= both(f"{official}.to_values", f"{ours}.to_values")
@@ -344,7 +344,7 @@ def _attention_names(section: GANformerGeneratorConfig) -> dict[str, str]:
             names |= both(f"{official}.from_gate_attention.gate", f"{ours}.image_gate.content")
             names |= both(f"{official}.from_gate_attention.gate_pos", f"{ours}.image_gate.position")
         if section.grid == "trainable2d":
-            names[f"{place}.grid_pos"] = f"attention_layers.layer{index}.code.table"
+            names[f"{prefix}.grid_pos"] = f"attention_layers.layer{index}.code.table"
     return names
 
 

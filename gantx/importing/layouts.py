@@ -66,9 +66,9 @@ def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix("module."): tensor for key, tensor in state.items()}
 
 
-def count_blocks(state: Mapping[str, Tensor], place: str) -> int:
-    """How many blocks the keys `place.0.*`, `place.1.*`, ... name: one more than the highest number."""
-    numbers = [key[len(place) + 1 :].split(".")[0] for key in state if key.startswith(f"{place}.")]
+def count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
+    """How many blocks the keys `prefix.0.*`, `prefix.1.*`, ... name: one more than the highest number."""
+    numbers = [key[len(prefix) + 1 :].split(".")[0] for key in state if key.startswith(f"{prefix}.")]
     return 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
 
 
@@ -99,7 +99,7 @@ def numbered(state: Mapping[str, Tensor], pattern: str) -> int:
 def explained(
     state: Mapping[str, Tensor], names: Mapping[str, str], reasons: Mapping[str, str]
 ) -> dict[str, str]:
-    """Keys without a place in our network that have none for a reason, with it.
+    """Official keys that have no counterpart in our network for a known reason, with the reason.
 
     Args:
         state: official tensors.

@@ -187,7 +187,7 @@ def vitgan_discriminator(state: Mapping[str, Tensor], wanted: Section) -> Import
     levels = count_blocks(state, "layers") - 1
     before = [f"layers.{level}.conv1.0.weight" for level in range(1, 1 + levels)]
     require(what, state, ("layers.0.0.weight", *before, "last_conv.0.weight"))
-    channels, seen = state["last_conv.0.weight"].shape[:2]
+    channels, inputs = state["last_conv.0.weight"].shape[:2]
     widths = {4: channels} | {4 << (levels - level): state[key].shape[1] for level, key in enumerate(before)}
     section = section_of(
         what,
@@ -195,7 +195,7 @@ def vitgan_discriminator(state: Mapping[str, Tensor], wanted: Section) -> Import
         resolution=4 << levels,
         **channel_sizes(widths, wanted),
         group_size=4,
-        group_channels=seen - channels,
+        group_channels=inputs - channels,
     )
 
     names = _layer("layers.0", 0, "from_rgb") | _layer("last_conv", 0, "epilogue.convolution")
@@ -211,7 +211,7 @@ def vitgan_discriminator(state: Mapping[str, Tensor], wanted: Section) -> Import
 
 # --- keys ---------------------------------------------------------------------------------------------------
 
-# Keys without a place in our networks, and why.
+# Official keys without a counterpart in our networks, and why.
 _IDLE = {
     r".*\.kernel": "is the blur, which we compute",
     r".*\.module\.weight": "is a weight before its first normalisation, which replaced it",
@@ -275,16 +275,16 @@ def _convolutional(doublings: int) -> dict[str, str]:
     return names
 
 
-def _layer(official: str, place: int, ours: str) -> dict[str, str]:
-    """A convolution of the discriminator, after `place` filters and before its bias."""
-    return {f"{official}.{place}.weight": f"{ours}.weight", f"{official}.{place + 1}.bias": f"{ours}.bias"}
+def _layer(official: str, index: int, ours: str) -> dict[str, str]:
+    """A convolution of the discriminator, which follows `index` filters, and its bias."""
+    return {f"{official}.{index}.weight": f"{ours}.weight", f"{official}.{index + 1}.bias": f"{ours}.bias"}
 
 
 def _changes(state: Mapping[str, Tensor]) -> dict[str, Callable[[Tensor], Tensor]]:
-    """What makes our numbers of the official ones.
+    """Conversions of official tensors to ours, by official key.
 
-    The released code adds 1 to what a style says a gain is, and ours starts at 1 in its place. Its decoder of
-    convolutions generates images in [0, 1].
+    The released code adds 1 to the gain computed from a style, where the bias of ours starts at 1. Its
+    convolutional decoder generates images in [0, 1].
     """
     changes: dict[str, Callable[[Tensor], Tensor]] = {
         key: lambda bias: bias + 1 for key in state if key.endswith((".mlp_gamma.bias", ".modulation.bias"))
@@ -300,9 +300,9 @@ def _changes(state: Mapping[str, Tensor]) -> dict[str, Callable[[Tensor], Tensor
 
 def _average_style(imported: Imported, depth: int) -> Tensor:
     """The mean style [D] of many latents."""
-    place = "mapping_network."
+    prefix = "mapping_network."
     tensors = {
-        key.removeprefix(place): value for key, value in imported.tensors.items() if key.startswith(place)
+        key.removeprefix(prefix): value for key, value in imported.tensors.items() if key.startswith(prefix)
     }
     dim = len(imported.tensors["norm.gain.bias"])
     mapping = MappingNetwork(dim, depth)

@@ -5,7 +5,7 @@ Notable in it:
 - one learned position per token, added on entry to a stage; nothing relative, no noise
 - pre-norm blocks with global attention, LayerNorm and exact GELU; no dropout, no norm before the pixels
 - pixels come out of a plain linear layer: no tanh, values may leave [-1, 1]
-- locality-aware initialisation: early in training the last block sees a window that the loop widens
+- locality-aware initialisation: early in training the last block attends within a window that the loop widens
 - super-resolution co-training: a low-resolution image can enter at the second stage in place of a latent
 - the discriminator is a ViT whose class token gives the logit
 
@@ -160,7 +160,7 @@ class Generator(interfaces.Generator):
         latent_shape: (latent_dim,).
         image_shape: (3, R, R).
         attention_window: 0-d tensor written by the training loop: how far the last block of the last stage
-            may look, in tokens; None for everywhere.
+            may attend, in tokens; None for everywhere.
         low_resolution: side of the images `upscale` takes; absent without super_resolution.
     """
 
@@ -189,8 +189,8 @@ class Generator(interfaces.Generator):
         self.from_rgb = Linear(3, dims[1], widen=True) if config.super_resolution else None
         if config.super_resolution:
             self.low_resolution = self.sides[1]
-        # How far training has come is no property of the network: no buffer, and not saved with it. A plain
-        # attribute is also what `isinstance(network, RelaxesAttention)` can see.
+        # The progress of training is no property of the network, so this is no buffer and not saved. A plain
+        # attribute is also what `isinstance(network, RelaxesAttention)` checks for.
         self.attention_window = None
 
         if config.init == "compact":
@@ -258,7 +258,7 @@ class Generator(interfaces.Generator):
         return pixels.transpose(1, 2).reshape(-1, *self.image_shape)
 
     def _mask(self, device: torch.device) -> Tensor | None:
-        """Which tokens of the last stage may look where, boolean [N, N]; None while nothing limits them."""
+        """Which tokens of the last stage may attend to which, boolean [N, N]; None for no limit."""
         if self.attention_window is None or self.locality == "none":
             return None
         return _DISTANCES[self.locality](self.sides[-1], device) <= self.attention_window

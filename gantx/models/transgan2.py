@@ -61,8 +61,8 @@ class RelativePositions(nn.Module):
     """A learned bias for every relative position of two tokens on a grid, one for each head.
 
     Row (dy + W − 1)·(2W − 1) + dx + W − 1 of the table is for a query dy rows below and dx columns right of
-    its key. Products with a matrix of zeros and ones spread the table over all pairs: the gradient of a
-    look-up would sum entries that collide, in an order that changes from run to run on CUDA.
+    its key. Products with a matrix of zeros and ones spread the table over all pairs: the gradient of
+    indexing would sum colliding entries in an order that changes from run to run on CUDA.
 
     Args:
         side: side W of the grid.
@@ -203,7 +203,7 @@ class Block(nn.Module):
         window: side of the windows of attention, None for all tokens; see `Attention`.
         relative_positions: learn a bias for relative positions.
         noise: learn the strength of one random number per token.
-        latent_dim: channels of the latent grid to look at; None for none.
+        latent_dim: channels of the latent grid to attend to; None for none.
     """
 
     def __init__(

@@ -48,10 +48,10 @@ class GANformerGeneratorConfig(Section):
         grid: position codes of the tokens.
         grid_dim: size of these codes; null means latent_dim.
         grid_directions: directions of `sine` and `linear` codes.
-        latent_gate: each latent decides how much of it can be read.
-        image_gate: each token decides how much it reads.
-        attention_dropout: rate of dropout of attention, in training alone.
-        component_dropout: chance of a local latent to be left out of an image, in training alone.
+        latent_gate: multiply the attention to each latent by a gate computed from the latent.
+        image_gate: multiply the attention of each token by a gate computed from the token.
+        attention_dropout: dropout probability of attention, in training alone.
+        component_dropout: probability that a local latent is left out of an image, in training alone.
     """
 
     family: Literal["ganformer"] = "ganformer"
@@ -102,10 +102,10 @@ class GANformerGeneratorConfig(Section):
         for side in sides:
             if (channels := min(self.channel_base // side, self.channel_max)) % self.heads:
                 raise ValueError(f"{channels} channels at side {side} cannot be shared by {self.heads} heads")
-        looking = self.mapping_attention or (
+        latents_attend = self.mapping_attention or (
             self.attention == "duplex" if self.update_latents is None else self.update_latents
         )
-        if looking and self.latent_dim % self.heads:
+        if latents_attend and self.latent_dim % self.heads:
             raise ValueError(f"latent_dim {self.latent_dim} cannot be shared by {self.heads} heads")
         return self
 
@@ -131,7 +131,7 @@ class GANformerDiscriminatorConfig(Section):
         grid: position codes of the tokens.
         grid_dim: size of these codes; null means latent_dim.
         grid_directions: directions of `sine` and `linear` codes.
-        attention_dropout: rate of dropout of attention, in training alone.
+        attention_dropout: dropout probability of attention, in training alone.
     """
 
     family: Literal["ganformer"] = "ganformer"

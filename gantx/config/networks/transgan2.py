@@ -83,7 +83,7 @@ class TransGAN2DiscriminatorConfig(Section):
         overlap: the patches of the first grid are twice as large and overlap by half (CelebA-HQ).
         dim: channels of the last stage.
         shares: what each stage's patches contribute to `dim`, in proportion; one number for each stage.
-        depths: blocks of each stage, without the last one, which sees the class token.
+        depths: blocks of each stage, without the last one, which adds the class token.
         windows: side of the windows of attention, one for each stage; null for the whole grid, in one stage
             or in all.
         global_blocks: how many blocks of each stage, the last ones, attend over the whole grid in spite of

@@ -71,7 +71,7 @@ class Discriminator(interfaces.Discriminator):
         self.component_out = EqualLinear(config.latent_dim, 1, widen=True)
 
     def noise_spec(self, batch: int) -> Spec:
-        """Draws of what is left out while training; {} otherwise."""
+        """Draws of dropout in training mode; {} otherwise."""
         if not (self.training and self.attention_dropout):
             return {}
         return {

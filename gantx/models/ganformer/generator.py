@@ -111,13 +111,13 @@ class Generator(interfaces.Generator):
         self.attention_layers = nn.ModuleDict()
         for index, side in enumerate(sides):
             if config.attention_from <= side <= config.attention_to:
-                # Updated latents are read by the next layer alone, and only if it has attention.
+                # Only the next layer attends to updated latents, and only if it has attention.
                 followed = any(after <= config.attention_to for after in sides[index + 1 : index + 2])
                 self.attention_layers[f"layer{index}"] = attention_layer(side, followed)
         self.register_buffer("w_avg", torch.zeros(config.latent_dim))
 
     def noise_spec(self, batch: int) -> Spec:
-        """One map of noise per layer; while training, draws of what is left out as well."""
+        """One map of noise per layer; in training mode, draws of dropout as well."""
         spec = self.synthesis_network.noise_spec(batch)
         components = self.latent_shape[0] - 1
         if self.training and self.component_dropout:
@@ -140,7 +140,7 @@ class Generator(interfaces.Generator):
         Args:
             z: [B, m + 1, d], standard normal.
             labels: not used.
-            noise: of `noise_spec`, or None to leave nothing out.
+            noise: of `noise_spec`, or None for no dropout.
 
         Returns:
             ws, [B, m + 1, L, d]: a copy of every w for each of L uses.
@@ -167,7 +167,7 @@ class Generator(interfaces.Generator):
             layers: `last` for the last layer with attention, `all` for all of them, from coarse to fine.
 
         Returns:
-            Images [B, 3, R, R]; for every layer, attention [B, h, m, S, S] at its own side S, under
+            Images [B, 3, R, R]; for every layer, attention [B, h, m, S, S] at its own resolution S, under
             `<S>x<S>.<which layer of that side>`.
         """
         images, weights = self._generate(ws, noise)
@@ -184,7 +184,7 @@ class Generator(interfaces.Generator):
         return self.observe(self.mapping(z, noise=noise), noise, layers)[1]
 
     def _mask(self, noise: Draws | None) -> Tensor | None:
-        """What keeps dropped components from being looked at, [B, m]; None when all are there."""
+        """The mask that keeps tokens from attending to dropped components, [B, m]; None without dropout."""
         uniform: Any = None if noise is None else noise.get("components")
         return None if uniform is None else MASKED * (uniform < self.component_dropout)
 

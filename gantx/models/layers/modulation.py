@@ -82,7 +82,7 @@ def style_layer(style_dim: int | None, channels: int) -> EqualLinear | None:
 
 
 class StyledLayer(nn.Module):
-    """Modulated convolution, then something in between, then noise, bias and leaky ReLU.
+    """Modulated convolution, optionally a function in between, then noise, bias and leaky ReLU.
 
     Args:
         in_channels: input channels.

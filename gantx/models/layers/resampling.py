@@ -85,8 +85,8 @@ def filter_matrix(row: Tensor, side: int, up: int, down: int, before: int, after
     """
     count = (up * side + before + after - len(row)) // down + 1
     # The pixel that tap t of result i falls on, if it falls on one.
-    place = down * torch.arange(count)[:, None] + torch.arange(len(row)) - before  # [S', taps]
-    hits = place[:, :, None] == up * torch.arange(side)  # [S', taps, S]
+    index = down * torch.arange(count)[:, None] + torch.arange(len(row)) - before  # [S', taps]
+    hits = index[:, :, None] == up * torch.arange(side)  # [S', taps, S]
     return (hits * row[:, None]).sum(1)
 
 

@@ -1,4 +1,4 @@
-"""The synthesis network of StyleGAN2: blocks of styled layers from 4x4 to the image."""
+"""The synthesis network of StyleGAN2, shared by StyleGAN2 and GANformer."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from gantx.models.layers.tokens import pointwise
 from gantx.runtime.precision import widened
 from gantx.runtime.random import Draw, Draws, Spec
 
+# What happens between a layer's convolution and its activation: (index of the layer, features [B, C, S, S],
+# factor that the features still have to be multiplied with) to (features, factor). GANformer attends there.
 Between = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 

@@ -146,7 +146,7 @@ class ReleasedAttention(nn.Module):
     """The attention of the released generator, which is no distance at all.
 
     Its logits are τ(mean q_i² + mean q_j² − 2 q_i·k_j)/√d: the second mean is taken of the query at the key's
-    place, keys are not tied, and the sign favours what is far. τ is learned and starts at 1. All three
+    position, keys are not tied, and the sign favours distant tokens. τ is learned and starts at 1. All three
     projections are one layer, normalised as one matrix, with a bias that the released training moves.
 
     Args:
@@ -165,7 +165,7 @@ class ReleasedAttention(nn.Module):
         self.out = EqualizedLinear(dim, dim, spectral=spectral, widen=True)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, N, D] to what they saw of each other, float32 [B, N, D]."""
+        """Self-attention of tokens [B, N, D]: float32 [B, N, D]."""
         attended = attend(*self._project(tokens))  # [B, h, N, d]
         mixed: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return mixed

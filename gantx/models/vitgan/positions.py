@@ -1,4 +1,4 @@
-"""What the tokens of the generator start from."""
+"""Initial tokens of the generator: sine features of coordinates, or a learned table."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TokenTable(nn.Module):
     """A learned vector for every position of a grid, unrelated at the start.
 
     Args:
-        count: number of places N.
+        count: number of positions N.
         dim: channels D.
     """
 
