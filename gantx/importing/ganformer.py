@@ -93,20 +93,23 @@ def ganformer_generator(
     require(what, state, ("synthesis.b4.const", "synthesis.b4.conv1.weight", "mapping.w_avg"))
     synthesis, mapping = _options(arguments, "synthesis_kwargs"), _options(arguments, "mapping_kwargs")
     _refuse_foreign(what, synthesis, mapping)
-    sides = _sides(numbered(state, r"synthesis\.b(\d+)\."))
-    require(what, state, (f"synthesis.b{side}.conv1.weight" for side in sides))
+    resolutions = _resolutions(numbered(state, r"synthesis\.b(\d+)\."))
+    require(what, state, (f"synthesis.b{size}.conv1.weight" for size in resolutions))
     residual = "mapping.global_mlp.l0.fc0.weight" in state
     stages = 1 + numbered(state, r"mapping\.global_mlp\.l(\d+)\.")
     sizes = {
-        "resolution": sides[-1],
+        "resolution": resolutions[-1],
         "latent_dim": state["mapping.w_avg"].numel(),
         "mapping_layers": (2 if residual else 1) * stages + 1,
-        **channel_sizes({side: len(state[f"synthesis.b{side}.conv1.weight"]) for side in sides}, wanted),
+        **channel_sizes(
+            {size: len(state[f"synthesis.b{size}.conv1.weight"]) for size in resolutions},
+            wanted,
+        ),
         "architecture": synthesis.get("architecture", "skip"),
         "noise": synthesis.get("local_noise", True),
         "final_convolution": True,
     }
-    attended = [side for side in sides if any(f".b{side}.conv1.transformer." in key for key in state)]
+    attended = [size for size in resolutions if any(f".b{size}.conv1.transformer." in key for key in state)]
     section: GANformerGeneratorConfig | StyleGAN2GeneratorConfig
     if attended:
         fields = _attention_fields(state, attended, synthesis, mapping, arguments)
@@ -137,25 +140,25 @@ def ganformer_discriminator(
     """
     what = "GANformer discriminator"
     require(what, state, ("b4.conv.weight", "b4.out.weight"))
-    sides = _sides(numbered(state, r"b(\d+)\."))
-    require(what, state, (f"b{side}.conv0.weight" for side in sides[1:]))
+    resolutions = _resolutions(numbered(state, r"b(\d+)\."))
+    require(what, state, (f"b{size}.conv0.weight" for size in resolutions[1:]))
     channels, inputs = state["b4.conv.weight"].shape[:2]
-    widths = {4: channels} | {side: state[f"b{side}.conv0.weight"].shape[1] for side in sides[1:]}
+    widths = {4: channels} | {size: state[f"b{size}.conv0.weight"].shape[1] for size in resolutions[1:]}
     section = section_of(
         what,
         StyleGAN2DiscriminatorConfig,
-        resolution=sides[-1],
+        resolution=resolutions[-1],
         **channel_sizes(widths, wanted),
         group_size=_options(arguments, "epilogue_kwargs").get("mbstd_group_size", 4),
         group_channels=inputs - channels,
         classes=arguments.get("c_dim", 0),
     )
 
-    names = _convolution(f"b{sides[-1]}.fromrgb", "from_rgb")
-    for level, side in enumerate(reversed(sides[1:])):
-        names |= _convolution(f"b{side}.conv0", f"blocks.{level}.first")
-        names |= _convolution(f"b{side}.conv1", f"blocks.{level}.second")
-        names[f"b{side}.skip.weight"] = f"blocks.{level}.shortcut.weight"
+    names = _convolution(f"b{resolutions[-1]}.fromrgb", "from_rgb")
+    for level, size in enumerate(reversed(resolutions[1:])):
+        names |= _convolution(f"b{size}.conv0", f"blocks.{level}.first")
+        names |= _convolution(f"b{size}.conv1", f"blocks.{level}.second")
+        names[f"b{size}.skip.weight"] = f"blocks.{level}.shortcut.weight"
     names |= _convolution("b4.conv", "epilogue.convolution")
     names |= both("b4.fc", "epilogue.linear") | both("b4.out", "out")
     return account(what, section, state, names, explained(state, names, _IDLE), reshaped=_reshaped(state))
@@ -234,7 +237,9 @@ def _spelled_like(found: GANformerGeneratorConfig, wanted: Section) -> GANformer
 def _meaning(section: GANformerGeneratorConfig) -> dict[str, Any]:
     """What settings stand for that can be written in more than one way."""
     attending = [
-        side for side in _sides(section.resolution) if section.attention_from <= side <= section.attention_to
+        size
+        for size in _resolutions(section.resolution)
+        if section.attention_from <= size <= section.attention_to
     ]
     duplex = section.attention == "duplex"
     default_iterations = {"simplex": None, "kmeans": 1, "duplex": 2}[section.attention]
@@ -247,8 +252,8 @@ def _meaning(section: GANformerGeneratorConfig) -> dict[str, Any]:
     }
 
 
-def _sides(resolution: int) -> list[int]:
-    """Sides of the features of all blocks, from coarse to fine."""
+def _resolutions(resolution: int) -> list[int]:
+    """Resolutions of the features of all blocks, from coarse to fine."""
     return [2**power for power in range(2, resolution.bit_length())]
 
 
@@ -264,14 +269,14 @@ def _sampling_names(section: GANformerGeneratorConfig | StyleGAN2GeneratorConfig
     """Keys of the StyleGAN2 synthesis network with its final convolution."""
     style = getattr(section, "style", True)
     skip = section.architecture == "skip"
-    sides = _sides(section.resolution)
+    resolutions = _resolutions(section.resolution)
     names = {"synthesis.b4.const": "synthesis_network.constant"}
 
     def modulation(official: str, ours: str) -> dict[str, str]:
         return both(f"{official}.affine", f"{ours}.to_style") if style else {}
 
-    for level, side in enumerate(sides):
-        prefix, block = f"synthesis.b{side}", f"synthesis_network.blocks.{level}"
+    for level, size in enumerate(resolutions):
+        prefix, block = f"synthesis.b{size}", f"synthesis_network.blocks.{level}"
         for index, convolution in enumerate(("conv0", "conv1") if level else ("conv1",)):
             official, ours = f"{prefix}.{convolution}", f"{block}.layers.{index}"
             names[f"{official}.weight"] = f"{ours}.convolution.weight"
@@ -282,7 +287,7 @@ def _sampling_names(section: GANformerGeneratorConfig | StyleGAN2GeneratorConfig
                 names[f"{official}.noise_const"] = f"{ours}.constant"
         if level and section.architecture == "resnet":
             names[f"{prefix}.skip.weight"] = f"{block}.shortcut.weight"
-        last = side == section.resolution
+        last = size == section.resolution
         if skip or last:
             colours = f"synthesis_network.to_rgb.{level if skip else 0}"
             inside = f"{colours}.to_rgb" if last else colours
@@ -319,11 +324,11 @@ def _mapping_names(section: GANformerGeneratorConfig, stages: int) -> dict[str, 
 def _attention_names(section: GANformerGeneratorConfig) -> dict[str, str]:
     """Keys of the attention layers between convolutions and activations."""
     names: dict[str, str] = {}
-    layers = [(side, conv) for side in _sides(section.resolution) for conv in ("conv0", "conv1")][1:]
-    for index, (side, conv) in enumerate(layers):
-        if not section.attention_from <= side <= section.attention_to:
+    layers = [(size, conv) for size in _resolutions(section.resolution) for conv in ("conv0", "conv1")][1:]
+    for index, (size, conv) in enumerate(layers):
+        if not section.attention_from <= size <= section.attention_to:
             continue
-        prefix = f"synthesis.b{side}.{conv}"
+        prefix = f"synthesis.b{size}.{conv}"
         official, ours = f"{prefix}.transformer", f"attention_layers.layer{index}.look"
         names |= both(f"{official}.to_queries", f"{ours}.scores.to_queries")
         names |= both(f"{official}.from_pos_map", f"{ours}.scores.grid_to_queries")

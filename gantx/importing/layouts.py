@@ -114,11 +114,11 @@ def channel_sizes(widths: Mapping[int, int], wanted: Section) -> dict[str, int]:
     """`channel_base` and `channel_max` of a StyleGAN2 network, which its tensors do not tell apart.
 
     Args:
-        widths: side of features to their channels.
+        widths: resolution of features to their channels.
         wanted: a section whose values are taken if they give these channels.
     """
     base, most = getattr(wanted, "channel_base", 0), getattr(wanted, "channel_max", 0)
-    if any(channels_at(side, base, most) != channels for side, channels in widths.items()):
+    if any(channels_at(resolution, base, most) != channels for resolution, channels in widths.items()):
         finest = max(widths)
         base, most = finest * widths[finest], max(widths.values())
     return {"channel_base": base, "channel_max": most}

@@ -268,7 +268,7 @@ def _implicit() -> dict[str, str]:
 
 
 def _convolutional(doublings: int) -> dict[str, str]:
-    """Keys of the decoder of convolutions, of which there are two for every doubling of the side."""
+    """Keys of the decoder of convolutions, of which there are two for every doubling of the resolution."""
     names = _modulated("to_rgb", "decoder.to_rgb") | {"to_rgb.bias": "decoder.to_rgb.bias"}
     for layer in range(2 * doublings):
         names |= _styled(f"convs.{layer}", f"decoder.layers.{layer}")

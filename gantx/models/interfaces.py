@@ -101,7 +101,7 @@ class ShowsAttention(Protocol):
 
     Maps are [B, h, m, S, S]: the attention of the position in row y and column x of the layer's S x S
     grid to each of m latents, in each of h heads; without gates, it sums to one over the latents. Layers are
-    called `<S>x<S>.<index of the layer among those of this size>`, from coarse to fine.
+    called `<S>x<S>.<index among the layers of this resolution>`, from coarse to fine.
     """
 
     def observe(

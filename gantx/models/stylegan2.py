@@ -113,10 +113,10 @@ class Discriminator(interfaces.Discriminator):
         super().__init__()
         self.group_size = config.group_size
         self.classes = config.classes
-        sides = [2**power for power in range(config.resolution.bit_length() - 1, 1, -1)]  # R, ..., 8, 4
-        channels = [channels_at(side, config.channel_base, config.channel_max) for side in sides]
+        resolutions = [2**power for power in range(config.resolution.bit_length() - 1, 1, -1)]  # R, ..., 8, 4
+        channels = [channels_at(size, config.channel_base, config.channel_max) for size in resolutions]
         self.from_rgb = EqualLinear(3, channels[0], leaky=True)
-        self.blocks = nn.ModuleList(map(DownBlock, channels[:-1], channels[1:], sides))
+        self.blocks = nn.ModuleList(map(DownBlock, channels[:-1], channels[1:], resolutions))
         self.epilogue = Epilogue(channels[-1], config.group_size, config.group_channels)
         self.out = EqualLinear(channels[-1], max(config.classes, 1), exact=True)
 

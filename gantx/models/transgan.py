@@ -161,7 +161,7 @@ class Generator(interfaces.Generator):
         image_shape: (3, R, R).
         attention_window: 0-d tensor written by the training loop: how far the last block of the last stage
             may attend, in tokens; None for everywhere.
-        low_resolution: side of the images `upscale` takes; absent without super_resolution.
+        low_resolution: resolution of the images `upscale` takes; absent without super_resolution.
     """
 
     attention_window: Tensor | None
@@ -242,7 +242,7 @@ class Generator(interfaces.Generator):
 
         Returns:
             Images [B, 3, R, R]; for every layer, attention [B, h, S, S] on its own grid of S x S tokens,
-            under `<S>x<S>.<which layer of that side>`.
+            under `<S>x<S>.<index among the layers of this resolution>`.
         """
         attentions = [module for module in self.modules() if isinstance(module, Attention)]
         return follow(lambda: self(given), attentions, query, layers)

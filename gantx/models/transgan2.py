@@ -396,7 +396,7 @@ class Generator(interfaces.Generator):
 
         Returns:
             Images [B, 3, R, R]; for every layer, attention [B, h, S, S] on its own grid of S x S tokens,
-            under `<S>x<S>.<which layer of that side>`; zero beyond the window of the query.
+            under `<S>x<S>.<index among the layers of this resolution>`; zero beyond the window of the query.
         """
         attentions = [module for module in self.modules() if isinstance(module, Attention)]
         return follow(lambda: self(given, noise), attentions, query, layers)

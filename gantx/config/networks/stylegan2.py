@@ -32,10 +32,10 @@ class StyleGAN2GeneratorConfig(Section):
     """StyleGAN2, generator (arXiv 1912.04958); see gantx.models.stylegan2.
 
     Attributes:
-        resolution: side of the images, a power of two from 8.
+        resolution: height and width of the images, a power of two from 8.
         latent_dim: size of z and w.
         mapping_layers: linear layers from z to w (8 in the paper, 9 in GANformer's PyTorch code).
-        channel_base: a layer of side r has channel_base/r channels, ...
+        channel_base: a layer of resolution r has channel_base/r channels, ...
         channel_max: ... but no more than this.
         architecture: `skip` adds up the colours of all blocks, `resnet` adds each block's input to its
             output, `orig` does neither.
@@ -65,8 +65,8 @@ class StyleGAN2DiscriminatorConfig(Section):
     """StyleGAN2, residual discriminator; see gantx.models.stylegan2.
 
     Attributes:
-        resolution: side of the images it receives, a power of two from 8.
-        channel_base: features of side r have channel_base/r channels, ...
+        resolution: height and width of the images it receives, a power of two from 8.
+        channel_base: features of resolution r have channel_base/r channels, ...
         channel_max: ... but no more than this.
         group_size: samples that are compared with each other at the end.
         group_channels: channels that say how much the samples of a group differ.

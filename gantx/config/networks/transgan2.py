@@ -49,7 +49,7 @@ class TransGAN2GeneratorConfig(Section):
 
     @property
     def resolution(self) -> int:
-        """Side of the generated images."""
+        """Resolution of the generated images."""
         return self.base_size << (len(self.depths) - 1)
 
     @model_validator(mode="after")
@@ -78,7 +78,7 @@ class TransGAN2DiscriminatorConfig(Section):
     """TransGAN version 2, discriminator: patches of growing size; see gantx.models.transgan2.
 
     Attributes:
-        resolution: side of the images it receives.
+        resolution: height and width of the images it receives.
         patch_size: side of the patches of the first token grid; every later stage doubles it.
         overlap: the patches of the first grid are twice as large and overlap by half (CelebA-HQ).
         dim: channels of the last stage.

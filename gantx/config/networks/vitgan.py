@@ -16,7 +16,7 @@ class ViTGANGeneratorConfig(Section):
     """ViTGAN, generator (arXiv 2107.04589v1); see gantx.models.vitgan.
 
     Attributes:
-        resolution: side of the images it generates.
+        resolution: height and width of the images it generates.
         patch_size: side of the patch that each token generates.
         dim: channels of tokens, latents and styles.
         depth: number of blocks.
@@ -66,7 +66,7 @@ class ViTGANGeneratorConfig(Section):
         if self.decoder == "conv" and self.patch_size & (self.patch_size - 1):
             raise ValueError(
                 f"patch_size {self.patch_size} must be a power of two with the conv decoder, "
-                "which doubles the side until every token has its patch"
+                "which doubles the resolution until every token has its patch"
             )
         return self
 
@@ -75,7 +75,7 @@ class ViTGANDiscriminatorConfig(Section):
     """ViTGAN, discriminator (arXiv 2107.04589v1); see gantx.models.vitgan.
 
     Attributes:
-        resolution: side of the images it receives.
+        resolution: height and width of the images it receives.
         patch_size: height and width of the patches that become tokens.
         overlap: pixels by which a patch reaches into its neighbours on each side.
         padding: what lies outside the image, zeros or its mirror image.

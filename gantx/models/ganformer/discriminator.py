@@ -38,11 +38,11 @@ class Discriminator(interfaces.Discriminator):
         self.heads = config.heads
         self.attention_dropout = config.attention_dropout
         code_dim = config.latent_dim if config.grid_dim is None else config.grid_dim
-        sides = [2**power for power in range(config.resolution.bit_length() - 1, 1, -1)]  # R, ..., 8, 4
-        channels = [channels_at(side, config.channel_base, config.channel_max) for side in sides]
+        resolutions = [2**power for power in range(config.resolution.bit_length() - 1, 1, -1)]  # R, ..., 8, 4
+        channels = [channels_at(size, config.channel_base, config.channel_max) for size in resolutions]
 
         self.from_rgb = EqualLinear(3, channels[0], leaky=True)
-        self.blocks = nn.ModuleList(map(DownBlock, channels[:-1], channels[1:], sides))
+        self.blocks = nn.ModuleList(map(DownBlock, channels[:-1], channels[1:], resolutions))
         self.epilogue = Epilogue(channels[-1], config.group_size, config.group_channels)
         self.out = EqualLinear(channels[-1] + config.components, max(config.classes, 1), exact=True)
 
@@ -50,21 +50,21 @@ class Discriminator(interfaces.Discriminator):
         self.positions = (
             nn.Parameter(torch.rand(config.components, config.latent_dim)) if config.positions else None
         )
-        read = [side for side in sides[:-1] if config.attention_from <= side <= config.attention_to]
+        read = [size for size in resolutions[:-1] if config.attention_from <= size <= config.attention_to]
         self.codes = nn.ModuleDict(
-            {str(side): GridCode(side, code_dim, config.grid, config.grid_directions) for side in read}
+            {str(size): GridCode(size, code_dim, config.grid, config.grid_directions) for size in read}
         )
         position_dim = config.latent_dim if config.positions else None
         self.reading = nn.ModuleDict(
             {
-                str(side): LatentAttention(
+                str(size): LatentAttention(
                     config.latent_dim,
-                    channels_at(side, config.channel_base, config.channel_max),
+                    channels_at(size, config.channel_base, config.channel_max),
                     position_dim,
                     code_dim,
                     config.heads,
                 )
-                for side in read
+                for size in read
             }
         )
         self.component_linear = EqualLinear(config.latent_dim + 1, config.latent_dim, leaky=True)
@@ -75,8 +75,8 @@ class Discriminator(interfaces.Discriminator):
         if not (self.training and self.attention_dropout):
             return {}
         return {
-            f"reading{side}": dropout_spec(batch, len(self.aggregators), self.heads, int(side) ** 2)
-            for side in self.reading
+            f"reading{size}": dropout_spec(batch, len(self.aggregators), self.heads, int(size) ** 2)
+            for size in self.reading
         }
 
     def forward(
@@ -86,14 +86,14 @@ class Discriminator(interfaces.Discriminator):
         x = pointwise(self.from_rgb, images.contiguous(memory_format=torch.channels_last))
         latents = self.aggregators.expand(len(images), -1, -1)
         for block in self.blocks:
-            side = str(x.shape[2])
-            if side in self.reading:
-                draws = None if noise is None else noise.get(f"reading{side}")
-                latents = self.reading[side](
+            size = str(x.shape[2])
+            if size in self.reading:
+                draws = None if noise is None else noise.get(f"reading{size}")
+                latents = self.reading[size](
                     latents,
                     to_tokens(x),
                     self.positions,
-                    self.codes[side](),
+                    self.codes[size](),
                     None,
                     draws,
                     self.attention_dropout,

@@ -80,8 +80,8 @@ class Generator(interfaces.Generator):
             config.final_convolution,
         )
 
-        def attention_layer(side: int, followed: bool) -> AttentionLayer:
-            channels = channels_at(side, config.channel_base, config.channel_max)
+        def attention_layer(size: int, followed: bool) -> AttentionLayer:
+            channels = channels_at(size, config.channel_base, config.channel_max)
             scores: SimplexScores | CentroidScores
             if config.attention == "simplex":
                 scores = SimplexScores(channels, config.latent_dim, code_dim, position_dim, config.heads)
@@ -105,15 +105,15 @@ class Generator(interfaces.Generator):
             if update_latents and followed:
                 reading = LatentAttention(config.latent_dim, channels, position_dim, code_dim, config.heads)
                 update = LatentStage(config.latent_dim, 1.0, residual=True, attention=reading)
-            return AttentionLayer(GridCode(side, code_dim, config.grid, config.grid_directions), look, update)
+            return AttentionLayer(GridCode(size, code_dim, config.grid, config.grid_directions), look, update)
 
-        sides = self.synthesis_network.sides
+        resolutions = self.synthesis_network.resolutions
         self.attention_layers = nn.ModuleDict()
-        for index, side in enumerate(sides):
-            if config.attention_from <= side <= config.attention_to:
+        for index, size in enumerate(resolutions):
+            if config.attention_from <= size <= config.attention_to:
                 # Only the next layer attends to updated latents, and only if it has attention.
-                followed = any(after <= config.attention_to for after in sides[index + 1 : index + 2])
-                self.attention_layers[f"layer{index}"] = attention_layer(side, followed)
+                followed = any(after <= config.attention_to for after in resolutions[index + 1 : index + 2])
+                self.attention_layers[f"layer{index}"] = attention_layer(size, followed)
         self.register_buffer("w_avg", torch.zeros(config.latent_dim))
 
     def noise_spec(self, batch: int) -> Spec:
@@ -126,11 +126,11 @@ class Generator(interfaces.Generator):
             for index, stage in enumerate(self.mapping_network.local):
                 if stage.attention is not None:
                     spec[f"mapping{index}"] = dropout_spec(batch, components, self.heads, components)
-            for index, side in enumerate(self.synthesis_network.sides):
+            for index, size in enumerate(self.synthesis_network.resolutions):
                 if (name := f"layer{index}") in self.attention_layers:
-                    of_layer: Spec = {"look": dropout_spec(batch, side**2, self.heads, components)}
+                    of_layer: Spec = {"look": dropout_spec(batch, size**2, self.heads, components)}
                     if self.attention_layers[name].update is not None:
-                        of_layer["update"] = dropout_spec(batch, components, self.heads, side**2)
+                        of_layer["update"] = dropout_spec(batch, components, self.heads, size**2)
                     spec[f"attention{index}"] = of_layer
         return spec
 
@@ -168,15 +168,15 @@ class Generator(interfaces.Generator):
 
         Returns:
             Images [B, 3, R, R]; for every layer, attention [B, h, m, S, S] at its own resolution S, under
-            `<S>x<S>.<which layer of that side>`.
+            `<S>x<S>.<index among the layers of this resolution>`.
         """
         images, weights = self._generate(ws, noise)
-        sides = self.synthesis_network.sides
+        resolutions = self.synthesis_network.resolutions
         maps = {}
         for index, attention in weights.items() if layers == "all" else list(weights.items())[-1:]:
-            side = sides[index]
-            of_latents = attention.permute(0, 2, 3, 1).unflatten(3, (side, side))
-            maps[f"{side}x{side}.{sides[:index].count(side)}"] = of_latents.contiguous()
+            size = resolutions[index]
+            of_latents = attention.permute(0, 2, 3, 1).unflatten(3, (size, size))
+            maps[f"{size}x{size}.{resolutions[:index].count(size)}"] = of_latents.contiguous()
         return images, maps
 
     def attention(self, z: Tensor, noise: Draws | None = None, layers: str = "last") -> dict[str, Tensor]:

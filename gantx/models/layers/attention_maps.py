@@ -36,7 +36,8 @@ def follow(
         layers: `last` or `all`.
 
     Returns:
-        What `generate` returned; attention [B, h, S, S] under `<S>x<S>.<which layer of that side>`.
+        What `generate` returned; attention [B, h, S, S] under `<S>x<S>.<index among the layers of this
+        resolution>`.
     """
     passed: Counter[int] = Counter()
     maps: dict[str, Tensor] = {}

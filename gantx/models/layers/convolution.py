@@ -64,14 +64,14 @@ class HalvingConvolution(nn.Module):
 
     Args:
         in_channels: input channels.
-        side: side S of the features that come in.
+        resolution: height and width S of the input features.
     """
 
     compute_dtype: torch.dtype | None = None
 
-    def __init__(self, in_channels: int, side: int) -> None:
+    def __init__(self, in_channels: int, resolution: int) -> None:
         super().__init__()
-        self.blur = Resample(in_channels, side, before=2, after=2, twice=True)
+        self.blur = Resample(in_channels, resolution, before=2, after=2, twice=True)
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
         """[B, in, S, S] and a kernel [out, in, 3, 3] to [B, out, S/2, S/2], in the compute type."""
@@ -83,15 +83,15 @@ class DoublingConvolution(nn.Module):
 
     Args:
         out_channels: output channels.
-        side: side S of the features that come in.
+        resolution: height and width S of the input features.
     """
 
     compute_dtype: torch.dtype | None = None
 
-    def __init__(self, out_channels: int, side: int) -> None:
+    def __init__(self, out_channels: int, resolution: int) -> None:
         super().__init__()
         # The transposed convolution leaves zeros between pixels: a quarter of the brightness.
-        self.blur = Resample(out_channels, 2 * side + 1, before=1, after=1, gain=4.0)
+        self.blur = Resample(out_channels, 2 * resolution + 1, before=1, after=1, gain=4.0)
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
         """[B, in, S, S] and a kernel [out, in, 3, 3] to [B, out, 2S, 2S], in the compute type."""

@@ -85,23 +85,23 @@ class EqualConvolution(nn.Module):
     Args:
         in_channels: input channels.
         out_channels: output channels.
-        side: side S of the features that come in.
-        halve: low-pass filter and halve the side.
+        resolution: height and width S of the input features.
+        halve: low-pass filter and halve the resolution.
         gain: an extra factor on the result.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, side: int, *, halve: bool = False, gain: float = 1.0
+        self, in_channels: int, out_channels: int, resolution: int, *, halve: bool = False, gain: float = 1.0
     ) -> None:
         super().__init__()
         self.gain = gain * GAIN
         self.scale = self.gain / math.sqrt(in_channels * 3**2)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        self.convolve = HalvingConvolution(in_channels, side) if halve else SameConvolution()
+        self.convolve = HalvingConvolution(in_channels, resolution) if halve else SameConvolution()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, in, S, S] to [B, out, S, S], or to half the side; in the compute type."""
+        """[B, in, S, S] to [B, out, S, S], or to half the resolution; in the compute type."""
         x = self.convolve(x, self.weight)
         bias = (self.gain * self.bias[:, None, None]).to(x.dtype)
         x = torch.add(bias, x, alpha=self.scale)

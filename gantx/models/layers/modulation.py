@@ -25,8 +25,8 @@ class ModulatedConvolution(nn.Module):
         in_channels: input channels.
         out_channels: output channels.
         style_dim: size of w, or None for a plain convolution without normalisation.
-        side: side S of the features that come in.
-        double: double the side: transposed convolution of stride 2, then the low-pass filter.
+        resolution: height and width S of the input features.
+        double: double the resolution: transposed convolution of stride 2, then the low-pass filter.
     """
 
     compute_dtype: torch.dtype | None = None
@@ -37,7 +37,7 @@ class ModulatedConvolution(nn.Module):
         in_channels: int,
         out_channels: int,
         style_dim: int | None,
-        side: int,
+        resolution: int,
         *,
         double: bool = False,
     ) -> None:
@@ -47,7 +47,7 @@ class ModulatedConvolution(nn.Module):
         self.to_style = style_layer(style_dim, in_channels)
         if style_dim is None:
             self.register_buffer("plain_factor", torch.tensor(self.scale), persistent=False)
-        self.convolve = DoublingConvolution(out_channels, side) if double else SameConvolution()
+        self.convolve = DoublingConvolution(out_channels, resolution) if double else SameConvolution()
 
     def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         """Convolve.
@@ -57,7 +57,7 @@ class ModulatedConvolution(nn.Module):
             w: styles [B, D].
 
         Returns:
-            Features [B, out, S, S], or with twice the side, in the compute type; a float32 factor
+            Features [B, out, S, S], or with twice the resolution, in the compute type; a float32 factor
             [B, out, 1, 1] or [] that they still have to be multiplied with.
         """
         if self.to_style is None:
@@ -87,10 +87,10 @@ class StyledLayer(nn.Module):
     Args:
         in_channels: input channels.
         out_channels: output channels.
-        side: side S of the features it makes.
+        resolution: height and width S of the output features.
         style_dim: size of w, or None for convolutions without style.
         noise: add noise of a learned strength, the same for all channels.
-        double: double the side.
+        double: double the resolution.
         gain: an extra factor on the result.
     """
 
@@ -100,7 +100,7 @@ class StyledLayer(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        side: int,
+        resolution: int,
         style_dim: int | None,
         *,
         noise: bool,
@@ -110,12 +110,12 @@ class StyledLayer(nn.Module):
         super().__init__()
         self.gain = GAIN * gain
         self.convolution = ModulatedConvolution(
-            in_channels, out_channels, style_dim, side // 2 if double else side, double=double
+            in_channels, out_channels, style_dim, resolution // 2 if double else resolution, double=double
         )
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.strength = nn.Parameter(torch.zeros(())) if noise else None
         if noise:
-            self.register_buffer("constant", torch.randn(side, side))
+            self.register_buffer("constant", torch.randn(resolution, resolution))
 
     def forward(
         self,
@@ -189,14 +189,14 @@ class FinalToRGB(nn.Module):
     Args:
         channels: input channels.
         style_dim: size of w, or None for plain convolutions.
-        side: side of the features.
+        resolution: height and width of the features.
     """
 
     compute_dtype: torch.dtype | None = None
 
-    def __init__(self, channels: int, style_dim: int | None, side: int) -> None:
+    def __init__(self, channels: int, style_dim: int | None, resolution: int) -> None:
         super().__init__()
-        self.convolution = ModulatedConvolution(channels, channels, style_dim, side)
+        self.convolution = ModulatedConvolution(channels, channels, style_dim, resolution)
         self.to_rgb = ToRGB(channels, style_dim)
 
     def forward(self, x: Tensor, ws: Tensor) -> Tensor:

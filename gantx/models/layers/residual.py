@@ -17,21 +17,21 @@ HALF = math.sqrt(0.5)  # keeps the variance of a sum of two branches
 
 
 class DownBlock(nn.Module):
-    """Residual block of the discriminator: two convolutions, the second halves the side.
+    """Residual block of the discriminator: two convolutions, the second of which halves the resolution.
 
     Args:
         in_channels: input channels.
         out_channels: output channels.
-        side: side S of the features that come in.
+        resolution: height and width S of the input features.
     """
 
     compute_dtype: torch.dtype | None = None
 
-    def __init__(self, in_channels: int, out_channels: int, side: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, resolution: int) -> None:
         super().__init__()
-        self.first = EqualConvolution(in_channels, in_channels, side)
-        self.second = EqualConvolution(in_channels, out_channels, side, halve=True, gain=HALF)
-        self.downsample = Resample(in_channels, side, down=2, before=1, after=1, twice=True)
+        self.first = EqualConvolution(in_channels, in_channels, resolution)
+        self.second = EqualConvolution(in_channels, out_channels, resolution, halve=True, gain=HALF)
+        self.downsample = Resample(in_channels, resolution, down=2, before=1, after=1, twice=True)
         self.shortcut = EqualLinear(in_channels, out_channels, bias=None, gain=HALF, widen=True)
 
     def forward(self, x: Tensor) -> Tensor:
