@@ -1,7 +1,7 @@
 """The snapshots of GANformer's PyTorch code: its generator, or the StyleGAN2 it is compared with, and D.
 
-A snapshot keeps the arguments of each network beside its tensors, so every setting can be read off: from the
-tensors where they tell it, from the arguments otherwise.
+A snapshot keeps the arguments of each network beside its tensors, so every setting can be inferred: from the
+tensors where possible, from the arguments otherwise.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _IDLE = {
     r".*\bresample_kernel|.*\.grid_pos": "follows from the sizes, and we compute it",
     r".*\.to_(keys|pos_map)\.bias": "adds the same to all scores of a position, which softmax ignores",
     r"synthesis\..*\.to_(keys|pos_map)\.weight": "is never used: positions are compared with centroids",
-    r"pos|mapping\..*\.(from_pos_map\..*|to_pos_map\.weight)": "is of position codes that none reads",
+    r"pos|mapping\..*\.(from_pos_map\..*|to_pos_map\.weight)": "belongs to unused position codes",
     r".*\.affine\..*": "is never used: nothing is modulated",
     r".*\.noise_(strength|const)": "is never used: there is no noise",
 }
@@ -209,7 +209,7 @@ def _attention_fields(
 
 def _refuse_foreign(what: str, synthesis: Mapping[str, Any], mapping: Mapping[str, Any]) -> None:
     """CheckpointError for options that ours lacks; most of them crash the released code as well."""
-    reads = mapping.get("ltnt2ltnt")  # otherwise the mapping has no use for its own options of attention
+    reads = mapping.get("ltnt2ltnt")  # otherwise the mapping ignores its own options of attention
     present = {
         "latent_stem": synthesis.get("latent_stem"),
         "iterative": synthesis.get("iterative"),
@@ -235,7 +235,7 @@ def _spelled_like(found: GANformerGeneratorConfig, wanted: Section) -> GANformer
 
 
 def _meaning(section: GANformerGeneratorConfig) -> dict[str, Any]:
-    """What settings stand for that can be written in more than one way."""
+    """The effective values of settings that can be written in more than one way."""
     attending = [
         size
         for size in _resolutions(section.resolution)

@@ -1,8 +1,7 @@
 """The released checkpoints of TransGAN, both versions.
 
-A file contains all networks, or the weights of a generator alone. For each network there is one function: it
-reads the sizes off the tensors, writes down which official key is which of ours, and leaves the rest to
-`account`.
+A file contains all networks, or the weights of a generator alone. One function for each network
+infers the configuration from the tensors and maps official keys to ours; `account` does the rest.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def read_transgan(path: Path, config: RunConfig) -> Conversion:
 
     Args:
         path: the file.
-        config: says the version, by the generator's family, and what tensors do not tell.
+        config: gives the version, by the generator's family, and what cannot be inferred from tensors.
 
     Raises:
         MissingError: there is no such file.
@@ -92,7 +91,7 @@ def transgan_v1_generator(state: Mapping[str, Tensor], heads: int = 4) -> Import
 
     Args:
         state: `gen_state_dict` or `avg_gen_state_dict`, with or without `module.` before the keys.
-        heads: attention heads, which the tensors do not tell; 4 in all released models.
+        heads: attention heads, which cannot be inferred from tensors; 4 in all released models.
 
     Raises:
         CheckpointError: keys are missing, unknown or of the wrong shape.
@@ -132,7 +131,7 @@ def transgan_v1_discriminator(state: Mapping[str, Tensor], heads: int = 4) -> Im
 
     Args:
         state: `dis_state_dict`, with or without `module.` before the keys.
-        heads: attention heads, which the tensors do not tell; 4 in all released models.
+        heads: attention heads, which cannot be inferred from tensors; 4 in all released models.
 
     Raises:
         CheckpointError: keys are missing, unknown or of the wrong shape.
@@ -179,7 +178,7 @@ def transgan_v2_generator(
 
     Args:
         state: `gen_state_dict` or `avg_gen_state_dict`, with or without `module.` before the keys.
-        heads: attention heads, which the tensors do not tell; 4 in all released models.
+        heads: attention heads, which cannot be inferred from tensors; 4 in all released models.
         normalize_latent: whether the network normalises z (`--latent_norm`); no released script does.
 
     Raises:
@@ -240,9 +239,9 @@ def transgan_v2_discriminator(state: Mapping[str, Tensor], heads: int = 4, windo
 
     Args:
         state: `dis_state_dict`, with or without `module.` before the keys.
-        heads: attention heads, which the tensors do not tell; 4 in all released models.
-        window: side of the windows of the CelebA-HQ class, which has no relative positions to tell it
-            (`--d_window_size`).
+        heads: attention heads, which cannot be inferred from tensors; 4 in all released models.
+        window: side of the windows of the CelebA-HQ class, which has no relative positions to infer
+            it from (`--d_window_size`).
 
     Raises:
         CheckpointError: keys are missing, unknown or of the wrong shape.

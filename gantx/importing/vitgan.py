@@ -39,7 +39,7 @@ from gantx.models.vitgan.mapping import Mapping as MappingNetwork
 
 PARTS = {"gen": "generator", "gen_ema": "generator_ema", "dis": "discriminator"}  # of `<name>.pt`
 NORMS = "spectral_norms.safetensors"
-LATENTS = 10_000  # mapped for the average style
+LATENTS = 10_000  # number of latents whose mean style becomes w_avg
 
 
 def read_vitgan(path: Path, config: RunConfig) -> Conversion:
@@ -47,7 +47,7 @@ def read_vitgan(path: Path, config: RunConfig) -> Conversion:
 
     Args:
         path: the folder of gen.pt, gen_ema.pt and dis.pt, or a file of a generator alone.
-        config: what tensors do not tell: resolution, patch size and heads.
+        config: gives resolution, patch size and heads, which cannot be inferred from tensors.
 
     Raises:
         MissingError: there is no such file, or no averaged generator in the folder.
@@ -94,8 +94,8 @@ def vitgan_generator(
 
     Args:
         state: of gen.pt or gen_ema.pt, with or without `module.` before the keys.
-        wanted: what tensors do not tell: resolution, patch size, heads, and whether attention is
-            `released-dot`.
+        wanted: gives what cannot be inferred from tensors: resolution, patch size, heads, and whether
+            attention is `released-dot`.
         norms: by official layer (`layers.0.attn.to_qkv`), the spectral norm that its weight started with;
             None to estimate them.
 
@@ -164,7 +164,7 @@ def vitgan_generator(
         if norms is None:
             added[key] = torch.tensor(sum(map(math.sqrt, imported.tensors[f"{ours}.weight"].shape)))
             reasons[key] = (
-                "spectral norm at the start, estimated as √out + √in since the file does not hold it"
+                "spectral norm at the start, estimated as √out + √in since the file does not contain it"
             )
         else:
             added[key] = _norm_of(norms, official)
@@ -295,7 +295,7 @@ def _changes(state: Mapping[str, Tensor]) -> dict[str, Callable[[Tensor], Tensor
     }
 
 
-# --- what the files do not hold -----------------------------------------------------------------------------
+# --- what the files do not contain --------------------------------------------------------------------------
 
 
 def _average_style(imported: Imported, depth: int) -> Tensor:

@@ -22,7 +22,7 @@ class GANformerGeneratorConfig(Section):
             local ones together).
         mapping_layers: linear layers from z to w, an odd number with `mapping_residual`.
         mapping_residual: connections around every two of them.
-        mapping_attention: local latents read each other in the mapping.
+        mapping_attention: self-attention of the local latents in the mapping network.
         latent_norm: `joint` divides the local z by the root mean square of all of them (PyTorch code),
             `component` each by its own (TensorFlow code).
         normalize_global: divide the global z as well (PyTorch code).
@@ -35,15 +35,15 @@ class GANformerGeneratorConfig(Section):
         final_convolution: one more convolution, without activation, before the last colours.
         attention: `simplex`: positions of the image are compared with keys of the latents; `kmeans`: with
             learned centroids, as in the released checkpoints; `duplex`: with centroids that the tokens
-            refine, while the latents read from the tokens in turn (our reading of the paper).
+            refine, while the latents attend to the tokens in turn (our reading of the paper).
         kmeans_iterations: how often tokens choose a centroid; null means 1 for kmeans and 2 for duplex.
-        update_latents: latents read from the tokens after every layer, for the next; null means in duplex
-            alone.
+        update_latents: latents attend to the tokens after every layer, for the next; null means only in
+            duplex.
         attention_from: lowest resolution of features with attention.
         attention_to: highest resolution of features with attention.
         heads: attention heads, also in the mapping.
-        normalization: of the features that read from the latents.
-        integration: what they read is a gain (`mul`), a bias (`add`) or `both`.
+        normalization: of the features that attend to the latents.
+        integration: the result of attention is a gain (`mul`) of the features, a bias (`add`) or `both`.
         positions: the local latents have position codes of their own.
         grid: position codes of the tokens.
         grid_dim: size of these codes; null means latent_dim.
@@ -121,13 +121,13 @@ class GANformerDiscriminatorConfig(Section):
         resolution: height and width of the images it receives, a power of two from 8.
         channel_base: features of resolution r have channel_base/r channels, ...
         channel_max: ... but no more than this.
-        group_size: samples that are compared with each other at the end.
-        group_channels: channels that say how much the samples of a group differ.
-        classes: number of classes that labels tell apart, 0 for none.
-        components: number of latents that read the image.
+        group_size: samples in a group of the minibatch standard deviation.
+        group_channels: channels of the minibatch standard deviation.
+        classes: number of classes, 0 for an unconditional discriminator.
+        components: number of latents that attend to the image.
         latent_dim: size of each.
-        attention_from: lowest resolution of features that they read.
-        attention_to: highest resolution of features that they read.
+        attention_from: lowest resolution of features that they attend to.
+        attention_to: highest resolution of features that they attend to.
         heads: attention heads.
         positions: these latents have position codes.
         grid: position codes of the tokens.

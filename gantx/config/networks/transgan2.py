@@ -86,8 +86,8 @@ class TransGAN2DiscriminatorConfig(Section):
         depths: blocks of each stage, without the last one, which adds the class token.
         windows: side of the windows of attention, one for each stage; null for the whole grid, in one stage
             or in all.
-        global_blocks: how many blocks of each stage, the last ones, attend over the whole grid in spite of
-            `windows`; null for none.
+        global_blocks: how many blocks of each stage, the last ones, attend over the whole grid
+            regardless of `windows`; null for none.
         heads: attention heads.
         mlp_ratio: hidden width of the MLPs in units of the stage's channels.
         norm: LayerNorm, or the paper's modified normalisation (`pixel`).

@@ -23,14 +23,14 @@ class ViTGANGeneratorConfig(Section):
         heads: attention heads.
         mlp_ratio: hidden width of the MLPs in units of `dim`.
         mapping_depth: layers of the mapping network.
-        mapping_lr: relative rate at which they learn.
+        mapping_lr: learning rate of these layers in units of the optimiser's.
         positions: tokens start from sine features of their coordinates, or from a learned table.
         residual: attention and MLP are added to their input, or to its normalised form as released.
-        attention: inner products, a distance (see gantx.models.vitgan.Attention), or as released.
+        attention: inner products, a distance (see gantx.models.vitgan.attention), or as released.
         activation: of the MLPs.
         spectral_norm: of the weights of attention and MLPs.
         norm_eps: added to the variance in the norms.
-        decoder: `inr` as released, `inr-sine` with one hidden layer of sines, or `conv`, which is none.
+        decoder: `inr` as released, `inr-sine` with one hidden layer of sines, or the convolutional `conv`.
         decoder_dim: width of the decoder's layers.
         decoder_noise: add noise of learned strength to the decoder's layers.
         output: linear, or tanh to keep pixels within [-1, 1].
@@ -78,14 +78,14 @@ class ViTGANDiscriminatorConfig(Section):
         resolution: height and width of the images it receives.
         patch_size: height and width of the patches that become tokens.
         overlap: pixels by which a patch reaches into its neighbours on each side.
-        padding: what lies outside the image, zeros or its mirror image.
+        padding: how images are padded, with `zeros` or by `reflect`ion.
         dim: channels of the tokens.
         depth: number of blocks.
         heads: attention heads.
         mlp_ratio: hidden width of the MLPs in units of `dim`.
-        attention: negative squared distance `l2`, another distance, or inner products.
-        qk_std: deviation of the weights of queries and keys at the start; null for 0.02 with a distance and
-            1/√dim with inner products.
+        attention: negative squared distance `l2`, or inner products `dot`.
+        qk_std: initial standard deviation of the weights of queries and keys; null for 0.02 with `l2` and
+            1/√dim with `dot`.
         spectral_norm: of all linear weights; `improved` keeps each at its initial norm.
     """
 

@@ -64,7 +64,7 @@ class Gate(nn.Module):
 
 
 class ImageAttention(nn.Module):
-    """The tokens of an image read from its latents (the paper's simplex attention, section 3.1).
+    """Attention of the tokens of an image to its latents (the paper's simplex attention, section 3.1).
 
     Args:
         channels: channels C of the tokens.
@@ -75,8 +75,8 @@ class ImageAttention(nn.Module):
         scores: of positions and latents.
         normalization: `layer` (over the channels of a token), `instance` (over the tokens of a channel) or
             `none`.
-        integration: what is read is a gain (`mul`), a bias (`add`), or `both`. A gain comes with division by
-            the root mean square, a bias with subtraction of the mean.
+        integration: the result is a gain (`mul`) of the tokens, a bias (`add`), or `both`. A gain comes with
+            division by the root mean square, a bias with subtraction of the mean.
         latent_gate: multiply the attention to each latent by a gate computed from the latent.
         image_gate: multiply the attention of each token by a gate computed from the token.
     """
@@ -136,7 +136,7 @@ class ImageAttention(nn.Module):
         if self.image_gate is not None:
             weights = weights * self.image_gate(tokens, grid)[..., None]
 
-        # The modulation is linear in what is read, so it is applied to the m values instead of n mixtures.
+        # The modulation is linear, so it is applied to the m values instead of the n results of attention.
         values = by_head(self.to_values(latents), self.heads)  # [B, h, m, s]
         matrix = per_head_inputs(self.modulation, self.heads)  # [h, s, C']
         values = (values @ matrix).flatten(1, 2)  # [B, h·m, C']
@@ -155,7 +155,7 @@ class ImageAttention(nn.Module):
         return (tokens if mean is None else tokens - mean) * gain + read, None, weights
 
     def _statistics(self, tokens: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Of tokens [B, n, C]: the mean, if a bias is read; float32 1 / root mean square, if a gain is."""
+        """Of tokens [B, n, C]: the mean, if there is a bias, and float32 1 / root mean square, if a gain."""
         if self.normalization == "none":
             return None, None
         dim = 2 if self.normalization == "layer" else 1
@@ -296,9 +296,9 @@ class LatentStage(nn.Module):
         self.first = EqualLinear(dim, dim, lr_multiplier=lr_multiplier, leaky=True, widen=True)
         self.second = EqualLinear(dim, dim, lr_multiplier=lr_multiplier, widen=True) if residual else None
 
-    def forward(self, latents: Tensor, *reading: Any) -> Tensor:
-        """[..., d] to [..., d]; `reading` is passed on to the attention."""
-        read = latents if self.attention is None else self.attention(latents, *reading)
+    def forward(self, latents: Tensor, *inputs: Any) -> Tensor:
+        """[..., d] to [..., d]; `inputs` are passed on to the attention."""
+        read = latents if self.attention is None else self.attention(latents, *inputs)
         made: Tensor = self.first(read)
         if self.second is None:
             return made

@@ -20,15 +20,17 @@ from gantx.runtime.random import Draws, Spec
 
 
 class Discriminator(interfaces.Discriminator):
-    """Images to logits: a StyleGAN2 discriminator with latents that read its features (GANformer).
+    """GANformer discriminator: a StyleGAN2 discriminator with latents that attend to its features.
 
-    Before every block, m aggregators read the features by attention, without changing them. At the end each
-    gives a number, and the numbers join the vector that the convolutions make.
+    Before every block, m aggregators attend to the features without changing them. At the end each is mapped
+    to one number, and these are appended to the vector that the convolutions compute.
 
-    Built from its section of the configuration, whose fields gantx.config.networks.ganformer documents.
+    Args:
+        config: the section `discriminator:`; gantx.config.networks.ganformer documents its fields.
 
     Attributes:
-        group_size: as above; a network that has it takes `parts`.
+        group_size: samples in a group of the minibatch standard deviation; see `MinibatchDependent`.
+        classes: number of classes, 0 for an unconditional discriminator.
     """
 
     def __init__(self, config: GANformerDiscriminatorConfig) -> None:
@@ -99,8 +101,8 @@ class Discriminator(interfaces.Discriminator):
                     self.attention_dropout,
                 )
             x = run_block(block, x)
-        differing = minibatch_standard_deviation(latents, self.group_size, 1, parts)  # [B, 1]
-        differing = differing[:, None].expand(-1, latents.shape[1], -1)  # [B, m, 1]
-        each = self.component_linear(torch.cat([latents, differing], dim=2))
+        deviation = minibatch_standard_deviation(latents, self.group_size, 1, parts)  # [B, 1]
+        deviation = deviation[:, None].expand(-1, latents.shape[1], -1)  # [B, m, 1]
+        each = self.component_linear(torch.cat([latents, deviation], dim=2))
         vector = torch.cat([self.epilogue(x, parts), self.component_out(each).flatten(1)], dim=1)
         return for_labels(self.out(vector), self.classes, labels)

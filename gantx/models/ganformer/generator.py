@@ -24,9 +24,10 @@ from gantx.runtime.random import Draw, Draws, Spec
 
 
 class Generator(interfaces.Generator):
-    """Latents to images: a StyleGAN2 whose features read from local latents (GANformer).
+    """GANformer generator: a StyleGAN2 generator whose features attend to local latents.
 
-    Built from its section of the configuration, whose fields gantx.config.networks.ganformer documents.
+    Args:
+        config: the section `generator:`; gantx.config.networks.ganformer documents its fields.
 
     Attributes:
         latent_shape: (m + 1, d): the local latents, then the global one.

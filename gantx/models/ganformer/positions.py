@@ -1,4 +1,4 @@
-"""Position codes of the grid."""
+"""Position codes of a token grid."""
 
 from __future__ import annotations
 

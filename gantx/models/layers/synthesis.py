@@ -25,7 +25,7 @@ class Block(nn.Module):
     """The layers of one resolution: two, or one at 4x4.
 
     Args:
-        in_channels: channels of the block before, or of the constant.
+        in_channels: channels of the previous block, or of the constant.
         out_channels: channels C of this block.
         resolution: height and width S of its features.
         first: index of its first layer among all layers.
@@ -61,7 +61,7 @@ class Block(nn.Module):
             self.upsample = Resample(out_channels, resolution // 2, up=2, before=2, after=1)
 
     def forward(self, x: Tensor, ws: Tensor, noise: Draws | None, between: Between | None) -> Tensor:
-        """Features of the block before to [B, C, S, S]; arguments as in `Synthesis`."""
+        """Features of the previous block to [B, C, S, S]; arguments as in `Synthesis`."""
         y = x
         for index, layer in enumerate(self.layers, start=self.first):
             drawn = None if noise is None else noise.get(f"layer{index}")
@@ -72,7 +72,7 @@ class Block(nn.Module):
 
 
 class Synthesis(nn.Module):
-    """Styles to images: a learned 4x4 constant, then blocks of ever finer features.
+    """Styles to images: a learned 4x4 constant, then blocks that double the resolution.
 
     Args:
         resolution: height and width R of the images, a power of two from 8.
@@ -131,7 +131,7 @@ class Synthesis(nn.Module):
         self.upsample = nn.ModuleList(Resample(3, size, up=2, before=2, after=1) for size in doubling)
 
     def noise_spec(self, batch: int) -> Spec:
-        """One map per layer."""
+        """One noise map per layer; {} without noise."""
         if not self.noise:
             return {}
         return {
@@ -146,8 +146,8 @@ class Synthesis(nn.Module):
             ws: styles [B, L, D].
             noise: maps by layer, as in `noise_spec`; without them, the stored constants.
             between: called in every layer with its index, the convolved features [B, C, S, S] and a
-                factor that they still have to be multiplied with; returns two such tensors, whose product
-                goes on to noise, bias and activation.
+                factor that they still have to be multiplied with; returns two such tensors, to whose
+                product noise, bias and activation are applied.
 
         Returns:
             Images [B, 3, R, R], float32.

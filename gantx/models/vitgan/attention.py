@@ -80,8 +80,8 @@ class Attention(nn.Module):
         dim: channels D of the tokens.
         heads: attention heads; divides `dim`.
         similarity: one of the above.
-        qk_std: deviation of the effective weights of queries and keys at the start; None for 1/√D with `dot`
-            and 0.02 with `l2`, where 1/√D would make every token attend to itself alone.
+        qk_std: initial standard deviation of the effective weights of queries and keys; None for 1/√D with
+            `dot` and 0.02 with `l2`, where 1/√D would make every token attend only to itself.
         spectral: normalisation of all weights, see `EqualizedLinear`.
     """
 
@@ -143,7 +143,7 @@ class Attention(nn.Module):
 
 
 class ReleasedAttention(nn.Module):
-    """The attention of the released generator, which is no distance at all.
+    """The attention of the released generator, whose logits are not a distance.
 
     Its logits are τ(mean q_i² + mean q_j² − 2 q_i·k_j)/√d: the second mean is taken of the query at the key's
     position, keys are not tied, and the sign favours distant tokens. τ is learned and starts at 1. All three

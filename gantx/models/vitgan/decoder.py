@@ -1,4 +1,4 @@
-"""From tokens to pixels: patches by an implicit representation, or convolutions."""
+"""Decoders from tokens to pixels: an implicit neural representation of patches, or convolutions."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ModulatedLinear(nn.Module):
         self.noise_strength = nn.Parameter(torch.zeros(())) if noisy else None
 
     def forward(self, features: Tensor, style: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Apply the layer, at all points of a style alike.
+        """Apply the layer to all points of every style.
 
         Args:
             features: [T or 1, P, in_dim], P points for every style.
