@@ -79,8 +79,8 @@ def compare(conversion: Conversion, path: Path, *, device: torch.device | str = 
     Args:
         conversion: from `convert`.
         path: a .safetensors file of latents `input.z`, images `input.x`, and the outputs of the
-            official networks for them: `output.<network>`, by the official name (`avg_gen`, `Gs`, `gen_ema`, ...). Images are in
-            the range of the official code.
+            official networks for them: `output.<network>`, by the official name (`avg_gen`, `Gs`, `gen_ema`,
+            ...). Images are in the range of the official code.
         device: where to run them.
 
     Raises:

@@ -1,8 +1,9 @@
 """Reading of official files without running code from them.
 
 Both kinds are pickles, which can call any function by name. Files of torch.save are read by torch's
-restricted unpickler. Snapshots of GANformer contain the source text of their networks and name functions of their own
-project: only those that build tensors are called, and every other object is replaced by an inert one.
+restricted unpickler. Snapshots of GANformer contain the source text of their networks and name functions of
+their own project: only those that build tensors are called, and every other object is replaced by an inert
+one.
 """
 
 from __future__ import annotations
