@@ -1,4 +1,4 @@
-"""Official files become checkpoints: read and renamed by the adapter of their family, checked, written."""
+"""Import of official checkpoints: read by the adapter of their family, checked, and written as our own."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ ADAPTERS: dict[str, Callable[[Path, RunConfig], Conversion]] = {
     "stylegan2": read_ganformer,  # as GANformer's code trains it for comparison
     "vitgan": read_vitgan,
 }
-"""Family of the generator to what reads the files of its official code."""
+"""Reader of official files, by the family of the generator."""
 
-# What the tensors of a network cannot tell, or what only training looks at.
+# Settings that cannot be inferred from tensors, or that only training uses.
 _UNTOLD = frozenset({"locality", "init"})
 TOLERANCE = 1e-4  # of the largest value of an output
 
@@ -74,13 +74,13 @@ def convert(path: Path, config: RunConfig) -> Conversion:
 
 
 def compare(conversion: Conversion, path: Path, *, device: torch.device | str = "cpu") -> list[Difference]:
-    """Run the imported networks on recorded inputs, without noise, and compare what they give.
+    """Run the imported networks on recorded inputs, without noise, and compare their outputs.
 
     Args:
         conversion: from `convert`.
-        path: a .safetensors file of latents `input.z`, images `input.x`, and what the official networks made
-            of them: `output.<network>`, by the official name (`avg_gen`, `Gs`, `gen_ema`, ...). Images are in
-            the range of the official code.
+        path: a .safetensors file of latents `input.z`, images `input.x`, and the outputs of the
+            official networks for them: `output.<network>`, by the official name (`avg_gen`, `Gs`, `gen_ema`,
+            ...). Images are in the range of the official code.
         device: where to run them.
 
     Raises:
@@ -125,7 +125,7 @@ def require_close(differences: Sequence[Difference], path: Path) -> None:
         if not difference.largest <= TOLERANCE * max(difference.scale, 1e-6):
             raise CheckFailed(
                 f"{difference.name} differs from {path} by {difference.largest:.3g} where values reach "
-                f"{difference.scale:.3g}: a setting that the file does not tell (such as heads, "
+                f"{difference.scale:.3g}: a setting that the file does not contain (such as heads, "
                 "normalize_latent, windows or patch_size) is not that of its training; nothing was written"
             )
 
@@ -162,7 +162,7 @@ def _require_same(parts: Mapping[str, Imported], config: RunConfig, path: Path) 
 
 
 def _overrides(kind: str, wanted: Section, found: Section) -> list[str]:
-    """What turns the section `wanted` into `found`, as it is typed."""
+    """The overrides, as typed on the command line, that turn the section `wanted` into `found`."""
     if type(wanted) is not type(found):
         others = found.model_dump(mode="json", exclude_defaults=True)
         return [f"{kind}={_as_yaml({**found.model_dump(include={'family'}), **others})}"]

@@ -1,7 +1,7 @@
 """The snapshots of GANformer's PyTorch code: its generator, or the StyleGAN2 it is compared with, and D.
 
-A snapshot keeps the arguments of each network beside its tensors, so every setting can be read off: from the
-tensors where they tell it, from the arguments otherwise.
+A snapshot keeps the arguments of each network beside its tensors, so every setting can be inferred: from the
+tensors where possible, from the arguments otherwise.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from gantx.importing.reading import PickledNetwork, origin_of, read_snapshot
 
 PARTS = {"G": "generator", "Gs": "generator_ema", "D": "discriminator"}
 
-# Keys that may have no place in our network, and why.
+# Official keys that may have no counterpart in our network, and why.
 _IDLE = {
     r".*\bresample_kernel|.*\.grid_pos": "follows from the sizes, and we compute it",
     r".*\.to_(keys|pos_map)\.bias": "adds the same to all scores of a position, which softmax ignores",
     r"synthesis\..*\.to_(keys|pos_map)\.weight": "is never used: positions are compared with centroids",
-    r"pos|mapping\..*\.(from_pos_map\..*|to_pos_map\.weight)": "is of position codes that none reads",
+    r"pos|mapping\..*\.(from_pos_map\..*|to_pos_map\.weight)": "belongs to unused position codes",
     r".*\.affine\..*": "is never used: nothing is modulated",
     r".*\.noise_(strength|const)": "is never used: there is no noise",
 }
@@ -93,20 +93,23 @@ def ganformer_generator(
     require(what, state, ("synthesis.b4.const", "synthesis.b4.conv1.weight", "mapping.w_avg"))
     synthesis, mapping = _options(arguments, "synthesis_kwargs"), _options(arguments, "mapping_kwargs")
     _refuse_foreign(what, synthesis, mapping)
-    sides = _sides(numbered(state, r"synthesis\.b(\d+)\."))
-    require(what, state, (f"synthesis.b{side}.conv1.weight" for side in sides))
+    resolutions = _resolutions(numbered(state, r"synthesis\.b(\d+)\."))
+    require(what, state, (f"synthesis.b{size}.conv1.weight" for size in resolutions))
     residual = "mapping.global_mlp.l0.fc0.weight" in state
     stages = 1 + numbered(state, r"mapping\.global_mlp\.l(\d+)\.")
     sizes = {
-        "resolution": sides[-1],
+        "resolution": resolutions[-1],
         "latent_dim": state["mapping.w_avg"].numel(),
         "mapping_layers": (2 if residual else 1) * stages + 1,
-        **channel_sizes({side: len(state[f"synthesis.b{side}.conv1.weight"]) for side in sides}, wanted),
+        **channel_sizes(
+            {size: len(state[f"synthesis.b{size}.conv1.weight"]) for size in resolutions},
+            wanted,
+        ),
         "architecture": synthesis.get("architecture", "skip"),
         "noise": synthesis.get("local_noise", True),
         "final_convolution": True,
     }
-    attended = [side for side in sides if any(f".b{side}.conv1.transformer." in key for key in state)]
+    attended = [size for size in resolutions if any(f".b{size}.conv1.transformer." in key for key in state)]
     section: GANformerGeneratorConfig | StyleGAN2GeneratorConfig
     if attended:
         fields = _attention_fields(state, attended, synthesis, mapping, arguments)
@@ -137,25 +140,25 @@ def ganformer_discriminator(
     """
     what = "GANformer discriminator"
     require(what, state, ("b4.conv.weight", "b4.out.weight"))
-    sides = _sides(numbered(state, r"b(\d+)\."))
-    require(what, state, (f"b{side}.conv0.weight" for side in sides[1:]))
-    channels, seen = state["b4.conv.weight"].shape[:2]
-    widths = {4: channels} | {side: state[f"b{side}.conv0.weight"].shape[1] for side in sides[1:]}
+    resolutions = _resolutions(numbered(state, r"b(\d+)\."))
+    require(what, state, (f"b{size}.conv0.weight" for size in resolutions[1:]))
+    channels, inputs = state["b4.conv.weight"].shape[:2]
+    widths = {4: channels} | {size: state[f"b{size}.conv0.weight"].shape[1] for size in resolutions[1:]}
     section = section_of(
         what,
         StyleGAN2DiscriminatorConfig,
-        resolution=sides[-1],
+        resolution=resolutions[-1],
         **channel_sizes(widths, wanted),
         group_size=_options(arguments, "epilogue_kwargs").get("mbstd_group_size", 4),
-        group_channels=seen - channels,
+        group_channels=inputs - channels,
         classes=arguments.get("c_dim", 0),
     )
 
-    names = _convolution(f"b{sides[-1]}.fromrgb", "from_rgb")
-    for level, side in enumerate(reversed(sides[1:])):
-        names |= _convolution(f"b{side}.conv0", f"blocks.{level}.first")
-        names |= _convolution(f"b{side}.conv1", f"blocks.{level}.second")
-        names[f"b{side}.skip.weight"] = f"blocks.{level}.shortcut.weight"
+    names = _convolution(f"b{resolutions[-1]}.fromrgb", "from_rgb")
+    for level, size in enumerate(reversed(resolutions[1:])):
+        names |= _convolution(f"b{size}.conv0", f"blocks.{level}.first")
+        names |= _convolution(f"b{size}.conv1", f"blocks.{level}.second")
+        names[f"b{size}.skip.weight"] = f"blocks.{level}.shortcut.weight"
     names |= _convolution("b4.conv", "epilogue.convolution")
     names |= both("b4.fc", "epilogue.linear") | both("b4.out", "out")
     return account(what, section, state, names, explained(state, names, _IDLE), reshaped=_reshaped(state))
@@ -206,7 +209,7 @@ def _attention_fields(
 
 def _refuse_foreign(what: str, synthesis: Mapping[str, Any], mapping: Mapping[str, Any]) -> None:
     """CheckpointError for options that ours lacks; most of them crash the released code as well."""
-    reads = mapping.get("ltnt2ltnt")  # otherwise the mapping has no use for its own options of attention
+    reads = mapping.get("ltnt2ltnt")  # otherwise the mapping ignores its own options of attention
     present = {
         "latent_stem": synthesis.get("latent_stem"),
         "iterative": synthesis.get("iterative"),
@@ -232,9 +235,11 @@ def _spelled_like(found: GANformerGeneratorConfig, wanted: Section) -> GANformer
 
 
 def _meaning(section: GANformerGeneratorConfig) -> dict[str, Any]:
-    """What settings stand for that can be written in more than one way."""
+    """The effective values of settings that can be written in more than one way."""
     attending = [
-        side for side in _sides(section.resolution) if section.attention_from <= side <= section.attention_to
+        size
+        for size in _resolutions(section.resolution)
+        if section.attention_from <= size <= section.attention_to
     ]
     duplex = section.attention == "duplex"
     default_iterations = {"simplex": None, "kmeans": 1, "duplex": 2}[section.attention]
@@ -247,8 +252,8 @@ def _meaning(section: GANformerGeneratorConfig) -> dict[str, Any]:
     }
 
 
-def _sides(resolution: int) -> list[int]:
-    """Sides of the features of all blocks, from coarse to fine."""
+def _resolutions(resolution: int) -> list[int]:
+    """Resolutions of the features of all blocks, from coarse to fine."""
     return [2**power for power in range(2, resolution.bit_length())]
 
 
@@ -264,16 +269,16 @@ def _sampling_names(section: GANformerGeneratorConfig | StyleGAN2GeneratorConfig
     """Keys of the StyleGAN2 synthesis network with its final convolution."""
     style = getattr(section, "style", True)
     skip = section.architecture == "skip"
-    sides = _sides(section.resolution)
+    resolutions = _resolutions(section.resolution)
     names = {"synthesis.b4.const": "synthesis_network.constant"}
 
     def modulation(official: str, ours: str) -> dict[str, str]:
         return both(f"{official}.affine", f"{ours}.to_style") if style else {}
 
-    for level, side in enumerate(sides):
-        place, block = f"synthesis.b{side}", f"synthesis_network.blocks.{level}"
+    for level, size in enumerate(resolutions):
+        prefix, block = f"synthesis.b{size}", f"synthesis_network.blocks.{level}"
         for index, convolution in enumerate(("conv0", "conv1") if level else ("conv1",)):
-            official, ours = f"{place}.{convolution}", f"{block}.layers.{index}"
+            official, ours = f"{prefix}.{convolution}", f"{block}.layers.{index}"
             names[f"{official}.weight"] = f"{ours}.convolution.weight"
             names[f"{official}.biasAct.bias"] = f"{ours}.bias"
             names |= modulation(official, f"{ours}.convolution")
@@ -281,15 +286,15 @@ def _sampling_names(section: GANformerGeneratorConfig | StyleGAN2GeneratorConfig
                 names[f"{official}.noise_strength"] = f"{ours}.strength"
                 names[f"{official}.noise_const"] = f"{ours}.constant"
         if level and section.architecture == "resnet":
-            names[f"{place}.skip.weight"] = f"{block}.shortcut.weight"
-        last = side == section.resolution
+            names[f"{prefix}.skip.weight"] = f"{block}.shortcut.weight"
+        last = size == section.resolution
         if skip or last:
             colours = f"synthesis_network.to_rgb.{level if skip else 0}"
             inside = f"{colours}.to_rgb" if last else colours
-            names |= _convolution(f"{place}.torgb", inside) | modulation(f"{place}.torgb", inside)
+            names |= _convolution(f"{prefix}.torgb", inside) | modulation(f"{prefix}.torgb", inside)
             if last:
-                names[f"{place}.conv_last.weight"] = f"{colours}.convolution.weight"
-                names |= modulation(f"{place}.conv_last", f"{colours}.convolution")
+                names[f"{prefix}.conv_last.weight"] = f"{colours}.convolution.weight"
+                names |= modulation(f"{prefix}.conv_last", f"{colours}.convolution")
     return names
 
 
@@ -298,33 +303,33 @@ def _mapping_names(section: GANformerGeneratorConfig, stages: int) -> dict[str, 
     names = {"pos": "positions"} if _reads_positions(section) else {}
     for network, ours in (("mlp", "local"), ("global_mlp", "overall")):
         for stage in range(stages):
-            official, place = f"mapping.{network}.l{stage}", f"mapping_network.{ours}.{stage}"
+            official, prefix = f"mapping.{network}.l{stage}", f"mapping_network.{ours}.{stage}"
             if section.mapping_residual:
-                names |= both(f"{official}.fc0", f"{place}.first")
-                names |= both(f"{official}.fc1", f"{place}.second")
+                names |= both(f"{official}.fc0", f"{prefix}.first")
+                names |= both(f"{official}.fc1", f"{prefix}.second")
             else:
-                names |= both(official, f"{place}.first")
+                names |= both(official, f"{prefix}.first")
         names |= both(f"mapping.{network}.out_layer", f"mapping_network.{ours}_out")
     for stage in range(stages if section.mapping_attention else 0):
-        official, place = f"mapping.mlp.sa{stage}", f"mapping_network.local.{stage}.attention"
+        official, prefix = f"mapping.mlp.sa{stage}", f"mapping_network.local.{stage}.attention"
         for part in ("to_queries", "to_values", "modulation"):
-            names |= both(f"{official}.{part}", f"{place}.{part}")
-        names[f"{official}.to_keys.weight"] = f"{place}.to_keys.weight"
+            names |= both(f"{official}.{part}", f"{prefix}.{part}")
+        names[f"{official}.to_keys.weight"] = f"{prefix}.to_keys.weight"
         if section.positions:
-            names |= both(f"{official}.from_pos_map", f"{place}.positions_to_queries")
-            names[f"{official}.to_pos_map.weight"] = f"{place}.positions_to_keys.weight"
+            names |= both(f"{official}.from_pos_map", f"{prefix}.positions_to_queries")
+            names[f"{official}.to_pos_map.weight"] = f"{prefix}.positions_to_keys.weight"
     return names
 
 
 def _attention_names(section: GANformerGeneratorConfig) -> dict[str, str]:
     """Keys of the attention layers between convolutions and activations."""
     names: dict[str, str] = {}
-    layers = [(side, conv) for side in _sides(section.resolution) for conv in ("conv0", "conv1")][1:]
-    for index, (side, conv) in enumerate(layers):
-        if not section.attention_from <= side <= section.attention_to:
+    layers = [(size, conv) for size in _resolutions(section.resolution) for conv in ("conv0", "conv1")][1:]
+    for index, (size, conv) in enumerate(layers):
+        if not section.attention_from <= size <= section.attention_to:
             continue
-        place = f"synthesis.b{side}.{conv}"
-        official, ours = f"{place}.transformer", f"attention_layers.layer{index}.look"
+        prefix = f"synthesis.b{size}.{conv}"
+        official, ours = f"{prefix}.transformer", f"attention_layers.layer{index}.look"
         names |= both(f"{official}.to_queries", f"{ours}.scores.to_queries")
         names |= both(f"{official}.from_pos_map", f"{ours}.scores.grid_to_queries")
         names |= both(f"{official}.to_values", f"{ours}.to_values")
@@ -344,7 +349,7 @@ def _attention_names(section: GANformerGeneratorConfig) -> dict[str, str]:
             names |= both(f"{official}.from_gate_attention.gate", f"{ours}.image_gate.content")
             names |= both(f"{official}.from_gate_attention.gate_pos", f"{ours}.image_gate.position")
         if section.grid == "trainable2d":
-            names[f"{place}.grid_pos"] = f"attention_layers.layer{index}.code.table"
+            names[f"{prefix}.grid_pos"] = f"attention_layers.layer{index}.code.table"
     return names
 
 

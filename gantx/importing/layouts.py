@@ -1,4 +1,4 @@
-"""How an official network is brought under our names, for all families: every key is accounted for."""
+"""Conversion of official state dicts to ours, for all families: every key is accounted for."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from gantx.models.layers.synthesis import channels_at
 
 @dataclass(frozen=True)
 class Imported:
-    """An official network under our names.
+    """An official network converted to ours.
 
     Attributes:
         section: the configuration that `models.build` turns into the network.
         tensors: its state dict.
         names: official key to our key, for everything in `tensors`.
         ignored: official key to the reason why it was left out.
-        computed: our key to what was put there, for tensors that the file does not hold.
+        computed: our key to a description of its value, for tensors that the file does not contain.
     """
 
     section: GeneratorConfig | DiscriminatorConfig
@@ -39,11 +39,11 @@ class Imported:
 
 @dataclass(frozen=True)
 class Conversion:
-    """Official files under our names.
+    """Official files converted to our networks.
 
     Attributes:
         parts: our part of a checkpoint to its network.
-        called: our part to what the official code calls it, such as `Gs`.
+        called: our part to its name in the official code, such as `Gs`.
         skipped: entries or files that are no networks: optimiser states, notes of the training script.
         origin: where it comes from, for the header of the checkpoint.
         pixels: scale and shift that turn pixels in [-1, 1] into those of the official code.
@@ -66,14 +66,14 @@ def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix("module."): tensor for key, tensor in state.items()}
 
 
-def count_blocks(state: Mapping[str, Tensor], place: str) -> int:
-    """How many blocks the keys `place.0.*`, `place.1.*`, ... name: one more than the highest number."""
-    numbers = [key[len(place) + 1 :].split(".")[0] for key in state if key.startswith(f"{place}.")]
+def count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
+    """How many blocks the keys `prefix.0.*`, `prefix.1.*`, ... name: one more than the highest number."""
+    numbers = [key[len(prefix) + 1 :].split(".")[0] for key in state if key.startswith(f"{prefix}.")]
     return 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
 
 
 def require(what: str, state: Mapping[str, Tensor], keys: Iterable[str]) -> None:
-    """CheckpointError when keys without which nothing can be read off are missing."""
+    """CheckpointError when keys that are needed to infer the configuration are missing."""
     if missing := [key for key in keys if key not in state]:
         raise CheckpointError(f"this is no {what}: it has no {_listed(missing)}")
 
@@ -99,7 +99,7 @@ def numbered(state: Mapping[str, Tensor], pattern: str) -> int:
 def explained(
     state: Mapping[str, Tensor], names: Mapping[str, str], reasons: Mapping[str, str]
 ) -> dict[str, str]:
-    """Keys without a place in our network that have none for a reason, with it.
+    """Official keys that have no counterpart in our network for a known reason, with the reason.
 
     Args:
         state: official tensors.
@@ -111,14 +111,14 @@ def explained(
 
 
 def channel_sizes(widths: Mapping[int, int], wanted: Section) -> dict[str, int]:
-    """`channel_base` and `channel_max` of a StyleGAN2 network, which its tensors do not tell apart.
+    """`channel_base` and `channel_max` of a StyleGAN2 network, which its tensors do not determine uniquely.
 
     Args:
-        widths: side of features to their channels.
+        widths: resolution of features to their channels.
         wanted: a section whose values are taken if they give these channels.
     """
     base, most = getattr(wanted, "channel_base", 0), getattr(wanted, "channel_max", 0)
-    if any(channels_at(side, base, most) != channels for side, channels in widths.items()):
+    if any(channels_at(resolution, base, most) != channels for resolution, channels in widths.items()):
         finest = max(widths)
         base, most = finest * widths[finest], max(widths.values())
     return {"channel_base": base, "channel_max": most}
@@ -144,7 +144,7 @@ def account(
         ignored: official key to the reason why it is left out.
         reshaped: official tensors that have other axes than ours for the same numbers, such as the weights of
             convolutions that are linear layers here.
-        changes: official key to what makes our numbers of theirs, where they differ.
+        changes: official key to the conversion of its tensor to ours, where the values differ.
 
     Raises:
         CheckpointError: keys are missing, unknown or of the wrong shape.

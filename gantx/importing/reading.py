@@ -1,8 +1,9 @@
-"""Foreign files read without running code from them.
+"""Reading of official files without running code from them.
 
-Both kinds are pickles, which can call anything by name. Files of torch.save go through torch's own restricted
-unpickler. Snapshots of GANformer carry the source text of their networks and name functions of their own
-project: of these, what makes a tensor is done, and everything else becomes an object that does nothing.
+Both kinds are pickles, which can call any function by name. Files of torch.save are read by torch's
+restricted unpickler. Snapshots of GANformer contain the source text of their networks and name functions of
+their own project: only those that build tensors are called, and every other object is replaced by an inert
+one.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class PickledNetwork:
 
     Attributes:
         tensors: its state dict.
-        arguments: what it was built with.
+        arguments: of its constructor.
     """
 
     tensors: dict[str, Tensor]
@@ -115,13 +116,13 @@ class _Refused(pickle.UnpicklingError):
 
 
 class _Inert:
-    """Stands for an object that is not needed: takes any arguments and any state, and forgets them."""
+    """Stands for an object that is not needed: accepts any arguments and any state, and ignores them."""
 
     def __new__(cls, *arguments: Any, **options: Any) -> _Inert:
         return super().__new__(cls)
 
     def __setstate__(self, state: Any) -> None:
-        """Forget it."""
+        """Ignore the state."""
 
 
 class _PlainDict(dict[str, Any]):
@@ -169,10 +170,10 @@ _STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
 
 
 class _SnapshotUnpickler(pickle.Unpickler):
-    """Knows the names that snapshots use, and refuses every other before anything of it is done."""
+    """Unpickles only the names that snapshots use, and refuses every other before it is called."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for `module.name` here."""
+        """The stand-in for `module.name`."""
         if module.startswith("dnnlib.tflib"):
             raise _Refused(
                 "is a snapshot of the TensorFlow code, which carries source text that would be run: convert "

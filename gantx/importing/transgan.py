@@ -1,8 +1,7 @@
 """The released checkpoints of TransGAN, both versions.
 
-A file contains all networks, or the weights of a generator alone. For each network there is one function: it
-reads the sizes off the tensors, writes down which official key is which of ours, and leaves the rest to
-`account`.
+A file contains all networks, or the weights of a generator alone. One function for each network
+infers the configuration from the tensors and maps official keys to ours; `account` does the rest.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def read_transgan(path: Path, config: RunConfig) -> Conversion:
 
     Args:
         path: the file.
-        config: says the version, by the generator's family, and what tensors do not tell.
+        config: gives the version, by the generator's family, and what cannot be inferred from tensors.
 
     Raises:
         MissingError: there is no such file.
@@ -92,7 +91,7 @@ def transgan_v1_generator(state: Mapping[str, Tensor], heads: int = 4) -> Import
 
     Args:
         state: `gen_state_dict` or `avg_gen_state_dict`, with or without `module.` before the keys.
-        heads: attention heads, which the tensors do not tell; 4 in all released models.
+        heads: attention heads, which cannot be inferred from tensors; 4 in all released models.
 
     Raises:
         CheckpointError: keys are missing, unknown or of the wrong shape.
@@ -101,10 +100,10 @@ def transgan_v1_generator(state: Mapping[str, Tensor], heads: int = 4) -> Import
     state = without_prefix(state)
     require(what, state, ("l1.weight", "pos_embed_1", "blocks.0.mlp.fc1.weight"))
     tokens, dim = state["pos_embed_1"].shape[1:]
-    places = ["blocks"]
-    while count_blocks(state, upsampled := f"upsample_blocks.{len(places) - 1}"):
-        places.append(upsampled)
-    depths = tuple(count_blocks(state, place) for place in places)
+    prefixes = ["blocks"]
+    while count_blocks(state, upsampled := f"upsample_blocks.{len(prefixes) - 1}"):
+        prefixes.append(upsampled)
+    depths = tuple(count_blocks(state, prefix) for prefix in prefixes)
     section = section_of(
         what,
         networks.TransGANGeneratorConfig,
@@ -118,10 +117,10 @@ def transgan_v1_generator(state: Mapping[str, Tensor], heads: int = 4) -> Import
     )
 
     names = both("l1", "to_tokens") | both("deconv.0", "to_rgb")
-    for stage, (place, depth) in enumerate(zip(places, depths, strict=True)):
+    for stage, (prefix, depth) in enumerate(zip(prefixes, depths, strict=True)):
         names[f"pos_embed_{stage + 1}"] = f"stages.{stage}.positions"
         for block in range(depth):
-            names |= _transgan_v1_block(f"{place}.{block}", f"stages.{stage}.blocks.{block}")
+            names |= _transgan_v1_block(f"{prefix}.{block}", f"stages.{stage}.blocks.{block}")
     unused = "belongs to a normalisation that the released code builds but never calls"
     ignored = {key: unused for key in state if key.startswith("to_rgb.0.")}
     return account(what, section, state, names, ignored, reshaped=("deconv.0.weight",))
@@ -132,7 +131,7 @@ def transgan_v1_discriminator(state: Mapping[str, Tensor], heads: int = 4) -> Im
 
     Args:
         state: `dis_state_dict`, with or without `module.` before the keys.
-        heads: attention heads, which the tensors do not tell; 4 in all released models.
+        heads: attention heads, which cannot be inferred from tensors; 4 in all released models.
 
     Raises:
         CheckpointError: keys are missing, unknown or of the wrong shape.
@@ -179,7 +178,7 @@ def transgan_v2_generator(
 
     Args:
         state: `gen_state_dict` or `avg_gen_state_dict`, with or without `module.` before the keys.
-        heads: attention heads, which the tensors do not tell; 4 in all released models.
+        heads: attention heads, which cannot be inferred from tensors; 4 in all released models.
         normalize_latent: whether the network normalises z (`--latent_norm`); no released script does.
 
     Raises:
@@ -189,15 +188,15 @@ def transgan_v2_generator(
     state = without_prefix(state)
     grids = _grids(state)
     if any(key.startswith("blocks.block.") for key in state):
-        places = ["blocks.block", *(f"upsample_blocks.{stage}.block" for stage in range(len(grids) - 1))]
+        prefixes = ["blocks.block", *(f"upsample_blocks.{stage}.block" for stage in range(len(grids) - 1))]
     else:
-        places = [f"blocks_{stage + 1}.block" for stage in range(len(grids))]
-    last = f"{places[-1]}.0" if grids else "blocks.block.0"
+        prefixes = [f"blocks_{stage + 1}.block" for stage in range(len(grids))]
+    last = f"{prefixes[-1]}.0" if grids else "blocks.block.0"
     require(what, state, ("l1.weight", "pos_embed_1", f"{last}.mlp.fc1.weight"))
     sides = [math.isqrt(positions.shape[1]) for positions in grids]
     dims = [positions.shape[2] for positions in grids]
     norm, noise = _norm(state), f"{last}.attn.noise_strength_1" in state
-    windows = [_window(state, place, side) for place, side in zip(places, sides, strict=True)]
+    windows = [_window(state, prefix, side) for prefix, side in zip(prefixes, sides, strict=True)]
     latent_grid = "embed_pos" in state
     # The class with a latent grid blurs on the way to its fifth and sixth stage.
     shuffles = ["blur-shuffle" if latent_grid and stage > 3 else "shuffle" for stage in range(len(grids))]
@@ -208,7 +207,7 @@ def transgan_v2_generator(
         normalize_latent=normalize_latent,
         dim=dims[0],
         base_size=sides[0],
-        depths=tuple(count_blocks(state, place) for place in places),
+        depths=tuple(count_blocks(state, prefix) for prefix in prefixes),
         upsampling=tuple(
             "bicubic" if dims[stage] == dims[stage - 1] else shuffles[stage] for stage in range(1, len(dims))
         ),
@@ -226,11 +225,11 @@ def transgan_v2_generator(
     names = both("l1", "to_tokens") | both("deconv.0", "to_rgb")
     if latent_grid:
         names |= both("embedding_transform", "to_latents") | {"embed_pos": "latent_positions"}
-    for stage, (place, window) in enumerate(zip(places, windows, strict=True)):
+    for stage, (prefix, window) in enumerate(zip(prefixes, windows, strict=True)):
         names[f"pos_embed_{stage + 1}"] = f"stages.{stage}.positions"
         kind = "windowed_blocks" if window else "global_blocks"
-        for block in range(count_blocks(state, place)):
-            names |= block_names(f"{place}.{block}", f"stages.{stage}.{kind}.{block}")
+        for block in range(count_blocks(state, prefix)):
+            names |= block_names(f"{prefix}.{block}", f"stages.{stage}.{kind}.{block}")
     ignored = _transgan_v2_ignored(state)
     return account(what, section, state, names, ignored, reshaped=("deconv.0.weight",))
 
@@ -240,9 +239,9 @@ def transgan_v2_discriminator(state: Mapping[str, Tensor], heads: int = 4, windo
 
     Args:
         state: `dis_state_dict`, with or without `module.` before the keys.
-        heads: attention heads, which the tensors do not tell; 4 in all released models.
-        window: side of the windows of the CelebA-HQ class, which has no relative positions to tell it
-            (`--d_window_size`).
+        heads: attention heads, which cannot be inferred from tensors; 4 in all released models.
+        window: side of the windows of the CelebA-HQ class, which has no relative positions to infer
+            it from (`--d_window_size`).
 
     Raises:
         CheckpointError: keys are missing, unknown or of the wrong shape.
@@ -340,9 +339,9 @@ def _transgan_v2_ignored(state: Mapping[str, Tensor]) -> dict[str, str]:
 _TABLE = ".attn.relative_position_bias_table"
 
 
-def _window(state: Mapping[str, Tensor], place: str, side: int) -> int | None:
-    """Side of the windows of the blocks at `place` on a grid of `side`; None for the whole grid."""
-    if (table := state.get(f"{place}.0{_TABLE}")) is None:
+def _window(state: Mapping[str, Tensor], prefix: str, side: int) -> int | None:
+    """Side of the windows of the blocks under `prefix` on a grid of `side`; None for the whole grid."""
+    if (table := state.get(f"{prefix}.0{_TABLE}")) is None:
         return None
     window = (math.isqrt(len(table)) + 1) // 2  # a table has (2W - 1)² rows
     return None if window == side else window

@@ -39,7 +39,7 @@ from gantx.models.vitgan.mapping import Mapping as MappingNetwork
 
 PARTS = {"gen": "generator", "gen_ema": "generator_ema", "dis": "discriminator"}  # of `<name>.pt`
 NORMS = "spectral_norms.safetensors"
-LATENTS = 10_000  # mapped for the average style
+LATENTS = 10_000  # number of latents whose mean style becomes w_avg
 
 
 def read_vitgan(path: Path, config: RunConfig) -> Conversion:
@@ -47,7 +47,7 @@ def read_vitgan(path: Path, config: RunConfig) -> Conversion:
 
     Args:
         path: the folder of gen.pt, gen_ema.pt and dis.pt, or a file of a generator alone.
-        config: what tensors do not tell: resolution, patch size and heads.
+        config: gives resolution, patch size and heads, which cannot be inferred from tensors.
 
     Raises:
         MissingError: there is no such file, or no averaged generator in the folder.
@@ -94,8 +94,8 @@ def vitgan_generator(
 
     Args:
         state: of gen.pt or gen_ema.pt, with or without `module.` before the keys.
-        wanted: what tensors do not tell: resolution, patch size, heads, and whether attention is
-            `released-dot`.
+        wanted: gives what cannot be inferred from tensors: resolution, patch size, heads, and whether
+            attention is `released-dot`.
         norms: by official layer (`layers.0.attn.to_qkv`), the spectral norm that its weight started with;
             None to estimate them.
 
@@ -164,7 +164,7 @@ def vitgan_generator(
         if norms is None:
             added[key] = torch.tensor(sum(map(math.sqrt, imported.tensors[f"{ours}.weight"].shape)))
             reasons[key] = (
-                "spectral norm at the start, estimated as √out + √in since the file does not hold it"
+                "spectral norm at the start, estimated as √out + √in since the file does not contain it"
             )
         else:
             added[key] = _norm_of(norms, official)
@@ -187,7 +187,7 @@ def vitgan_discriminator(state: Mapping[str, Tensor], wanted: Section) -> Import
     levels = count_blocks(state, "layers") - 1
     before = [f"layers.{level}.conv1.0.weight" for level in range(1, 1 + levels)]
     require(what, state, ("layers.0.0.weight", *before, "last_conv.0.weight"))
-    channels, seen = state["last_conv.0.weight"].shape[:2]
+    channels, inputs = state["last_conv.0.weight"].shape[:2]
     widths = {4: channels} | {4 << (levels - level): state[key].shape[1] for level, key in enumerate(before)}
     section = section_of(
         what,
@@ -195,7 +195,7 @@ def vitgan_discriminator(state: Mapping[str, Tensor], wanted: Section) -> Import
         resolution=4 << levels,
         **channel_sizes(widths, wanted),
         group_size=4,
-        group_channels=seen - channels,
+        group_channels=inputs - channels,
     )
 
     names = _layer("layers.0", 0, "from_rgb") | _layer("last_conv", 0, "epilogue.convolution")
@@ -211,7 +211,7 @@ def vitgan_discriminator(state: Mapping[str, Tensor], wanted: Section) -> Import
 
 # --- keys ---------------------------------------------------------------------------------------------------
 
-# Keys without a place in our networks, and why.
+# Official keys without a counterpart in our networks, and why.
 _IDLE = {
     r".*\.kernel": "is the blur, which we compute",
     r".*\.module\.weight": "is a weight before its first normalisation, which replaced it",
@@ -268,23 +268,23 @@ def _implicit() -> dict[str, str]:
 
 
 def _convolutional(doublings: int) -> dict[str, str]:
-    """Keys of the decoder of convolutions, of which there are two for every doubling of the side."""
+    """Keys of the decoder of convolutions, of which there are two for every doubling of the resolution."""
     names = _modulated("to_rgb", "decoder.to_rgb") | {"to_rgb.bias": "decoder.to_rgb.bias"}
     for layer in range(2 * doublings):
         names |= _styled(f"convs.{layer}", f"decoder.layers.{layer}")
     return names
 
 
-def _layer(official: str, place: int, ours: str) -> dict[str, str]:
-    """A convolution of the discriminator, after `place` filters and before its bias."""
-    return {f"{official}.{place}.weight": f"{ours}.weight", f"{official}.{place + 1}.bias": f"{ours}.bias"}
+def _layer(official: str, index: int, ours: str) -> dict[str, str]:
+    """A convolution of the discriminator, which follows `index` filters, and its bias."""
+    return {f"{official}.{index}.weight": f"{ours}.weight", f"{official}.{index + 1}.bias": f"{ours}.bias"}
 
 
 def _changes(state: Mapping[str, Tensor]) -> dict[str, Callable[[Tensor], Tensor]]:
-    """What makes our numbers of the official ones.
+    """Conversions of official tensors to ours, by official key.
 
-    The released code adds 1 to what a style says a gain is, and ours starts at 1 in its place. Its decoder of
-    convolutions generates images in [0, 1].
+    The released code adds 1 to the gain computed from a style, where the bias of ours starts at 1. Its
+    convolutional decoder generates images in [0, 1].
     """
     changes: dict[str, Callable[[Tensor], Tensor]] = {
         key: lambda bias: bias + 1 for key in state if key.endswith((".mlp_gamma.bias", ".modulation.bias"))
@@ -295,14 +295,14 @@ def _changes(state: Mapping[str, Tensor]) -> dict[str, Callable[[Tensor], Tensor
     }
 
 
-# --- what the files do not hold -----------------------------------------------------------------------------
+# --- what the files do not contain --------------------------------------------------------------------------
 
 
 def _average_style(imported: Imported, depth: int) -> Tensor:
     """The mean style [D] of many latents."""
-    place = "mapping_network."
+    prefix = "mapping_network."
     tensors = {
-        key.removeprefix(place): value for key, value in imported.tensors.items() if key.startswith(place)
+        key.removeprefix(prefix): value for key, value in imported.tensors.items() if key.startswith(prefix)
     }
     dim = len(imported.tensors["norm.gain.bias"])
     mapping = MappingNetwork(dim, depth)

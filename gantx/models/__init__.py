@@ -1,4 +1,4 @@
-"""The families of networks, and how a section of the configuration becomes one."""
+"""The networks of all families, built from sections of the configuration."""
 
 from __future__ import annotations
 

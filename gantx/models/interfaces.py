@@ -1,8 +1,8 @@
-"""What every network promises, and what some of them can do beside.
+"""The interfaces of networks: two base classes, and protocols for optional capabilities.
 
-Images are float tensors [B, 3, H, W], nominally in [-1, 1]. A forward pass never changes a network; what a
-network keeps beside its parameters moves in `update_state`. Capabilities are protocols that a network has or
-has not: nothing outside of `gantx.models` asks for the family.
+Images are float tensors [B, 3, H, W], nominally in [-1, 1]. A forward pass never changes a network; state
+beside the parameters changes in `update_state`. Code outside of `gantx.models` checks for capabilities with
+`isinstance` and never depends on the family.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Tells real images from generated ones."""
+    """Maps images to logits: high for real images, low for generated ones."""
 
     def noise_spec(self, batch: int) -> Spec:
         """The draws that `noise` must contain for a batch; {} when the discriminator is deterministic."""
@@ -52,10 +52,10 @@ class Discriminator(nn.Module):
 
 @runtime_checkable
 class KeepsState(Protocol):
-    """Keeps something beside its parameters that moves once per optimiser step."""
+    """Has state beside its parameters that is updated once per optimiser step."""
 
     def update_state(self) -> None:
-        """Move the state; called under no_grad."""
+        """Update the state; called under no_grad."""
 
 
 @runtime_checkable
@@ -83,9 +83,9 @@ class SuperResolves(Protocol):
 class StyleBased(Protocol):
     """Maps latents to styles and generates images from these, one style per use.
 
-    Styles ws are [B, L, D], or [B, K, L, D] where K latents meet in one image; the L uses can be given styles
-    of different latents (style mixing). The buffer `w_avg` [D] is their running average, for truncation;
-    training moves it.
+    Styles ws are [B, L, D], or [B, K, L, D] with K latents per image; the L uses can be given styles of
+    different latents (style mixing). The buffer `w_avg` [D] is their running average, for truncation;
+    training updates it.
     """
 
     def mapping(self, z: Tensor, labels: Tensor | None = None, noise: Draws | None = None) -> Tensor:
@@ -101,7 +101,7 @@ class ShowsAttention(Protocol):
 
     Maps are [B, h, m, S, S]: the attention of the position in row y and column x of the layer's S x S
     grid to each of m latents, in each of h heads; without gates, it sums to one over the latents. Layers are
-    called `<S>x<S>.<index of the layer among those of this size>`, from coarse to fine.
+    called `<S>x<S>.<index among the layers of this resolution>`, from coarse to fine.
     """
 
     def observe(
@@ -139,7 +139,7 @@ class ShowsSelfAttention(Protocol):
 class RelaxesAttention(Protocol):
     """Has an attention window that the training loop widens.
 
-    `attention_window` is a 0-d tensor that the loop writes, or None for unlimited attention.
+    `attention_window` is a 0-d tensor written by the training loop, or None for unlimited attention.
     """
 
     attention_window: Tensor | None

@@ -6,10 +6,10 @@ Notable in it:
 - modulated convolution as input scaling, one shared convolution, output scaling: no weights per sample
 - resampling with the filter [1, 3, 3, 1] as products with band matrices, without a compiled extension
 - the released GANformer code adds a linear 3x3 convolution before the pixels: both linear maps are multiplied
-  together before they meet the features, which saves more than a third of the generator's work
-- other families may put something `between` a layer's convolution and its activation: GANformer is that
-- features travel as channels_last, between the generator's layers in the type that is multiplied in; styles,
-  colours and sums of the discriminator's branches are float32
+  together before they are applied to the features, which saves more than a third of the generator's work
+- a function can be called `between` a layer's convolution and its activation: GANformer attends there
+- features are channels_last, and of the compute type between the generator's layers; styles, colours and sums
+  of the discriminator's branches are float32
 
 Sizes, order of operations and initialisation follow the released code.
 """
@@ -32,7 +32,7 @@ from gantx.runtime.random import Draws, Spec
 
 
 class Mapping(nn.Module):
-    """z to w: normalised to root mean square 1, then linear layers with leaky ReLU.
+    """Mapping network, z to w: normalisation to root mean square 1, then linear layers with leaky ReLU.
 
     Args:
         dim: size D of z and w.
@@ -52,14 +52,15 @@ class Mapping(nn.Module):
 
 
 class Generator(interfaces.Generator):
-    """Latents to images by way of styles (StyleGAN2).
+    """StyleGAN2 generator: a mapping network turns latents into styles, which modulate a synthesis network.
 
-    Built from its section of the configuration, whose fields gantx.config.networks.stylegan2 documents.
+    Args:
+        config: the section `generator:`; gantx.config.networks.stylegan2 documents its fields.
 
     Attributes:
         latent_shape: (D,).
         image_shape: (3, R, R).
-        w_avg: running average [D] of w, for truncation; moved by training.
+        w_avg: running average [D] of w, for truncation; updated by training.
     """
 
     w_avg: Tensor
@@ -101,27 +102,29 @@ class Generator(interfaces.Generator):
 
 
 class Discriminator(interfaces.Discriminator):
-    """Images to logits: residual blocks of convolutions (StyleGAN2).
+    """StyleGAN2 discriminator: residual blocks that halve the resolution down to 4x4, then an epilogue.
 
-    Built from its section of the configuration, whose fields gantx.config.networks.stylegan2 documents.
+    Args:
+        config: the section `discriminator:`; gantx.config.networks.stylegan2 documents its fields.
 
     Attributes:
-        group_size: as above; a network that has it takes `parts`.
+        group_size: samples in a group of the minibatch standard deviation; see `MinibatchDependent`.
+        classes: number of classes, 0 for an unconditional discriminator.
     """
 
     def __init__(self, config: StyleGAN2DiscriminatorConfig) -> None:
         super().__init__()
         self.group_size = config.group_size
         self.classes = config.classes
-        sides = [2**power for power in range(config.resolution.bit_length() - 1, 1, -1)]  # R, ..., 8, 4
-        channels = [channels_at(side, config.channel_base, config.channel_max) for side in sides]
+        resolutions = [2**power for power in range(config.resolution.bit_length() - 1, 1, -1)]  # R, ..., 8, 4
+        channels = [channels_at(size, config.channel_base, config.channel_max) for size in resolutions]
         self.from_rgb = EqualLinear(3, channels[0], leaky=True)
-        self.blocks = nn.ModuleList(map(DownBlock, channels[:-1], channels[1:], sides))
+        self.blocks = nn.ModuleList(map(DownBlock, channels[:-1], channels[1:], resolutions))
         self.epilogue = Epilogue(channels[-1], config.group_size, config.group_channels)
         self.out = EqualLinear(channels[-1], max(config.classes, 1), exact=True)
 
     def noise_spec(self, batch: int) -> Spec:
-        """Nothing is random."""
+        """{}: the discriminator is deterministic."""
         return {}
 
     def forward(

@@ -5,7 +5,7 @@ Notable in it:
 - one learned position per token, added on entry to a stage; nothing relative, no noise
 - pre-norm blocks with global attention, LayerNorm and exact GELU; no dropout, no norm before the pixels
 - pixels come out of a plain linear layer: no tanh, values may leave [-1, 1]
-- locality-aware initialisation: early in training the last block sees a window that the loop widens
+- locality-aware initialisation: early in training the last block attends within a window that the loop widens
 - super-resolution co-training: a low-resolution image can enter at the second stage in place of a latent
 - the discriminator is a ViT whose class token gives the logit
 
@@ -47,7 +47,7 @@ class Attention(nn.Module):
         self.out = Linear(dim, dim, widen=True)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, keep: int | None = None) -> Tensor:
-        """Let tokens attend to each other.
+        """Self-attention.
 
         Args:
             tokens: [B, N, D].
@@ -150,18 +150,19 @@ _DISTANCES = {"band": band_distance, "neighbourhood": neighbourhood_distance}
 
 
 class Generator(interfaces.Generator):
-    """Latents to images through stages of ever finer token grids (TransGAN v1).
+    """TransGAN v1 generator: transformer stages, each on a token grid twice as fine as the previous one.
 
-    Can `upscale` when built for super-resolution; it has `low_resolution` then, and only then.
+    With `super_resolution`, images can also enter at the second stage; see `upscale`.
 
-    Built from its section of the configuration, whose fields gantx.config.networks.transgan documents.
+    Args:
+        config: the section `generator:`; gantx.config.networks.transgan documents its fields.
 
     Attributes:
         latent_shape: (latent_dim,).
         image_shape: (3, R, R).
         attention_window: 0-d tensor written by the training loop: how far the last block of the last stage
-            may look, in tokens; None for everywhere.
-        low_resolution: side of the images `upscale` takes; absent without super_resolution.
+            may attend, in tokens; None for everywhere.
+        low_resolution: resolution of the images `upscale` takes; absent without super_resolution.
     """
 
     attention_window: Tensor | None
@@ -189,8 +190,8 @@ class Generator(interfaces.Generator):
         self.from_rgb = Linear(3, dims[1], widen=True) if config.super_resolution else None
         if config.super_resolution:
             self.low_resolution = self.sides[1]
-        # How far training has come is no property of the network: no buffer, and not saved with it. A plain
-        # attribute is also what `isinstance(network, RelaxesAttention)` can see.
+        # The progress of training is no property of the network, so this is no buffer and not saved. A plain
+        # attribute is also what `isinstance(network, RelaxesAttention)` checks for.
         self.attention_window = None
 
         if config.init == "compact":
@@ -201,19 +202,19 @@ class Generator(interfaces.Generator):
                 nn.init.normal_(stage.get_parameter("positions"), std=0.02)
 
     def noise_spec(self, batch: int) -> Spec:
-        """Nothing but z is random."""
+        """{}: the generator is deterministic."""
         return {}
 
     def forward(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
         """Latents [B, latent_dim] to images [B, 3, R, R]; `noise` and `labels` are not used."""
         tokens = self.to_tokens(z).unflatten(1, (self.sides[0] ** 2, -1))  # [B, b², C]
-        return self._paint(tokens, first=0)
+        return self._generate(tokens, first=0)
 
     def upscale(self, low: Tensor, noise: Draws | None = None) -> Tensor:
         """Generate from low-resolution images, for super-resolution co-training (MT-CT).
 
-        The paper describes the task, the released code lacks it; the way in is our own design: a linear map
-        of every low-resolution pixel to the channels of a stage-2 token, then stages 2, 3, ... as always.
+        The paper describes the task, the released code lacks it; how images enter is our own design: a
+        linear map of every low-resolution pixel to the channels of a stage-2 token, then stages 2, 3, ...
 
         Args:
             low: images [B, 3, r, r], r = `low_resolution`.
@@ -227,7 +228,7 @@ class Generator(interfaces.Generator):
         """
         if self.from_rgb is None:
             raise ValueError("this generator cannot upscale: build it with super_resolution=True")
-        return self._paint(self.from_rgb(low.flatten(2).transpose(1, 2)), first=1)
+        return self._generate(self.from_rgb(low.flatten(2).transpose(1, 2)), first=1)
 
     def follow(
         self, given: Tensor, query: tuple[float, float], noise: Draws | None = None, layers: str = "last"
@@ -242,13 +243,13 @@ class Generator(interfaces.Generator):
 
         Returns:
             Images [B, 3, R, R]; for every layer, attention [B, h, S, S] on its own grid of S x S tokens,
-            under `<S>x<S>.<which layer of that side>`.
+            under `<S>x<S>.<index among the layers of this resolution>`.
         """
         attentions = [module for module in self.modules() if isinstance(module, Attention)]
         return follow(lambda: self(given), attentions, query, layers)
 
-    def _paint(self, tokens: Tensor, first: int) -> Tensor:
-        """Run tokens [B, side², C] that enter at stage `first` through all later stages to the pixels."""
+    def _generate(self, tokens: Tensor, first: int) -> Tensor:
+        """Generate images from tokens [B, side², C] that enter at stage `first`."""
         last = len(self.stages) - 1
         for stage in range(first, last + 1):
             if stage > first:
@@ -258,16 +259,20 @@ class Generator(interfaces.Generator):
         return pixels.transpose(1, 2).reshape(-1, *self.image_shape)
 
     def _mask(self, device: torch.device) -> Tensor | None:
-        """Which tokens of the last stage may look where, boolean [N, N]; None while nothing limits them."""
+        """Which tokens of the last stage may attend to which, boolean [N, N]; None for no limit."""
         if self.attention_window is None or self.locality == "none":
             return None
         return _DISTANCES[self.locality](self.sides[-1], device) <= self.attention_window
 
 
 class Discriminator(interfaces.Discriminator):
-    """Images to logits: a ViT with a class token (TransGAN v1).
+    """TransGAN v1 discriminator: a ViT whose class token gives the logit.
 
-    Built from its section of the configuration, whose fields gantx.config.networks.transgan documents.
+    Args:
+        config: the section `discriminator:`; gantx.config.networks.transgan documents its fields.
+
+    Attributes:
+        patch_size: height and width of the patches that become tokens.
     """
 
     def __init__(self, config: TransGANDiscriminatorConfig) -> None:
@@ -291,7 +296,7 @@ class Discriminator(interfaces.Discriminator):
                     nn.init.normal_(module.weight, std=0.02)
                     if module.bias is not None:
                         nn.init.zeros_(module.bias)
-            # The fans of the strided convolution that the patch embedding is: out·k², not out.
+            # The fan-out is that of the equivalent strided convolution: out·k², not out.
             nn.init.xavier_uniform_(
                 self.from_patches.weight.detach().view(config.dim, 3, config.patch_size, config.patch_size)
             )
@@ -299,7 +304,7 @@ class Discriminator(interfaces.Discriminator):
             nn.init.normal_(self.positions, std=0.02)
 
     def noise_spec(self, batch: int) -> Spec:
-        """Nothing is random."""
+        """{}: the discriminator is deterministic."""
         return {}
 
     def forward(self, images: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
@@ -313,7 +318,7 @@ class Discriminator(interfaces.Discriminator):
         *blocks, last = self.blocks
         for block in blocks:
             tokens = run_block(block, tokens)
-        # Only the class token is read, so the last block updates no other.
+        # The head uses only the class token, so the last block computes no other.
         class_token = last(tokens, keep=1)[:, 0]  # [B, D]
         logits: Tensor = self.head(self.norm(class_token))  # [B, 1]
         return logits.squeeze(1)
@@ -341,8 +346,8 @@ def initialize_compact(network: nn.Module) -> None:
 def sine_positions(count: int, dim: int) -> Tensor:
     """Sines and cosines of row and column, times one half, for a square grid of tokens.
 
-    The first half of the channels tells the row, the second the column. D/4 frequencies run evenly from half
-    a period across the grid to half a period per token; channels left over by D/4 stay zero.
+    The first half of the channels encodes the row, the second the column. D/4 frequencies run evenly from
+    half a period across the grid to half a period per token; channels left over by D/4 stay zero.
 
     Args:
         count: tokens N of the grid, a square number.

@@ -1,8 +1,8 @@
-"""TransGAN, version 2 (Jiang, Chang and Wang, NeurIPS 2021), of which checkpoints were published.
+"""TransGAN, version 2 (Jiang, Chang and Wang, NeurIPS 2021), whose checkpoints were released.
 
 Notable in it, beside what `gantx.models.transgan` says of version 1:
 - a learned bias for the relative position of two tokens is added to the logits of attention
-- grid self-attention: on large grids, tokens attend within square windows that do not overlap or move
+- grid self-attention: on large grids, tokens attend within fixed square windows that do not overlap
 - a generator upsamples by pixel shuffle, or bicubically where the channels must not shrink
 - modified normalisation: tokens divided by their root mean square, without parameters
 - one random number per token and block, times a learned strength, enters some attentions
@@ -50,7 +50,7 @@ class PixelNorm(nn.Module):
         super().__init__()
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Normalise tokens [..., D]; float32 whatever comes in."""
+        """Normalise tokens [..., D] in float32."""
         return rms_norm(tokens)
 
 
@@ -61,8 +61,8 @@ class RelativePositions(nn.Module):
     """A learned bias for every relative position of two tokens on a grid, one for each head.
 
     Row (dy + W − 1)·(2W − 1) + dx + W − 1 of the table is for a query dy rows below and dx columns right of
-    its key. Products with a matrix of zeros and ones spread the table over all pairs: the gradient of a
-    look-up would sum entries that collide, in an order that changes from run to run on CUDA.
+    its key. Products with a matrix of zeros and ones spread the table over all pairs: the gradient of
+    indexing would sum colliding entries in an order that changes from run to run on CUDA.
 
     Args:
         side: side W of the grid.
@@ -115,7 +115,7 @@ class Attention(nn.Module):
         self.noise_strength = nn.Parameter(torch.zeros(())) if noise else None
 
     def forward(self, tokens: Tensor, noise: Tensor | None = None, keep: int | None = None) -> Tensor:
-        """Let tokens attend to each other.
+        """Self-attention.
 
         Args:
             tokens: normalised, [B, T, D]; in window order if they attend within windows.
@@ -203,7 +203,7 @@ class Block(nn.Module):
         window: side of the windows of attention, None for all tokens; see `Attention`.
         relative_positions: learn a bias for relative positions.
         noise: learn the strength of one random number per token.
-        latent_dim: channels of the latent grid to look at; None for none.
+        latent_dim: channels of the latent grid to attend to; None for none.
     """
 
     def __init__(
@@ -254,7 +254,7 @@ class Stage(nn.Module):
         dim: channels D of its tokens.
         depth: number of blocks.
         window: side of the square windows in which blocks attend; None or `side` for the whole grid.
-        global_blocks: how many blocks, the last ones, attend over the whole grid in spite of `window`.
+        global_blocks: how many blocks, the last ones, attend over the whole grid regardless of `window`.
         build_block: makes a block from the channels and the side of the windows.
     """
 
@@ -276,7 +276,7 @@ class Stage(nn.Module):
         self.global_blocks = nn.ModuleList(build_block(dim, side) for _ in range(depth - windowed))
 
     def forward(self, tokens: Tensor, noise: Tensor | None = None, latents: Tensor | None = None) -> Tensor:
-        """Run the stage.
+        """Apply positions and blocks.
 
         Args:
             tokens: [B, side², D] in raster order.
@@ -289,7 +289,7 @@ class Stage(nn.Module):
         of_block = iter(() if noise is None else noise.unbind(1))
         tokens = tokens + self.positions
         if self.windowed_blocks:
-            # Nothing but attention tells tokens apart by position: one reordering serves all blocks.
+            # Only attention depends on the order of tokens, so one reordering serves all blocks.
             tokens = to_windows(tokens, self.side, self.window)
             for block in self.windowed_blocks:
                 tokens = run_block(block, tokens, next(of_block, None), latents)
@@ -300,9 +300,10 @@ class Stage(nn.Module):
 
 
 class Generator(interfaces.Generator):
-    """Latents to images through stages of ever finer token grids (TransGAN v2).
+    """TransGAN v2 generator: transformer stages, each on a token grid twice as fine as the previous one.
 
-    Built from its section of the configuration, whose fields gantx.config.networks.transgan2 documents.
+    Args:
+        config: the section `generator:`; gantx.config.networks.transgan2 documents its fields.
 
     Attributes:
         latent_shape: (latent_dim,).
@@ -356,7 +357,7 @@ class Generator(interfaces.Generator):
         initialize_positions(self)
 
     def noise_spec(self, batch: int) -> Spec:
-        """The noise of each stage that has blocks; nothing for a generator without noise."""
+        """The noise of each stage that has blocks; {} without noise."""
         return {name: Draw("normal", (batch, *shape)) for name, shape in self._noise_shapes.items()}
 
     def forward(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
@@ -396,16 +397,23 @@ class Generator(interfaces.Generator):
 
         Returns:
             Images [B, 3, R, R]; for every layer, attention [B, h, S, S] on its own grid of S x S tokens,
-            under `<S>x<S>.<which layer of that side>`; zero beyond the window of the query.
+            under `<S>x<S>.<index among the layers of this resolution>`; zero beyond the window of the query.
         """
         attentions = [module for module in self.modules() if isinstance(module, Attention)]
         return follow(lambda: self(given, noise), attentions, query, layers)
 
 
 class Discriminator(interfaces.Discriminator):
-    """Images to logits: growing patches join a token grid that halves; a class token gives the logit (v2).
+    """TransGAN v2 discriminator: transformer stages on token grids of decreasing size, and a class token.
 
-    Built from its section of the configuration, whose fields gantx.config.networks.transgan2 documents.
+    Every stage after the first halves the side of the grid and appends the embedding of patches of twice the
+    size to the channels of its tokens. The class token of the last block gives the logit.
+
+    Args:
+        config: the section `discriminator:`; gantx.config.networks.transgan2 documents its fields.
+
+    Attributes:
+        sides: side of the token grid of every stage.
     """
 
     def __init__(self, config: TransGAN2DiscriminatorConfig) -> None:
@@ -462,7 +470,7 @@ class Discriminator(interfaces.Discriminator):
         initialize_positions(self)
 
     def noise_spec(self, batch: int) -> Spec:
-        """The noise of each stage and of the last block; nothing for a discriminator without noise."""
+        """The noise of each stage and of the last block; {} without noise."""
         return {name: Draw("normal", (batch, *shape)) for name, shape in self._noise_shapes.items()}
 
     def forward(self, images: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
@@ -483,14 +491,14 @@ class Discriminator(interfaces.Discriminator):
             tokens = self.stages[stage](tokens, noise_of(noise, f"stage{stage + 1}"))
         class_token = self.class_token.expand(len(images), -1, -1)
         tokens = torch.cat([class_token, tokens], dim=1)  # [B, 1 + N, D]
-        # Only the class token is read, so the last block updates no other.
+        # The head uses only the class token, so the last block computes no other.
         class_token = self.last_block(tokens, noise_of(noise, "last"), keep=1)[:, 0]  # [B, D]
         logits: Tensor = self.head(self.norm(class_token))  # [B, 1]
         return logits.squeeze(1)
 
 
 def noise_of(noise: Draws | None, name: str) -> Tensor | None:
-    """The draw of that name, or None where none was made."""
+    """The draw called `name`, or None if there is none."""
     found = None if noise is None else noise.get(name)
     assert not isinstance(found, dict)
     return found

@@ -241,7 +241,7 @@ def observed_features(generator):
 
     for level, block in enumerate(generator.synthesis_network.blocks):
         block.register_forward_hook(keep_block(4 << level))
-    sides = generator.synthesis_network.sides
+    sides = generator.synthesis_network.resolutions
     for key, layer in generator.attention_layers.items():
         index = int(key.removeprefix("layer"))
         layer.register_forward_hook(keep_layer(f"b{sides[index]}.conv{1 - index % 2}.transformer.out"))

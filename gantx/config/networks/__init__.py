@@ -1,6 +1,6 @@
 """The sections `generator:` and `discriminator:`: one model per network, its fields the network's arguments.
 
-Which one a section is, `family` says. Loads no torch.
+`family` selects the model. Importing this package does not import torch.
 """
 
 from __future__ import annotations

@@ -16,17 +16,17 @@ class GANformerGeneratorConfig(Section):
     """GANformer, generator (arXiv 2103.01209); see gantx.models.ganformer.
 
     Attributes:
-        resolution: side of the images, a power of two from 8.
+        resolution: height and width of the images, a power of two from 8.
         components: number of local latents.
         latent_dim: size of every latent, local or global (the released code's `latent-size` is that of all
             local ones together).
         mapping_layers: linear layers from z to w, an odd number with `mapping_residual`.
         mapping_residual: connections around every two of them.
-        mapping_attention: local latents read each other in the mapping.
+        mapping_attention: self-attention of the local latents in the mapping network.
         latent_norm: `joint` divides the local z by the root mean square of all of them (PyTorch code),
             `component` each by its own (TensorFlow code).
         normalize_global: divide the global z as well (PyTorch code).
-        channel_base: a layer of side r has channel_base/r channels, ...
+        channel_base: a layer of resolution r has channel_base/r channels, ...
         channel_max: ... but no more than this.
         architecture: `skip` adds up the colours of all blocks, `resnet` adds each block's input to its
             output, `orig` does neither.
@@ -35,23 +35,23 @@ class GANformerGeneratorConfig(Section):
         final_convolution: one more convolution, without activation, before the last colours.
         attention: `simplex`: positions of the image are compared with keys of the latents; `kmeans`: with
             learned centroids, as in the released checkpoints; `duplex`: with centroids that the tokens
-            refine, while the latents read from the tokens in turn (our reading of the paper).
+            refine, while the latents attend to the tokens in turn (our reading of the paper).
         kmeans_iterations: how often tokens choose a centroid; null means 1 for kmeans and 2 for duplex.
-        update_latents: latents read from the tokens after every layer, for the next; null means in duplex
-            alone.
-        attention_from: smallest side of features with attention.
-        attention_to: largest side of features with attention.
+        update_latents: latents attend to the tokens after every layer, for the next; null means only in
+            duplex.
+        attention_from: lowest resolution of features with attention.
+        attention_to: highest resolution of features with attention.
         heads: attention heads, also in the mapping.
-        normalization: of the features that read from the latents.
-        integration: what they read is a gain (`mul`), a bias (`add`) or `both`.
+        normalization: of the features that attend to the latents.
+        integration: the result of attention is a gain (`mul`) of the features, a bias (`add`) or `both`.
         positions: the local latents have position codes of their own.
         grid: position codes of the tokens.
         grid_dim: size of these codes; null means latent_dim.
         grid_directions: directions of `sine` and `linear` codes.
-        latent_gate: each latent decides how much of it can be read.
-        image_gate: each token decides how much it reads.
-        attention_dropout: rate of dropout of attention, in training alone.
-        component_dropout: chance of a local latent to be left out of an image, in training alone.
+        latent_gate: multiply the attention to each latent by a gate computed from the latent.
+        image_gate: multiply the attention of each token by a gate computed from the token.
+        attention_dropout: dropout probability of attention, in training alone.
+        component_dropout: probability that a local latent is left out of an image, in training alone.
     """
 
     family: Literal["ganformer"] = "ganformer"
@@ -98,14 +98,16 @@ class GANformerGeneratorConfig(Section):
         if self.attention == "simplex" and self.kmeans_iterations is not None:
             raise ValueError("kmeans_iterations has no meaning for attention simplex: leave it null")
         _require_grid(self.grid, self.grid_dim or self.latent_dim, self.grid_directions)
-        sides = _attention_sides(4, self.resolution, self.attention_from, self.attention_to)
-        for side in sides:
-            if (channels := min(self.channel_base // side, self.channel_max)) % self.heads:
-                raise ValueError(f"{channels} channels at side {side} cannot be shared by {self.heads} heads")
-        looking = self.mapping_attention or (
+        resolutions = _attention_resolutions(4, self.resolution, self.attention_from, self.attention_to)
+        for size in resolutions:
+            if (channels := min(self.channel_base // size, self.channel_max)) % self.heads:
+                raise ValueError(
+                    f"{channels} channels at resolution {size} cannot be shared by {self.heads} heads"
+                )
+        latents_attend = self.mapping_attention or (
             self.attention == "duplex" if self.update_latents is None else self.update_latents
         )
-        if looking and self.latent_dim % self.heads:
+        if latents_attend and self.latent_dim % self.heads:
             raise ValueError(f"latent_dim {self.latent_dim} cannot be shared by {self.heads} heads")
         return self
 
@@ -116,22 +118,22 @@ class GANformerDiscriminatorConfig(Section):
     The released checkpoints have the `stylegan2` discriminator, without attention.
 
     Attributes:
-        resolution: side of the images it receives, a power of two from 8.
-        channel_base: features of side r have channel_base/r channels, ...
+        resolution: height and width of the images it receives, a power of two from 8.
+        channel_base: features of resolution r have channel_base/r channels, ...
         channel_max: ... but no more than this.
-        group_size: samples that are compared with each other at the end.
-        group_channels: channels that say how much the samples of a group differ.
-        classes: number of classes that labels tell apart, 0 for none.
-        components: number of latents that read the image.
+        group_size: samples in a group of the minibatch standard deviation.
+        group_channels: channels of the minibatch standard deviation.
+        classes: number of classes, 0 for an unconditional discriminator.
+        components: number of latents that attend to the image.
         latent_dim: size of each.
-        attention_from: smallest side of features that they read.
-        attention_to: largest side of features that they read.
+        attention_from: lowest resolution of features that they attend to.
+        attention_to: highest resolution of features that they attend to.
         heads: attention heads.
         positions: these latents have position codes.
         grid: position codes of the tokens.
         grid_dim: size of these codes; null means latent_dim.
         grid_directions: directions of `sine` and `linear` codes.
-        attention_dropout: rate of dropout of attention, in training alone.
+        attention_dropout: dropout probability of attention, in training alone.
     """
 
     family: Literal["ganformer"] = "ganformer"
@@ -157,7 +159,7 @@ class GANformerDiscriminatorConfig(Section):
         require_channels(self.resolution, self.channel_base)
         require_groups(self.channel_base, self.channel_max, self.group_channels)
         _require_grid(self.grid, self.grid_dim or self.latent_dim, self.grid_directions)
-        _attention_sides(8, self.resolution, self.attention_from, self.attention_to)
+        _attention_resolutions(8, self.resolution, self.attention_from, self.attention_to)
         if self.latent_dim % self.heads:
             raise ValueError(f"latent_dim {self.latent_dim} cannot be shared by {self.heads} heads")
         return self
@@ -173,12 +175,12 @@ def _require_grid(grid: str, dim: int, directions: int) -> None:
         )
 
 
-def _attention_sides(smallest: int, resolution: int, first: int, last: int) -> list[int]:
-    """Sides of the features with attention; ValueError when there are none."""
-    sides = [side for side in (2**power for power in range(2, 12)) if smallest <= side <= resolution]
-    if not (found := [side for side in sides if first <= side <= last]):
+def _attention_resolutions(smallest: int, resolution: int, first: int, last: int) -> list[int]:
+    """Resolutions of the features with attention; ValueError when there are none."""
+    resolutions = [size for size in (2**power for power in range(2, 12)) if smallest <= size <= resolution]
+    if not (found := [size for size in resolutions if first <= size <= last]):
         raise ValueError(
-            f"no features have a side from attention_from {first} to attention_to {last}; "
-            f"there are {', '.join(map(str, sides))}"
+            f"no features have a resolution from attention_from {first} to attention_to {last}; "
+            f"there are {', '.join(map(str, resolutions))}"
         )
     return found

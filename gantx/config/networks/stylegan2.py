@@ -32,10 +32,10 @@ class StyleGAN2GeneratorConfig(Section):
     """StyleGAN2, generator (arXiv 1912.04958); see gantx.models.stylegan2.
 
     Attributes:
-        resolution: side of the images, a power of two from 8.
+        resolution: height and width of the images, a power of two from 8.
         latent_dim: size of z and w.
         mapping_layers: linear layers from z to w (8 in the paper, 9 in GANformer's PyTorch code).
-        channel_base: a layer of side r has channel_base/r channels, ...
+        channel_base: a layer of resolution r has channel_base/r channels, ...
         channel_max: ... but no more than this.
         architecture: `skip` adds up the colours of all blocks, `resnet` adds each block's input to its
             output, `orig` does neither.
@@ -65,12 +65,12 @@ class StyleGAN2DiscriminatorConfig(Section):
     """StyleGAN2, residual discriminator; see gantx.models.stylegan2.
 
     Attributes:
-        resolution: side of the images it receives, a power of two from 8.
-        channel_base: features of side r have channel_base/r channels, ...
+        resolution: height and width of the images it receives, a power of two from 8.
+        channel_base: features of resolution r have channel_base/r channels, ...
         channel_max: ... but no more than this.
-        group_size: samples that are compared with each other at the end.
-        group_channels: channels that say how much the samples of a group differ.
-        classes: number of classes that labels tell apart, 0 for none.
+        group_size: samples in a group of the minibatch standard deviation.
+        group_channels: channels of the minibatch standard deviation.
+        classes: number of classes, 0 for an unconditional discriminator.
     """
 
     family: Literal["stylegan2"] = "stylegan2"
@@ -89,6 +89,6 @@ class StyleGAN2DiscriminatorConfig(Section):
 
 
 def require_groups(channel_base: int, channel_max: int, group_channels: int) -> None:
-    """ValueError when the 4x4 features cannot be shared by the channels that compare samples."""
+    """ValueError when the 4x4 features cannot be divided into `group_channels` groups."""
     if (channels := min(channel_base // 4, channel_max)) % group_channels:
         raise ValueError(f"group_channels {group_channels} does not divide the {channels} channels at 4x4")

@@ -40,7 +40,7 @@ class TransGANGeneratorConfig(Section):
 
     @property
     def resolution(self) -> int:
-        """Side of the generated images."""
+        """Resolution of the generated images."""
         return self.base_size * self.rgb_patch << (len(self.depths) - 1)
 
     @model_validator(mode="after")
@@ -66,7 +66,7 @@ class TransGANDiscriminatorConfig(Section):
     """TransGAN version 1, discriminator: a ViT with a class token; see gantx.models.transgan.
 
     Attributes:
-        resolution: side of the images it receives.
+        resolution: height and width of the images it receives.
         patch_size: side of the patches that become tokens.
         dim: channels of the tokens.
         depth: number of blocks.

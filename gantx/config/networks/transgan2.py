@@ -49,7 +49,7 @@ class TransGAN2GeneratorConfig(Section):
 
     @property
     def resolution(self) -> int:
-        """Side of the generated images."""
+        """Resolution of the generated images."""
         return self.base_size << (len(self.depths) - 1)
 
     @model_validator(mode="after")
@@ -78,16 +78,16 @@ class TransGAN2DiscriminatorConfig(Section):
     """TransGAN version 2, discriminator: patches of growing size; see gantx.models.transgan2.
 
     Attributes:
-        resolution: side of the images it receives.
+        resolution: height and width of the images it receives.
         patch_size: side of the patches of the first token grid; every later stage doubles it.
         overlap: the patches of the first grid are twice as large and overlap by half (CelebA-HQ).
         dim: channels of the last stage.
         shares: what each stage's patches contribute to `dim`, in proportion; one number for each stage.
-        depths: blocks of each stage, without the last one, which sees the class token.
+        depths: blocks of each stage, without the last one, which adds the class token.
         windows: side of the windows of attention, one for each stage; null for the whole grid, in one stage
             or in all.
-        global_blocks: how many blocks of each stage, the last ones, attend over the whole grid in spite of
-            `windows`; null for none.
+        global_blocks: how many blocks of each stage, the last ones, attend over the whole grid
+            regardless of `windows`; null for none.
         heads: attention heads.
         mlp_ratio: hidden width of the MLPs in units of the stage's channels.
         norm: LayerNorm, or the paper's modified normalisation (`pixel`).

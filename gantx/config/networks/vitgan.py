@@ -16,21 +16,21 @@ class ViTGANGeneratorConfig(Section):
     """ViTGAN, generator (arXiv 2107.04589v1); see gantx.models.vitgan.
 
     Attributes:
-        resolution: side of the images it generates.
+        resolution: height and width of the images it generates.
         patch_size: side of the patch that each token generates.
         dim: channels of tokens, latents and styles.
         depth: number of blocks.
         heads: attention heads.
         mlp_ratio: hidden width of the MLPs in units of `dim`.
         mapping_depth: layers of the mapping network.
-        mapping_lr: relative rate at which they learn.
+        mapping_lr: learning rate of these layers in units of the optimiser's.
         positions: tokens start from sine features of their coordinates, or from a learned table.
         residual: attention and MLP are added to their input, or to its normalised form as released.
-        attention: inner products, a distance (see gantx.models.vitgan.Attention), or as released.
+        attention: inner products, a distance (see gantx.models.vitgan.attention), or as released.
         activation: of the MLPs.
         spectral_norm: of the weights of attention and MLPs.
         norm_eps: added to the variance in the norms.
-        decoder: `inr` as released, `inr-sine` with one hidden layer of sines, or `conv`, which is none.
+        decoder: `inr` as released, `inr-sine` with one hidden layer of sines, or the convolutional `conv`.
         decoder_dim: width of the decoder's layers.
         decoder_noise: add noise of learned strength to the decoder's layers.
         output: linear, or tanh to keep pixels within [-1, 1].
@@ -66,7 +66,7 @@ class ViTGANGeneratorConfig(Section):
         if self.decoder == "conv" and self.patch_size & (self.patch_size - 1):
             raise ValueError(
                 f"patch_size {self.patch_size} must be a power of two with the conv decoder, "
-                "which doubles the side until every token has its patch"
+                "which doubles the resolution until every token has its patch"
             )
         return self
 
@@ -75,17 +75,17 @@ class ViTGANDiscriminatorConfig(Section):
     """ViTGAN, discriminator (arXiv 2107.04589v1); see gantx.models.vitgan.
 
     Attributes:
-        resolution: side of the images it receives.
+        resolution: height and width of the images it receives.
         patch_size: height and width of the patches that become tokens.
         overlap: pixels by which a patch reaches into its neighbours on each side.
-        padding: what lies outside the image, zeros or its mirror image.
+        padding: how images are padded, with `zeros` or by `reflect`ion.
         dim: channels of the tokens.
         depth: number of blocks.
         heads: attention heads.
         mlp_ratio: hidden width of the MLPs in units of `dim`.
-        attention: negative squared distance `l2`, another distance, or inner products.
-        qk_std: deviation of the weights of queries and keys at the start; null for 0.02 with a distance and
-            1/√dim with inner products.
+        attention: negative squared distance `l2`, or inner products `dot`.
+        qk_std: initial standard deviation of the weights of queries and keys; null for 0.02 with `l2` and
+            1/√dim with `dot`.
         spectral_norm: of all linear weights; `improved` keeps each at its initial norm.
     """
 

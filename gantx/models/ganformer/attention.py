@@ -1,4 +1,4 @@
-"""How an image and its latents read from each other."""
+"""Attention between the tokens of an image and its latents, in both directions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from gantx.runtime.random import Draw, Draws, Spec
 
 
 def dropped(attention: Tensor, draws: Any, dropout: float) -> Tensor:
-    """Attention [B, n, h, m] with single entries and whole latents left out, the rest enlarged.
+    """Dropout of attention: single entries and whole latents are set to zero, the rest is scaled up.
 
     Args:
-        attention: what is thinned out.
-        draws: what `dropout_spec` asks for, or None to leave attention alone.
-        dropout: probability of a dropped entry; each of the two ways has half of it.
+        attention: [B, n, h, m].
+        draws: of `dropout_spec`, or None for no dropout.
+        dropout: dropout probability; single entries and whole latents each have half of it.
     """
     if draws is None:
         return attention
@@ -40,11 +40,11 @@ def dropout_spec(batch: int, tokens: int, heads: int, latents: int) -> Spec:
 
 
 class Gate(nn.Module):
-    """How open something is for each head, from what it is and where.
+    """A gate in (0, 1) for each vector and head, computed from the vector and its position.
 
     Args:
-        dim: channels of what it is.
-        position_dim: size of its position code, or None when it has none.
+        dim: channels of the vectors.
+        position_dim: size of their position codes, or None when they have none.
         heads: attention heads h.
         bias: added to the logits.
     """
@@ -64,7 +64,7 @@ class Gate(nn.Module):
 
 
 class ImageAttention(nn.Module):
-    """The tokens of an image read from its latents (the paper's simplex attention, section 3.1).
+    """Attention of the tokens of an image to its latents (the paper's simplex attention, section 3.1).
 
     Args:
         channels: channels C of the tokens.
@@ -75,10 +75,10 @@ class ImageAttention(nn.Module):
         scores: of positions and latents.
         normalization: `layer` (over the channels of a token), `instance` (over the tokens of a channel) or
             `none`.
-        integration: what is read is a gain (`mul`), a bias (`add`), or `both`. A gain comes with division by
-            the root mean square, a bias with subtraction of the mean.
-        latent_gate: each latent decides how much of it can be read.
-        image_gate: each token decides how much it reads.
+        integration: the result is a gain (`mul`) of the tokens, a bias (`add`), or `both`. A gain comes with
+            division by the root mean square, a bias with subtraction of the mean.
+        latent_gate: multiply the attention to each latent by a gate computed from the latent.
+        image_gate: multiply the attention of each token by a gate computed from the token.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class ImageAttention(nn.Module):
         draws: Draws | None = None,
         dropout: float = 0.0,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Read.
+        """Attend.
 
         Args:
             tokens: [B, n, C].
@@ -124,7 +124,7 @@ class ImageAttention(nn.Module):
             positions: position codes of the latents, [m, q], or None.
             mask: added to the scores of each latent, [B, m], or None.
             draws: of `dropout_spec`, or None for no dropout.
-            dropout: probability of a dropped entry.
+            dropout: dropout probability of attention.
 
         Returns:
             Tokens [B, n, C]; a gain [B, n, C] that they still have to be multiplied with, or None; the
@@ -136,7 +136,7 @@ class ImageAttention(nn.Module):
         if self.image_gate is not None:
             weights = weights * self.image_gate(tokens, grid)[..., None]
 
-        # The modulation is linear in what is read, so it is applied to the m values instead of n mixtures.
+        # The modulation is linear, so it is applied to the m values instead of the n results of attention.
         values = by_head(self.to_values(latents), self.heads)  # [B, h, m, s]
         matrix = per_head_inputs(self.modulation, self.heads)  # [h, s, C']
         values = (values @ matrix).flatten(1, 2)  # [B, h·m, C']
@@ -155,7 +155,7 @@ class ImageAttention(nn.Module):
         return (tokens if mean is None else tokens - mean) * gain + read, None, weights
 
     def _statistics(self, tokens: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Of tokens [B, n, C]: the mean, if a bias is read; float32 1 / root mean square, if a gain is."""
+        """Of tokens [B, n, C]: the mean, if there is a bias, and float32 1 / root mean square, if a gain."""
         if self.normalization == "none":
             return None, None
         dim = 2 if self.normalization == "layer" else 1
@@ -199,7 +199,7 @@ def scaled_product(shares: Tensor, values: Tensor, bias: Tensor, scale: Tensor |
 
 
 class LatentAttention(nn.Module):
-    """Latents read from an image, or from each other, and add what they read.
+    """Latents attend to a context, the image or each other, and add the result to themselves.
 
     Args:
         dim: size d of a latent.
@@ -240,7 +240,7 @@ class LatentAttention(nn.Module):
         draws: Draws | None = None,
         dropout: float = 0.0,
     ) -> Tensor:
-        """Read.
+        """Attend.
 
         Args:
             latents: [B, m, d].
@@ -248,8 +248,8 @@ class LatentAttention(nn.Module):
             positions: position codes of the latents, [m, q], or None.
             context_positions: position codes of the context, [n, p], or None.
             mask: added to the scores of the context, [B, n], or None.
-            draws: of `dropout_spec`, as for m tokens that look at n latents, or None for no dropout.
-            dropout: probability of a dropped entry.
+            draws: of `dropout_spec`, as for m tokens that attend to n latents, or None for no dropout.
+            dropout: dropout probability of attention.
 
         Returns:
             [B, m, d], float32.
@@ -259,7 +259,7 @@ class LatentAttention(nn.Module):
         if self.positions_to_queries is not None:
             queries = queries + self.positions_to_queries(positions)
         queries = by_head(queries, self.heads) * (queries.shape[2] // self.heads) ** -0.5  # [B, h, m, s]
-        # As in SimplexScores, nothing is projected on the side of the n.
+        # As in SimplexScores, projections are applied to the m queries, not to the n tokens of the context.
         for_context = (queries @ per_head(self.to_keys, self.heads)).flatten(1, 2)  # [B, h·m, c]
         scores = for_context @ context.transpose(1, 2)  # [B, h·m, n]
         if self.positions_to_keys is not None and context_positions is not None:
@@ -279,13 +279,13 @@ class LatentAttention(nn.Module):
 
 
 class LatentStage(nn.Module):
-    """Latents read, then go through one linear layer, or two with a connection past everything.
+    """Attention of the latents, then one linear layer, or two with a skip connection around everything.
 
     Args:
         dim: size d of a latent.
-        lr_multiplier: learning dropout of the linear layers in units of the optimiser's.
-        residual: two layers and a connection around them and the attention.
-        attention: how the latents read, or None.
+        lr_multiplier: learning rate of the linear layers in units of the optimiser's.
+        residual: two layers and a skip connection around them and the attention.
+        attention: attention of the latents, or None for linear layers alone.
     """
 
     def __init__(
@@ -296,9 +296,9 @@ class LatentStage(nn.Module):
         self.first = EqualLinear(dim, dim, lr_multiplier=lr_multiplier, leaky=True, widen=True)
         self.second = EqualLinear(dim, dim, lr_multiplier=lr_multiplier, widen=True) if residual else None
 
-    def forward(self, latents: Tensor, *reading: Any) -> Tensor:
-        """[..., d] to [..., d]; `reading` is passed on to the attention."""
-        read = latents if self.attention is None else self.attention(latents, *reading)
+    def forward(self, latents: Tensor, *inputs: Any) -> Tensor:
+        """[..., d] to [..., d]; `inputs` are passed on to the attention."""
+        read = latents if self.attention is None else self.attention(latents, *inputs)
         made: Tensor = self.first(read)
         if self.second is None:
             return made
@@ -306,12 +306,12 @@ class LatentStage(nn.Module):
 
 
 class AttentionLayer(nn.Module):
-    """What happens between a layer's convolution and its activation.
+    """Bipartite attention between a layer's convolution and its activation.
 
     Args:
         code: position codes of the tokens.
-        look: how the tokens read from the latents.
-        update: how the latents read from the tokens afterwards, or None when they stay.
+        look: attention of the tokens to the latents.
+        update: attention of the latents to the tokens afterwards, or None to leave the latents unchanged.
     """
 
     def __init__(self, code: GridCode, look: ImageAttention, update: LatentStage | None) -> None:
@@ -330,28 +330,28 @@ class AttentionLayer(nn.Module):
         draws: Any,
         dropout: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Let image and latents meet.
+        """Attend from the image to the latents, then, with `update`, from the latents to the image.
 
         Args:
             x: features [B, C, S, S].
-            factor: what they still have to be multiplied with.
+            factor: that the features still have to be multiplied with, [] or [B, C, 1, 1].
             latents: [B, m, d].
             positions: position codes of the latents, [m, d], or None.
             mask: added to the scores of each latent, [B, m], or None.
             draws: of `dropout_spec` for `look` and, if there is one, `update`; None for no dropout.
-            dropout: probability of a dropped entry.
+            dropout: dropout probability of attention.
 
         Returns:
             Features and their factor again; the latents of the next layer; attention [B, S², h, m].
         """
         height = x.shape[2]
         grid: Tensor = self.code()
-        for_look, for_update = (None, None) if draws is None else (draws["look"], draws.get("update"))
+        of_look, of_update = (None, None) if draws is None else (draws["look"], draws.get("update"))
         tokens, gain, weights = self.look(
-            to_tokens(x * factor.to(x.dtype)), grid, latents, positions, mask, for_look, dropout
+            to_tokens(x * factor.to(x.dtype)), grid, latents, positions, mask, of_look, dropout
         )
         if self.update is not None:
             tokens, gain = tokens if gain is None else tokens * gain, None
-            latents = self.update(latents, tokens, positions, grid, None, for_update, dropout)
+            latents = self.update(latents, tokens, positions, grid, None, of_update, dropout)
         x = from_tokens(tokens, height)
         return x, x.new_ones(()) if gain is None else from_tokens(gain, height), latents, weights

@@ -20,15 +20,17 @@ from gantx.runtime.random import Draws, Spec
 
 
 class Discriminator(interfaces.Discriminator):
-    """Images to logits: a StyleGAN2 discriminator with latents that read its features (GANformer).
+    """GANformer discriminator: a StyleGAN2 discriminator with latents that attend to its features.
 
-    Before every block, m aggregators read the features by attention, without changing them. At the end each
-    gives a number, and the numbers join the vector that the convolutions make.
+    Before every block, m aggregators attend to the features without changing them. At the end each is mapped
+    to one number, and these are appended to the vector that the convolutions compute.
 
-    Built from its section of the configuration, whose fields gantx.config.networks.ganformer documents.
+    Args:
+        config: the section `discriminator:`; gantx.config.networks.ganformer documents its fields.
 
     Attributes:
-        group_size: as above; a network that has it takes `parts`.
+        group_size: samples in a group of the minibatch standard deviation; see `MinibatchDependent`.
+        classes: number of classes, 0 for an unconditional discriminator.
     """
 
     def __init__(self, config: GANformerDiscriminatorConfig) -> None:
@@ -38,11 +40,11 @@ class Discriminator(interfaces.Discriminator):
         self.heads = config.heads
         self.attention_dropout = config.attention_dropout
         code_dim = config.latent_dim if config.grid_dim is None else config.grid_dim
-        sides = [2**power for power in range(config.resolution.bit_length() - 1, 1, -1)]  # R, ..., 8, 4
-        channels = [channels_at(side, config.channel_base, config.channel_max) for side in sides]
+        resolutions = [2**power for power in range(config.resolution.bit_length() - 1, 1, -1)]  # R, ..., 8, 4
+        channels = [channels_at(size, config.channel_base, config.channel_max) for size in resolutions]
 
         self.from_rgb = EqualLinear(3, channels[0], leaky=True)
-        self.blocks = nn.ModuleList(map(DownBlock, channels[:-1], channels[1:], sides))
+        self.blocks = nn.ModuleList(map(DownBlock, channels[:-1], channels[1:], resolutions))
         self.epilogue = Epilogue(channels[-1], config.group_size, config.group_channels)
         self.out = EqualLinear(channels[-1] + config.components, max(config.classes, 1), exact=True)
 
@@ -50,33 +52,33 @@ class Discriminator(interfaces.Discriminator):
         self.positions = (
             nn.Parameter(torch.rand(config.components, config.latent_dim)) if config.positions else None
         )
-        read = [side for side in sides[:-1] if config.attention_from <= side <= config.attention_to]
+        read = [size for size in resolutions[:-1] if config.attention_from <= size <= config.attention_to]
         self.codes = nn.ModuleDict(
-            {str(side): GridCode(side, code_dim, config.grid, config.grid_directions) for side in read}
+            {str(size): GridCode(size, code_dim, config.grid, config.grid_directions) for size in read}
         )
         position_dim = config.latent_dim if config.positions else None
         self.reading = nn.ModuleDict(
             {
-                str(side): LatentAttention(
+                str(size): LatentAttention(
                     config.latent_dim,
-                    channels_at(side, config.channel_base, config.channel_max),
+                    channels_at(size, config.channel_base, config.channel_max),
                     position_dim,
                     code_dim,
                     config.heads,
                 )
-                for side in read
+                for size in read
             }
         )
         self.component_linear = EqualLinear(config.latent_dim + 1, config.latent_dim, leaky=True)
         self.component_out = EqualLinear(config.latent_dim, 1, widen=True)
 
     def noise_spec(self, batch: int) -> Spec:
-        """Draws of what is left out while training; {} otherwise."""
+        """Draws of dropout in training mode; {} otherwise."""
         if not (self.training and self.attention_dropout):
             return {}
         return {
-            f"reading{side}": dropout_spec(batch, len(self.aggregators), self.heads, int(side) ** 2)
-            for side in self.reading
+            f"reading{size}": dropout_spec(batch, len(self.aggregators), self.heads, int(size) ** 2)
+            for size in self.reading
         }
 
     def forward(
@@ -86,21 +88,21 @@ class Discriminator(interfaces.Discriminator):
         x = pointwise(self.from_rgb, images.contiguous(memory_format=torch.channels_last))
         latents = self.aggregators.expand(len(images), -1, -1)
         for block in self.blocks:
-            side = str(x.shape[2])
-            if side in self.reading:
-                draws = None if noise is None else noise.get(f"reading{side}")
-                latents = self.reading[side](
+            size = str(x.shape[2])
+            if size in self.reading:
+                draws = None if noise is None else noise.get(f"reading{size}")
+                latents = self.reading[size](
                     latents,
                     to_tokens(x),
                     self.positions,
-                    self.codes[side](),
+                    self.codes[size](),
                     None,
                     draws,
                     self.attention_dropout,
                 )
             x = run_block(block, x)
-        differing = minibatch_standard_deviation(latents, self.group_size, 1, parts)  # [B, 1]
-        differing = differing[:, None].expand(-1, latents.shape[1], -1)  # [B, m, 1]
-        each = self.component_linear(torch.cat([latents, differing], dim=2))
+        deviation = minibatch_standard_deviation(latents, self.group_size, 1, parts)  # [B, 1]
+        deviation = deviation[:, None].expand(-1, latents.shape[1], -1)  # [B, m, 1]
+        each = self.component_linear(torch.cat([latents, deviation], dim=2))
         vector = torch.cat([self.epilogue(x, parts), self.component_out(each).flatten(1)], dim=1)
         return for_labels(self.out(vector), self.classes, labels)

@@ -24,9 +24,10 @@ from gantx.runtime.random import Draw, Draws, Spec
 
 
 class Generator(interfaces.Generator):
-    """Latents to images: a StyleGAN2 whose features read from local latents (GANformer).
+    """GANformer generator: a StyleGAN2 generator whose features attend to local latents.
 
-    Built from its section of the configuration, whose fields gantx.config.networks.ganformer documents.
+    Args:
+        config: the section `generator:`; gantx.config.networks.ganformer documents its fields.
 
     Attributes:
         latent_shape: (m + 1, d): the local latents, then the global one.
@@ -80,8 +81,8 @@ class Generator(interfaces.Generator):
             config.final_convolution,
         )
 
-        def attention_layer(side: int, followed: bool) -> AttentionLayer:
-            channels = channels_at(side, config.channel_base, config.channel_max)
+        def attention_layer(size: int, followed: bool) -> AttentionLayer:
+            channels = channels_at(size, config.channel_base, config.channel_max)
             scores: SimplexScores | CentroidScores
             if config.attention == "simplex":
                 scores = SimplexScores(channels, config.latent_dim, code_dim, position_dim, config.heads)
@@ -105,19 +106,19 @@ class Generator(interfaces.Generator):
             if update_latents and followed:
                 reading = LatentAttention(config.latent_dim, channels, position_dim, code_dim, config.heads)
                 update = LatentStage(config.latent_dim, 1.0, residual=True, attention=reading)
-            return AttentionLayer(GridCode(side, code_dim, config.grid, config.grid_directions), look, update)
+            return AttentionLayer(GridCode(size, code_dim, config.grid, config.grid_directions), look, update)
 
-        sides = self.synthesis_network.sides
+        resolutions = self.synthesis_network.resolutions
         self.attention_layers = nn.ModuleDict()
-        for index, side in enumerate(sides):
-            if config.attention_from <= side <= config.attention_to:
-                # Updated latents are read by the next layer alone, and only if it has attention.
-                followed = any(after <= config.attention_to for after in sides[index + 1 : index + 2])
-                self.attention_layers[f"layer{index}"] = attention_layer(side, followed)
+        for index, size in enumerate(resolutions):
+            if config.attention_from <= size <= config.attention_to:
+                # Only the next layer attends to updated latents, and only if it has attention.
+                followed = any(after <= config.attention_to for after in resolutions[index + 1 : index + 2])
+                self.attention_layers[f"layer{index}"] = attention_layer(size, followed)
         self.register_buffer("w_avg", torch.zeros(config.latent_dim))
 
     def noise_spec(self, batch: int) -> Spec:
-        """One map of noise per layer; while training, draws of what is left out as well."""
+        """One map of noise per layer; in training mode, draws of dropout as well."""
         spec = self.synthesis_network.noise_spec(batch)
         components = self.latent_shape[0] - 1
         if self.training and self.component_dropout:
@@ -126,11 +127,11 @@ class Generator(interfaces.Generator):
             for index, stage in enumerate(self.mapping_network.local):
                 if stage.attention is not None:
                     spec[f"mapping{index}"] = dropout_spec(batch, components, self.heads, components)
-            for index, side in enumerate(self.synthesis_network.sides):
+            for index, size in enumerate(self.synthesis_network.resolutions):
                 if (name := f"layer{index}") in self.attention_layers:
-                    of_layer: Spec = {"look": dropout_spec(batch, side**2, self.heads, components)}
+                    of_layer: Spec = {"look": dropout_spec(batch, size**2, self.heads, components)}
                     if self.attention_layers[name].update is not None:
-                        of_layer["update"] = dropout_spec(batch, components, self.heads, side**2)
+                        of_layer["update"] = dropout_spec(batch, components, self.heads, size**2)
                     spec[f"attention{index}"] = of_layer
         return spec
 
@@ -140,7 +141,7 @@ class Generator(interfaces.Generator):
         Args:
             z: [B, m + 1, d], standard normal.
             labels: not used.
-            noise: of `noise_spec`, or None to leave nothing out.
+            noise: of `noise_spec`, or None for no dropout.
 
         Returns:
             ws, [B, m + 1, L, d]: a copy of every w for each of L uses.
@@ -167,16 +168,16 @@ class Generator(interfaces.Generator):
             layers: `last` for the last layer with attention, `all` for all of them, from coarse to fine.
 
         Returns:
-            Images [B, 3, R, R]; for every layer, attention [B, h, m, S, S] at its own side S, under
-            `<S>x<S>.<which layer of that side>`.
+            Images [B, 3, R, R]; for every layer, attention [B, h, m, S, S] at its own resolution S, under
+            `<S>x<S>.<index among the layers of this resolution>`.
         """
         images, weights = self._generate(ws, noise)
-        sides = self.synthesis_network.sides
+        resolutions = self.synthesis_network.resolutions
         maps = {}
         for index, attention in weights.items() if layers == "all" else list(weights.items())[-1:]:
-            side = sides[index]
-            of_latents = attention.permute(0, 2, 3, 1).unflatten(3, (side, side))
-            maps[f"{side}x{side}.{sides[:index].count(side)}"] = of_latents.contiguous()
+            size = resolutions[index]
+            of_latents = attention.permute(0, 2, 3, 1).unflatten(3, (size, size))
+            maps[f"{size}x{size}.{resolutions[:index].count(size)}"] = of_latents.contiguous()
         return images, maps
 
     def attention(self, z: Tensor, noise: Draws | None = None, layers: str = "last") -> dict[str, Tensor]:
@@ -184,7 +185,7 @@ class Generator(interfaces.Generator):
         return self.observe(self.mapping(z, noise=noise), noise, layers)[1]
 
     def _mask(self, noise: Draws | None) -> Tensor | None:
-        """What keeps dropped components from being looked at, [B, m]; None when all are there."""
+        """The mask that keeps tokens from attending to dropped components, [B, m]; None without dropout."""
         uniform: Any = None if noise is None else noise.get("components")
         return None if uniform is None else MASKED * (uniform < self.component_dropout)
 

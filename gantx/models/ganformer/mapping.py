@@ -12,13 +12,13 @@ from gantx.runtime.random import Draws
 
 
 class Mapping(nn.Module):
-    """Latents z to latents w of the same size; local ones share their layers and may read each other.
+    """Latents z to latents w of the same size; local ones share their layers and may attend to each other.
 
     Args:
         dim: size d of a latent.
         layers: linear layers that each latent passes, with `residual` an odd number.
         residual: connections around every two layers; the last layer has none.
-        heads: attention heads with which the local latents read each other before each stage, 0 for none.
+        heads: heads of the self-attention of local latents before each stage, 0 for none.
         position_dim: size of the local latents' position codes, or None when they have none.
         latent_norm: `joint` divides the local z by the root mean square of all of them, `component` each by
             its own.
@@ -53,7 +53,7 @@ class Mapping(nn.Module):
     def forward(
         self, z: Tensor, positions: Tensor | None, mask: Tensor | None, noise: Draws | None, dropout: float
     ) -> Tensor:
-        """Map.
+        """Latents z to latents w.
 
         Args:
             z: local latents, then the global one, [B, m + 1, d].

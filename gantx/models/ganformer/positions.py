@@ -1,4 +1,4 @@
-"""Position codes of the grid."""
+"""Position codes of a token grid."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def sine_grid(side: int, dim: int, directions: int) -> Tensor:
 
 
 class GridCode(nn.Module):
-    """A code for the place of every token.
+    """Position codes of the tokens of a grid.
 
     Args:
         side: side of the grid of tokens.

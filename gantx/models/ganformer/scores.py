@@ -51,7 +51,7 @@ class SimplexScores(nn.Module):
     def forward(
         self, tokens: Tensor, grid: Tensor, latents: Tensor, positions: Tensor | None, mask: Tensor | None
     ) -> Tensor:
-        """Compare.
+        """Attention of tokens to latents.
 
         Args:
             tokens: [B, n, C].
@@ -68,7 +68,7 @@ class SimplexScores(nn.Module):
         if self.positions_to_keys is not None:
             keys = keys + self.positions_to_keys(positions)
         keys = by_head(keys, self.heads) * (keys.shape[2] // self.heads) ** -0.5  # [B, h, m, s]
-        # Queries are linear in tokens and codes: what they would be multiplied with is multiplied instead.
+        # Queries are linear in tokens and codes, so projections are applied to the m keys, not to n tokens.
         for_positions = (keys @ per_head(self.to_queries, self.heads)).flatten(1, 2)  # [B, h·m, C]
         for_grid = (keys @ per_head(self.grid_to_queries, self.heads)).flatten(1, 2)  # [B, h·m, p]
         bias = (self.to_queries.offset() + self.grid_to_queries.offset()).to(keys.dtype)
@@ -82,7 +82,7 @@ class CentroidScores(nn.Module):
     """Scores of centroids for tokens, one centroid per latent and head: k-means by attention.
 
     A token is the query of its features next to the query of its position, 2C numbers that the heads share in
-    contiguous pieces of 2s, as in the released code: with two heads, one sees features and one positions.
+    contiguous pieces of 2s, as in the released code: with two heads, one is given features and one positions.
 
     Args:
         channels: channels C of the tokens.
@@ -106,7 +106,7 @@ class CentroidScores(nn.Module):
     def forward(
         self, tokens: Tensor, grid: Tensor, latents: Tensor, positions: Tensor | None, mask: Tensor | None
     ) -> Tensor:
-        """As in `SimplexScores`; what the latents and their positions are plays no part."""
+        """As in `SimplexScores`; `latents` and `positions` are not used."""
         tokens, grid = to_compute(tokens, self.compute_dtype), to_compute(grid, self.compute_dtype)
         scale = (tokens.shape[2] // self.heads) ** -0.5
         # Piece h of the 2C numbers belongs to head h; zeros elsewhere keep heads apart in one product.
@@ -124,8 +124,8 @@ class CentroidScores(nn.Module):
         for_positions = content @ self.to_queries.matrix()  # [..., h·m, C]
         for_grid = spatial @ self.grid_to_queries.matrix()  # [..., h·m, p]
         of_content = content @ self.to_queries.offset().to(tokens.dtype)
-        of_place = spatial @ self.grid_to_queries.offset().to(tokens.dtype)
-        bias = of_content + of_place  # [..., h·m]
+        of_spatial = spatial @ self.grid_to_queries.offset().to(tokens.dtype)
+        bias = of_content + of_spatial  # [..., h·m]
         fixed = grid @ for_grid.transpose(-2, -1) + bias[..., None, :]  # [..., n, h·m]
         return attention_of(tokens @ for_positions.transpose(-2, -1) + fixed, self.heads, mask)
 
@@ -134,8 +134,8 @@ class CentroidScores(nn.Module):
         shares = chosen / (chosen.sum(1, keepdim=True) + 1e-8)  # [B, n, h, m]
         shares = shares.to(tokens.dtype).flatten(2).transpose(1, 2)  # [B, h·m, n]
         content: Tensor = self.to_queries(shares @ tokens)
-        place: Tensor = self.grid_to_queries(shares @ grid)
-        centres: Tensor = torch.cat([content, place], dim=2).unflatten(1, (self.heads, -1))
+        spatial: Tensor = self.grid_to_queries(shares @ grid)
+        centres: Tensor = torch.cat([content, spatial], dim=2).unflatten(1, (self.heads, -1))
         return centres
 
 

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, for all families: fused or written out, decided in one place."""
+"""Scaled dot-product attention of all families: fused, or written out where no fused kernel serves."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from gantx.runtime.precision import widened
 
 _differentiated_twice = False
 
-SHORT = 256  # keys up to which the operations that fused attention stands for are quicker on a CPU in bf16
+SHORT = 256  # number of keys up to which written-out attention is faster than fused on a CPU in bf16
 
 
 @contextlib.contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """Write attention out within: fused kernels have no second derivative, which gradient penalties need."""
+    """Context without fused kernels, which lack the second derivative that gradient penalties need."""
     global _differentiated_twice
     before, _differentiated_twice = _differentiated_twice, True
     try:
@@ -78,7 +78,7 @@ def attention(
 
 
 def is_written_out(q: Tensor, k: Tensor, bias: Tensor | None = None, key_bias: Tensor | None = None) -> bool:
-    """Whether attention is a matrix product, a softmax and a matrix product, and no fused kernel.
+    """Whether attention is computed as matrix product, softmax and matrix product instead of a fused kernel.
 
     Always where it is differentiated twice. On a CPU also in bf16 with few keys, where the backward pass of
     the fused kernel takes several times as long; in bf16 with a bias of the keys, since it has no kernel for
@@ -95,7 +95,7 @@ def is_written_out(q: Tensor, k: Tensor, bias: Tensor | None = None, key_bias: T
 
 
 def with_biases(q: Tensor, k: Tensor, key_bias: Tensor, query_bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Lengthen queries and keys so that their inner product gains a bias of each key, and of each query.
+    """Append columns to queries and keys that add a bias per key, and per query, to their inner product.
 
     A product accumulates in float32 and is rounded once: in half precision, what is added to it afterwards
     cannot undo the rounding of a large number. So sums of squares, which are larger than the products beside
@@ -121,7 +121,7 @@ def with_biases(q: Tensor, k: Tensor, key_bias: Tensor, query_bias: Tensor | Non
 
 
 def in_two(numbers: Tensor, dtype: torch.dtype) -> Tensor:
-    """Numbers [...] as two of another type, [..., 2]: rounded, and what rounding lost."""
+    """Split numbers [...] into two of another type, [..., 2]: the rounded value and the rounding error."""
     if numbers.dtype == dtype:
         return F.pad(numbers[..., None], (0, 1))
     high = numbers.to(dtype)

@@ -1,7 +1,7 @@
 """The attention of one position of an image, observed while the image is generated.
 
-Self-attention of N tokens is N·N numbers; the row of one token is N, and all that a picture can show. It is
-computed by hooks that stay for one pass: an ordinary pass keeps nothing and pays nothing.
+The attention of N tokens has N·N entries, of which only the row of the query is computed. This is done by
+hooks that are registered for one forward pass, so that other passes have no overhead.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def follow(
         layers: `last` or `all`.
 
     Returns:
-        What `generate` returned; attention [B, h, S, S] under `<S>x<S>.<which layer of that side>`.
+        What `generate` returned; attention [B, h, S, S] under `<S>x<S>.<index among the layers of this
+        resolution>`.
     """
     passed: Counter[int] = Counter()
     maps: dict[str, Tensor] = {}

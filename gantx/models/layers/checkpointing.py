@@ -1,7 +1,7 @@
-"""Activation checkpointing: blocks that forget their activations and compute them again on the way back.
+"""Activation checkpointing: the activations of blocks are recomputed in the backward pass.
 
-Less memory for about a third more time. A gradient penalty differentiates twice, which recomputation cannot
-serve, so blocks recompute only within `recomputing`, which the training step opens around other passes.
+This takes less memory and about a third more time. It does not work with the double backward pass of gradient
+penalties, so blocks recompute only within `recomputing`, which the training step enters for other passes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _wanted = False
 
 @contextlib.contextmanager
 def recomputing(wanted: bool = True) -> Iterator[None]:
-    """Let blocks called within recompute their activations, if wanted."""
+    """Context in which `run_block` recomputes activations, if `wanted`."""
     global _wanted
     before, _wanted = _wanted, wanted
     try:
@@ -29,9 +29,9 @@ def recomputing(wanted: bool = True) -> Iterator[None]:
 
 
 def run_block(block: nn.Module, *inputs: Any) -> Tensor:
-    """`block(*inputs)`, recomputed on the way back where that was asked for."""
+    """`block(*inputs)`; within `recomputing`, its activations are recomputed in the backward pass."""
     if _wanted and torch.is_grad_enabled():
-        # Nothing in a forward pass draws random numbers, so there is no state of a generator to restore.
+        # Forward passes draw no random numbers, so there is no RNG state to restore.
         recomputed: Tensor = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
         return recomputed
     output: Tensor = block(*inputs)

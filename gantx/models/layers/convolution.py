@@ -1,4 +1,4 @@
-"""Convolutions of every family, in the network's compute type, and the 3x3 ones that StyleGAN2 builds on."""
+"""Convolutions in the network's compute type, and the resampling 3x3 convolutions of StyleGAN2."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def convolve_transposed(x: Tensor, weight: Tensor, *, dtype: torch.dtype | None,
 
 
 class SameConvolution(nn.Module):
-    """3x3 convolution with zeros outside, by a kernel that is given."""
+    """3x3 convolution with zero padding; the kernel is an argument."""
 
     compute_dtype: torch.dtype | None = None
 
@@ -60,18 +60,18 @@ class SameConvolution(nn.Module):
 
 
 class HalvingConvolution(nn.Module):
-    """Low-pass filter, then a 3x3 convolution of stride 2, with zeros outside, by a kernel that is given.
+    """Low-pass filter, then a 3x3 convolution of stride 2; the kernel is an argument.
 
     Args:
         in_channels: input channels.
-        side: side S of the features that come in.
+        resolution: height and width S of the input features.
     """
 
     compute_dtype: torch.dtype | None = None
 
-    def __init__(self, in_channels: int, side: int) -> None:
+    def __init__(self, in_channels: int, resolution: int) -> None:
         super().__init__()
-        self.blur = Resample(in_channels, side, before=2, after=2, twice=True)
+        self.blur = Resample(in_channels, resolution, before=2, after=2, twice=True)
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
         """[B, in, S, S] and a kernel [out, in, 3, 3] to [B, out, S/2, S/2], in the compute type."""
@@ -79,19 +79,19 @@ class HalvingConvolution(nn.Module):
 
 
 class DoublingConvolution(nn.Module):
-    """Transposed 3x3 convolution of stride 2, then the low-pass filter, by a kernel that is given.
+    """Transposed 3x3 convolution of stride 2, then the low-pass filter; the kernel is an argument.
 
     Args:
         out_channels: output channels.
-        side: side S of the features that come in.
+        resolution: height and width S of the input features.
     """
 
     compute_dtype: torch.dtype | None = None
 
-    def __init__(self, out_channels: int, side: int) -> None:
+    def __init__(self, out_channels: int, resolution: int) -> None:
         super().__init__()
-        # The transposed convolution leaves zeros between pixels: a quarter of the brightness.
-        self.blur = Resample(out_channels, 2 * side + 1, before=1, after=1, gain=4.0)
+        # The transposed convolution inserts zeros between pixels, which the gain of 4 compensates.
+        self.blur = Resample(out_channels, 2 * resolution + 1, before=1, after=1, gain=4.0)
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
         """[B, in, S, S] and a kernel [out, in, 3, 3] to [B, out, 2S, 2S], in the compute type."""

@@ -12,9 +12,7 @@ from gantx.models.layers.convolution import HalvingConvolution, SameConvolution
 from gantx.runtime.precision import to_compute, widened
 
 SLOPE = 0.2  # of the leaky ReLU for negative input
-
-
-GAIN = math.sqrt(2)  # keeps the variance that the leaky ReLU takes
+GAIN = math.sqrt(2)  # of the leaky ReLU, which preserves variance
 
 
 class EqualLinear(nn.Module):
@@ -23,9 +21,9 @@ class EqualLinear(nn.Module):
     Args:
         in_dim: input channels.
         out_dim: output channels.
-        bias: what the bias starts at, or None for no bias.
+        bias: initial value of the bias, or None for no bias.
         lr_multiplier: learning rate in units of the optimiser's; weight and bias are stored divided by it.
-        leaky: follow with a leaky ReLU of gain sqrt(2).
+        leaky: apply a leaky ReLU of gain sqrt(2) to the result.
         gain: an extra factor on the result.
         widen: return float32, for styles, latents, gates and sums.
         exact: multiply in the type of the parameters whatever the compute type, for logits.
@@ -51,7 +49,7 @@ class EqualLinear(nn.Module):
         self.exact = exact
         self.bias_scale = (
             lr_multiplier * gain * (GAIN if leaky else 1.0)
-        )  # as good before the leaky ReLU as after
+        )  # equivalent before and after the leaky ReLU
         self.weight_scale = self.bias_scale / math.sqrt(in_dim)
         self.weight = nn.Parameter(torch.randn(out_dim, in_dim) / lr_multiplier)
         self.bias = None if bias is None else nn.Parameter(torch.full((out_dim,), bias / lr_multiplier))
@@ -74,7 +72,7 @@ class EqualLinear(nn.Module):
         return to_compute(self.weight * self.weight_scale, self.compute_dtype)
 
     def offset(self) -> Tensor:
-        """What is added then, [out_dim], in the type of the parameters."""
+        """The effective bias [out_dim], in the type of the parameters."""
         assert self.bias is not None
         return self.bias * self.bias_scale
 
@@ -85,23 +83,23 @@ class EqualConvolution(nn.Module):
     Args:
         in_channels: input channels.
         out_channels: output channels.
-        side: side S of the features that come in.
-        halve: low-pass filter and halve the side.
+        resolution: height and width S of the input features.
+        halve: low-pass filter and halve the resolution.
         gain: an extra factor on the result.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, side: int, *, halve: bool = False, gain: float = 1.0
+        self, in_channels: int, out_channels: int, resolution: int, *, halve: bool = False, gain: float = 1.0
     ) -> None:
         super().__init__()
         self.gain = gain * GAIN
         self.scale = self.gain / math.sqrt(in_channels * 3**2)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        self.convolve = HalvingConvolution(in_channels, side) if halve else SameConvolution()
+        self.convolve = HalvingConvolution(in_channels, resolution) if halve else SameConvolution()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, in, S, S] to [B, out, S, S], or to half the side; in the compute type."""
+        """[B, in, S, S] to [B, out, S, S], or to half the resolution; in the compute type."""
         x = self.convolve(x, self.weight)
         bias = (self.gain * self.bias[:, None, None]).to(x.dtype)
         x = torch.add(bias, x, alpha=self.scale)

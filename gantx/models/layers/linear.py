@@ -1,4 +1,4 @@
-"""The linear map of every family: multiplies in the network's compute type."""
+"""Linear layers that multiply in the network's compute type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Linear(nn.Linear):
     Args:
         in_features: channels in.
         out_features: channels out.
-        bias: whether there is one.
+        bias: whether the layer has a bias.
         widen: return float32, for an output that joins the residual stream.
     """
 
@@ -46,7 +46,7 @@ def linear(
         inputs: [..., I].
         weight: [O, I].
         bias: [O]; None for none.
-        dtype: the type that is multiplied in; None for that of the operands, which must be one.
+        dtype: the type to multiply in; None for that of the operands, which must be equal.
         widen: return at least float32.
 
     Returns:

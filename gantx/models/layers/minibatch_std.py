@@ -8,16 +8,16 @@ from gantx.runtime.precision import widened
 
 
 def minibatch_standard_deviation(x: Tensor, group_size: int, count: int, parts: int) -> Tensor:
-    """How much the samples of a group differ (minibatch standard deviation, arXiv 1710.10196, section 3).
+    """Minibatch standard deviation (arXiv 1710.10196, section 3): a measure of how much samples differ.
 
-    In a batch of B samples, B/G apart make a group. A group is as large as `group_size` unless the batch is
+    Samples i, i + B/G, i + 2B/G, ... of a batch of B form a group of G. G is `group_size` unless the batch is
     smaller or not divisible by it.
 
     Args:
         x: features [B, C, ...].
-        group_size: most samples of a group.
-        count: number F of channel groups, each with a deviation of its own; divides C.
-        parts: the batch consists of this many batches that are to be kept apart, one after the other.
+        group_size: largest number G of samples in a group.
+        count: number F of channel groups, which have separate standard deviations; divides C.
+        parts: number of equal batches, one after the other, whose samples are not compared with each other.
 
     Returns:
         Standard deviation over the group, averaged over the channel group and all that follows, [B, F];

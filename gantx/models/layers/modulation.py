@@ -1,4 +1,4 @@
-"""Convolutions whose input channels are scaled by a style, and the layers of StyleGAN2 around them."""
+"""Modulated convolutions, and the synthesis layers of StyleGAN2 that use them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class ModulatedConvolution(nn.Module):
     """3x3 convolution whose input channels are scaled by a style, its output normalised (section 2.2).
 
     The kernel of each sample would be W·s / sqrt(sum of (W·s)²). Scaling the features before and after a
-    convolution with W itself is the same and needs no kernel per sample.
+    convolution with W is equivalent and needs no kernel per sample.
 
     Args:
         in_channels: input channels.
         out_channels: output channels.
         style_dim: size of w, or None for a plain convolution without normalisation.
-        side: side S of the features that come in.
-        double: double the side: transposed convolution of stride 2, then the low-pass filter.
+        resolution: height and width S of the input features.
+        double: double the resolution: transposed convolution of stride 2, then the low-pass filter.
     """
 
     compute_dtype: torch.dtype | None = None
@@ -37,7 +37,7 @@ class ModulatedConvolution(nn.Module):
         in_channels: int,
         out_channels: int,
         style_dim: int | None,
-        side: int,
+        resolution: int,
         *,
         double: bool = False,
     ) -> None:
@@ -47,7 +47,7 @@ class ModulatedConvolution(nn.Module):
         self.to_style = style_layer(style_dim, in_channels)
         if style_dim is None:
             self.register_buffer("plain_factor", torch.tensor(self.scale), persistent=False)
-        self.convolve = DoublingConvolution(out_channels, side) if double else SameConvolution()
+        self.convolve = DoublingConvolution(out_channels, resolution) if double else SameConvolution()
 
     def forward(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         """Convolve.
@@ -57,7 +57,7 @@ class ModulatedConvolution(nn.Module):
             w: styles [B, D].
 
         Returns:
-            Features [B, out, S, S], or with twice the side, in the compute type; a float32 factor
+            Features [B, out, S, S], or with twice the resolution, in the compute type; a float32 factor
             [B, out, 1, 1] or [] that they still have to be multiplied with.
         """
         if self.to_style is None:
@@ -68,7 +68,7 @@ class ModulatedConvolution(nn.Module):
         return self.convolve(x, self.weight), normalizer[:, :, None, None]
 
     def factors(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """What input and output channels are multiplied with, [B, in] and [B, out], for styles w [B, D]."""
+        """Factors of the input and output channels, [B, in] and [B, out], for styles w [B, D]."""
         assert self.to_style is not None
         style = self.to_style(w) * self.scale
         # A statistic, and a small product: float32 whatever the compute type.
@@ -77,20 +77,20 @@ class ModulatedConvolution(nn.Module):
 
 
 def style_layer(style_dim: int | None, channels: int) -> EqualLinear | None:
-    """What makes factors for channels of styles w; None without them."""
+    """The layer that maps styles w to factors of the channels; None without styles."""
     return None if style_dim is None else EqualLinear(style_dim, channels, bias=1.0, widen=True)
 
 
 class StyledLayer(nn.Module):
-    """Modulated convolution, then something in between, then noise, bias and leaky ReLU.
+    """Modulated convolution, optionally a function in between, then noise, bias and leaky ReLU.
 
     Args:
         in_channels: input channels.
         out_channels: output channels.
-        side: side S of the features it makes.
+        resolution: height and width S of the output features.
         style_dim: size of w, or None for convolutions without style.
         noise: add noise of a learned strength, the same for all channels.
-        double: double the side.
+        double: double the resolution.
         gain: an extra factor on the result.
     """
 
@@ -100,7 +100,7 @@ class StyledLayer(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        side: int,
+        resolution: int,
         style_dim: int | None,
         *,
         noise: bool,
@@ -110,12 +110,12 @@ class StyledLayer(nn.Module):
         super().__init__()
         self.gain = GAIN * gain
         self.convolution = ModulatedConvolution(
-            in_channels, out_channels, style_dim, side // 2 if double else side, double=double
+            in_channels, out_channels, style_dim, resolution // 2 if double else resolution, double=double
         )
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.strength = nn.Parameter(torch.zeros(())) if noise else None
         if noise:
-            self.register_buffer("constant", torch.randn(side, side))
+            self.register_buffer("constant", torch.randn(resolution, resolution))
 
     def forward(
         self,
@@ -124,7 +124,7 @@ class StyledLayer(nn.Module):
         noise: Tensor | None,
         between: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
     ) -> Tensor:
-        """One layer.
+        """Apply the layer.
 
         Args:
             x: features [B, in, H, W].
@@ -172,7 +172,7 @@ class ToRGB(nn.Module):
         return from_tokens(colours, x.shape[2])
 
     def mixture(self, w: Tensor) -> Tensor:
-        """What each channel adds to each colour, [B, 3, C], for styles w [B, D]."""
+        """The modulated kernel [B, 3, C] for styles w [B, D]."""
         weight = self.weight * self.scale
         if self.to_style is None:
             return weight.expand(len(w), -1, -1)
@@ -181,22 +181,22 @@ class ToRGB(nn.Module):
 
 
 class FinalToRGB(nn.Module):
-    """A modulated 3x3 convolution without activation, and the step to the three colours, multiplied into one.
+    """A modulated 3x3 convolution without activation and the following `ToRGB`, merged into one convolution.
 
-    GANformer's PyTorch code has this convolution in front of every network's pixels. It costs as much as any
-    other at full resolution, while the product of the two linear maps has three output channels.
+    GANformer's PyTorch code has this convolution before the last RGB layer of every generator. It costs as
+    much as any other at full resolution, while the product of the two maps has only three output channels.
 
     Args:
         channels: input channels.
         style_dim: size of w, or None for plain convolutions.
-        side: side of the features.
+        resolution: height and width of the features.
     """
 
     compute_dtype: torch.dtype | None = None
 
-    def __init__(self, channels: int, style_dim: int | None, side: int) -> None:
+    def __init__(self, channels: int, style_dim: int | None, resolution: int) -> None:
         super().__init__()
-        self.convolution = ModulatedConvolution(channels, channels, style_dim, side)
+        self.convolution = ModulatedConvolution(channels, channels, style_dim, resolution)
         self.to_rgb = ToRGB(channels, style_dim)
 
     def forward(self, x: Tensor, ws: Tensor) -> Tensor:
@@ -210,7 +210,7 @@ class FinalToRGB(nn.Module):
             style, normalizer = self.convolution.factors(ws[:, 0])
             merged = widened(to_compute(mixture * normalizer[:, None], dtype) @ kernel)
             merged = merged * style.repeat_interleave(9, dim=1)[:, None]
-        # As `fold` adds every pixel's share to its neighbours, the kernel turns round.
+        # `fold` scatters from each pixel to its neighbours, so the kernel is flipped.
         taps = merged.unflatten(2, (-1, 9)).flip(3).transpose(2, 3).flatten(1, 2)  # [B, 3·9, C]
         shares = to_compute(to_tokens(x), dtype) @ to_compute(taps, dtype).transpose(1, 2)  # [B, H·W, 3·9]
         colours = F.fold(widened(shares).transpose(1, 2), x.shape[2:], kernel_size=3, padding=1)

@@ -1,4 +1,4 @@
-"""Normalisation, always in float32 or better."""
+"""Layer and root-mean-square normalisation, computed in float32 or better."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gantx.runtime.precision import widened
 
 
 class LayerNorm(nn.LayerNorm):
-    """`nn.LayerNorm` that computes in float32 whatever comes in, with the same parameters."""
+    """`nn.LayerNorm` that always computes in float32, with the same parameters."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise the last axis of [..., D]."""

@@ -1,4 +1,4 @@
-"""Pixel shuffle on tokens."""
+"""Pixel shuffle of tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def pixel_shuffle(tokens: Tensor, side: int, factor: int) -> Tensor:
-    """Turn every token into factor x factor tokens with as many times fewer channels.
+    """Turn every token into factor x factor tokens with factor² times fewer channels.
 
     Input channel c·factor² + factor·dy + dx becomes channel c at offset (dy, dx).
 

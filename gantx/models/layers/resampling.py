@@ -1,4 +1,4 @@
-"""Changing the side of features without aliasing: the low-pass filter [1, 3, 3, 1] of StyleGAN2."""
+"""Anti-aliased resampling of features with the low-pass filter [1, 3, 3, 1] of StyleGAN2."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from torch import Tensor, nn
 
 from gantx.runtime.precision import to_compute
 
-SMALL = 65  # side up to which matrix products take little more time than a depthwise convolution
+SMALL = 65  # resolution up to which matrix products take little more time than a depthwise convolution
 
 
 class Resample(nn.Module):
-    """The low-pass filter [1, 3, 3, 1] / 8 along both axes, with zeros outside, while the side changes.
+    """The low-pass filter [1, 3, 3, 1] / 8 along both axes, zero-padded, with up- or downsampling.
 
-    Rows and columns are multiplied with a band matrix. Large features go through a depthwise convolution,
-    which does less work then; but its second derivative loops over the channels.
+    Rows and columns are multiplied with a band matrix. Large features are filtered by a depthwise convolution
+    instead, which takes fewer operations; but its second derivative loops over the channels.
 
     Args:
         channels: channels C of the features.
-        side: side S of the features that come in.
-        up: 2 puts a zero after every pixel and makes up for the lost brightness.
+        resolution: height and width S of the input features.
+        up: 2 inserts a zero after every pixel and scales the filter by 4 to preserve brightness.
         down: 2 keeps every second pixel.
         before: zeros before the first pixel of a row and of a column.
         after: zeros after the last.
         gain: a factor on the result.
-        twice: will be differentiated twice, as by a gradient penalty: no convolution, however large.
+        twice: never use the convolution, because the layer is differentiated twice, as by a gradient penalty.
     """
 
     compute_dtype: torch.dtype | None = None
@@ -37,7 +37,7 @@ class Resample(nn.Module):
     def __init__(
         self,
         channels: int,
-        side: int,
+        resolution: int,
         *,
         up: int = 1,
         down: int = 1,
@@ -49,10 +49,10 @@ class Resample(nn.Module):
         super().__init__()
         self.up, self.down, self.before = up, down, before
         row = low_pass(up * math.sqrt(gain))
-        self.by_matrix = twice or side <= SMALL
-        # Constants that follow from the arguments: not saved.
+        self.by_matrix = twice or resolution <= SMALL
+        # These constants follow from the arguments, so they are not saved.
         if self.by_matrix:
-            matrix = filter_matrix(row, side, up, down, before, after)
+            matrix = filter_matrix(row, resolution, up, down, before, after)
             self.register_buffer("matrix", matrix, persistent=False)
         else:
             self.register_buffer("taps", row.outer(row).repeat(channels, 1, 1, 1), persistent=False)
@@ -72,21 +72,21 @@ class Resample(nn.Module):
         return F.conv2d(x, taps, stride=self.down, padding=self.before, groups=x.shape[1])
 
 
-def filter_matrix(row: Tensor, side: int, up: int, down: int, before: int, after: int) -> Tensor:
-    """What resampling multiplies every row and column with, [S', S]; arguments as in `Resample`.
+def filter_matrix(row: Tensor, resolution: int, up: int, down: int, before: int, after: int) -> Tensor:
+    """The matrix [S', S] that resamples a row or a column; arguments as in `Resample`.
 
     Args:
         row: the filter, [taps].
-        side: side S of what comes in.
-        up: 1 more than the zeros after each pixel.
-        down: every which pixel is kept.
+        resolution: height and width S of the input.
+        up: upsampling factor; `up` - 1 zeros are inserted after each pixel.
+        down: downsampling factor; every `down`-th pixel is kept.
         before: zeros before the first pixel.
         after: zeros after the last.
     """
-    count = (up * side + before + after - len(row)) // down + 1
-    # The pixel that tap t of result i falls on, if it falls on one.
-    place = down * torch.arange(count)[:, None] + torch.arange(len(row)) - before  # [S', taps]
-    hits = place[:, :, None] == up * torch.arange(side)  # [S', taps, S]
+    count = (up * resolution + before + after - len(row)) // down + 1
+    # Index of the upsampled input that tap t of output i is multiplied with.
+    index = down * torch.arange(count)[:, None] + torch.arange(len(row)) - before  # [S', taps]
+    hits = index[:, :, None] == up * torch.arange(resolution)  # [S', taps, S]
     return (hits * row[:, None]).sum(1)
 
 

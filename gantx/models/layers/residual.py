@@ -1,4 +1,4 @@
-"""Blocks of StyleGAN2's discriminator."""
+"""The residual block and the epilogue of StyleGAN2's discriminator."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ HALF = math.sqrt(0.5)  # keeps the variance of a sum of two branches
 
 
 class DownBlock(nn.Module):
-    """Residual block of the discriminator: two convolutions, the second halves the side.
+    """Residual block of the discriminator: two convolutions, the second of which halves the resolution.
 
     Args:
         in_channels: input channels.
         out_channels: output channels.
-        side: side S of the features that come in.
+        resolution: height and width S of the input features.
     """
 
     compute_dtype: torch.dtype | None = None
 
-    def __init__(self, in_channels: int, out_channels: int, side: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, resolution: int) -> None:
         super().__init__()
-        self.first = EqualConvolution(in_channels, in_channels, side)
-        self.second = EqualConvolution(in_channels, out_channels, side, halve=True, gain=HALF)
-        self.downsample = Resample(in_channels, side, down=2, before=1, after=1, twice=True)
+        self.first = EqualConvolution(in_channels, in_channels, resolution)
+        self.second = EqualConvolution(in_channels, out_channels, resolution, halve=True, gain=HALF)
+        self.downsample = Resample(in_channels, resolution, down=2, before=1, after=1, twice=True)
         self.shortcut = EqualLinear(in_channels, out_channels, bias=None, gain=HALF, widen=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,24 +41,24 @@ class DownBlock(nn.Module):
 
 
 class Epilogue(nn.Module):
-    """The end of the discriminator: 4x4 features to one vector.
+    """The end of the discriminator: minibatch standard deviation, a convolution and a linear layer.
 
     Args:
         channels: channels C of the features.
-        group_size: samples that are compared with each other.
-        deviations: channels that say how much a group differs.
+        group_size: samples in a group of the minibatch standard deviation.
+        std_channels: channels of the minibatch standard deviation.
     """
 
-    def __init__(self, channels: int, group_size: int, deviations: int) -> None:
+    def __init__(self, channels: int, group_size: int, std_channels: int) -> None:
         super().__init__()
         self.group_size = group_size
-        self.deviations = deviations
-        self.convolution = EqualConvolution(channels + deviations, channels, 4)
+        self.std_channels = std_channels
+        self.convolution = EqualConvolution(channels + std_channels, channels, 4)
         self.linear = EqualLinear(channels * 4**2, channels, leaky=True, widen=True)
 
     def forward(self, x: Tensor, parts: int = 1) -> Tensor:
         """Float32 features [B, C, 4, 4] to float32 [B, C]; `parts` as in `minibatch_standard_deviation`."""
-        differing = minibatch_standard_deviation(x, self.group_size, self.deviations, parts)  # [B, F]
-        x = torch.cat([x, differing[:, :, None, None].expand(-1, -1, *x.shape[2:])], dim=1)
+        deviation = minibatch_standard_deviation(x, self.group_size, self.std_channels, parts)  # [B, F]
+        x = torch.cat([x, deviation[:, :, None, None].expand(-1, -1, *x.shape[2:])], dim=1)
         vector: Tensor = self.linear(self.convolution(x).flatten(1))
         return vector

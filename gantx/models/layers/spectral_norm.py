@@ -16,13 +16,13 @@ def top_singular(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class SpectralNorm(nn.Module):
     """The factor that gives a weight matrix W a fixed spectral norm: target / σ(W).
 
-    σ is uᵀWv with the singular vectors kept as buffers. They are exact at the start and follow W by one power
-    step in `advance_spectral_norms`. To autograd they are constants, which makes uvᵀ the gradient of σ.
+    σ is uᵀWv with the singular vectors kept as buffers. They are exact at initialisation and updated by one
+    power step in `advance_spectral_norms`. Autograd treats them as constants, so the gradient of σ is uvᵀ.
 
     Args:
-        weight: the matrix as it starts, [M, N].
-        target: the norm to hold; None for the one `weight` starts with, as in improved spectral normalisation
-            (ISN of the paper).
+        weight: the initial matrix, [M, N].
+        target: the spectral norm to keep; None for that of the initial `weight`, as in improved
+            spectral normalisation (ISN of the paper).
     """
 
     target: Tensor
@@ -43,13 +43,13 @@ class SpectralNorm(nn.Module):
 
 
 class ReleasedSpectralNorm(nn.Module):
-    """The same factor as the released code has it: one power step from a vector that never moves.
+    """The same factor as in the released code: σ is estimated by one power step from a constant vector u.
 
-    At the start it takes σ for about a quarter too small, so effective weights are that much too large. The
-    gradient passes through the power step; the released training moves u by it, which ours does not.
+    At initialisation this underestimates σ by about a quarter, so effective weights are too large by as much.
+    The gradient passes through the power step; the released code also trains u, which ours does not.
 
     Args:
-        weight: the matrix as it starts, [M, N].
+        weight: the initial matrix, [M, N].
     """
 
     target: Tensor
@@ -62,7 +62,7 @@ class ReleasedSpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The 0-d factor for `weight` [M, N]."""
-        # In float32 like the weight, whatever its layer multiplies in.
+        # In float32 like the weight, whatever the compute type of its layer.
         v = (weight * self.u[:, None]).sum(0)  # [N]
         v = v / (v.norm() + 1e-4)
         mapped = (weight * v).sum(1)  # [M]
@@ -72,11 +72,11 @@ class ReleasedSpectralNorm(nn.Module):
 
 
 def build_spectral_norm(kind: str, weight: Tensor, scale: float) -> nn.Module | None:
-    """The normalisation of a matrix that is multiplied by `scale` afterwards.
+    """Build the normalisation of a matrix that is multiplied by `scale` afterwards; None for `none`.
 
     Args:
         kind: `none`, `plain` (spectral norm 1, scale included), `improved` or `released`.
-        weight: the matrix as it starts, [M, N].
+        weight: the initial matrix, [M, N].
         scale: the constant of the equalised layer.
     """
     match kind:

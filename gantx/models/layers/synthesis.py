@@ -1,4 +1,4 @@
-"""The synthesis network of StyleGAN2: blocks of styled layers from 4x4 to the image."""
+"""The synthesis network of StyleGAN2, shared by StyleGAN2 and GANformer."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from gantx.models.layers.tokens import pointwise
 from gantx.runtime.precision import widened
 from gantx.runtime.random import Draw, Draws, Spec
 
+# What happens between a layer's convolution and its activation: (index of the layer, features [B, C, S, S],
+# factor that the features still have to be multiplied with) to (features, factor). GANformer attends there.
 Between = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -23,9 +25,9 @@ class Block(nn.Module):
     """The layers of one resolution: two, or one at 4x4.
 
     Args:
-        in_channels: channels of the block before, or of the constant.
+        in_channels: channels of the previous block, or of the constant.
         out_channels: channels C of this block.
-        side: side of its features.
+        resolution: height and width S of its features.
         first: index of its first layer among all layers.
         style_dim: size of w, or None for convolutions without style.
         noise: add noise in every layer.
@@ -36,7 +38,7 @@ class Block(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        side: int,
+        resolution: int,
         first: int,
         style_dim: int | None,
         *,
@@ -45,9 +47,9 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.first = first
-        layer = functools.partial(StyledLayer, side=side, style_dim=style_dim, noise=noise)
+        layer = functools.partial(StyledLayer, resolution=resolution, style_dim=style_dim, noise=noise)
         self.layers = nn.ModuleList()
-        doubles = side > 4
+        doubles = resolution > 4
         if doubles:
             self.layers.append(layer(in_channels, out_channels, double=True))
         residual = residual and doubles
@@ -56,10 +58,10 @@ class Block(nn.Module):
         )
         self.shortcut = EqualLinear(in_channels, out_channels, bias=None, gain=HALF) if residual else None
         if residual:
-            self.upsample = Resample(out_channels, side // 2, up=2, before=2, after=1)
+            self.upsample = Resample(out_channels, resolution // 2, up=2, before=2, after=1)
 
     def forward(self, x: Tensor, ws: Tensor, noise: Draws | None, between: Between | None) -> Tensor:
-        """Features of the block before to [B, C, side, side]; arguments as in `Synthesis`."""
+        """Features of the previous block to [B, C, S, S]; arguments as in `Synthesis`."""
         y = x
         for index, layer in enumerate(self.layers, start=self.first):
             drawn = None if noise is None else noise.get(f"layer{index}")
@@ -70,12 +72,12 @@ class Block(nn.Module):
 
 
 class Synthesis(nn.Module):
-    """Styles to images: a learned 4x4 constant, then blocks of ever finer features.
+    """Styles to images: a learned 4x4 constant, then blocks that double the resolution.
 
     Args:
-        resolution: side R of the images, a power of two from 8.
+        resolution: height and width R of the images, a power of two from 8.
         style_dim: size of w.
-        channel_base: a layer of side r has channel_base/r channels, ...
+        channel_base: a layer of resolution r has channel_base/r channels, ...
         channel_max: ... but no more than this.
         architecture: `skip` adds up the colours of all blocks, `resnet` adds each block's input to its
             output, `orig` does neither.
@@ -84,9 +86,9 @@ class Synthesis(nn.Module):
         final_convolution: one more convolution, without activation, before the last colours.
 
     Attributes:
-        styles: how many copies L of w it reads: one per layer, one for the final convolution, one for the
-            last colours. Colours of a block before share the style of the layer that follows them.
-        sides: the side of every layer's features.
+        styles: number L of styles that it uses: one per layer, one for the final convolution, one for the
+            last RGB layer. Every other RGB layer shares the style of the layer after it.
+        resolutions: resolution of every layer's features.
     """
 
     def __init__(
@@ -102,10 +104,10 @@ class Synthesis(nn.Module):
     ) -> None:
         super().__init__()
         dim = style_dim if style else None
-        sides = [2**power for power in range(2, resolution.bit_length())]
-        channels = [channels_at(side, channel_base, channel_max) for side in sides]
-        self.sides = [4, *(side for side in sides[1:] for _ in range(2))]
-        self.styles = len(self.sides) + 1 + final_convolution
+        resolutions = [2**power for power in range(2, resolution.bit_length())]
+        channels = [channels_at(size, channel_base, channel_max) for size in resolutions]
+        self.resolutions = [4, *(size for size in resolutions[1:] for _ in range(2))]
+        self.styles = len(self.resolutions) + 1 + final_convolution
         self.noise = noise
         self.skip = architecture == "skip"
         self.constant = nn.Parameter(torch.randn(channels[0], 4, 4))
@@ -113,27 +115,28 @@ class Synthesis(nn.Module):
             Block(
                 channels[max(0, level - 1)],
                 channels[level],
-                side,
+                size,
                 first=max(0, 2 * level - 1),
                 style_dim=dim,
                 noise=noise,
                 residual=architecture == "resnet",
             )
-            for level, side in enumerate(sides)
+            for level, size in enumerate(resolutions)
         )
         early = channels[:-1] if self.skip else []
         self.to_rgb = nn.ModuleList(ToRGB(count, dim) for count in early)
         last = FinalToRGB(channels[-1], dim, resolution) if final_convolution else ToRGB(channels[-1], dim)
         self.to_rgb.append(last)
-        doubling = sides[:-1] if self.skip else []
-        self.upsample = nn.ModuleList(Resample(3, side, up=2, before=2, after=1) for side in doubling)
+        doubling = resolutions[:-1] if self.skip else []
+        self.upsample = nn.ModuleList(Resample(3, size, up=2, before=2, after=1) for size in doubling)
 
     def noise_spec(self, batch: int) -> Spec:
-        """One map per layer."""
+        """One noise map per layer; {} without noise."""
         if not self.noise:
             return {}
         return {
-            f"layer{index}": Draw("normal", (batch, 1, side, side)) for index, side in enumerate(self.sides)
+            f"layer{index}": Draw("normal", (batch, 1, size, size))
+            for index, size in enumerate(self.resolutions)
         }
 
     def forward(self, ws: Tensor, noise: Draws | None = None, between: Between | None = None) -> Tensor:
@@ -143,8 +146,8 @@ class Synthesis(nn.Module):
             ws: styles [B, L, D].
             noise: maps by layer, as in `noise_spec`; without them, the stored constants.
             between: called in every layer with its index, the convolved features [B, C, S, S] and a
-                factor that they still have to be multiplied with; returns two such tensors, whose product
-                goes on to noise, bias and activation.
+                factor that they still have to be multiplied with; returns two such tensors, to whose
+                product noise, bias and activation are applied.
 
         Returns:
             Images [B, 3, R, R], float32.
@@ -157,10 +160,10 @@ class Synthesis(nn.Module):
                 colours = self.to_rgb[level](x, ws[:, 2 * level + 1 :])
                 image = colours if image is None else colours + widened(self.upsample[level - 1](image))
         if image is None:
-            image = self.to_rgb[0](x, ws[:, len(self.sides) :])
+            image = self.to_rgb[0](x, ws[:, len(self.resolutions) :])
         return image
 
 
-def channels_at(side: int, base: int, most: int) -> int:
-    """Channels of features of this side."""
-    return min(base // side, most)
+def channels_at(resolution: int, base: int, most: int) -> int:
+    """Number of channels of features of this resolution."""
+    return min(base // resolution, most)

@@ -1,4 +1,4 @@
-"""Token grids of another resolution: halved, doubled by interpolation, blurred, by pixel shuffle."""
+"""Resampling of token grids: averaging, bicubic interpolation, blur and pixel shuffle."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def blurring(side: int) -> Tensor:
 
 
 def _bicubic(side: int, factor: int) -> Tensor:
-    """What bicubic scaling makes of each unit vector: the matrix [factor·side, side]."""
+    """The matrix [factor·side, side] of bicubic interpolation."""
     scaled = F.interpolate(torch.eye(side)[None, None], (factor * side, side), mode="bicubic")
     return scaled[0, 0]
 
@@ -38,7 +38,7 @@ class Resample(nn.Module):
     A matrix product, because the backward pass of PyTorch's own bicubic scaling is not deterministic on CUDA.
 
     Args:
-        matrix: [M, N], what happens to one row or column.
+        matrix: [M, N], applied to every row and every column.
     Shapes: tokens [B, N², D] in raster order -> [B, M², D].
     """
 
@@ -60,7 +60,7 @@ class Resample(nn.Module):
 
 
 class PixelShuffle(nn.Module):
-    """Turn every token into 2x2 tokens with a quarter of the channels; `side` is that of the grid before."""
+    """Turn every token into 2x2 tokens with a quarter of the channels; `side` is that of the input grid."""
 
     def __init__(self, side: int) -> None:
         super().__init__()
@@ -72,11 +72,11 @@ class PixelShuffle(nn.Module):
 
 
 def build_upsampling(kind: str, side: int) -> nn.Module:
-    """The step from one stage of the generator to the next; it doubles the side of the token grid.
+    """Build the upsampling between two stages of the generator, which doubles the side of the token grid.
 
     Args:
         kind: `bicubic` keeps the channels; `shuffle` divides them by four; `blur-shuffle` blurs before that.
-        side: side of the grid before.
+        side: side of the input grid.
     """
     match kind:
         case "bicubic":

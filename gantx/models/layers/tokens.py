@@ -1,4 +1,4 @@
-"""Between grids of features or pixels and rows of tokens."""
+"""Conversion between feature maps and sequences of tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 def pointwise(layer: nn.Module, x: Tensor) -> Tensor:
-    """Apply a layer for vectors to every pixel of channels_last features: [B, C, H, W] to [B, C', H, W]."""
+    """Apply a linear layer to every pixel of channels_last features: [B, C, H, W] to [B, C', H, W]."""
     made: Tensor = layer(x.permute(0, 2, 3, 1))
     return made.permute(0, 3, 1, 2)
 

@@ -1,4 +1,4 @@
-"""Windows of a token grid."""
+"""Partition of a token grid into windows, and its inverse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ViTGAN (Lee et al., arXiv 2107.04589, version 1): vision transformers on both sides, no convolution.
+"""ViTGAN (Lee et al., arXiv 2107.04589, version 1): vision transformers as generator and discriminator.
 
 Notable in it:
 - the latent enters the generator through its normalisations alone: self-modulated LayerNorm, driven by a

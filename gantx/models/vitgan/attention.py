@@ -80,8 +80,8 @@ class Attention(nn.Module):
         dim: channels D of the tokens.
         heads: attention heads; divides `dim`.
         similarity: one of the above.
-        qk_std: deviation of the effective weights of queries and keys at the start; None for 1/√D with `dot`
-            and 0.02 with `l2`, where 1/√D would make every token attend to itself alone.
+        qk_std: initial standard deviation of the effective weights of queries and keys; None for 1/√D with
+            `dot` and 0.02 with `l2`, where 1/√D would make every token attend only to itself.
         spectral: normalisation of all weights, see `EqualizedLinear`.
     """
 
@@ -143,10 +143,10 @@ class Attention(nn.Module):
 
 
 class ReleasedAttention(nn.Module):
-    """The attention of the released generator, which is no distance at all.
+    """The attention of the released generator, whose logits are not a distance.
 
     Its logits are τ(mean q_i² + mean q_j² − 2 q_i·k_j)/√d: the second mean is taken of the query at the key's
-    place, keys are not tied, and the sign favours what is far. τ is learned and starts at 1. All three
+    position, keys are not tied, and the sign favours distant tokens. τ is learned and starts at 1. All three
     projections are one layer, normalised as one matrix, with a bias that the released training moves.
 
     Args:
@@ -165,7 +165,7 @@ class ReleasedAttention(nn.Module):
         self.out = EqualizedLinear(dim, dim, spectral=spectral, widen=True)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, N, D] to what they saw of each other, float32 [B, N, D]."""
+        """Self-attention of tokens [B, N, D]: float32 [B, N, D]."""
         attended = attend(*self._project(tokens))  # [B, h, N, d]
         mixed: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return mixed

@@ -24,7 +24,7 @@ def perceptron(dim: int, ratio: int, activation: str, spectral: str) -> nn.Seque
 
 
 class SelfModulatedLayerNorm(nn.Module):
-    """LayerNorm whose gain and bias are read off the style vector (SLN of the paper).
+    """LayerNorm whose gain and bias are linear functions of the style (SLN of the paper).
 
     The gain is 1 + γ(w), as in the released code; the 1 is where its layer's bias starts.
 

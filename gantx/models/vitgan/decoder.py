@@ -1,4 +1,4 @@
-"""From tokens to pixels: patches by an implicit representation, or convolutions."""
+"""Decoders from tokens to pixels: an implicit neural representation of patches, or convolutions."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ModulatedLinear(nn.Module):
         self.noise_strength = nn.Parameter(torch.zeros(())) if noisy else None
 
     def forward(self, features: Tensor, style: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Apply the layer, at all points of a style alike.
+        """Apply the layer to all points of every style.
 
         Args:
             features: [T or 1, P, in_dim], P points for every style.
@@ -86,7 +86,7 @@ class ModulatedConv(nn.Module):
         in_dim: channels in.
         out_dim: channels out.
         style_dim: channels S of the style.
-        upsample: double the side, by a transposed convolution and a blur.
+        upsample: double the resolution, by a transposed convolution and a blur.
         gain: factor on the output, bias and noise included.
         noisy: add noise of a learned strength, which starts at zero.
     """
@@ -135,7 +135,7 @@ class ModulatedConv(nn.Module):
 def blur(images: Tensor) -> Tensor:
     """Filter images [B, C, H + 1, W + 1] by [1, 3, 3, 1]/4 in both directions: [B, C, H, W].
 
-    The last step of doubling the side as StyleGAN2 does it; the factor makes up for the zeros between pixels.
+    The last step of StyleGAN2's upsampling; the factor compensates for the zeros between pixels.
     """
     x = F.pad(images, (1, 1, 1, 1))
     x = torch.add(x[:, :, :-3] + x[:, :, 3:], x[:, :, 1:-2] + x[:, :, 2:-1], alpha=3)
@@ -209,7 +209,7 @@ def fold(patches: Tensor, side: int) -> Tensor:
 
 
 class ConvDecoder(nn.Module):
-    """Convolutional decoder of the released code: two modulated 3x3 layers for every doubling of the side.
+    """Convolutional decoder of the released code: two modulated 3x3 layers per doubling of the resolution.
 
     Args:
         dim: channels D of tokens and style.

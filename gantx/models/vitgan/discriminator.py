@@ -16,9 +16,15 @@ from gantx.runtime.random import Draws, Spec
 
 
 class Discriminator(interfaces.Discriminator):
-    """Images to logits: a ViT over overlapping patches whose class token gives the logit (ViTGAN).
+    """ViTGAN discriminator: a ViT over overlapping patches whose class token gives the logit.
 
-    Built from its section of the configuration, whose fields gantx.config.networks.vitgan documents.
+    Args:
+        config: the section `discriminator:`; gantx.config.networks.vitgan documents its fields.
+
+    Attributes:
+        patch_size: height and width of the patches before they are extended by `overlap`.
+        overlap: pixels by which a patch extends into its neighbours on each side.
+        padding: how images are padded, `zeros` or `reflect`.
     """
 
     def __init__(self, config: ViTGANDiscriminatorConfig) -> None:
@@ -46,7 +52,7 @@ class Discriminator(interfaces.Discriminator):
         self.head = LogitHead(config.dim, 1, spectral=config.spectral_norm)
 
     def noise_spec(self, batch: int) -> Spec:
-        """Nothing is random."""
+        """{}: the discriminator is deterministic."""
         return {}
 
     def forward(self, images: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
@@ -55,13 +61,13 @@ class Discriminator(interfaces.Discriminator):
         *blocks, last = self.blocks
         for block in blocks:
             tokens = run_block(block, tokens)
-        # Only the class token is read, so the last block updates no other.
+        # The head uses only the class token, so the last block computes no other.
         class_token = last(tokens, keep=1)[:, 0]  # [B, D]
         logits: Tensor = self.head(self.norm(class_token))  # [B, 1]
         return logits.squeeze(1)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """What the first block reads of images [B, 3, R, R]: [B, 1 + N, D], the class token first."""
+        """Input tokens of the first block for images [B, 3, R, R]: [B, 1 + N, D], the class token first."""
         patches = overlapping_patches(images, self.patch_size, self.overlap, self.padding)
         tokens = self.from_patches(patches)
         class_token = self.class_token.expand(len(images), -1, -1)
@@ -78,5 +84,5 @@ class Discriminator(interfaces.Discriminator):
         return maps
 
     def update_state(self) -> None:
-        """Let the vectors of spectral normalisation follow the weights by one power step."""
+        """Update the singular vectors of spectral normalisation by one power step."""
         advance_spectral_norms(self)

@@ -19,14 +19,15 @@ from gantx.runtime.random import Draws, Spec
 
 
 class Generator(interfaces.Generator):
-    """Latents to images: a transformer over a fixed token grid, styled by the latent (ViTGAN).
+    """ViTGAN generator: a transformer over a token grid, modulated by the latent, and a decoder to pixels.
 
-    Built from its section of the configuration, whose fields gantx.config.networks.vitgan documents.
+    Args:
+        config: the section `generator:`; gantx.config.networks.vitgan documents its fields.
 
     Attributes:
         latent_shape: (dim,).
         image_shape: (3, R, R).
-        w_avg: running average [D] of w, for truncation; moved by training.
+        w_avg: running average [D] of w, for truncation; updated by training.
     """
 
     w_avg: Tensor
@@ -61,7 +62,7 @@ class Generator(interfaces.Generator):
         self.register_buffer("w_avg", torch.zeros(config.dim))
 
     def noise_spec(self, batch: int) -> Spec:
-        """The decoder's noise; {} without."""
+        """The noise of the decoder; {} without noise."""
         return self.decoder.noise_spec(batch)
 
     def mapping(self, z: Tensor, labels: Tensor | None = None, noise: Draws | None = None) -> Tensor:
@@ -109,5 +110,5 @@ class Generator(interfaces.Generator):
         return follow(lambda: self.synthesis(given, noise), attentions, query, layers)
 
     def update_state(self) -> None:
-        """Let the vectors of `plain` and `improved` spectral normalisation follow the weights by one step."""
+        """Update the singular vectors of `plain` and `improved` spectral normalisation by one power step."""
         advance_spectral_norms(self)

@@ -13,14 +13,14 @@ from gantx.models.layers.spectral_norm import SpectralNorm, build_spectral_norm
 class EqualizedLinear(nn.Module):
     """Linear layer whose stored weights have unit variance: scaled when used, not when initialised.
 
-    Adam then moves all layers at the same relative rate (Karras et al. 2018, section 4.1).
+    Adam then updates all layers at the same relative rate (Karras et al. 2018, section 4.1).
 
     Args:
         in_dim: channels in.
         out_dim: channels out.
-        bias: whether there is one.
-        bias_start: what each bias adds at the start.
-        std: deviation of the effective weights at the start; None for 1/√in_dim.
+        bias: whether the layer has a bias.
+        bias_start: initial effective bias.
+        std: initial standard deviation of the effective weights; None for 1/√in_dim.
         lr_multiplier: relative rate at which weights and biases learn.
         gain: factor on the output, biases included.
         spectral: normalisation of the weights: `none`, `plain`, `improved` or `released`.
@@ -61,7 +61,7 @@ class EqualizedLinear(nn.Module):
         return self.weight * scale
 
     def effective_bias(self) -> Tensor | None:
-        """What is added to the outputs, [out_dim]; None without a bias."""
+        """The effective bias [out_dim]; None without a bias."""
         if self.bias is None or self.bias_scale == 1:
             return self.bias
         return self.bias * self.bias_scale
@@ -77,9 +77,9 @@ class LogitHead(EqualizedLinear):
 
 @torch.no_grad()
 def advance_spectral_norms(network: nn.Module) -> None:
-    """Let the singular vectors of all normalised layers follow their weights by one power step.
+    """Update the singular vectors of all normalised layers by one power step.
 
-    Matrices of one shape move together: tens of small operations would each wait for the one before.
+    Matrices of one shape are updated together, because many small operations would be launched one by one.
     """
     by_shape: dict[torch.Size, list[tuple[Tensor, SpectralNorm]]] = {}
     for layer in network.modules():

@@ -1,4 +1,4 @@
-"""What the tokens of the generator start from."""
+"""Initial tokens of the generator: sine features of coordinates, or a learned table."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class SineGrid(nn.Module):
 
     def forward(self) -> Tensor:
         """Features [side², D] in raster order."""
-        # No matrix product: phases and their sines are float32, whatever is multiplied in.
+        # No matrix product: phases and their sines are float32 for every compute type.
         phases = (self.coordinates[:, None] * self.weight).sum(2) + self.bias
         return phases.sin()
 
 
 class TokenTable(nn.Module):
-    """A learned vector for every position of a grid, unrelated at the start.
+    """A learned vector for every position of a grid.
 
     Args:
-        count: number of places N.
+        count: number of positions N.
         dim: channels D.
     """
 
