@@ -32,7 +32,7 @@ def interpolate(
     loop: Annotated[bool, typer.Option("--loop", help="Return to the first seed.")] = False,
     space: Annotated[
         str | None,
-        typer.Option(help="z: arcs between latents; w: lines between styles, where there are.."),
+        typer.Option(help="z: arcs between latents; w: lines between styles, where there are styles."),
     ] = None,
     easing: Annotated[str, typer.Option(help="linear, or smooth to slow down at every seed.")] = "linear",
     grid: Annotated[
