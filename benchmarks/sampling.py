@@ -3,10 +3,10 @@
     python benchmarks/sampling.py transgan-tiny --threads 1
     python benchmarks/sampling.py transgan-s --device cuda --batch 1024 -n 50000
 
-The generator has random initial weights: its speed does not depend on its images. `generator` computes batches
-of given latents and stores nothing; the others go from seeds to a complete file. `ceiling` is the speed of the
-same path with a generator that takes no time, an upper limit on any device. The variants are measured in turn,
-so that other load on the machine affects all of them, and the minimum of each is reported.
+The generator has random initial weights: its speed does not depend on its images. `generator` computes
+batches of given latents and stores nothing; the others go from seeds to a complete file. `ceiling` is the
+speed of the same path with a generator that takes no time, an upper limit on any device. The variants are
+measured in turn, so that other load on the machine affects all of them, and the minimum of each is reported.
 """
 
 import argparse
