@@ -1,13 +1,12 @@
-"""How much of the generator's speed is left of the whole way from seeds to a file.
+"""Speed from seeds to a file, as a share of the speed of the generator alone.
 
     python benchmarks/sampling.py transgan-tiny --threads 1
     python benchmarks/sampling.py transgan-s --device cuda --batch 1024 -n 50000
 
-The generator has the random weights it starts training with: what it paints does not change what it costs.
-`generator` paints batches of latents that are already there and keeps nothing; the others begin with seeds
-and end with a whole file. `ceiling` is the speed of the same way with a generator that takes no time: nothing
-can be faster than that, whatever the device. The kinds take turns, so that other work on the machine meets
-all of them, and of each kind the least counts.
+The generator has random initial weights: its speed does not depend on its images. `generator` computes
+batches of given latents and stores nothing; the others go from seeds to a complete file. `ceiling` is the
+speed of the same path with a generator that takes no time, an upper limit on any device. The variants are
+measured in turn, so that other load on the machine affects all of them, and the minimum of each is reported.
 """
 
 import argparse
@@ -46,7 +45,7 @@ OUTPUTS = {"npy": "images.npy", "zip": "images.zip", "folder": "images"}
 
 
 @torch.no_grad()
-def paint_alone(generator, number, batch, device):
+def generate_only(generator, number, batch, device):
     """The generator without anything before or after it; tiles and replay as in `sampling`."""
     q = for_seeds(spec_of_one(generator), range(batch), device)
     batches = -(-number // batch)
@@ -57,7 +56,7 @@ def paint_alone(generator, number, batch, device):
         torch.cuda.synchronize(device)
 
 
-def paint_to(path, generator, number, batch, device):
+def generate_to(path, generator, number, batch, device):
     """The whole way that `gantx sample` goes."""
     seeds = range(number)
     images = sampling.sample(generator, seeds, batch=batch, device=device)
@@ -79,13 +78,13 @@ def measure(generator, number, batch, device, repetitions):
     def keep(kind, spent):
         found[kind] = [min(pair) for pair in zip(spent, found.get(kind, spent), strict=True)]
 
-    paint_alone(generator, batch, batch, device)  # warms up
+    generate_only(generator, batch, batch, device)  # warms up
     for _ in range(repetitions):
-        keep("generator", timed(paint_alone, generator, number, batch, device))
+        keep("generator", timed(generate_only, generator, number, batch, device))
         for kind, name in OUTPUTS.items():
             for runner, label in ((generator, kind), (instant, f"{kind} ceiling")):
                 with tempfile.TemporaryDirectory() as folder:
-                    keep(label, timed(paint_to, Path(folder) / name, runner, number, batch, device))
+                    keep(label, timed(generate_to, Path(folder) / name, runner, number, batch, device))
     return found
 
 

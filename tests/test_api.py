@@ -43,9 +43,9 @@ def test_a_model_knows_its_run_and_generates(models):
 def test_latents_and_styles_are_generated(models):
     model = models["ganformer"]
     z = torch.randn(2, *model.network.latent_shape)
-    painted = model.sample(latents=z)
-    styles = model.sample(latents=model.network.mapping(z))
-    assert (painted.int() - styles.int()).abs().max() <= 1
+    from_latents = model.sample(latents=z)
+    from_styles = model.sample(latents=model.network.mapping(z))
+    assert (from_latents.int() - from_styles.int()).abs().max() <= 1
 
 
 def test_walks(models):

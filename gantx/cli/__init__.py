@@ -51,7 +51,7 @@ class Program(TyperGroup):
                 "interrupted at once; complete files stay, and a run goes on with: gantx train --resume RUN"
             )
             raise typer.Exit(130) from None
-        except BrokenPipeError:  # the reader of our output has seen enough
+        except BrokenPipeError:  # whatever reads the output has closed the pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         except (typer.Exit, typer.Abort):

@@ -8,14 +8,13 @@ from typing import Annotated, Any, cast
 import typer
 
 from gantx import api
+from gantx.cli.options import Checkpoint, Device, Force, Weights, require_unused
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
 
 
 def attend(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="A run, a folder of checkpoints, or a .safetensors file.")
-    ],
+    checkpoint: Checkpoint,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Sheet .png, or a folder of bare PNGs.")
     ] = Path("maps.png"),
@@ -48,14 +47,9 @@ def attend(
         float | None, typer.Option(help="Crop to height / width, for padded images (data.ratio of the run).")
     ] = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Share of the image in a blend.")] = 0.3,
-    weights: Annotated[
-        str, typer.Option(help="ema for the running average, raw for what is trained.")
-    ] = "ema",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    force: Annotated[
-        bool,
-        typer.Option("--force", "-f", help="Write over an existing output; other files in a folder stay."),
-    ] = False,
+    weights: Weights = "ema",
+    device: Device = "auto",
+    force: Force = False,
 ) -> None:
     """Show attention: which latent each part of an image looked at, or where one place of it looked.
 
@@ -77,8 +71,7 @@ def attend(
         raise UsageError(f"ratio {ratio}: give height / width, from 0.1 to 10")
     if output.suffix.lower() not in (".png", ""):
         raise UsageError(f"cannot write '{output.suffix}' files: use .png, or a folder name")
-    if output.exists() and not force and (output.is_file() or any(output.iterdir())):
-        raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
+    require_unused(output, force)
     pixel = None if query is None else _pixel(query)
 
     from gantx.generation import attention_visualization, provenance

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from gantx.cli.options import AsJson, Device
 from gantx.cli.status import StatusDisplay
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ app = typer.Typer(
 )
 
 Preset = Annotated[str, typer.Option(help="A recipe from `gantx presets ls`.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Settings, dotted: training.precision=fp32."),

@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 
+from gantx.cli.options import Checkpoint
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
 
 
 def export(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="A run, a folder of checkpoints, or a .safetensors file.")
-    ],
+    checkpoint: Checkpoint,
     output: Annotated[
         Path | None,
         typer.Option(

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gantx.cli.options import ConfigFiles
 from gantx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def import_checkpoint(
     preset: Annotated[
         str | None, typer.Option(help="The preset whose networks the file contains; see `gantx presets ls`.")
     ] = None,
-    config: Annotated[list[Path] | None, typer.Option(help="YAML file of settings; may be repeated.")] = None,
+    config: ConfigFiles = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The .safetensors to write.")] = None,
     check: Annotated[
         Path | None,

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+from gantx.cli.options import AsJson, Checkpoint
 
 
 def info(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="A run, a folder of checkpoints, or a .safetensors file.")
-    ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    checkpoint: Checkpoint,
+    as_json: AsJson = False,
 ) -> None:
     """Show a checkpoint's configuration, progress and origin, without loading its weights."""
     from gantx import checkpoint as checkpoints

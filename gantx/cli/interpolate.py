@@ -8,14 +8,12 @@ from typing import Annotated, Any, cast
 import typer
 
 from gantx import api
+from gantx.cli.options import Batch, Checkpoint, Cutoff, Device, Force, Weights, require_unused
 from gantx.cli.status import StatusDisplay
-from gantx.errors import UsageError
 
 
 def interpolate(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="A run, a folder of checkpoints, or a .safetensors file.")
-    ],
+    checkpoint: Checkpoint,
     output: Annotated[
         Path,
         typer.Option(
@@ -34,7 +32,7 @@ def interpolate(
     loop: Annotated[bool, typer.Option("--loop", help="Return to the first seed.")] = False,
     space: Annotated[
         str | None,
-        typer.Option(help="z: arcs between latents; w: lines between styles, where there are.."),
+        typer.Option(help="z: arcs between latents; w: lines between styles, where there are styles."),
     ] = None,
     easing: Annotated[str, typer.Option(help="linear, or smooth to slow down at every seed.")] = "linear",
     grid: Annotated[
@@ -44,18 +42,11 @@ def interpolate(
     truncation: Annotated[
         str | None, typer.Option(help="Draw styles to their average: 0.7, or a sweep along the walk: 0:1.")
     ] = None,
-    cutoff: Annotated[
-        int | None, typer.Option("--truncation-cutoff", min=1, help="Truncate only the first so many layers.")
-    ] = None,
-    weights: Annotated[
-        str, typer.Option(help="ema for the running average, raw for what is trained.")
-    ] = "ema",
-    batch: Annotated[int | None, typer.Option(min=1, help="Images computed at once (64).")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    force: Annotated[
-        bool,
-        typer.Option("--force", "-f", help="Write over an existing output; other files in a folder stay."),
-    ] = False,
+    cutoff: Cutoff = None,
+    weights: Weights = "ema",
+    batch: Batch = None,
+    device: Device = "auto",
+    force: Force = False,
 ) -> None:
     """Walk through latent space; the frame of a seed is its image in `gantx sample`.
 
@@ -67,8 +58,7 @@ def interpolate(
 
       gantx interpolate ganformer.safetensors --seeds 7 --truncation 0:1 -o sweep.webp
     """
-    if output.exists() and not force and (output.is_file() or any(output.iterdir())):
-        raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
+    require_unused(output, force)
 
     from gantx.generation.latents import parse_seeds
     from gantx.io import animations, imaging

@@ -8,13 +8,12 @@ from typing import Annotated, Any, cast
 import typer
 
 from gantx import api
+from gantx.cli.options import Batch, Checkpoint, Device, Weights
 from gantx.errors import UsageError
 
 
 def mix(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="A run, a folder of checkpoints, or a .safetensors file.")
-    ],
+    checkpoint: Checkpoint,
     output: Annotated[Path, typer.Option("--output", "-o", help="A .png.")] = Path("mix.png"),
     rows: Annotated[str, typer.Option(help="Seeds of the images that are changed: 0-3.")] = "0-3",
     columns: Annotated[str, typer.Option(help="Seeds of the images whose styles are taken: 4-7.")] = "4-7",
@@ -29,11 +28,9 @@ def mix(
     truncation: Annotated[
         float | None, typer.Option(help="Draw styles to their average: 1 for not at all.")
     ] = None,
-    weights: Annotated[
-        str, typer.Option(help="ema for the running average, raw for what is trained.")
-    ] = "ema",
-    batch: Annotated[int | None, typer.Option(min=1, help="Images computed at once (64).")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    weights: Weights = "ema",
+    batch: Batch = None,
+    device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", "-f", help="Write over an existing output.")] = False,
 ) -> None:
     """Mix styles: left the rows' images, above the columns', between them rows with styles of columns.

@@ -12,11 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gantx.cli.options import AsJson
+
 app = typer.Typer(help="List, show and copy the recipes.", no_args_is_help=True)
 
 
 @app.command("ls")
-def ls(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
+def ls(as_json: AsJson = False) -> None:
     """List all presets."""
     from gantx.config import presets
 

@@ -8,15 +8,14 @@ from typing import Annotated, Any, cast
 import typer
 
 from gantx import api
+from gantx.cli.options import Checkpoint, Device, Weights
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
 
 
 def project(
     image: Annotated[Path, typer.Argument(help="The image; cropped in the middle and resized as needed.")],
-    checkpoint: Annotated[
-        Path, typer.Argument(help="A run, a folder of checkpoints, or a .safetensors file.")
-    ],
+    checkpoint: Checkpoint,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="A .png: the image and what was found, side by side.")
     ] = Path("projection.png"),
@@ -37,10 +36,8 @@ def project(
     feature_file: Annotated[
         Path | None, typer.Option(help="File of the Inception weights; see `gantx assets`.")
     ] = None,
-    weights: Annotated[
-        str, typer.Option(help="ema for the running average, raw for what is trained.")
-    ] = "ema",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    weights: Weights = "ema",
+    device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", "-f", help="Write over existing outputs.")] = False,
 ) -> None:
     """Find the latent whose image is most like a given one.

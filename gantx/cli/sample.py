@@ -9,6 +9,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from gantx import api
+from gantx.cli.options import Cutoff, Device, Force, Weights, require_unused
 from gantx.cli.status import StatusDisplay
 from gantx.errors import CheckFailed, UsageError
 
@@ -41,12 +42,8 @@ def sample(
         float | None,
         typer.Option(help="Draw styles to their average: 1 for not at all, 0.7 for fewer failures."),
     ] = None,
-    cutoff: Annotated[
-        int | None, typer.Option("--truncation-cutoff", min=1, help="Truncate only the first so many layers.")
-    ] = None,
-    weights: Annotated[
-        str, typer.Option(help="ema for the running average, raw for what is trained.")
-    ] = "ema",
+    cutoff: Cutoff = None,
+    weights: Weights = "ema",
     dtype: Annotated[
         str, typer.Option(help="uint8, or float32 for a .npy of what the generator gives, unclamped.")
     ] = "uint8",
@@ -55,7 +52,7 @@ def sample(
         int | None,
         typer.Option(min=1, help="Images computed at once (64; on CUDA what its memory suggests)."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     compile: Annotated[
         bool,
         typer.Option(
@@ -64,10 +61,7 @@ def sample(
             "is not by the rounding of one grey level.",
         ),
     ] = False,
-    force: Annotated[
-        bool,
-        typer.Option("--force", "-f", help="Write over an existing output; other files in a folder stay."),
-    ] = False,
+    force: Force = False,
 ) -> None:
     """Generate images: one per seed, always the same image for a seed.
 
@@ -108,8 +102,7 @@ def sample(
         raise UsageError(f"only a .npy file can store float32 images, but the output is {output}")
     if grid is not None and output.suffix.lower() != ".png":
         raise UsageError(f"--grid arranges a .png, but the output is {output}")
-    if output.exists() and not force and (output.is_file() or any(output.iterdir())):
-        raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
+    require_unused(output, force)
 
     from gantx.generation import sampling
     from gantx.generation.batches import fetch

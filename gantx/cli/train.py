@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gantx.cli.options import ConfigFiles, Device
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
 
@@ -27,7 +28,7 @@ def train(
         str | None,
         typer.Option(help="Folder, zip or archive of images, a known data set such as cifar10, or `shapes`."),
     ] = None,
-    config: Annotated[list[Path] | None, typer.Option(help="YAML file of settings; may be repeated.")] = None,
+    config: ConfigFiles = None,
     assign: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Same as a trailing KEY=VALUE.")
     ] = None,
@@ -40,7 +41,7 @@ def train(
     ] = None,
     on_bad_image: Annotated[str | None, typer.Option(help="error or skip.")] = None,
     name: Annotated[str | None, typer.Option(help="Name in the run folder; the preset's by default.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     runs: Annotated[Path, typer.Option(help="Folder in which numbered run folders are made.")] = Path("runs"),
     out: Annotated[Path | None, typer.Option(help="Exactly this run folder instead.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run.")] = None,

@@ -57,8 +57,8 @@ def test_a_folder_contains_the_image_that_sample_generates(run_folder, tmp_path)
     assert run("sample", run_folder, "--seed", "7", "-n", "1", "-o", tmp_path / "images").exit_code == 0
     names = {path.name for path in (tmp_path / "maps").iterdir()}
     assert names == {"seed-000007.image.png", "seed-000007.16x16.0.mean.softblend.png"}
-    painted = pixels(tmp_path / "images" / "seed-000007.png")
-    assert np.abs(pixels(tmp_path / "maps" / "seed-000007.image.png") - painted).max() <= 1
+    generated = pixels(tmp_path / "images" / "seed-000007.png")
+    assert np.abs(pixels(tmp_path / "maps" / "seed-000007.image.png") - generated).max() <= 1
 
 
 def test_another_query_gives_another_map_of_the_same_image(run_folder, tmp_path):

@@ -57,7 +57,7 @@ def trained(tmp_path_factory, photos):
 
 @pytest.fixture(scope="module")
 def squares(trained):
-    """What its averaged generator paints for the seeds 0 to 7, black rows included: uint8 [8, 3, 8, 8]."""
+    """Images of its averaged generator for the seeds 0 to 7, black rows included: uint8 [8, 3, 8, 8]."""
     network, _ = sampling.open_generator(trained, torch.device("cpu"))
     (images,) = sampling.generate(network, range(8), batch=8, device=torch.device("cpu"))
     return sampling.quantise(images)

@@ -231,7 +231,7 @@ def ganformer_generator(
         resolution: side of the images.
         architecture: `skip`, `resnet` or `orig`.
         kmeans: whether cells compare themselves with centroids.
-        style: whether convolutions are modulated; otherwise the file holds modulation that is never used.
+        style: whether convolutions are modulated; otherwise the file contains modulation that is never used.
         unused_positions: drop the position codes of the latents, which nothing reads.
         last: the last layer with attention, such as `b16.conv1`; its update of the latents is read by none.
     """
