@@ -21,8 +21,8 @@ import torch
 from gantx import models
 from gantx.config import presets
 from gantx.generation import sampling
-from gantx.generation.batches import BatchRunner
 from gantx.generation.latents import spec_of_one
+from gantx.generation.sampling import BatchRunner
 from gantx.io import imaging
 from gantx.runtime import devices
 from gantx.runtime.random import for_seeds

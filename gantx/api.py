@@ -155,8 +155,8 @@ class Model:
 
         from gantx.errors import UsageError
         from gantx.generation import sampling
-        from gantx.generation.batches import fetch
         from gantx.generation.latents import whole_number
+        from gantx.generation.sampling import fetch
 
         if sum(given is not None for given in (n, seeds, latents)) > 1:
             raise UsageError("n, seeds and latents each say which images are meant: give one of them")
@@ -199,8 +199,8 @@ class Model:
         from torch import Tensor
 
         from gantx.generation import sampling
-        from gantx.generation.batches import to_log
         from gantx.generation.latents import as_latents, latent_shapes, whole_number
+        from gantx.generation.sampling import to_log
         from gantx.generation.truncation import parse_truncation, require_styles
 
         drawn = parse_truncation(truncation, cutoff)

@@ -19,8 +19,8 @@ from gantx.benchmarking.machine import Machine, measuring, this_machine
 from gantx.benchmarking.timing import durations
 from gantx.config.schema import RunConfig
 from gantx.generation import sampling
-from gantx.generation.batches import BatchRunner
 from gantx.generation.latents import spec_of_one
+from gantx.generation.sampling import BatchRunner
 from gantx.io import imaging
 from gantx.models.interfaces import Generator
 from gantx.runtime import devices

@@ -105,8 +105,8 @@ def sample(
     require_unused(output, force)
 
     from gantx.generation import sampling
-    from gantx.generation.batches import fetch
     from gantx.generation.latents import latents_for, parse_seeds
+    from gantx.generation.sampling import fetch
     from gantx.io import imaging
 
     if output.suffix:

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from gantx.errors import UsageError
 from gantx.generation import sampling
-from gantx.generation.batches import in_tiles
 from gantx.generation.latents import spec_of_one, whole_number
+from gantx.generation.sampling import in_tiles
 from gantx.generation.truncation import parse_truncation, require_styles, truncate
 from gantx.models import interfaces
 from gantx.runtime.random import for_seeds

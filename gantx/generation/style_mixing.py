@@ -14,8 +14,8 @@ from torch import Tensor
 
 from gantx.errors import UsageError
 from gantx.generation import sampling
-from gantx.generation.batches import in_tiles
 from gantx.generation.latents import spec_of_one, style_shape
+from gantx.generation.sampling import in_tiles
 from gantx.generation.truncation import Truncation, require_styles, truncate
 from gantx.models.interfaces import Generator, StyleBased
 from gantx.runtime.random import Spec, for_seeds

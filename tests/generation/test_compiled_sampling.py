@@ -17,8 +17,8 @@ import gantx
 from gantx import models
 from gantx.cli import app
 from gantx.errors import MissingError
-from gantx.generation import batches, sampling
-from gantx.generation.batches import in_tiles
+from gantx.generation import sampling
+from gantx.generation.sampling import in_tiles
 from gantx.generation.truncation import Truncation
 from gantx.runtime.compile import compile_whole
 
@@ -187,7 +187,7 @@ def test_a_compiled_generator_is_captured_too(quick_backend, monkeypatch):
     how = {"batch": 8, "device": CPU, "constant": True, "truncation": Truncation(0.7)}
     expected = list(sampling.generate(fast, range(60), **how))
     capture, said = RecordedOperations(), []
-    monkeypatch.setattr(batches, "capture_on", lambda device: capture)
+    monkeypatch.setattr(sampling, "capture_on", lambda device: capture)
     found = list(sampling.generate(fast, range(60), **how, log=said.append))
     assert not said
     assert capture.replayed == 6

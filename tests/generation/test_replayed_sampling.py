@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 import gantx
 from gantx import models
 from gantx.cli import app
-from gantx.generation import batches, sampling
-from gantx.generation.batches import REPLAYED_FROM, BatchRunner, capture_on
+from gantx.generation import sampling
+from gantx.generation.sampling import REPLAYED_FROM, BatchRunner, capture_on
 from gantx.generation.truncation import Truncation
 from gantx.runtime import devices
 
@@ -25,7 +25,7 @@ SEEDS = [*range(100, 160), 3]  # 8 batches of 8, the last of them short
 def capture(monkeypatch):
     """Work is captured on the CPU."""
     made = RecordedOperations()
-    monkeypatch.setattr(batches, "capture_on", lambda device: made)
+    monkeypatch.setattr(sampling, "capture_on", lambda device: made)
     return made
 
 
@@ -43,7 +43,7 @@ def generate(generator, seeds=SEEDS, **how):
 
 def plainly(monkeypatch, work):
     with monkeypatch.context() as here:
-        here.setattr(batches, "capture_on", lambda device: None)
+        here.setattr(sampling, "capture_on", lambda device: None)
         return work()
 
 
@@ -149,7 +149,7 @@ class Wrong(RecordedOperations):
 def test_a_graph_that_fails_costs_a_line_and_no_image(kind, reason, monkeypatch, caplog):
     generator, said = styled("ganformer"), []
     expected = plainly(monkeypatch, lambda: generate(generator))
-    monkeypatch.setattr(batches, "capture_on", lambda device: kind())
+    monkeypatch.setattr(sampling, "capture_on", lambda device: kind())
     assert equal(generate(generator, log=said.append), expected)
     (line,) = said
     assert line.startswith(f"sampling is not replayed: {reason}. ")
@@ -176,12 +176,12 @@ def test_the_command_says_it_and_generates(tmp_path, monkeypatch):
         return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
     assert run(tmp_path / "plain.npy").exit_code == 0
-    monkeypatch.setattr(batches, "capture_on", lambda device: Uncapturable())
+    monkeypatch.setattr(sampling, "capture_on", lambda device: Uncapturable())
     result = run(tmp_path / "fallen.npy")
     assert result.exit_code == 0, result.output
     assert result.stderr.count("sampling is not replayed: capturing failed") == 1
     assert result.stdout.strip() == str(tmp_path / "fallen.npy")
-    monkeypatch.setattr(batches, "capture_on", lambda device: RecordedOperations())
+    monkeypatch.setattr(sampling, "capture_on", lambda device: RecordedOperations())
     result = run(tmp_path / "replayed.npy")
     assert result.exit_code == 0, result.output
     assert not result.stderr

@@ -12,8 +12,8 @@ from gantx import models
 from gantx.config import presets
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.generation import sampling
-from gantx.generation.batches import fetch
 from gantx.generation.latents import latents_for, parse_seeds
+from gantx.generation.sampling import fetch
 from gantx.generation.truncation import Truncation, parse_truncation, truncate
 from gantx.runtime import devices
 from gantx.runtime.random import Draw, for_seeds
