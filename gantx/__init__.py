@@ -3,7 +3,7 @@
     model = gantx.load("runs/0001-transgan-tiny-shapes")
     images = model.sample(16)                      # uint8 [16, 3, H, W], the same every time
 
-Importing gantx loads no torch; the first call does.
+torch is imported by the first call, not by `import gantx`.
 """
 
 from gantx.api import Model, evaluate, load, sample

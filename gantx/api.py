@@ -1,4 +1,4 @@
-"""The Python API: what `import gantx` offers. Importing it loads no torch; the first call does."""
+"""The public Python API. torch is imported by the first call, not by `import gantx`."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def load(
 
     Args:
         target: a run, a folder of checkpoints, or a .safetensors file.
-        weights: `ema` for the running average, `raw` for what is trained.
+        weights: `ema` for the running average, `raw` for the trained weights.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-        compile: let `sample` and `generate` use a compiled generator: quicker for many images, equal up to
-            rounding. The first batch then takes up to minutes, and every batch is filled up to `batch`
-            images. Keep to one or two sizes: each is compiled anew, which PyTorch does eight times at most.
+        compile: compile the generator for `sample` and `generate`: faster for many images, equal up to
+            rounding. The first batch can take minutes, and every batch is padded to `batch` images. Use one
+            or two batch sizes: each is compiled separately, and PyTorch compiles at most eight.
 
     Raises:
         MissingError: there is no such checkpoint or device.
-        CheckpointError: the file is corrupt, foreign or of an unknown version, or lacks these weights.
+        CheckpointError: the file is corrupt, foreign, of an unknown version, or lacks these weights.
         UsageError: no such weights, or an unknown device.
     """
     from gantx.errors import UsageError
@@ -60,7 +60,7 @@ def sample(target: str | os.PathLike[str], n: int | None = None, **how: Any) -> 
 def evaluate(
     target: str | os.PathLike[str], metrics: Sequence[str] = (), *, device: str = "auto", **how: Any
 ) -> Result:
-    """Score a checkpoint, or images that are already there, as `gantx eval` does.
+    """Score a checkpoint or stored images, as `gantx eval` does.
 
     Args:
         target: a run, a folder of checkpoints, a .safetensors file, or images (folder, .zip, .npy).
@@ -69,8 +69,7 @@ def evaluate(
         how: the other fields of `gantx.evaluation.request.Request`, such as `data` and `num`.
 
     Raises:
-        GantxError: as `gantx.evaluation.request.evaluate` does, before any image is generated wherever that
-            can be known.
+        GantxError: as `gantx.evaluation.request.evaluate`, before any image is generated where possible.
     """
     from gantx.evaluation import request as evaluation
     from gantx.runtime import devices
@@ -82,14 +81,14 @@ def evaluate(
 
 
 class Model:
-    """A generator with what its checkpoint says about it; made by `load`.
+    """A generator with the metadata of its checkpoint; returned by `load`.
 
     Attributes:
         network: the generator, in evaluation mode, without gradients.
-        header: of the checkpoint: path, progress, versions, digests.
+        header: header of the checkpoint: path, configuration, progress, versions, digests.
         weights: `ema` or `raw`.
-        device: where the network is.
-        compiled: whether `sample` and `generate` use compiled code.
+        device: device of the network.
+        compiled: whether `sample` and `generate` use a compiled generator.
     """
 
     def __init__(
@@ -116,7 +115,7 @@ class Model:
 
     @property
     def has_styles(self) -> bool:
-        """Whether latents become styles first: what truncation, walks in w and mixing need."""
+        """Whether the network maps latents to styles, as truncation, walks in w and style mixing require."""
         from gantx.models import interfaces
 
         return isinstance(self.network, interfaces.StyleBased)
@@ -134,22 +133,23 @@ class Model:
         """Generate images.
 
         Args:
-            n: how many, of seeds 0 to n-1; 64 when nothing else is said.
-            seeds: one per image; a seed means the same image, whatever else is asked for.
+            n: number of images, with seeds 0 to n-1; 64 if `seeds` and `latents` are omitted too.
+            seeds: one per image; the image of a seed does not depend on the other seeds or the batch.
             latents: [N, *latent_shape], or styles [N, *style_shape], in place of seeds; any floating-point
                 type.
-            truncation: psi by which styles are drawn to their average: 1 for none, 0.7 for fewer failures.
-            cutoff: only the first so many layers are truncated.
-            batch: images computed at once; None for 64, or on CUDA as many as its memory suggests.
+            truncation: psi, the factor of a style's distance to the average style: 1 for none, 0.7 for fewer
+                failures.
+            cutoff: number of leading layers that are truncated; None for all.
+            batch: images computed at once; None for 64, or on CUDA a size chosen by its memory.
 
         Returns:
             uint8 [N, 3, H, W] on the CPU.
 
         Raises:
-            UsageError: two of `n`, `seeds` and `latents`, numbers that are none, or truncation of a network
-                without styles.
+            UsageError: more than one of `n`, `seeds` and `latents`, invalid numbers, or truncation of a
+                network without styles.
             DataError: latents of another shape, or not finite.
-            MissingError: a GPU has no memory for the batch, or what compiling needs is not installed.
+            MissingError: a GPU has too little memory for the batch, or compilation lacks a requirement.
         """
         import torch
 
@@ -181,20 +181,20 @@ class Model:
         batch: int | None = None,
         log: Callable[[str], None] | None = None,
     ) -> Iterator[Tensor]:
-        """As `sample`, in constant memory: yields what the network gives, batch by batch.
+        """As `sample`, in constant memory: yields the output of the network batch by batch.
 
         Args:
             what: seeds; or latents or styles, as in `sample`.
             truncation: as in `sample`.
             cutoff: as in `sample`.
             batch: as in `sample`.
-            log: receives a sentence where a GPU is slower than it should be; None for the logger `gantx`.
+            log: receives a warning if generation on a GPU is slowed down; None for the logger `gantx`.
 
         Returns:
             Float images [n, 3, H, W], nominally in [-1, 1], on the device of the network.
 
         Raises:
-            GantxError: as `sample` does; before the first image, all but what the memory of a GPU says.
+            GantxError: as `sample`; all except insufficient GPU memory before the first image.
         """
         from torch import Tensor
 
@@ -222,7 +222,7 @@ class Model:
         return sampling.generate(self._generator, seeds, batch=size, **how)
 
     def _batch(self, wanted: int | None, count: int) -> int:
-        """How many of `count` images to compute at once; UsageError where less than one is wanted."""
+        """Number of images to compute at once, of `count`; UsageError if `wanted` is below 1."""
         from gantx.generation import sampling
         from gantx.generation.latents import whole_number
 
@@ -267,18 +267,18 @@ class Model:
         """Generate a walk from seed to seed, in constant memory.
 
         Args:
-            seeds: what the walk passes, or a walk of `self.walk`.
+            seeds: seeds of the walk in order, or a plan from `self.walk`.
             frames: of the whole walk, first and last included.
             batch: images computed at once; None for 64.
-            how: `paths`, how many walks run side by side, each through its share of the seeds; `space`, `z`
-                or `w` (where there are styles); `loop`, return to the first seed; `easing`, `linear` or
-                `smooth`; `truncation`, a number or a sweep such as "0:1"; `cutoff`, of it.
+            how: `paths`, number of parallel walks, each through its share of the seeds; `space`, `z` or `w`
+                (for networks with styles); `loop`, return to the first seed; `easing`, `linear` or
+                `smooth`; `truncation`, a number or a sweep such as "0:1"; `cutoff`, its number of layers.
 
         Returns:
             uint8 [paths, 3, H, W] on the CPU for every frame. The frame of a seed is its image in `sample`.
 
         Raises:
-            UsageError: too few frames, numbers that are none, or what the network cannot do.
+            UsageError: too few frames, invalid numbers, or a capability that the network does not have.
         """
         from gantx.generation import interpolation, sampling
         from gantx.generation.latents import whole_number
@@ -305,12 +305,12 @@ class Model:
             truncation: psi of the styles; default 0.7 for attention over latents.
 
         Returns:
-            The whole square that is generated, as the maps cover it, uncropped where `data.ratio` is below 1:
-            uint8 [1, 3, R, R]; by layer, attention [1, h, m, S, S] of positions to m latents, or
+            The whole square image, which the maps cover, uncropped where `data.ratio` is below 1: uint8
+            [1, 3, R, R]; by layer, attention [1, h, m, S, S] of positions to m latents, or
             [1, h, S, S] of the query to all positions.
 
         Raises:
-            UsageError: the network has no attention to show, or no such layer or pixel.
+            UsageError: the network has no attention maps, or no such layer or pixel.
         """
         from gantx.generation import attention_visualization
         from gantx.generation.truncation import parse_truncation
@@ -321,7 +321,7 @@ class Model:
         )
 
     def provenance(self, truncation: float | None = None, cutoff: int | None = None) -> dict[str, str]:
-        """What a picture of this model says about itself, all but its seeds."""
+        """Provenance that is stored in a picture of this model, without its seeds."""
         from gantx.generation import provenance
         from gantx.generation.truncation import parse_truncation
 

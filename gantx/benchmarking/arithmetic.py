@@ -1,4 +1,4 @@
-"""How many floating-point operations a step needs, and how many a second the machine can do at most."""
+"""Floating-point operations of a training step, and the peak rate of the machine."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ FEW_THREADS = 4
 class FlopCounter(TorchDispatchMode):
     """Counts the operations of matrix products, convolutions and attention within a `with`.
 
-    The formulas are PyTorch's own. Its FlopCounterMode, which also tells modules apart, does so by hooks that
-    refuse the second derivatives of gradient penalties.
+    The formulas are those of PyTorch. Its FlopCounterMode is not used: the hooks with which it attributes
+    operations to modules do not support the second derivatives of gradient penalties.
 
     Attributes:
         total: operations so far; a multiplication with its addition counts as two.
@@ -46,9 +46,9 @@ class FlopCounter(TorchDispatchMode):
 def flops_of_stages(settings: RunConfig) -> dict[str, int]:
     """Operations of one step of every phase: its losses with all penalties, forwards and backwards.
 
-    They are those of the algorithm as it is written, counted on the meta device, which computes nothing and
-    has no ways of its own: on a CPU the products that go to oneDNN would escape the counter, and what fused
-    attention computes twice would count twice. Optimisers and averages do not count.
+    Counted on the meta device, independent of the kernels of a real one: on a CPU, products executed by
+    oneDNN are not seen by the counter, and recomputation in fused attention would count twice. Optimisers
+    and averages are not counted.
 
     Args:
         settings: the run.
@@ -82,9 +82,9 @@ def _flops(phase: Phase, resolution: int) -> int:
 
 
 def matmul_ceiling(device: torch.device, precision: str, side: int | None = None) -> float:
-    """TFLOP/s of the fastest product of two large matrices, measured now: what no network can exceed by much.
+    """Measured TFLOP/s of a product of two large matrices (fastest run): an upper limit for networks.
 
-    On a CPU at the number of threads that torch has.
+    On a CPU with the current number of threads of torch.
 
     Args:
         device: where; a CUDA device must be the current one.
@@ -101,7 +101,7 @@ def matmul_ceiling(device: torch.device, precision: str, side: int | None = None
 
 
 def _large(device: torch.device) -> int:
-    """Side of matrices whose product takes long enough to reach the ceiling, and no longer."""
+    """Side of matrices that is just large enough for their product to reach the ceiling."""
     if device.type != "cpu":
         return ON_GPU
     return ON_FEW_THREADS if torch.get_num_threads() <= FEW_THREADS else ON_CPU

@@ -1,4 +1,4 @@
-"""How long a GPU waits for its host."""
+"""Time in which a GPU waits for its host."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def busy_seconds(work: Callable[[], object], device: torch.device) -> float | None:
-    """Seconds in which a CUDA device computes or copies during `work`, however long the host takes.
+    """Seconds in which a CUDA device computes or copies during `work`, independent of the host's time.
 
-    A profiler slows the host down, not the kernels: so only their own time is taken from it, to be compared
-    with the time that `work` takes without one.
+    A profiler slows down the host but not the kernels: only kernel time is taken from the profile, to be
+    compared with the duration of `work` without a profiler.
 
     Args:
-        work: what is looked at.
+        work: the function to profile.
         device: where it computes.
 
     Returns:
-        None where there is no CUDA device, or none that lets itself be profiled.
+        None if the device is not a CUDA device or cannot be profiled.
     """
     if device.type != "cuda":
         return None
@@ -37,7 +37,7 @@ def busy_seconds(work: Callable[[], object], device: torch.device) -> float | No
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:
-    """Length of what spans (start, end) cover together; what several cover counts once."""
+    """Length of the union of spans (start, end)."""
     total, reached = 0.0, float("-inf")
     for start, end in sorted(spans):
         total += max(0.0, end - max(start, reached))

@@ -1,4 +1,4 @@
-"""How many operations some work is made of, as a GPU would count them: launches of kernels."""
+"""Number of kernels that some work would launch on a GPU."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch.utils._pytree import tree_leaves
 
 # Memory without values.
 EMPTY = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
-# An operation on lists of tensors goes over chunks of them; one launch takes so many tensors, by the number
-# of lists, and so many chunks (ATen/native/cuda/MultiTensorApply.cuh).
+# An operation on lists of tensors processes them in chunks; the size of a chunk, and the largest number of
+# chunks and (by number of lists) of tensors of one launch (ATen/native/cuda/MultiTensorApply.cuh).
 CHUNK, CHUNKS, TENSORS = 65536, 320, {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}
 
 
 class LaunchCounter(TorchDispatchMode):
     """Counts the operations within a `with` that would start a kernel on a GPU, wherever they run.
 
-    Views, empty tensors and marks for profilers start none, operations on lists of tensors as many as CUDA
-    needs for lists of their sizes, everything else one.
+    Views, empty tensors and profiler annotations launch no kernel, operations on lists of tensors as many as
+    CUDA needs for their sizes, all others one.
 
     Attributes:
         launches: by name of the operation.
@@ -35,7 +35,7 @@ class LaunchCounter(TorchDispatchMode):
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
-        """Work that is compiled already runs as it is."""
+        """Compiled functions run unchanged."""
         return True
 
     @property
@@ -66,7 +66,7 @@ def launches_of(operation: OpOverload, args: Sequence[Any], kwargs: dict[str, An
 
 
 def is_view(operation: OpOverload) -> bool:
-    """Whether an operation only gives memory another shape."""
+    """Whether an operation returns a view of its input."""
     returned = [value.alias_info for value in operation._schema.returns]
     aliased = bool(returned) and all(alias is not None and not alias.is_write for alias in returned)
     return aliased or operation.overloadpacket.__name__ == "_unsafe_view"

@@ -1,4 +1,4 @@
-"""Where figures were taken, and a process that is set up for taking them."""
+"""Description of the machine of a measurement, and the setup of the measuring process."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from gantx.runtime import devices
 
 @dataclass(frozen=True)
 class Machine:
-    """What figures depend on beside the preset.
+    """The hardware and software of a measurement.
 
     Attributes:
         device: `cpu`, `cuda:0` or the like.
         name: of the GPU or the processor.
         system: operating system.
-        cores: of the host; None where it does not tell.
+        cores: of the host; None if unknown.
         threads: of torch on the host.
         versions: of gantx, Python and torch.
     """
@@ -37,7 +37,7 @@ class Machine:
 
 
 def this_machine(device: torch.device) -> Machine:
-    """The machine this process runs on."""
+    """Description of the machine of this process."""
     return Machine(
         str(device),
         devices.device_name(device),
@@ -50,12 +50,12 @@ def this_machine(device: torch.device) -> Machine:
 
 @contextlib.contextmanager
 def measuring(device: torch.device, threads: str | int, batch: int | None) -> Iterator[None]:
-    """A process in which figures are taken: its threads chosen, its memory counted from here on.
+    """Set the number of threads and reset the peak memory for a measurement.
 
     Args:
         device: where; a CUDA device becomes the current one.
-        threads: of torch on the host, or `auto`; as before afterwards.
-        batch: images computed at once, for the message; None where nobody chose it.
+        threads: of torch on the host, or `auto`; restored afterwards.
+        batch: images computed at once, for the error message; None if it was not set.
 
     Raises:
         MissingError: the device has too little memory.

@@ -1,4 +1,4 @@
-"""How fast a preset generates images: its generator alone, and all the way from seeds to one file."""
+"""Sampling speed of a preset: its generator alone, and the whole path from seeds to one file."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from gantx.models.interfaces import Generator
 from gantx.runtime import devices
 from gantx.runtime.random import for_seeds
 
-WARM_UP, PASSES = 3, 10  # passes of the generator that do not count (the third captures), and that do
-IMAGES_ON_GPU, IMAGES_ELSEWHERE = 50_000, 512  # generated to the file unless the user sets another number
+WARM_UP, PASSES = 3, 10  # passes that are not measured (the third captures the CUDA graph), and that are
+IMAGES_ON_GPU, IMAGES_ELSEWHERE = 50_000, 512  # images of the file by default
 
 Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class SamplingFigures:
-    """How fast a preset generates images.
+    """Sampling speed of a preset.
 
     Attributes:
         preset: its name.
@@ -42,11 +42,11 @@ class SamplingFigures:
         number: images of the file.
         compiled: whether the generator was.
         generator_images_per_second: of the generator alone, from latents on the device to images there.
-        file_images_per_second: from seeds to one whole .npy file, everything in between included.
+        file_images_per_second: from seeds to a complete .npy file.
         share_of_generator: `file_images_per_second` against `generator_images_per_second`.
         file_seconds: that the file took.
-        warm_up_seconds: what the first passes of the generator took longer than later ones: compiling, and
-            capturing what is replayed.
+        warm_up_seconds: additional time of the first passes of the generator: compilation, and the capture
+            of the CUDA graph.
         peak_memory_gib: of the GPU: all that was allocated at once; on the CPU: of the process.
         machine: where.
     """
@@ -73,7 +73,7 @@ def measure(
     compile: bool = False,
     log: Log,
 ) -> SamplingFigures:
-    """Measure how fast a preset generates images, with random weights.
+    """Measure the sampling speed of a preset, with random weights.
 
     Args:
         settings: whose generator.
@@ -84,8 +84,7 @@ def measure(
         log: receives a line for each thing that is measured.
 
     Raises:
-        MissingError: the device has too little memory, the disk too little room, or compiling needs what is
-            not installed.
+        MissingError: the device or the disk has too little space, or a requirement of compilation is missing.
     """
     count = number or (IMAGES_ON_GPU if device.type == "cuda" else IMAGES_ELSEWHERE)
     with measuring(device, settings.training.threads, batch):
@@ -128,16 +127,16 @@ def random_generator(settings: RunConfig, device: torch.device) -> Generator:
 
 @torch.no_grad()
 def generator_rate(generator: Generator, batch: int, device: torch.device, log: Log) -> tuple[float, float]:
-    """How fast a generator is, from latents on the device to float images there; replayed on CUDA.
+    """Speed of a generator, from latents to float images on the device; CUDA graphs are replayed.
 
     Args:
         generator: a network of `gantx.models`, on `device`.
         batch: images generated at once.
         device: where.
-        log: receives a line where nothing can be replayed.
+        log: receives a line if CUDA graphs cannot be used.
 
     Returns:
-        Images a second, and the seconds that the first passes took longer than later ones.
+        Images per second, and the additional time of the first passes in seconds.
     """
     q: Any = for_seeds(spec_of_one(generator), range(batch), device)
     passes = WARM_UP + PASSES

@@ -1,4 +1,4 @@
-"""How fast a preset is scored: its generator, and the network that sees its images."""
+"""Scoring speed of a preset: its generator, the resizing and the feature network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ScoringFigures:
-    """How fast a preset is scored.
+    """Scoring speed of a preset.
 
     Attributes:
         preset: its name.
@@ -33,10 +33,10 @@ class ScoringFigures:
         features: the feature network.
         number: images that the preset's evaluation takes.
         generator_images_per_second: of the generator alone.
-        resizing_images_per_second: of resizing by the protocol's rule; None where the network does not.
+        resizing_images_per_second: of resizing by the protocol; None if images are not resized.
         features_images_per_second: of the network alone, from images of its size to features.
-        images_per_second: one after the other.
-        seconds: that `number` images take, references and statistics not included.
+        images_per_second: of all three in sequence.
+        seconds: for `number` images, without reference images and statistics.
         peak_memory_gib: of the GPU: all that was allocated at once; on the CPU: of the process.
         machine: where.
     """
@@ -55,10 +55,10 @@ class ScoringFigures:
 
 
 def measure(settings: RunConfig, device: torch.device, *, batch: int, log: Log) -> ScoringFigures:
-    """Measure how fast a preset is scored, at random weights of its generator and of Inception.
+    """Measure the scoring speed of a preset, with random weights of its generator and of Inception.
 
     Args:
-        settings: whose generator, and in `evaluation` the network and the rule of resizing.
+        settings: the run; `evaluation` selects the feature network and the resizing.
         device: where.
         batch: images at once.
         log: receives a line for each thing that is measured.
@@ -101,12 +101,12 @@ def measure(settings: RunConfig, device: torch.device, *, batch: int, log: Log) 
 
 
 def _rate(work: Callable[[Tensor], object], images: Tensor, device: torch.device) -> float:
-    """Images a second of work on a batch of them."""
+    """Images per second of `work` on a batch."""
     return len(images) / median(durations(lambda: work(images), device, WARM_UP + PASSES)[WARM_UP:])
 
 
 def _inception(device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Inception at random weights, which cost as much as the published ones and need no file."""
+    """Inception with random weights: as fast as with the published ones, without a download."""
     network = Inception(centred=True).to(device).to(memory_format=torch.channels_last)
 
     @torch.no_grad()
@@ -119,6 +119,6 @@ def _inception(device: torch.device) -> Callable[[Tensor], Tensor]:
 
 
 def _other(choice: str, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Any other network of `gantx eval`, which takes images as they are."""
+    """Any other feature network of `gantx eval`; images are not resized."""
     network = open_features(choice, resize="none", weights=None, device=device, allow_unverified=False)
     return lambda images: network(images).features

@@ -1,4 +1,4 @@
-"""How long work takes on a device, without holding it up."""
+"""Durations of work on a device, measured without synchronising CUDA devices."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 
 
 class Stopwatch:
-    """Marks moments in the work of a device.
+    """Records times in the work of a device.
 
-    On a CUDA device a mark is an event in its queue: the host does not wait, so it runs ahead as it does
-    without a stopwatch. Elsewhere a mark waits for the device and reads the clock.
+    On a CUDA device a mark is an event in its queue: the host does not wait, so it runs ahead as
+    without measurement. Elsewhere a mark waits for the device and reads the clock.
 
     Args:
-        device: whose work is measured; a CUDA device must be the current one.
+        device: the measured device; a CUDA device must be the current one.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -25,7 +25,7 @@ class Stopwatch:
         self._moments: list[float] = []
 
     def mark(self) -> None:
-        """Mark the moment at which the device is done with all that it was given so far."""
+        """Record the time at which all work queued so far is complete."""
         if self._device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
             event.record()
@@ -36,7 +36,7 @@ class Stopwatch:
         self._moments.append(time.perf_counter())
 
     def spans(self) -> list[float]:
-        """Seconds between each mark and the next; waits for the device."""
+        """Seconds between successive marks; synchronises the device."""
         if self._events:
             self._events[-1].synchronize()
             return [first.elapsed_time(then) / 1000 for first, then in itertools.pairwise(self._events)]
@@ -47,9 +47,9 @@ def durations(work: Callable[[], object], device: torch.device, times: int) -> l
     """Seconds of each of `times` calls of `work`, one after the other.
 
     Args:
-        work: what is measured.
+        work: the measured function.
         device: where it computes.
-        times: how often it is called; the first calls are slower, since caches, memory and compilers wake up.
+        times: number of calls; the first are slower (caches, memory allocation, compilation).
     """
     watch = Stopwatch(device)
     watch.mark()

@@ -1,4 +1,4 @@
-"""How fast a preset trains: the loop of `gantx train` on random pixels, and each of its steps alone."""
+"""Training speed of a preset: the loop of `gantx train` on random pixels, and each step alone."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from gantx.training.resolve import Log, frozen_garbage, prepared_process, resolv
 from gantx.training.state import TrainingState
 from gantx.training.steps import Required, Step, build_steps
 
-WARM_UP = 3  # steps of each phase that do not count: compilers, caches and memory resolve in them
-STEPS_ON_GPU, STEPS_ELSEWHERE = 40, 10  # iterations that count unless the user says otherwise
-ALONE = 10  # steps of each phase that are measured alone, at most
+WARM_UP = 3  # steps of each phase before measuring: compilation, caches, memory allocation
+STEPS_ON_GPU, STEPS_ELSEWHERE = 40, 10  # measured iterations by default
+ALONE = 10  # largest number of steps of each phase that are measured alone
 EPOCH = 8  # batches of random pixels, so that epochs change as they do in a run
 
 
@@ -37,12 +37,12 @@ class PhaseFigures:
     """One kind of optimiser step.
 
     Attributes:
-        name: as the recipe calls it.
-        every: it runs at every iteration that this number divides.
+        name: of the phase.
+        every: interval in iterations.
         batch: its images.
         milliseconds: of one step, draws and optimiser included.
-        gflop: that one step needs.
-        teraflops: a second.
+        gflop: of one step.
+        teraflops: TFLOP/s.
         share_of_ceiling: `teraflops` against the fastest matrix product of this machine.
     """
 
@@ -57,7 +57,7 @@ class PhaseFigures:
 
 @dataclass(frozen=True)
 class TrainingFigures:
-    """How fast a preset trains.
+    """Training speed of a preset.
 
     Attributes:
         preset: its name.
@@ -65,17 +65,17 @@ class TrainingFigures:
         precision: `fp32` or `bf16`.
         compiled: whether the losses are.
         replayed: whether steps are replayed as CUDA graphs.
-        iterations: that were measured.
-        images_per_second: real images shown to D in a second of the whole loop.
-        iteration_milliseconds: of the whole loop, in the mean over a period of its lazy steps.
+        iterations: number of measured iterations.
+        images_per_second: real images shown to D per second, in the whole loop.
+        iteration_milliseconds: of the whole loop, mean over a period of its lazy steps.
         stages: each phase; named as in `gantx.bench/1` documents.
         average_milliseconds: of one update of the average of G.
-        teraflops: a second, in the whole loop.
+        teraflops: TFLOP/s of the whole loop.
         ceiling_teraflops: of the fastest matrix product of this machine in this precision, measured now.
         share_of_ceiling: `teraflops` against it (MFU).
         peak_memory_gib: of the GPU: all that was allocated at once; on the CPU: of the process.
-        warm_up_seconds: what the first steps took longer than later ones; compilation where `compiled`.
-        idle_share: share of the time in which the GPU waited for its host; None where that cannot be told.
+        warm_up_seconds: additional time of the first steps; compilation if `compiled`.
+        idle_share: share of time in which the GPU waited for its host; None if unknown.
         machine: where.
     """
 
@@ -99,15 +99,15 @@ class TrainingFigures:
 
 
 def measure(settings: RunConfig, device: torch.device, *, steps: int | None, log: Log) -> TrainingFigures:
-    """Measure how fast a preset trains.
+    """Measure the training speed of a preset.
 
-    Networks have random weights, images are random bytes; neither changes what a step costs. Learning rates
-    and penalties are those of the preset. The attention window is open, as it is for most of a run.
+    Weights and images are random, which does not affect the cost of a step. Learning rates and penalties are
+    those of the preset. The attention window is unlimited, as for most of a run.
 
     Args:
-        settings: the run; of `training.compile`, `auto` means what it does for a long one.
+        settings: the run; `training.compile=auto` is resolved as for a long run.
         device: where.
-        steps: iterations that count, rounded up to whole periods of the lazy steps; None for enough of them.
+        steps: measured iterations, rounded up to whole periods of the lazy steps; None for the default.
         log: receives a line for each thing that is measured.
 
     Raises:
@@ -190,7 +190,7 @@ class Trainer:
     Args:
         settings: resolved.
         device: where.
-        log: receives a sentence where an optimisation fails.
+        log: receives a warning if an optimisation fails.
 
     Attributes:
         steps: of one iteration, compiled and replayed where the settings say so.
@@ -207,7 +207,7 @@ class Trainer:
             device=device,
             resident=settings.data.resident,
         )
-        # A step that goes on without an optimisation would be measured under its name.
+        # Without `required`, a step whose optimisation fails would be measured as if it were optimised.
         self.steps = build_steps(settings, self._state, log=log, required=Required(True, True))
         self._iteration = 0
 
@@ -228,7 +228,7 @@ class Trainer:
         self.steps.average()
 
     def iterate(self, count: int) -> list[float]:
-        """So many iterations of the training loop: seconds of each."""
+        """Run `count` iterations of the training loop; returns the seconds of each."""
         state, training = self._state, self._settings.training
         until = {"kimg": (state.images + count * training.batch) / 1000}
         settings = self._settings.model_copy(update={"training": training.model_copy(update=until)})
@@ -239,7 +239,7 @@ class Trainer:
 
 
 class _Laps:
-    """Stands where the training loop has its logger, and marks the end of every iteration."""
+    """Replaces the logger of the training loop; marks the end of every iteration."""
 
     def __init__(self, watch: Stopwatch) -> None:
         self._watch = watch

@@ -1,6 +1,6 @@
 """The command line: each file parses one subcommand, calls one function of the package, and renders.
 
-Nothing here imports torch at module level: `gantx --help` has to be instant.
+No module here imports torch when it is loaded, so that `gantx --help` is fast.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Program(TyperGroup):
     """Ends every subcommand with one sentence and a documented exit code instead of a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the subcommand; traceback only with GANTX_DEBUG=1."""
+        """Run the subcommand; a traceback is printed only with GANTX_DEBUG=1."""
         try:
             return super().invoke(ctx)
-        except Stopped as stop:  # as asked for, so no error
+        except Stopped as stop:  # requested by the user, not an error
             print(stop, file=sys.stderr)
             raise typer.Exit(stop.exit_code) from None
         except GantxError as problem:
@@ -95,8 +95,8 @@ app.add_typer(bench.app, name="bench", rich_help_panel="More")
 
 def main() -> None:
     """Entry point of `gantx` and `python -m gantx`."""
-    # OpenMP threads that wait must not spin for long: beside another busy process that costs most of the
-    # speed. Has to be set before torch is imported.
+    # Waiting OpenMP threads spin by default, which is very slow while another process uses the cores. Must be
+    # set before torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     app()
 

@@ -1,4 +1,4 @@
-"""`gantx assets`: the weights that evaluation needs: list, download and verify them."""
+"""`gantx assets`: list, download and verify the weights that evaluation needs."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from gantx.cli.options import AsJson
 from gantx.errors import CheckFailed, Interrupted, MissingError
 
 if TYPE_CHECKING:
@@ -32,12 +33,11 @@ Names = Annotated[
     list[str] | None,
     typer.Argument(metavar="[NAME]...", help="Names from `gantx assets ls`; all by default."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @app.command("ls")
 def ls(as_json: AsJson = False) -> None:
-    """List the weights and where they are, or where they belong."""
+    """List the weights and the paths they have or would have."""
     from gantx.evaluation import assets
 
     _show([assets.status(asset) for asset in assets.ASSETS.values()], as_json)
@@ -45,7 +45,7 @@ def ls(as_json: AsJson = False) -> None:
 
 @app.command("fetch")
 def fetch(names: Names = None) -> None:
-    """Download weights that are not in the cache yet; print where they are.
+    """Download weights that are not in the cache yet; print their paths.
 
     An interrupted download resumes where it stopped.
 
@@ -71,7 +71,7 @@ def fetch(names: Names = None) -> None:
 def verify(names: Names = None, as_json: AsJson = False) -> None:
     """Compute the digests of the weights on this machine and compare them with the published ones.
 
-    Ends with 1 when a file is wrong, and with 3 when a named one, or every one, is missing.
+    Exit code 1: a file is wrong. 3: a named file, or every file, is missing.
     """
     from gantx.evaluation import assets
 
@@ -121,7 +121,7 @@ def _show(found: list[Status], as_json: bool) -> None:
         )
     for asset, state, path in found:
         table.add_row(asset.name, asset.file, f"{asset.size / 1e6:.1f} MB", state, escape(str(path)))
-    # In a pipe each file is one line, so that grep finds it whole.
+    # In a pipe each file is one line, for grep.
     Console(highlight=False, width=None if sys.stdout.isatty() else 1000).print(table)
 
 

@@ -29,19 +29,19 @@ def attend(
     kind: Annotated[
         list[str] | None,
         typer.Option(
-            help="argmax (most looked at), soft (all), or blend, softblend: the same over the image; repeat."
+            help="argmax (largest weight), soft (all weights), blend, softblend (over the image); repeatable."
         ),
     ] = None,
     query: Annotated[
         str | None,
-        typer.Option(metavar="ROW,COLUMN", help="Pixel that asks, in TransGAN and ViTGAN (the centre)."),
+        typer.Option(metavar="ROW,COLUMN", help="Query pixel, for TransGAN and ViTGAN (the centre)."),
     ] = None,
     truncation: Annotated[
         float | None,
-        typer.Option(help="Draw styles towards their average: 1 for not at all (GANformer: 0.7)."),
+        typer.Option(help="Truncation psi; 1 for none (GANformer: 0.7)."),
     ] = None,
     noise: Annotated[
-        str, typer.Option(help="const for the noise stored in the network, random for the seed's own.")
+        str, typer.Option(help="const for the noise stored in the network, random for noise of the seed.")
     ] = "const",
     ratio: Annotated[
         float | None, typer.Option(help="Crop to height / width, for padded images (data.ratio of the run).")
@@ -51,7 +51,7 @@ def attend(
     device: Device = "auto",
     force: Force = False,
 ) -> None:
-    """Show attention: which latent each part of an image looked at, or where one place of it looked.
+    """Show attention maps: of image positions to latents, or of one query position to all positions.
 
     GANformer: a colour for each latent. TransGAN, ViTGAN: the attention map of one query position.
 
@@ -64,7 +64,7 @@ def attend(
       gantx attend runs/0001-transgan-tiny-shapes --query 20,5 --layer all
     """
     if seeds is not None and seed:
-        raise UsageError("--seeds names every image: leave --seed away")
+        raise UsageError("--seeds selects every image: omit --seed")
     if noise not in ("const", "random"):
         raise UsageError(f"no noise '{noise}': use const or random")
     if ratio is not None and not 0.1 <= ratio <= 10:

@@ -45,11 +45,11 @@ def train(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Iterations that count, rounded up to whole periods of lazy penalties."),
+        typer.Option(min=1, help="Measured iterations, rounded up to whole periods of lazy penalties."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure training: images a second, every step, share of the machine's arithmetic, memory.
+    """Measure training: images per second, time of each step, share of peak arithmetic, memory.
 
     Weights and pixels are random; nothing is read or written.
 
@@ -92,7 +92,7 @@ def sample(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure sampling: the generator alone, and all the way from seeds to one .npy file.
+    """Measure sampling: the generator alone, and the whole path from seeds to one .npy file.
 
     Weights are random; the file is made in the folder for temporary files and removed.
 
@@ -126,7 +126,7 @@ def evaluate(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Measure scoring: the generator, the resizing, and the network that sees the images.
+    """Measure scoring: the generator, the resizing and the feature network.
 
     Generator and Inception have random weights, so nothing is downloaded.
 
@@ -150,7 +150,7 @@ def evaluate(
 
 
 def _settings(preset: str, overrides: list[str] | None, changes: dict[str, Any]) -> RunConfig:
-    """The preset with what the command line changes."""
+    """The preset with the changes of the command line."""
     from gantx.config import presets
 
     given = {key: value for key, value in changes.items() if value is not None}
@@ -241,7 +241,7 @@ def _table(first: str, *others: str) -> Table:
 
 
 def _print(table: Table) -> None:
-    # In a pipe a row is one line, so that grep finds it whole.
+    # In a pipe each row is one line, for grep.
     Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
 
 
@@ -251,7 +251,7 @@ def _rows(figures: dict[str, str]) -> None:
 
 
 def _short(value: float) -> str:
-    """Three digits that matter, and all of those before the point."""
+    """Three significant digits, and all digits before the decimal point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gantx.cli.options import AsJson, Device
 from gantx.cli.status import StatusDisplay
 from gantx.errors import MissingError, UsageError
 
@@ -31,7 +32,10 @@ def evaluate(
     ] = None,
     data: Annotated[str | None, typer.Option(help="The real images; those of the run by default.")] = None,
     reference: Annotated[
-        Path | None, typer.Option(help="Their statistics instead: a file of `gantx stats`, or an .npz.")
+        Path | None,
+        typer.Option(
+            help="Statistics of real images in place of --data: a file of `gantx stats`, or an .npz."
+        ),
     ] = None,
     num: Annotated[int | None, typer.Option(min=2, help="How many images are scored.")] = None,
     protocol: Annotated[
@@ -43,13 +47,16 @@ def evaluate(
         Path | None, typer.Option(help="File of the Inception weights; see `gantx assets`.")
     ] = None,
     allow_unverified_weights: Annotated[
-        bool, typer.Option("--allow-unverified-weights", help="Take weights of any digest; this is marked.")
+        bool,
+        typer.Option(
+            "--allow-unverified-weights", help="Accept weights of any digest; marked in the result."
+        ),
     ] = False,
     split: Annotated[
         str | None, typer.Option(help="Part of the data that is the reference: train or test.")
     ] = None,
     pr_num: Annotated[
-        int | None, typer.Option(min=10, help="Images of each side in pr and dc, at most.")
+        int | None, typer.Option(min=10, help="Largest number of real and of generated images in pr and dc.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 0,
     fail_above: Annotated[
@@ -71,18 +78,18 @@ def evaluate(
         ),
     ] = False,
     intervals: Annotated[bool, typer.Option(help="Compute 95 % intervals.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write that document here too.")
+        Path | None, typer.Option("--output", "-o", help="Also write the JSON document to this file.")
     ] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
-    markdown: Annotated[Path | None, typer.Option("--md", help="Write Markdown here.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--md", help="Write Markdown to this file.")] = None,
+    device: Device = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads (all free cores).")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images generated at once (64).")] = None,
     cache: Annotated[bool, typer.Option(help="Take reference statistics from the cache.")] = True,
     engine: Annotated[
-        str, typer.Option(help="gantx, or cleanfid for clean-fid's own, slower path.")
+        str, typer.Option(help="gantx, or cleanfid for the slower implementation of clean-fid.")
     ] = "gantx",
 ) -> None:
     """Score a generator, or stored images.
@@ -105,7 +112,7 @@ def evaluate(
     thresholds += [gates.parse_gate(text, "below") for text in fail_below or []]
     regressions = [gates.parse_regression(text) for text in max_regression or []]
     if bool(regressions) != (baseline is not None):
-        raise UsageError("--baseline and --max-regression go together: give both or neither")
+        raise UsageError("--baseline and --max-regression need each other: give both or neither")
     if data is not None and reference is not None:
         raise UsageError("--data and --reference both say what to compare with: give one of them")
     for path in (output, junit, markdown):
@@ -167,7 +174,7 @@ def evaluate(
 
 
 def _show(result: Result) -> None:
-    """The table for people, then why gates failed, the protocol, and the warnings."""
+    """Print the table of scores, the reasons of failed gates, the protocol and the warnings."""
     from gantx.evaluation import reports
 
     # A pipe has no width: rows are not cut for it.

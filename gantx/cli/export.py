@@ -1,4 +1,4 @@
-"""`gantx export`: a generator for other programs."""
+"""`gantx export`: convert a generator for other programs."""
 
 from __future__ import annotations
 
@@ -24,38 +24,43 @@ def export(
         str | None,
         typer.Option(
             "--format",
-            help="onnx, pt2, safetensors, hf, or web for a page; by default the output's name tells.",
+            help="onnx, pt2, safetensors, hf, or web for a page; by default from the name of the output.",
         ),
     ] = None,
     pixels: Annotated[
         str,
-        typer.Option(help="What onnx and pt2 give: float (-1..1, unclamped), unit (0..1), uint8 (0..255)."),
+        typer.Option(help="Output of onnx and pt2: float (-1..1, unclamped), unit (0..1), uint8 (0..255)."),
     ] = "float",
     truncation: Annotated[
-        float | None, typer.Option(help="Draw styles towards their average: 0.7; built into onnx and pt2.")
+        float | None, typer.Option(help="Truncation psi, such as 0.7; built into onnx and pt2.")
     ] = None,
-    cutoff: Annotated[int | None, typer.Option(min=1, help="Truncate only the first so many layers.")] = None,
+    cutoff: Annotated[
+        int | None, typer.Option(min=1, help="Number of leading layers to truncate (all).")
+    ] = None,
     license_: Annotated[
-        str, typer.Option("--license", help="Of the weights, as the Hugging Face Hub names it: cc-by-4.0.")
+        str,
+        typer.Option(
+            "--license", help="License of the weights by its name on the Hugging Face Hub: cc-by-4.0."
+        ),
     ] = "unknown",
     scores: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Result of `gantx eval` for the card; by default those found beside the checkpoint."
+            help="Result of `gantx eval` for the card; by default those found next to the checkpoint."
         ),
     ] = None,
     onnxruntime_web: Annotated[
         Path | None,
-        typer.Option(help="The npm package for the page, folder or .tgz; by default npm is asked for it."),
+        typer.Option(help="npm package for the page, folder or .tgz; by default downloaded with npm."),
     ] = None,
     force: Annotated[
         bool,
         typer.Option("--force", "-f", help="Write over an existing output; other files of a folder stay."),
     ] = False,
 ) -> None:
-    """Turn the averaged generator into files for other programs; checked to generate the same images.
+    """Convert the averaged generator for other programs, and verify that it generates the same images.
 
-    Exit code 1: the other runtime generates something else; nothing is written.
+    Exit code 1: the other runtime generates different images; nothing is written.
 
     Examples:
 
@@ -86,9 +91,9 @@ def export(
     )
     with StatusDisplay() as status:
         record = exporting.export(checkpoint, request, status.log)
-        status.log(f"checks noted in {record}")
+        status.log(f"checks recorded in {record}")
     if request.kind == "web":
         status.log(f"to see the page: python -m http.server --directory {output}")
     elif request.kind == "hf":
-        status.log(f"to publish it, a step of its own: hf upload USER/NAME {output}")
+        status.log(f"to publish it, run: hf upload USER/NAME {output}")
     print(output)

@@ -1,4 +1,4 @@
-"""`gantx import`: an official checkpoint becomes one of gantx."""
+"""`gantx import`: convert an official checkpoint."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def import_checkpoint(
         Path | None,
         typer.Option(help="Recorded inputs and outputs (.safetensors) that the networks must reproduce."),
     ] = None,
-    keys: Annotated[bool, typer.Option("--keys", help="List every key and what became of it.")] = False,
+    keys: Annotated[bool, typer.Option("--keys", help="List every key and how it was converted.")] = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Write over an existing file.")] = False,
 ) -> None:
     """Convert an official checkpoint. No code of the file is run.
@@ -53,9 +53,7 @@ def import_checkpoint(
       gantx import small.pth --preset transgan2-cifar10 generator.dim=64 --check outputs.safetensors
     """
     if preset is None and not config:
-        raise UsageError(
-            "no recipe: add --preset NAME, the setting the file was trained in, or --config FILE"
-        )
+        raise UsageError("no recipe: add --preset NAME, the one the file was trained with, or --config FILE")
     if output is None and check is None and not keys:
         raise UsageError("nothing to do: add -o FILE.safetensors, --check or --keys")
     if output is not None and output.suffix != ".safetensors":

@@ -1,4 +1,4 @@
-"""`gantx info`: what a checkpoint says about itself."""
+"""`gantx info`: configuration, progress and origin of a checkpoint."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def info(
 
 
 def _origin(data: dict[str, Any]) -> str:
-    """The images it was trained on, or the official file it comes from."""
+    """The training images, or the official file that was imported."""
     if (source := data.get("imported_from")) is not None:
         return f"imported from {source.get('file')} (SHA-256 {str(source.get('sha256'))[:12]})"
     return f"{data.get('name')} ({data.get('images')} images)"

@@ -23,12 +23,12 @@ def interpolate(
         ),
     ] = Path("walk.gif"),
     seeds: Annotated[
-        str | None, typer.Option(help="Seeds to pass: 1,5,9 or 0-3. By default 4 for each walk.")
+        str | None, typer.Option(help="Seeds of the walk: 1,5,9 or 0-3. By default 4 for each walk.")
     ] = None,
     frames: Annotated[
         int | None, typer.Option(min=1, help="Frames of the whole walk (60; of a film strip 10).")
     ] = None,
-    fps: Annotated[int, typer.Option(min=1, max=240, help="Frames a second.")] = 30,
+    fps: Annotated[int, typer.Option(min=1, max=240, help="Frames per second.")] = 30,
     loop: Annotated[bool, typer.Option("--loop", help="Return to the first seed.")] = False,
     space: Annotated[
         str | None,
@@ -40,7 +40,7 @@ def interpolate(
         typer.Option(help="Several walks side by side that share the seeds, columns x rows: 4x2."),
     ] = None,
     truncation: Annotated[
-        str | None, typer.Option(help="Draw styles to their average: 0.7, or a sweep along the walk: 0:1.")
+        str | None, typer.Option(help="Truncation psi, such as 0.7, or a sweep along the walk: 0:1.")
     ] = None,
     cutoff: Cutoff = None,
     weights: Weights = "ema",

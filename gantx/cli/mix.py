@@ -1,4 +1,4 @@
-"""`gantx mix`: a table of images that take some of their styles from others."""
+"""`gantx mix`: a table of style mixing."""
 
 from __future__ import annotations
 
@@ -15,25 +15,23 @@ from gantx.errors import UsageError
 def mix(
     checkpoint: Checkpoint,
     output: Annotated[Path, typer.Option("--output", "-o", help="A .png.")] = Path("mix.png"),
-    rows: Annotated[str, typer.Option(help="Seeds of the images that are changed: 0-3.")] = "0-3",
-    columns: Annotated[str, typer.Option(help="Seeds of the images whose styles are taken: 4-7.")] = "4-7",
+    rows: Annotated[str, typer.Option(help="Seeds of the images whose styles are replaced: 0-3.")] = "0-3",
+    columns: Annotated[str, typer.Option(help="Seeds of the images that provide the styles: 4-7.")] = "4-7",
     layers: Annotated[
         str | None,
-        typer.Option(help="What is taken: 0-3 for coarse layers; all if only components are named."),
+        typer.Option(help="Layers to replace: 0-3 for coarse layers; all if only components are given."),
     ] = None,
     components: Annotated[
         str | None,
-        typer.Option(help="Of which latents (GANformer); the last number is the global one. All by default."),
+        typer.Option(help="Latents to replace (GANformer); the last is the global one. All by default."),
     ] = None,
-    truncation: Annotated[
-        float | None, typer.Option(help="Draw styles to their average: 1 for not at all.")
-    ] = None,
+    truncation: Annotated[float | None, typer.Option(help="Truncation psi; 1 for none.")] = None,
     weights: Weights = "ema",
     batch: Batch = None,
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", "-f", help="Write over an existing output.")] = False,
 ) -> None:
-    """Mix styles: left the rows' images, above the columns', between them rows with styles of columns.
+    """Mix styles: a table of row images with styles of column images, which are shown left and above.
 
     Examples:
 

@@ -46,7 +46,7 @@ def ls(as_json: AsJson = False) -> None:
         )
         side = str(preset.data.resolution)
         table.add_row(name, preset.generator.family, side, reported, escape(preset.summary))
-    # In a pipe a preset is one line, so that grep finds it whole.
+    # In a pipe each preset is one line, for grep.
     Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
 
 

@@ -17,21 +17,23 @@ def project(
     image: Annotated[Path, typer.Argument(help="The image; cropped in the middle and resized as needed.")],
     checkpoint: Checkpoint,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="A .png: the image and what was found, side by side.")
+        Path, typer.Option("--output", "-o", help="A .png: the image and its projection, side by side.")
     ] = Path("projection.png"),
     latents: Annotated[
-        Path | None, typer.Option(help="Where the latent goes; beside the output as .safetensors by default.")
+        Path | None, typer.Option(help="File of the latent; by default the output's name with .safetensors.")
     ] = None,
     space: Annotated[
         str | None,
-        typer.Option(help="z; w, one style for all layers; w+, one for each (where there are styles)."),
+        typer.Option(help="z; w, one style for all layers; w+, one for each (where the network has styles)."),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the optimiser.")] = 400,
-    starts: Annotated[int, typer.Option(min=1, max=256, help="Latents that descend side by side.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random latents it starts from.")] = 0,
-    rate: Annotated[float, typer.Option(min=0, help="Learning rate, in spreads of latents.")] = 0.05,
+    starts: Annotated[int, typer.Option(min=1, max=256, help="Latents optimised in parallel.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the initial latents.")] = 0,
+    rate: Annotated[
+        float, typer.Option(min=0, help="Learning rate, in standard deviations of latents.")
+    ] = 0.05,
     features: Annotated[
-        str | None, typer.Option(help="inception: compare its features beside the pixels.")
+        str | None, typer.Option(help="inception: compare its features in addition to pixels.")
     ] = None,
     feature_file: Annotated[
         Path | None, typer.Option(help="File of the Inception weights; see `gantx assets`.")
@@ -40,7 +42,7 @@ def project(
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", "-f", help="Write over existing outputs.")] = False,
 ) -> None:
-    """Find the latent whose image is most like a given one.
+    """Find the latent whose image is closest to a given image.
 
     Examples:
 
@@ -57,7 +59,7 @@ def project(
         if path.exists() and not force:
             raise UsageError(f"{path} already exists: name another output, or add --force to replace it")
     if features not in (None, "inception"):
-        raise UsageError(f"no features '{features}': use inception, or leave them away")
+        raise UsageError(f"no features '{features}': use inception, or omit --features")
     if feature_file is not None and features is None:
         raise UsageError("--feature-file is for Inception's weights: add --features inception")
 
@@ -84,7 +86,7 @@ def project(
             rate=rate,
             features=network,
             ratio=ratio,
-            progress=lambda done, total: status.show("descending", done, total),
+            progress=lambda done, total: status.show("optimising", done, total),
         )
         status.log(
             f"mean difference of a pixel: {found.distance:.1f} grey levels, {found.at_start:.1f} at the start"

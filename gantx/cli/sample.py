@@ -40,30 +40,30 @@ def sample(
     ] = None,
     truncation: Annotated[
         float | None,
-        typer.Option(help="Draw styles to their average: 1 for not at all, 0.7 for fewer failures."),
+        typer.Option(help="Truncation psi; 1 for none, 0.7 for fewer failures."),
     ] = None,
     cutoff: Cutoff = None,
     weights: Weights = "ema",
     dtype: Annotated[
-        str, typer.Option(help="uint8, or float32 for a .npy of what the generator gives, unclamped.")
+        str, typer.Option(help="uint8, or float32 for a .npy of the unclamped output of the generator.")
     ] = "uint8",
     grid: Annotated[str | None, typer.Option(help="Columns x rows of a grid: 8x8.")] = None,
     batch: Annotated[
         int | None,
-        typer.Option(min=1, help="Images computed at once (64; on CUDA what its memory suggests)."),
+        typer.Option(min=1, help="Images computed at once (64; on CUDA chosen by its memory)."),
     ] = None,
     device: Device = "auto",
     compile: Annotated[
         bool,
         typer.Option(
             "--compile/--no-compile",
-            help="Compile the generator: quicker for many images; pixels may differ from those of one that "
-            "is not by the rounding of one grey level.",
+            help="Compile the generator: faster for many images; pixels may differ by one grey level from "
+            "those of the uncompiled generator.",
         ),
     ] = False,
     force: Force = False,
 ) -> None:
-    """Generate images: one per seed, always the same image for a seed.
+    """Generate images, one per seed; a seed always gives the same image.
 
     Examples:
 
@@ -80,16 +80,16 @@ def sample(
       gantx sample --from grid.png
     """
     if seeds is not None and (number is not None or seed):
-        raise UsageError("--seeds names every image: leave -n and --seed away")
+        raise UsageError("--seeds selects every image: omit -n and --seed")
     if latents is not None and (seeds is not None or number is not None or seed):
-        raise UsageError("--latents names all latents: leave -n, --seed and --seeds away")
+        raise UsageError("--latents provides every latent: omit -n, --seed and --seeds")
     if weights not in ("ema", "raw"):
         raise UsageError(f"no weights '{weights}': use ema or raw")
     if source is not None:
         told = (number, seed or None, seeds, latents, truncation, cutoff, grid, output, compile or None)
         if any(option is not None for option in told):
             raise UsageError(
-                "--from reads from the picture what to generate, and only compares: name nothing else"
+                "--from takes the settings from the picture and only compares: name nothing else"
             )
         _compare(source, checkpoint, batch, device)
         return

@@ -1,4 +1,4 @@
-"""`gantx stats`: the reference statistics of a set of real images, as one file."""
+"""`gantx stats`: write the reference statistics of a set of real images."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from gantx.cli.options import Device
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
 
@@ -21,24 +22,24 @@ def stats(
     ratio: Annotated[
         float, typer.Option(min=0, max=1, help="Height / width of the images; data.ratio of the generator.")
     ] = 1.0,
-    protocol: Annotated[str, typer.Option(help="The protocol that will be used.")] = "clean-50k",
+    protocol: Annotated[str, typer.Option(help="The protocol of the later evaluation.")] = "clean-50k",
     features: Annotated[str, typer.Option(help="inception, random, or an .onnx file.")] = "inception",
     weights: Annotated[Path | None, typer.Option(help="File of the Inception weights.")] = None,
     allow_unverified_weights: Annotated[
-        bool, typer.Option("--allow-unverified-weights", help="Take weights of any digest.")
+        bool, typer.Option("--allow-unverified-weights", help="Accept weights of any digest.")
     ] = False,
     split: Annotated[str | None, typer.Option(help="train or test; the protocol's by default.")] = None,
     mirrored: Annotated[
         bool, typer.Option("--mirrored", help="The generator was trained with mirrored images.")
     ] = False,
     moments: Annotated[
-        bool, typer.Option("--moments", help="Keep mean and covariance alone: a small file, for FID only.")
+        bool, typer.Option("--moments", help="Store only mean and covariance: a small file, for FID only.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads (all free cores).")] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Write over an existing file.")] = False,
 ) -> None:
-    """Measure real images once, to score generators against them anywhere.
+    """Compute reference statistics of real images, to score generators without the images.
 
     Example:
 

@@ -21,7 +21,7 @@ class StatusDisplay:
         self._console = Console(stderr=True, highlight=False)
         self._bar: Any = None
         self._what = ""
-        self._spoken = time.monotonic()
+        self._last_log = time.monotonic()
 
     def __enter__(self) -> StatusDisplay:
         return self
@@ -33,12 +33,12 @@ class StatusDisplay:
         """Show a line."""
         self._close()
         self._console.print(text, markup=False, soft_wrap=True)
-        self._spoken = time.monotonic()
+        self._last_log = time.monotonic()
 
     def show(self, what: str, done: int, total: int) -> None:
-        """Show that `done` of `total` images have been through `what`."""
+        """Show that the operation `what` is done for `done` of `total` images."""
         if not self._console.is_terminal:
-            if done < total and time.monotonic() - self._spoken >= _EVERY:
+            if done < total and time.monotonic() - self._last_log >= _EVERY:
                 self.log(f"{what}: {done:,} of {total:,}")
             return
         if self._bar is None or what != self._what:

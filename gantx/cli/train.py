@@ -1,4 +1,4 @@
-"""`gantx train`: start a run, go on with one, or show what a run would be."""
+"""`gantx train`: start a run, resume one, or plan one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def train(
     ] = None,
     kimg: Annotated[float | None, typer.Option(help="Length of the run in thousand real images.")] = None,
     batch: Annotated[int | None, typer.Option(help="Real images of one discriminator step.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
     compile: Annotated[
         str | None, typer.Option(help="auto, on or off: compile the training step (auto: long runs on CUDA).")
@@ -42,16 +42,14 @@ def train(
     on_bad_image: Annotated[str | None, typer.Option(help="error or skip.")] = None,
     name: Annotated[str | None, typer.Option(help="Name in the run folder; the preset's by default.")] = None,
     device: Device = "auto",
-    runs: Annotated[Path, typer.Option(help="Folder in which numbered run folders are made.")] = Path("runs"),
-    out: Annotated[Path | None, typer.Option(help="Exactly this run folder instead.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run.")] = None,
+    runs: Annotated[Path, typer.Option(help="Parent of the numbered run folders.")] = Path("runs"),
+    out: Annotated[Path | None, typer.Option(help="Path of the run folder, in place of --runs.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Resume this run.")] = None,
     dry_run: Annotated[
         bool,
-        typer.Option(
-            "--dry-run", "-n", help="Show configuration, sizes, and what some steps take here; write nothing."
-        ),
+        typer.Option("--dry-run", "-n", help="Show configuration, sizes and measured steps; write nothing."),
     ] = False,
-    probe: Annotated[bool, typer.Option(help="Let --dry-run try steps, for about a minute.")] = True,
+    probe: Annotated[bool, typer.Option(help="Let --dry-run measure steps, for about a minute.")] = True,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the resolved configuration as YAML; write nothing.")
     ] = False,
@@ -84,8 +82,8 @@ def train(
     if resume is not None:
         if preset or config or out or dry_run or print_config:
             raise UsageError(
-                "--resume knows the run's configuration: leave --preset, --config, --out, --dry-run and "
-                "--print-config away"
+                "--resume takes the configuration of the run: omit --preset, --config, --out, --dry-run and "
+                "--print-config"
             )
         from gantx.training import run
 
@@ -113,7 +111,7 @@ def train(
 
 
 def _follow(device: str, work: Callable[..., Path]) -> None:
-    """Let `work` train, showing what happens before the run has a log of its own; print its folder."""
+    """Train by calling `work`, with its messages on stderr, and print the folder of the run."""
     from gantx.runtime import devices
 
     place = devices.pick_device(device)
@@ -128,13 +126,13 @@ def _follow(device: str, work: Callable[..., Path]) -> None:
 
 
 def _probe(settings: RunConfig, device: str) -> None:
-    """Show what some steps take."""
+    """Measure some steps and print their time and memory."""
     from gantx.runtime import devices
     from gantx.training.dry_run import measured
 
     with StatusDisplay() as status:
         place = devices.pick_device(device)
-        status.log(f"trying steps on {place} (--no-probe leaves them away)")
+        status.log(f"measuring steps on {place} (omitted with --no-probe)")
         figures = measured(settings, place, status.log)
     _show_plan(figures)
 

@@ -105,7 +105,7 @@ def test_a_network_without_attention(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--seeds", "1", "--seed", "2"], "leave --seed away"),
+        (["--seeds", "1", "--seed", "2"], "omit --seed"),
         (["--weights", "best"], "ema or raw"),
         (["--noise", "loud"], "const or random"),
         (["--ratio", "0"], "height / width"),

@@ -26,7 +26,7 @@ def test_weights_alone_are_taken_by_other_commands(run_folder, tmp_path):
     result = run("export", run_folder, "-o", path, "--license", "mit")
     assert result.exit_code == 0, result.output
     assert result.stdout.strip() == str(path)
-    assert "checks noted in" in result.stderr
+    assert "checks recorded in" in result.stderr
     for target, name in ((run_folder, "a.npy"), (path, "b.npy")):
         sampled = run("sample", target, "-n", "3", "-o", tmp_path / name, "--device", "cpu")
         assert sampled.exit_code == 0, sampled.output

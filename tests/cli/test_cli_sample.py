@@ -72,7 +72,7 @@ def test_a_grid_option_sets_the_number_of_images(run_folder, tmp_path):
     ("arguments", "words"),
     [
         (["--grid", "2x2", "-n", "9"], "4 places for 9"),
-        (["--seeds", "1", "-n", "9"], "leave -n"),
+        (["--seeds", "1", "-n", "9"], "omit -n"),
         (["--grid", "2x2", "-o", "x.zip"], "--grid arranges a .png"),
         (["-o", "x.jpg"], "cannot write '.jpg'"),
         (["--seeds", "x"], "write numbers"),
@@ -174,7 +174,7 @@ def test_latents_that_do_not_fit(run_folder, tmp_path, latents, code, complaint)
 
 def test_latents_leave_no_room_for_seeds_and_floats_need_an_array(run_folder, tmp_path):
     for arguments, complaint in (
-        (("--latents", "z.npy", "-n", "3"), "leave -n"),
+        (("--latents", "z.npy", "-n", "3"), "omit -n"),
         (("--dtype", "float32", "-o", tmp_path / "x.png"), "only a .npy"),
         (("--dtype", "half"), "uint8 or float32"),
         (("--weights", "best"), "ema or raw"),

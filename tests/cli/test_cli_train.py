@@ -201,7 +201,7 @@ def test_loss_turns_nan(train, monkeypatch):
 
 
 def test_resume_refuses_what_the_run_knows_already(tmp_path):
-    fails(run("train", "--resume", tmp_path, "--preset", "transgan-s"), 2, "leave --preset")
+    fails(run("train", "--resume", tmp_path, "--preset", "transgan-s"), 2, "omit --preset")
     fails(run("train", "--resume", tmp_path / "nothing"), 3, "is no run")
 
 
