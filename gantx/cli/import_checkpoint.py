@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gantx.errors import UsageError
+from gantx.io.streams import unfailing_stderr
 
 if TYPE_CHECKING:
     from gantx.importing.layouts import Conversion
@@ -67,7 +68,7 @@ def import_checkpoint(
 
     settings = presets.load(preset, config or [], overrides or [])
     conversion = files.convert(file, settings)
-    console = Console(stderr=True, highlight=False)
+    console = Console(file=unfailing_stderr(), highlight=False)
     console.print(_coverage(conversion))
     for part, imported in conversion.parts.items():
         for reason, count in Counter(imported.computed.values()).items():
