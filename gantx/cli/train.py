@@ -15,7 +15,7 @@ import typer
 from gantx.cli import output
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
-from gantx.runtime.signals import time_limit
+from gantx.runtime.signals import StopAtOnce, time_limit
 
 if TYPE_CHECKING:
     from gantx.config.schema import RunConfig
@@ -106,9 +106,9 @@ def train(
                 "--resume knows the run's configuration: leave --preset, --config, --out, --dry-run and "
                 "--print-config away"
             )
-        from gantx.training import run
+        with time_limit(limit), StopAtOnce(_BEFORE, leaves=True):
+            from gantx.training import run
 
-        with time_limit(limit):
             _follow(device, partial(run.resume, resume, changes=changes, overrides=texts))
         return
 
@@ -127,7 +127,7 @@ def train(
             _probe(settings, device)
         return
 
-    with time_limit(limit):
+    with time_limit(limit), StopAtOnce(_BEFORE, leaves=True):
         from gantx.training import run
 
         if auto and out is not None:
@@ -160,6 +160,7 @@ _SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASK
 _RANKS = ("LOCAL_RANK", "RANK")
 
 _AUTO = Path("auto")
+_BEFORE = "stopped before the training began; the same command starts again"
 _TIME = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 

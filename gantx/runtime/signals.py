@@ -24,8 +24,11 @@ STOPPING = tuple(
     if hasattr(signal, name)
 )
 
-_IMPORTING = "<frozen importlib._bootstrap>"
+_IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
+_NOTHING_LOST = "stopped before an iteration was finished; nothing is lost"
 _PAUSE = 0.05  # seconds until a signal that arrived during an import is looked at again
+
+_program = False  # whether this process is the command line and may be ended
 
 
 class StopNow(BaseException):
@@ -34,15 +37,22 @@ class StopNow(BaseException):
 
 def leave_at_once() -> None:
     """Let every stopping signal end the process from now on, while there is nothing to clean up."""
+    global _program
+    _program = True
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
-        with contextlib.suppress(OSError):
-            os.write(2, b"stopped before anything was done\n")
-        os._exit(Interrupted.exit_code if number == signal.SIGINT else Stopped.exit_code)
+        _leave(number, "stopped before anything was done")
 
     for number in (signal.SIGINT, *STOPPING):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, leave)
+
+
+def _leave(number: int, message: str) -> NoReturn:
+    with contextlib.suppress(OSError):
+        show_cursor = "\x1b[?25h" if os.isatty(2) else ""
+        os.write(2, f"{show_cursor}{message}\n".encode())
+    os._exit(Interrupted.exit_code if number == signal.SIGINT else Stopped.exit_code)
 
 
 @contextlib.contextmanager
@@ -107,17 +117,22 @@ class StopAtOnce(_Handlers):
 
     Args:
         message: of Stopped.
+        leaves: during an import, end the program without cleaning up: a kill would do no harm.
     """
 
     numbers = (signal.SIGINT, *STOPPING)
     keeps_ignored = (signal.SIGINT, *_Handlers.keeps_ignored)
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, leaves: bool = False) -> None:
         super().__init__()
         self._message = message
+        self._leaves = leaves
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if _postponed(number, frame):
+        if _importing(frame):
+            if self._leaves and _program:
+                _leave(number, self._message)
+            _postpone(number)
             return
         self._received = number
         if number == signal.SIGINT:
@@ -176,10 +191,13 @@ class StopAfterIteration(_Handlers):
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._nothing_to_save():
-            if not _postponed(number, frame):
-                self._received, self._at_once = number, True
-                raise StopNow
-            return
+            if _importing(frame):
+                if _program:
+                    _leave(number, str(self._stopped(_NOTHING_LOST)))
+                _postpone(number)
+                return
+            self._received, self._at_once = number, True
+            raise StopNow
         if self._received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._received = number
@@ -195,16 +213,17 @@ class StopAfterIteration(_Handlers):
         """
         super().__exit__(kind, value, trace)
         if kind is not None and self._at_once and not issubclass(kind, Stopped | KeyboardInterrupt):
-            raise self._stopped("stopped before an iteration was finished; nothing is lost") from None
+            raise self._stopped(_NOTHING_LOST) from None
 
 
-def _postponed(number: int, frame: FrameType | None) -> bool:
-    """Whether an import is going on; if so, the signal comes again a little later."""
-    while frame is not None and frame.f_code.co_filename != _IMPORTING:
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != _IMPORT_SYSTEM:
         frame = frame.f_back
-    if frame is None:
-        return False
+    return frame is not None
+
+
+def _postpone(number: int) -> None:
+    """Let the signal come again a little later."""
     timer = threading.Timer(_PAUSE, _thread.interrupt_main, (number,))
     timer.daemon = True
     timer.start()
-    return True

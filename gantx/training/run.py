@@ -103,8 +103,13 @@ def start(
         prepared = prepare(settings.data, log=notes, progress=progress)
         evaluation = _periodic_evaluation(settings, device, notes, progress)
     folder = out or create_folder(parent, f"{settings.name}-{prepared.name}")
-    _write_text(folder / "config.yaml", settings.to_yaml())
-    with claimed(folder):
+    try:
+        _write_text(folder / "config.yaml", settings.to_yaml())
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # without its configuration it is no run
+        raise
+    with _stop_at_once(folder), claimed(folder):
         return _run(settings, folder, None, prepared, evaluation, device, command, notes, required)
 
 
@@ -239,6 +244,11 @@ def resume(
         return _run(settings, folder, header, prepared, evaluation, device, command, notes, required)
 
 
+def _stop_at_once(folder: Path) -> StopAtOnce:
+    """For the time in which a run is set up: it can be resumed, whatever it has by then."""
+    return StopAtOnce(f"stopped; go on with: gantx train --resume {folder}", leaves=True)
+
+
 def _contradictions(trained: RunConfig, settings: RunConfig) -> list[str]:
     """What may not change when a run is resumed, and does."""
     return [key for key in presets.differences(trained, settings) if key not in CHANGEABLE]
@@ -256,7 +266,7 @@ def _run(
     required: Required,
 ) -> Path:
     training = settings.training
-    at_once = StopAtOnce(f"stopped; go on with: gantx train --resume {folder}")
+    at_once = _stop_at_once(folder)
     with at_once, prepared_process(settings, device), _explaining_memory(device, training.batch):
         state = TrainingState(settings, device)
         if header is not None:
