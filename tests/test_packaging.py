@@ -72,7 +72,7 @@ def test_the_wheel_carries_the_package_and_nothing_else(wheel):
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"gantx"}
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "gantx").rglob("*.py")}
     assert modules <= set(names)
-    assert "gantx = gantx.cli:main" in commands
+    assert "gantx = gantx.__main__:main" in commands
 
 
 def test_presets_of_an_unpacked_wheel(wheel, tmp_path):

@@ -23,13 +23,15 @@ from gantx.cli import (
     info,
     interpolate,
     mix,
+    output,
     presets,
     project,
     sample,
     stats,
     train,
 )
-from gantx.errors import GantxError, Stopped
+from gantx.errors import GantxError, MissingError, Stopped
+from gantx.runtime.signals import StopAtOnce
 from gantx.version import __version__
 
 
@@ -39,9 +41,13 @@ class Program(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the subcommand; a traceback is printed only with GANTX_DEBUG=1."""
         try:
-            return super().invoke(ctx)
-        except Stopped as stop:  # requested by the user, not an error
-            print(stop, file=sys.stderr)
+            with StopAtOnce("stopped; complete files stay"):
+                result = super().invoke(ctx)
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+                return result
+        except Stopped as stop:  # as asked for, so no error
+            output.say(str(stop))
             raise typer.Exit(stop.exit_code) from None
         except GantxError as problem:
             _complain(str(problem))
@@ -51,14 +57,22 @@ class Program(TyperGroup):
                 "interrupted at once; complete files stay, and a run goes on with: gantx train --resume RUN"
             )
             raise typer.Exit(130) from None
-        except BrokenPipeError:  # whatever reads the output has closed the pipe
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
         except (typer.Exit, typer.Abort):
+            raise
+        except SystemExit as end:
+            if isinstance(end.__context__, BrokenPipeError):  # how rich ends the program
+                raise typer.Exit(0) from None
             raise
         except Exception as problem:
             if isinstance(problem, _USAGE_ERROR):
                 raise
+            if isinstance(problem, OSError) and (name := output.silence_broken(problem)):
+                if isinstance(problem, BrokenPipeError) and name == "standard output":
+                    raise typer.Exit(0) from None  # its reader has seen enough
+                _complain(
+                    f"cannot write to {name}: {problem.strerror or problem}; files that were completed stay"
+                )
+                raise typer.Exit(MissingError.exit_code) from None
             _complain(
                 f"this is a bug in gantx: {type(problem).__name__}: {problem} "
                 "(run again with GANTX_DEBUG=1 for the details and report them)"
@@ -98,13 +112,26 @@ def main() -> None:
     # Waiting OpenMP threads spin by default, which is very slow while another process uses the cores. Must be
     # set before torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    app()
+    output.open_closed_streams()
+    try:
+        app()
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # `gantx --help | head`
+            sys.exit(0)
+        raise
+    except OSError as problem:  # a usage error or a help text that nobody can read
+        if not output.silence_broken(problem):
+            raise
+        output.say(f"error: cannot write the answer: {problem.strerror or problem}")
+        sys.exit(MissingError.exit_code)
+    finally:
+        output.silence_broken()  # or Python would end with a code of its own
 
 
 def _complain(text: str) -> None:
     if os.environ.get("GANTX_DEBUG") == "1":
         traceback.print_exc()
-    print(f"error: {text}", file=sys.stderr)
+    output.say(f"error: {text}")
 
 
 def _version(wanted: bool) -> None:

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from gantx.cli.options import AsJson
 from gantx.errors import CheckFailed, Interrupted, MissingError
+from gantx.io.streams import unfailing_stderr
 
 if TYPE_CHECKING:
     from gantx.evaluation.assets import Asset, Status
@@ -128,7 +129,7 @@ def _show(found: list[Status], as_json: bool) -> None:
 @contextmanager
 def _bar(asset: Asset) -> Iterator[Callable[[int, int], None]]:
     """Yield a function that shows the bytes of a download: a progress bar on stderr in a terminal."""
-    console = Console(stderr=True)
+    console = Console(file=unfailing_stderr())
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from gantx.cli.options import ConfigFiles
 from gantx.errors import UsageError
+from gantx.io.streams import unfailing_stderr
 
 if TYPE_CHECKING:
     from gantx.importing.layouts import Conversion
@@ -66,7 +67,7 @@ def import_checkpoint(
 
     settings = presets.load(preset, config or [], overrides or [])
     conversion = files.convert(file, settings)
-    console = Console(stderr=True, highlight=False)
+    console = Console(file=unfailing_stderr(), highlight=False)
     console.print(_coverage(conversion))
     for part, imported in conversion.parts.items():
         for reason, count in Counter(imported.computed.values()).items():

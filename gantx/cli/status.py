@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
+from gantx.io.streams import unfailing_stderr
+
 _EVERY = 30.0  # seconds between lines where there is no terminal to draw a bar in
 
 
@@ -18,7 +20,7 @@ class StatusDisplay:
     """
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(file=unfailing_stderr(), highlight=False)
         self._bar: Any = None
         self._what = ""
         self._last_log = time.monotonic()

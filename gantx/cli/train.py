@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gantx.cli import output
 from gantx.cli.options import ConfigFiles, Device
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
+from gantx.runtime.signals import StopAtOnce, time_limit
 
 if TYPE_CHECKING:
     from gantx.config.schema import RunConfig
@@ -44,7 +48,16 @@ def train(
     device: Device = "auto",
     runs: Annotated[Path, typer.Option(help="Parent of the numbered run folders.")] = Path("runs"),
     out: Annotated[Path | None, typer.Option(help="Path of the run folder, in place of --runs.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Resume this run.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN|auto", help="Resume this run; auto: resume the run in --out, or start it there."
+        ),
+    ] = None,
+    max_time: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Save and stop (exit code 75) after 90s, 45m, 3h50m or 1d2h."),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", "-n", help="Show configuration, sizes and measured steps; write nothing."),
@@ -63,7 +76,11 @@ def train(
       gantx train --preset transgan-s --data ./cifar --kimg 2000 augment.policy=[]
 
       gantx train --resume runs/0001-transgan-s-cifar
+
+      gantx train --preset transgan-s --data ./cifar --out runs/a --resume auto --max-time 3h50m
     """
+    refuse_several_processes(os.environ)
+    limit = None if max_time is None else parse_time(max_time)
     from gantx.config import presets
 
     flags: dict[str, Any] = {
@@ -79,15 +96,19 @@ def train(
     changes = {key: value for key, value in flags.items() if value is not None}
     texts = [*(assign or []), *(overrides or [])]
 
-    if resume is not None:
+    auto = resume == _AUTO
+    if auto and out is None:
+        raise UsageError("--resume auto needs the folder of the run: add --out DIR")
+    if resume is not None and not auto:
         if preset or config or out or dry_run or print_config:
             raise UsageError(
                 "--resume takes the configuration of the run: omit --preset, --config, --out, --dry-run and "
                 "--print-config"
             )
-        from gantx.training import run
+        with time_limit(limit), StopAtOnce(_BEFORE, leaves=True):
+            from gantx.training import run
 
-        _follow(device, partial(run.resume, resume, changes=changes, overrides=texts))
+            _follow(device, partial(run.resume, resume, changes=changes, overrides=texts))
         return
 
     if preset is None and not config:
@@ -105,9 +126,51 @@ def train(
             _probe(settings, device)
         return
 
-    from gantx.training import run
+    with time_limit(limit), StopAtOnce(_BEFORE, leaves=True):
+        from gantx.training import run
 
-    _follow(device, partial(run.start, settings, parent=runs, out=out))
+        if auto and out is not None:
+            work = partial(run.start_or_resume, settings, out, changes=changes, overrides=texts)
+        else:
+            work = partial(run.start, settings, parent=runs, out=out)
+        _follow(device, work)
+
+
+def refuse_several_processes(environment: Mapping[str, str]) -> None:
+    """Refuse to be one of several processes that a launcher started: each would train a run of its own.
+
+    Args:
+        environment: the variables that launchers set.
+
+    Raises:
+        UsageError: there are several processes.
+    """
+    sizes = [environment[name] for name in _SIZES if name in environment]
+    ranked = any(name in environment for name in _RANKS)
+    if any(size != "1" for size in sizes) or (ranked and not sizes):
+        raise UsageError(
+            "gantx cannot train a run on several GPUs or in several processes yet: start `gantx train` once, "
+            "without torchrun, mpirun or several tasks of srun, on one GPU (--device cuda:0)"
+        )
+
+
+# What torchrun, mpirun (Open MPI, MPICH) and srun tell their processes.
+_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+_RANKS = ("LOCAL_RANK", "RANK")
+
+_AUTO = Path("auto")
+_BEFORE = "stopped before the training began; the same command starts again"
+_TIME = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+
+def parse_time(text: str) -> float:
+    """Seconds of a length of time such as 90s, 45m, 3h50m or 1d2h; UsageError for anything else."""
+    match = _TIME.fullmatch(text.strip())
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0, 0)
+    total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    if not 0 < total < 10**9:
+        raise UsageError(f"--max-time '{text}' is no length of time: write 90s, 45m, 3h50m or 1d2h")
+    return float(total)
 
 
 def _follow(device: str, work: Callable[..., Path]) -> None:
@@ -122,7 +185,7 @@ def _follow(device: str, work: Callable[..., Path]) -> None:
             log=status.log,
             progress=partial(status.show, "preparing images"),
         )
-    print(folder)
+    output.tell(str(folder))
 
 
 def _probe(settings: RunConfig, device: str) -> None:

@@ -99,6 +99,15 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
     return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
 
 
+def automatic(config: RunConfig) -> list[str]:
+    """Dotted keys whose values are left to the program: `auto`, or None where that means the same."""
+    flat = _flatten(config.model_dump(mode="json"))
+    return [key for key, value in flat.items() if value == "auto" or (key in _NONE_IS_AUTO and value is None)]
+
+
+_NONE_IS_AUTO = ("training.deterministic",)
+
+
 def _read_with_parents(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
     if path in children:
         raise UsageError(f"{path} extends itself through {children[-1].name}: remove one `extends`")

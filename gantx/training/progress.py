@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from gantx.io.streams import unfailing_stderr
+
 PLAIN_SECONDS = 30.0
 
 
@@ -17,12 +19,12 @@ class ProgressDisplay:
 
     Args:
         total: images of the whole run.
-        console: destination; defaults to stderr.
+        console: destination; defaults to stderr, which may go away or be full without effect on training.
     """
 
     def __init__(self, total: int, console: Console | None = None) -> None:
         self.total = total
-        self.console = console or Console(stderr=True, highlight=False)
+        self.console = console or Console(file=unfailing_stderr(), highlight=False)
         self.figures = ""
         self._calls = 0
         self._started = (0.0, 0)

@@ -24,7 +24,7 @@ from gantx.data.prepare import Prepared, prepare
 from gantx.errors import CheckpointError, DataError, GantxError, MissingError, UsageError
 from gantx.io.atomic import replacing
 from gantx.runtime import devices
-from gantx.runtime.signals import StopAfterIteration, StopWhilePreparing
+from gantx.runtime.signals import StopAfterIteration, StopAtOnce, StopNow
 from gantx.training.diagnostics import diagnose
 from gantx.training.loop import target_images, train
 from gantx.training.microbatch import resolve_micro_batch
@@ -56,6 +56,8 @@ CHANGEABLE = {
 }
 
 DIAGNOSED = 16  # images for `training.diagnostics`
+
+_WHILE_PREPARING = "stopped while the images were prepared; the same command starts again"
 
 Progress = Callable[[int, int], None]
 
@@ -97,13 +99,68 @@ def start(
     notes = _Notes(log)
     required = Required(settings.training.compile is True, settings.training.cuda_graphs is True)
     settings = resolve(settings, device, _steps_left(settings, 0), notes)
-    with StopWhilePreparing():
+    with StopAtOnce(_WHILE_PREPARING):
         prepared = prepare(settings.data, log=notes, progress=progress)
         evaluation = _periodic_evaluation(settings, device, notes, progress)
     folder = out or create_folder(parent, f"{settings.name}-{prepared.name}")
-    _write_text(folder / "config.yaml", settings.to_yaml())
-    with claimed(folder):
+    try:
+        _write_text(folder / "config.yaml", settings.to_yaml())
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # without its configuration it is no run
+        raise
+    with _stop_at_once(folder), claimed(folder):
         return _run(settings, folder, None, prepared, evaluation, device, command, notes, required)
+
+
+def start_or_resume(
+    settings: RunConfig,
+    folder: Path,
+    *,
+    changes: dict[str, Any],
+    overrides: Sequence[str],
+    device: torch.device,
+    command: Sequence[str],
+    log: Log,
+    progress: Progress | None = None,
+) -> Path:
+    """Train the run in a folder to its end, however often this is called: start it, resume it, or do nothing.
+
+    A value `auto` accepts whatever the run began with.
+
+    Args:
+        settings: the configuration that a new run would have.
+        folder: the run.
+        changes: the dotted settings in it that come from command-line flags.
+        overrides: the `key=value` texts in it.
+        device: see `resume`.
+        command: see `resume`.
+        log: see `resume`.
+        progress: see `resume`.
+
+    Raises:
+        GantxError: see `start` and `resume`.
+    """
+    if not (folder / "config.yaml").is_file():
+        return start(
+            settings,
+            parent=folder.parent,
+            out=folder,
+            device=device,
+            command=command,
+            log=log,
+            progress=progress,
+        )
+    return resume(
+        folder,
+        changes={key: value for key, value in changes.items() if value != "auto"},
+        overrides=[text for text in overrides if text.partition("=")[2] != "auto"],
+        device=device,
+        command=command,
+        log=log,
+        progress=progress,
+        whole=settings,
+    )
 
 
 def resume(
@@ -115,6 +172,7 @@ def resume(
     command: Sequence[str],
     log: Log,
     progress: Progress | None = None,
+    whole: RunConfig | None = None,
 ) -> Path:
     """Resume a run from its latest checkpoint, or start it over if it has none yet.
 
@@ -129,6 +187,7 @@ def resume(
         command: the command line, for the record.
         log: receives lines until the run's own log is open.
         progress: receives (done, total) while images are prepared.
+        whole: the configuration that a new run would have; a complete run is then no error.
 
     Raises:
         MissingError: there is no such run.
@@ -145,13 +204,19 @@ def resume(
             latest = checkpoint.latest_in(folder / "checkpoints")
             header = checkpoint.read_header(latest) if latest else None
         trained = header.config if header else intended
-        changed = [key for key in presets.differences(trained, settings) if key not in CHANGEABLE]
+        changed = _contradictions(trained, settings)
+        if whole is not None:
+            chosen = presets.automatic(whole)  # by this program when the run began
+            changed += [key for key in _contradictions(trained, whole) if key not in {*changed, *chosen}]
         if changed:
             raise UsageError(
                 f"{folder} was trained with other values of {', '.join(changed)}: resume without changing "
                 "them, or start a new run"
             )
         if header and header.images >= target_images(settings):
+            if whole is not None:
+                log(f"{folder} is complete at {header.images / 1000:g} kimg: nothing to do")
+                return folder
             raise UsageError(
                 f"{folder} is already complete at {header.images / 1000:g} kimg: extend it with --kimg "
                 f"{2 * settings.training.kimg:g}"
@@ -167,7 +232,7 @@ def resume(
         settings = resolve(settings, device, steps, notes)
         if header:
             _note_changes(header, settings, device, notes)
-        with StopWhilePreparing():
+        with StopAtOnce(_WHILE_PREPARING):
             prepared = prepare(settings.data, log=notes, progress=progress)
             evaluation = _periodic_evaluation(settings, device, notes, progress)
         if header and header.data.get("digest") != prepared.digest:
@@ -177,6 +242,16 @@ def resume(
             )
         _write_text(folder / "config.yaml", settings.to_yaml())
         return _run(settings, folder, header, prepared, evaluation, device, command, notes, required)
+
+
+def _stop_at_once(folder: Path) -> StopAtOnce:
+    """For the time in which a run is set up: it can be resumed, whatever it has by then."""
+    return StopAtOnce(f"stopped; go on with: gantx train --resume {folder}", leaves=True)
+
+
+def _contradictions(trained: RunConfig, settings: RunConfig) -> list[str]:
+    """What may not change when a run is resumed, and does."""
+    return [key for key in presets.differences(trained, settings) if key not in CHANGEABLE]
 
 
 def _run(
@@ -191,7 +266,8 @@ def _run(
     required: Required,
 ) -> Path:
     training = settings.training
-    with prepared_process(settings, device), _explaining_memory(device, training.batch):
+    at_once = _stop_at_once(folder)
+    with at_once, prepared_process(settings, device), _explaining_memory(device, training.batch):
         state = TrainingState(settings, device)
         if header is not None:
             with _naming_an_older_checkpoint(folder):
@@ -209,7 +285,9 @@ def _run(
         )
         _record(folder, settings, device, command)
         display = ProgressDisplay(target_images(settings))
-        with StopAfterIteration(display.log, folder) as signals, contextlib.closing(display):
+        began = state.images
+        stop = StopAfterIteration(display.log, folder, lambda: state.images == began)
+        with stop as signals, contextlib.closing(display):
             data = {"name": prepared.name, "digest": prepared.digest, "images": len(prepared.images)}
             diagnostics = functools.partial(_diagnose, state, batches) if training.diagnostics else dict
             logger = RunLogger(
@@ -226,6 +304,10 @@ def _run(
                     train(settings, state, steps, batches, logger)
                 logger.log(f"done: {state.images / 1000:g} kimg in {state.seconds:.0f} s")
                 logger.log(f"look at {logger.last_picture}")
+            except StopNow:
+                with contextlib.suppress(MissingError):
+                    logger.record("stopped before an iteration was finished")
+                raise
             except GantxError as problem:
                 with contextlib.suppress(MissingError):  # a full disk must not hide the reason
                     logger.record(str(problem))

@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from gantx.cli import app
+from gantx.cli.train import parse_time
 from gantx.training import schedules
 
 
@@ -212,3 +213,58 @@ def test_resume_extends_a_run(train, tmp_path):
     assert result.exit_code == 0, result.output
     assert result.stdout.strip() == str(folder)
     fails(run("train", "--resume", folder, "--seed", "4"), 2, "training.seed")
+
+
+def test_resume_auto_starts_resumes_and_is_done(train, tmp_path):
+    out = tmp_path / "run"
+    for kimg, said in (("0.008", "starting"), ("0.016", "resuming at 0.008"), ("0.016", "nothing to do")):
+        result = train("--out", out, "--resume", "auto", values=[f"training.kimg={kimg}"])
+        assert result.exit_code == 0, result.output
+        assert result.stdout.strip() == str(out)
+        assert said in " ".join(result.stderr.split())
+    fails(train("--out", out, "--resume", "auto", "--seed", "3"), 2, "other values of training.seed")
+    fails(train("--resume", "auto"), 2, "--resume auto needs", "--out DIR")
+
+
+def test_max_time_saves_and_stops(train, tmp_path, monkeypatch):
+    monkeypatch.setattr("gantx.cli.train.parse_time", lambda text: 0.001)
+    result = train("--out", tmp_path / "run", "--max-time", "45m", values=["training.kimg=1000"])
+    assert result.exit_code == 75, result.output
+    assert "stopped" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("45m", 2700), ("3h50m", 13800), ("1d2h", 93600), ("1d1h1m1s", 90061)]
+)
+def test_lengths_of_time(text, seconds):
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "0s", "m", "50m3h", "1.5h", "-3h", "3 h", "99999999999d", "²h"])
+def test_what_is_no_length_of_time(tmp_path, text):
+    result = run("train", "--preset", "transgan-tiny", "--data", "shapes", f"--max-time={text}")
+    fails(result, 2, "--max-time", "is no length of time: write 90s, 45m, 3h50m or 1d2h")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"},  # torchrun
+        {"LOCAL_RANK": "1"},
+        {"OMPI_COMM_WORLD_SIZE": "4"},
+        {"PMI_SIZE": "4"},
+        {"SLURM_STEP_NUM_TASKS": "2"},
+    ],
+)
+def test_a_launch_of_several_processes_is_refused(train, tmp_path, monkeypatch, environment):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    fails(train(), 2, "several GPUs", "start `gantx train` once", "--device cuda:0")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_launch_of_one_process_is_fine(train, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert train().exit_code == 0

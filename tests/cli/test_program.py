@@ -3,8 +3,10 @@
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -97,6 +99,71 @@ def test_ctrl_c_ends_with_130(monkeypatch):
 
     monkeypatch.setattr(presets, "preset_names", interrupted)
     assert run("presets", "ls").exit_code == 130
+
+
+def test_a_stopping_signal_ends_with_75(monkeypatch):
+    from gantx.config import presets
+
+    monkeypatch.setattr(presets, "preset_names", lambda: signal.raise_signal(signal.SIGTERM))
+    result = run("presets", "ls")
+    assert result.exit_code == 75
+    assert "stopped; complete files stay" in result.stderr
+
+
+def shell(line):
+    """Run a line in which `gantx` is this program; its exit code is that of gantx."""
+    return subprocess.run(
+        ["bash", "-c", f'gantx() {{ "{sys.executable}" -m gantx "$@"; }}; {line}'],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("gantx presets ls >/dev/full", 3, "error: cannot write to standard output: No space left on device"),
+        ("gantx --help >/dev/full", 3, "error: cannot write the answer: No space left on device"),
+        ("gantx trian 2>/dev/full", 3, ""),
+        ("gantx presets show transgan-x 2>/dev/full", 2, ""),
+        ("gantx presets ls >&- 2>&- <&-", 0, ""),
+        ("gantx presets ls | head -1 >/dev/null; exit ${PIPESTATUS[0]}", 0, ""),
+        ("gantx --help | true; exit ${PIPESTATUS[0]}", 0, ""),
+    ],
+)
+def test_an_output_that_is_full_closed_or_not_read(line, code, said):
+    result = shell(line)
+    assert result.returncode == code, result.stderr
+    assert said in result.stderr
+    for word in ("Traceback", "bug", "Exception ignored"):
+        assert word not in result.stderr
+
+
+def test_a_signal_during_the_start_leaves_without_a_traceback():
+    """The importer of typer stands for any moment of the imports."""
+    script = (
+        "import os, signal, sys\n"
+        "from gantx.__main__ import main\n"
+        "class Finder:\n"
+        "    def find_spec(name, *rest):\n"
+        "        if name == 'typer':\n"
+        "            signal.raise_signal(int(sys.argv[1]))\n"
+        "sys.meta_path.insert(0, Finder)\n"
+        "main()\n"
+    )
+    for number, code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
+        result = subprocess.run(
+            [sys.executable, "-c", script, str(int(number))],
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == code
+        assert result.stderr == "stopped before anything was done\n"
 
 
 def test_presets_ls_shows_and_copies(tmp_path):
