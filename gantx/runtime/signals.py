@@ -88,7 +88,7 @@ class _Handlers:
         self._received: int | None = None
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        raise NotImplementedError
+        raise StopNow
 
     def __enter__(self) -> Any:
         for number in self.numbers:
