@@ -12,6 +12,7 @@ import typer
 
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
+from gantx.io.file_kinds import recognized
 
 if TYPE_CHECKING:
     from gantx.config.schema import RunConfig
@@ -86,6 +87,9 @@ def train(
                 "--resume knows the run's configuration: leave --preset, --config, --out, --dry-run and "
                 "--print-config away"
             )
+        if resume.is_file():
+            what = recognized(resume) or "is a file, not a run"
+            raise UsageError(f"{resume} {what}; --resume takes the folder that `gantx train` made")
         from gantx.training import run
 
         _follow(device, partial(run.resume, resume, changes=changes, overrides=texts))

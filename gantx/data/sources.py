@@ -26,6 +26,7 @@ from gantx.data import published
 from gantx.data.downloads import Progress
 from gantx.data.shapes import ShapesSource, Split
 from gantx.errors import DataError, MissingError, UsageError, closest
+from gantx.io.file_kinds import LFS_POINTER, recognized
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
 # Only these decoders are tried, whatever the suffix of a file: some formats of Pillow start other programs.
@@ -138,7 +139,8 @@ def _open_file(path: Path, split: Split) -> Source:
     if zipfile.is_zipfile(path):
         return ZipSource(path, split)
     if path.suffix.lower() == ".zip":
-        raise DataError(f"{path} is not a zip file or is cut off: copy or download it again")
+        what = recognized(path) or "is not a zip file or is cut off: copy or download it again"
+        raise DataError(f"{path} {what}")
     raise DataError(
         f"{path} is a single file and no image set that gantx can read: give a folder of images, a zip, "
         "or the published archive of CIFAR-10, CIFAR-100 or STL-10"
@@ -352,6 +354,8 @@ def _hidden(name: str) -> bool:
 
 
 def _open_image(content: bytes) -> Image.Image:
+    if content.startswith(LFS_POINTER):
+        raise ValueError("it is a git-lfs pointer, to be fetched with `git lfs pull`")
     return Image.open(io.BytesIO(content), formats=FORMATS)
 
 

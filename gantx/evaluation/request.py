@@ -231,10 +231,13 @@ def _objects(data: DataConfig) -> int | None:
     return data.shapes.objects if data.source == "shapes" else None
 
 
+_FOREIGN_WEIGHTS = (".pth", ".pt", ".pkl", ".ckpt", ".bin")  # refused where a checkpoint is read
+
+
 def _is_checkpoint(target: Path) -> bool:
     """Whether `target` is a run or checkpoint rather than images."""
     if target.is_file():
-        return target.suffix == ".safetensors"
+        return target.suffix.lower() in (".safetensors", *_FOREIGN_WEIGHTS)
     if not target.is_dir():
         raise MissingError(f"there is no run, checkpoint or set of images at {target}")
     if (target / "config.yaml").is_file() or (target / "checkpoints").is_dir():
