@@ -49,6 +49,20 @@ FORMAT = 1  # version of the cache's layout and of the steps above; incremented 
 _WORTH_A_THREAD = 4096  # bytes; smaller images spend their time in Python, under the global interpreter lock
 
 
+class UnusableImage(DataError):
+    """An image of the set that cannot be used; the advice names settings, which not every command has.
+
+    Attributes:
+        fact: which image, and why, without the advice.
+        small: whether it is smaller than the resolution; otherwise it cannot be read.
+    """
+
+    def __init__(self, fact: str, advice: str, *, small: bool = False) -> None:
+        super().__init__(fact + advice)
+        self.fact = fact
+        self.small = small
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A prepared set of images.
@@ -259,18 +273,19 @@ def _read_chunk(source: Source, data: DataConfig, start: int, stop: int) -> _Chu
             pixels[len(kept), rows] = _fit(image, data, tally)
         except _TooSmall as size:
             width, height = size.args
-            raise DataError(
+            raise UnusableImage(
                 f"{source.identify(index)} is {width}×{height} pixels, smaller than the resolution "
-                f"{resolution}{_at_ratio(data)}: lower data.resolution, or set data.allow_upscale=true to "
-                "enlarge such images"
+                f"{resolution}{_at_ratio(data)}",
+                ": lower data.resolution, or set data.allow_upscale=true to enlarge such images",
+                small=True,
             ) from None
         except GantxError:
             raise
         except Exception as problem:  # decoders may raise anything for a broken file
             if data.on_bad_image == "error":
-                raise DataError(
-                    f"cannot use {source.identify(index)}: {_reason(problem)}; repair or remove it, or set "
-                    "data.on_bad_image=skip to leave such images out"
+                raise UnusableImage(
+                    f"cannot use {source.identify(index)}: {_reason(problem)}",
+                    "; repair or remove it, or set data.on_bad_image=skip to leave such images out",
                 ) from problem
             skipped.append((index, _reason(problem)))
             continue

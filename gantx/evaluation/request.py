@@ -14,9 +14,9 @@ import torch
 
 from gantx import checkpoint
 from gantx.config.schema import DataConfig, EvaluationConfig, RunConfig
-from gantx.data.prepare import prepare
+from gantx.data.prepare import UnusableImage, prepare
 from gantx.data.sources import SUFFIXES
-from gantx.errors import MissingError, UsageError, closest
+from gantx.errors import DataError, MissingError, UsageError, closest
 from gantx.evaluation import reference
 from gantx.evaluation.evaluator import METRICS, Evaluator, Log, Progress, Settings, open_network
 from gantx.evaluation.image_sets import GeneratedImages, ImageSet, StoredImages, open_images, origin_of
@@ -105,9 +105,13 @@ def statistics(
     settings = _settings(request, EvaluationConfig(), data, mirrored=mirrored)
     network = open_network(settings)
     assert settings.data is not None
-    prepared = prepare(
-        settings.data, log=log, progress=lambda done, total: progress("preparing images", done, total)
-    )
+    try:
+        prepared = prepare(
+            settings.data, log=log, progress=lambda done, total: progress("preparing images", done, total)
+        )
+    except UnusableImage as problem:  # its own advice names settings of training
+        advice = ": give a lower --resolution" if problem.small else "; repair or remove it"
+        raise DataError(problem.fact + advice) from problem
     stamp = reference.describe(
         prepared,
         network,

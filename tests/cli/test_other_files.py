@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from helpers.small_run import SMALL
 from typer.testing import CliRunner
 
 from gantx import checkpoint
 from gantx.cli import app
 from gantx.config import presets
 from gantx.training.state import TrainingState
-from tests.helpers.small_run import SMALL
 
 
 def fails(code, words, *arguments):
