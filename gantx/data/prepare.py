@@ -33,11 +33,11 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from gantx.config.schema import DataConfig
 from gantx.data.crop import height_of, rectangle, rows_of
-from gantx.data.sources import FORMATS, ReadsRanges, Source, open_source
+from gantx.data.sources import ReadsRanges, Source, open_source
 from gantx.errors import DataError, GantxError, MissingError
 from gantx.io.cache import cache_folder
 from gantx.runtime import cores
@@ -228,8 +228,6 @@ class _TooSmall(Exception):
 
 def _reason(problem: Exception) -> str:
     """The reason why an image could not be read, as part of a sentence."""
-    if isinstance(problem, UnidentifiedImageError):
-        return f"it is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
     if isinstance(problem, Image.DecompressionBombWarning | Image.DecompressionBombError):
         return f"it has more than the {Image.MAX_IMAGE_PIXELS:,} pixels that gantx decodes"
     if isinstance(problem, OSError) and problem.strerror:

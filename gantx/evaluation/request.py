@@ -15,7 +15,6 @@ import torch
 from gantx import checkpoint
 from gantx.config.schema import DataConfig, EvaluationConfig, RunConfig
 from gantx.data.prepare import UnusableImage, prepare
-from gantx.data.sources import SUFFIXES
 from gantx.errors import DataError, MissingError, UsageError, closest
 from gantx.evaluation import reference
 from gantx.evaluation.evaluator import METRICS, Evaluator, Log, Progress, Settings, open_network
@@ -24,6 +23,7 @@ from gantx.evaluation.protocols import Protocol, named
 from gantx.evaluation.reference import Reference
 from gantx.evaluation.results import Result, compare
 from gantx.generation import sampling
+from gantx.io.decoding import SUFFIXES
 
 CPU_IMAGES = 5000  # of Inception on a CPU unless the user asks for more: 50,000 take an hour
 
