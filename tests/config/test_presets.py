@@ -379,6 +379,11 @@ def test_an_absent_file_is_missing(tmp_path):
         load(files=[tmp_path / "absent.yaml"])
 
 
+def test_a_name_with_a_space_is_refused_in_words():
+    words = refusal(overrides=["name=my run"])
+    assert words.startswith("name cannot be 'my run': use at most 64 letters, digits")
+
+
 def test_a_key_given_twice_is_refused(write):
     path = write("twice.yaml", "training:\n  batch: 8\ntraining:\n  seed: 1\n")
     words = refusal(files=[path])
