@@ -29,6 +29,7 @@ from gantx.cli import (
     stats,
     train,
 )
+from gantx.cli.numbers import number_refused
 from gantx.errors import GantxError, Stopped
 from gantx.version import __version__
 
@@ -58,7 +59,10 @@ class Program(TyperGroup):
             raise
         except Exception as problem:
             if isinstance(problem, _USAGE_ERROR):
-                raise
+                if (sentence := number_refused(problem)) is None:
+                    raise
+                _complain(sentence)
+                raise typer.Exit(2) from None
             _complain(
                 f"this is a bug in gantx: {type(problem).__name__}: {problem} "
                 "(run again with GANTX_DEBUG=1 for the details and report them)"

@@ -10,6 +10,7 @@ import typer
 from gantx import api
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
+from gantx.io.atomic import require_folder
 
 
 def attend(
@@ -79,13 +80,16 @@ def attend(
         raise UsageError(f"cannot write '{output.suffix}' files: use .png, or a folder name")
     if output.exists() and not force and (output.is_file() or any(output.iterdir())):
         raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
+    require_folder(output)
     pixel = None if query is None else _pixel(query)
 
     from gantx.generation import attention_visualization, provenance
     from gantx.generation.latents import parse_seeds
     from gantx.generation.truncation import parse_truncation
+    from gantx.io import imaging
 
     chosen = parse_seeds(seeds) if seeds is not None else [seed]
+    imaging.require_distinct(output, chosen)
     model = api.load(checkpoint, weights=cast(Any, weights), device=device)
     view = attention_visualization.completed(
         model.network,

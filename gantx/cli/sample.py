@@ -11,6 +11,7 @@ import typer
 from gantx import api
 from gantx.cli.status import StatusDisplay
 from gantx.errors import CheckFailed, UsageError
+from gantx.io.atomic import require_folder
 
 
 def sample(
@@ -110,6 +111,7 @@ def sample(
         raise UsageError(f"--grid arranges a .png, but the output is {output}")
     if output.exists() and not force and (output.is_file() or any(output.iterdir())):
         raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
+    require_folder(output)
 
     from gantx.generation import sampling
     from gantx.generation.batches import fetch
@@ -125,6 +127,7 @@ def sample(
         numbers: Sequence[int] = range(len(what))
     elif seeds is not None:
         what = numbers = parse_seeds(seeds)
+        imaging.require_distinct(output, numbers)
     else:
         columns, rows = imaging.grid_shape(0, grid) if grid is not None else (8, 8)
         what = numbers = range(seed, seed + (number or columns * rows))

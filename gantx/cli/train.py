@@ -12,7 +12,6 @@ import typer
 
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
-from gantx.io.file_kinds import recognized
 
 if TYPE_CHECKING:
     from gantx.config.schema import RunConfig
@@ -88,6 +87,8 @@ def train(
                 "--print-config away"
             )
         if resume.is_file():
+            from gantx.io.file_kinds import recognized
+
             what = recognized(resume) or "is a file, not a run"
             raise UsageError(f"{resume} {what}; --resume takes the folder that `gantx train` made")
         from gantx.training import run
