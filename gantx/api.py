@@ -108,6 +108,15 @@ class Model:
         self.compiled = compile
         self._generator = sampling.compiled(network) if compile else network
 
+    def __repr__(self) -> str:
+        """Family, resolution, number of parameters and images seen in one line."""
+        _, height, width = self.network.image_shape
+        count = sum(parameter.numel() for parameter in self.network.parameters())
+        return (
+            f"Model({self.config.generator.family}, {width}×{height}, {count:,} parameters, "
+            f"{self.header.images:,} images seen, {self.weights}, {self.device})"
+        )
+
     @property
     def config(self) -> RunConfig:
         """The resolved configuration of the run."""

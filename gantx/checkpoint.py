@@ -27,6 +27,7 @@ from gantx.config import presets
 from gantx.config.schema import RunConfig
 from gantx.errors import CheckpointError, DivergedError, MissingError, UsageError
 from gantx.io.atomic import replacing
+from gantx.io.file_kinds import recognized
 from gantx.version import __version__
 
 FORMAT_VERSION = 1
@@ -235,11 +236,20 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except SafetensorError as problem:
-        raise CheckpointError(f"{path} is not a readable safetensors file: {problem}") from problem
+        raise CheckpointError(_unreadable(path, problem)) from problem
     except FileNotFoundError as problem:
         raise MissingError(f"no such checkpoint: {path}") from problem
     except OSError as problem:
         raise CheckpointError(f"{path} cannot be read: {problem.strerror or problem}") from problem
+
+
+def _unreadable(path: Path, problem: SafetensorError) -> str:
+    """What a file is that cannot be opened as safetensors, with the checkpoint before it, if there is one."""
+    what = recognized(path) or f"is not a readable safetensors file: {problem}"
+    before = [other for other in all_in(path.parent) if other.name < path.name]
+    if _NAME.fullmatch(path.name) and before:
+        return f"{path} {what}; the checkpoint before is {before[-1]}"
+    return f"{path} {what}" + ("; copy or download it again" if what.startswith("is cut off") else "")
 
 
 def _digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:

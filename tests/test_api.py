@@ -40,6 +40,12 @@ def test_a_model_knows_its_run_and_generates(models):
     assert not torch.equal(model.sample(2, truncation=0.4), images[:2])
 
 
+def test_a_model_shows_what_it_is(models):
+    model = models["stylegan2"]
+    count = sum(parameter.numel() for parameter in model.network.parameters())
+    assert repr(model) == f"Model(stylegan2, 16×16, {count:,} parameters, 0 images seen, ema, cpu)"
+
+
 def test_latents_and_styles_are_generated(models):
     model = models["ganformer"]
     z = torch.randn(2, *model.network.latent_shape)

@@ -30,6 +30,7 @@ from gantx.cli import (
     stats,
     train,
 )
+from gantx.cli.numbers import number_refused
 from gantx.errors import GantxError, MissingError, Stopped
 from gantx.runtime.signals import StopAtOnce
 from gantx.version import __version__
@@ -65,7 +66,10 @@ class Program(TyperGroup):
             raise
         except Exception as problem:
             if isinstance(problem, _USAGE_ERROR):
-                raise
+                if (sentence := number_refused(problem)) is None:
+                    raise
+                _complain(sentence)
+                raise typer.Exit(2) from None
             if isinstance(problem, OSError) and (name := output.silence_broken(problem)):
                 if isinstance(problem, BrokenPipeError) and name == "standard output":
                     raise typer.Exit(0) from None  # its reader has seen enough

@@ -11,6 +11,7 @@ from gantx import api
 from gantx.cli.options import Checkpoint, Device, Force, Weights, require_unused
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
+from gantx.io.atomic import require_folder
 
 
 def attend(
@@ -72,13 +73,16 @@ def attend(
     if output.suffix.lower() not in (".png", ""):
         raise UsageError(f"cannot write '{output.suffix}' files: use .png, or a folder name")
     require_unused(output, force)
+    require_folder(output)
     pixel = None if query is None else _pixel(query)
 
     from gantx.generation import attention_visualization, provenance
     from gantx.generation.latents import parse_seeds
     from gantx.generation.truncation import parse_truncation
+    from gantx.io import imaging
 
     chosen = parse_seeds(seeds) if seeds is not None else [seed]
+    imaging.require_distinct(output, chosen)
     model = api.load(checkpoint, weights=cast(Any, weights), device=device)
     view = attention_visualization.completed(
         model.network,

@@ -28,7 +28,7 @@ def evaluate(
     ] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option(help="fid, kid, is, pr, dc or modes; may be repeated. The preset's by default."),
+        typer.Option(help="fid, kid, is, pr, dc, modes: fid,kid, or repeated. The preset's by default."),
     ] = None,
     data: Annotated[str | None, typer.Option(help="The real images; those of the run by default.")] = None,
     reference: Annotated[
@@ -100,7 +100,7 @@ def evaluate(
 
       gantx eval --metric fid
 
-      gantx eval runs/0001-transgan-s-cifar --metric fid --metric kid --num 50000 --json > eval.json
+      gantx eval runs/0001-transgan-s-cifar --metric fid,kid --num 50000 --json > eval.json
 
       gantx eval ckpt.safetensors --data ./cifar --metric fid --fail-above fid=20 --junit out.xml
 
@@ -133,7 +133,7 @@ def evaluate(
     from gantx.runtime import devices
 
     request = evaluation.Request(
-        metrics=tuple(metric or ()),
+        metrics=tuple(dict.fromkeys(part.strip() for text in metric or () for part in text.split(","))),
         data=data,
         reference=reference,
         protocol=protocol,

@@ -10,6 +10,7 @@ import typer
 from gantx.cli.options import Checkpoint
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
+from gantx.io.atomic import require_folder
 
 
 def export(
@@ -74,6 +75,7 @@ def export(
     """
     if output is None:
         raise UsageError("no output: add -o with model.onnx, model.pt2, g.safetensors or a folder")
+    require_folder(output)
 
     from gantx.exporting import export as exporting
     from gantx.exporting.generator import pixels_named

@@ -10,6 +10,8 @@ import typer
 from gantx import api
 from gantx.cli.options import Batch, Checkpoint, Cutoff, Device, Force, Weights, require_unused
 from gantx.cli.status import StatusDisplay
+from gantx.errors import UsageError
+from gantx.io.atomic import require_folder
 
 
 def interpolate(
@@ -59,6 +61,7 @@ def interpolate(
       gantx interpolate ganformer.safetensors --seeds 7 --truncation 0:1 -o sweep.webp
     """
     require_unused(output, force)
+    require_folder(output)
 
     from gantx.generation.latents import parse_seeds
     from gantx.io import animations, imaging
@@ -67,6 +70,11 @@ def interpolate(
     columns, rows = imaging.grid_shape(1 if grid is None else 0, grid)
     paths = columns * rows
     chosen = range(4 * paths) if seeds is None else parse_seeds(seeds)
+    if len(chosen) == paths and ":" not in (truncation or ""):
+        raise UsageError(
+            f"--seeds {seeds} leaves each walk one seed, so that nothing would move: name two or more for "
+            "each, or sweep the truncation of a network with styles, --truncation 0:1"
+        )
     model = api.load(checkpoint, weights=cast(Any, weights), device=device)
     walk = model.walk(
         chosen,

@@ -10,6 +10,7 @@ import typer
 from gantx import api
 from gantx.cli.options import Batch, Checkpoint, Device, Weights
 from gantx.errors import UsageError
+from gantx.io.atomic import require_folder
 
 
 def mix(
@@ -43,6 +44,7 @@ def mix(
         raise UsageError(f"a table is a .png, but the output is {output}")
     if output.exists() and not force:
         raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
+    require_folder(output)
 
     from gantx.generation import sampling, style_mixing
     from gantx.generation.latents import parse_seeds

@@ -11,6 +11,7 @@ from gantx import api
 from gantx.cli.options import Checkpoint, Device, Weights
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
+from gantx.io.atomic import require_folder
 
 
 def project(
@@ -58,6 +59,8 @@ def project(
     for path in (output, latents):
         if path.exists() and not force:
             raise UsageError(f"{path} already exists: name another output, or add --force to replace it")
+    for path in (output, latents):
+        require_folder(path)
     if features not in (None, "inception"):
         raise UsageError(f"no features '{features}': use inception, or omit --features")
     if feature_file is not None and features is None:

@@ -12,6 +12,7 @@ from gantx import api
 from gantx.cli.options import Cutoff, Device, Force, Weights, require_unused
 from gantx.cli.status import StatusDisplay
 from gantx.errors import CheckFailed, UsageError
+from gantx.io.atomic import require_folder
 
 
 def sample(
@@ -103,6 +104,7 @@ def sample(
     if grid is not None and output.suffix.lower() != ".png":
         raise UsageError(f"--grid arranges a .png, but the output is {output}")
     require_unused(output, force)
+    require_folder(output)
 
     from gantx.generation import sampling
     from gantx.generation.latents import latents_for, parse_seeds
@@ -118,6 +120,7 @@ def sample(
         numbers: Sequence[int] = range(len(what))
     elif seeds is not None:
         what = numbers = parse_seeds(seeds)
+        imaging.require_distinct(output, numbers)
     else:
         columns, rows = imaging.grid_shape(0, grid) if grid is not None else (8, 8)
         what = numbers = range(seed, seed + (number or columns * rows))

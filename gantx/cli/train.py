@@ -105,6 +105,11 @@ def train(
                 "--resume takes the configuration of the run: omit --preset, --config, --out, --dry-run and "
                 "--print-config"
             )
+        if resume.is_file():
+            from gantx.io.file_kinds import recognized
+
+            what = recognized(resume) or "is a file, not a run"
+            raise UsageError(f"{resume} {what}; --resume takes the folder that `gantx train` made")
         with time_limit(limit), StopAtOnce(_BEFORE, leaves=True):
             from gantx.training import run
 

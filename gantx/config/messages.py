@@ -51,6 +51,11 @@ def explain(problem: ValidationError) -> str:
         return (
             f"{key} cannot be '{error['input']}'{closest(str(error['input']), known)}: use {expected}{rest}"
         )
+    if error["type"] == "string_pattern_mismatch":  # `name` alone has a pattern
+        return (
+            f"{key} cannot be '{error['input']}': use at most 64 letters, digits, dots, hyphens and "
+            "underscores, and begin with a letter or digit"
+        )
     reason = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{key}: {reason}" if key else reason

@@ -145,11 +145,13 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping; ConstructorError when a key repeats."""
         merge = "tag:yaml.org,2002:merge"  # `<<: *anchor` is not a key
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != merge]
+        nodes = [key for key, _ in node.value if key.tag != merge]
+        keys = [self.construct_object(key, deep=True) for key in nodes]
         for index, key in enumerate(keys):
             if key in keys[:index]:
-                what = f"the key '{key}' is given twice"
-                raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+                first = nodes[keys.index(key)].start_mark.line + 1
+                what = f"the key '{key}' of line {first} is given again"
+                raise yaml.constructor.ConstructorError(None, None, what, nodes[index].start_mark)
         return super().construct_mapping(node, deep)
 
 

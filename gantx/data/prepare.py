@@ -33,11 +33,11 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from gantx.config.schema import DataConfig
 from gantx.data.crop import height_of, rectangle, rows_of
-from gantx.data.sources import FORMATS, ReadsRanges, Source, open_source
+from gantx.data.sources import ReadsRanges, Source, open_source
 from gantx.errors import DataError, GantxError, MissingError
 from gantx.io.cache import cache_folder
 from gantx.runtime import cores
@@ -47,6 +47,20 @@ Progress = Callable[[int, int], None]
 
 FORMAT = 1  # version of the cache's layout and of the steps above; incremented when either changes
 _WORTH_A_THREAD = 4096  # bytes; smaller images spend their time in Python, under the global interpreter lock
+
+
+class UnusableImage(DataError):
+    """An image of the set that cannot be used; the advice names settings, which not every command has.
+
+    Attributes:
+        fact: which image, and why, without the advice.
+        small: whether it is smaller than the resolution; otherwise it cannot be read.
+    """
+
+    def __init__(self, fact: str, advice: str, *, small: bool = False) -> None:
+        super().__init__(fact + advice)
+        self.fact = fact
+        self.small = small
 
 
 @dataclass(frozen=True)
@@ -214,8 +228,6 @@ class _TooSmall(Exception):
 
 def _reason(problem: Exception) -> str:
     """The reason why an image could not be read, as part of a sentence."""
-    if isinstance(problem, UnidentifiedImageError):
-        return f"it is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
     if isinstance(problem, Image.DecompressionBombWarning | Image.DecompressionBombError):
         return f"it has more than the {Image.MAX_IMAGE_PIXELS:,} pixels that gantx decodes"
     if isinstance(problem, OSError) and problem.strerror:
@@ -259,18 +271,19 @@ def _read_chunk(source: Source, data: DataConfig, start: int, stop: int) -> _Chu
             pixels[len(kept), rows] = _fit(image, data, tally)
         except _TooSmall as size:
             width, height = size.args
-            raise DataError(
+            raise UnusableImage(
                 f"{source.identify(index)} is {width}×{height} pixels, smaller than the resolution "
-                f"{resolution}{_at_ratio(data)}: lower data.resolution, or set data.allow_upscale=true to "
-                "enlarge such images"
+                f"{resolution}{_at_ratio(data)}",
+                ": lower data.resolution, or set data.allow_upscale=true to enlarge such images",
+                small=True,
             ) from None
         except GantxError:
             raise
         except Exception as problem:  # decoders may raise anything for a broken file
             if data.on_bad_image == "error":
-                raise DataError(
-                    f"cannot use {source.identify(index)}: {_reason(problem)}; repair or remove it, or set "
-                    "data.on_bad_image=skip to leave such images out"
+                raise UnusableImage(
+                    f"cannot use {source.identify(index)}: {_reason(problem)}",
+                    "; repair or remove it, or set data.on_bad_image=skip to leave such images out",
                 ) from problem
             skipped.append((index, _reason(problem)))
             continue

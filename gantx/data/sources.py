@@ -1,17 +1,16 @@
 """Sources of images: folders and zips here, others in gantx.data.published and gantx.data.shapes.
 
 A source lists its images, names and labels them, and reads them one at a time. It does not resize or cache
-(gantx.data.prepare does). Nothing read here can run code: image files are opened only by the decoders of
-`FORMATS`.
+(gantx.data.prepare does). Nothing read here can run code: gantx.io.decoding opens the image files.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +25,9 @@ from gantx.data import published
 from gantx.data.downloads import Progress
 from gantx.data.shapes import ShapesSource, Split
 from gantx.errors import DataError, MissingError, UsageError, closest
+from gantx.io.decoding import SUFFIXES, open_image
+from gantx.io.file_kinds import recognized
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
-# Only these decoders are tried, whatever the suffix of a file: some formats of Pillow start other programs.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _HELD_OUT = frozenset({"test", "val", "valid", "validation"})
 _LARGEST_ENTRY = 2**30  # bytes; an entry of a zip that unpacks to more is not read into memory
 
@@ -138,7 +136,8 @@ def _open_file(path: Path, split: Split) -> Source:
     if zipfile.is_zipfile(path):
         return ZipSource(path, split)
     if path.suffix.lower() == ".zip":
-        raise DataError(f"{path} is not a zip file or is cut off: copy or download it again")
+        what = recognized(path) or "is not a zip file or is cut off: copy or download it again"
+        raise DataError(f"{path} {what}")
     raise DataError(
         f"{path} is a single file and no image set that gantx can read: give a folder of images, a zip, "
         "or the published archive of CIFAR-10, CIFAR-100 or STL-10"
@@ -189,7 +188,7 @@ class FolderSource:
 
     def read(self, index: int) -> Image.Image:
         """The image, not decoded yet."""
-        return _open_image((self._root / self._names[index]).read_bytes())
+        return open_image((self._root / self._names[index]).read_bytes())
 
 
 class ZipSource:
@@ -211,7 +210,8 @@ class ZipSource:
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as problem:
             raise DataError(f"{path} is a damaged zip ({problem}): copy or download it again") from problem
         entries: dict[str, zipfile.ZipInfo] = {}
-        others = repeated = 0
+        others: Counter[str] = Counter()
+        repeated = 0
         for entry in self._zip.infolist():
             name = entry.filename.replace("\\", "/")
             if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in name.split("/"):
@@ -222,7 +222,7 @@ class ZipSource:
             if entry.is_dir() or name.endswith("/") or _hidden(name):
                 continue
             if not name.lower().endswith(SUFFIXES):
-                others += 1
+                others[_suffix(name)] += 1
                 continue
             if entry.flag_bits & 1:
                 raise DataError(f"{path} is protected by a password: unpack it and give the folder")
@@ -261,7 +261,7 @@ class ZipSource:
         entry = self._entries[index]
         if entry.file_size > _LARGEST_ENTRY:
             raise ValueError(f"it unpacks to {entry.file_size:,} bytes, more than gantx reads")
-        return _open_image(self._zip.read(entry))
+        return open_image(self._zip.read(entry))
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ class _Listing:
     notes: tuple[str, ...]
 
 
-def _arrange(found: Iterable[str], others: int, location: str, split: Split) -> _Listing:
+def _arrange(found: Iterable[str], others: Counter[str], location: str, split: Split) -> _Listing:
     """Choose the part `split` of the listed images, sort it, and derive labels from the folders.
 
     A single folder around everything is ignored. Where `train` is beside held-out folders, it or they are
@@ -282,10 +282,12 @@ def _arrange(found: Iterable[str], others: int, location: str, split: Split) -> 
     if not names:
         raise DataError(
             f"there is no image in {location}: gantx reads files named {', '.join(SUFFIXES)}, at any depth"
+            + (f", and left out {_listed(others)}" if others else "")
         )
     notes = []
     if others:
-        notes.append(f"{_count(others, 'file')} in {location} ignored: not an image by suffix")
+        count = _count(others.total(), "file")
+        notes.append(f"{count} in {location} ignored: not an image by suffix ({_listed(others)})")
     is_divided = False
     skip = 0  # leading folders that all names share
     while True:
@@ -315,14 +317,14 @@ def _arrange(found: Iterable[str], others: int, location: str, split: Split) -> 
     return _Listing(tuple(names), tuple(number[part[0]] for part in parts), tuple(classes), tuple(notes))
 
 
-def _walk(root: Path) -> tuple[dict[str, tuple[int, int]], int]:
-    """Images below `root`: relative name to (bytes, time of change in ns); and the count of other files."""
+def _walk(root: Path) -> tuple[dict[str, tuple[int, int]], Counter[str]]:
+    """Images below `root`: relative name to (bytes, time of change in ns); other files by suffix."""
 
     def refuse(problem: OSError) -> None:
         raise problem
 
     found: dict[str, tuple[int, int]] = {}
-    others = 0
+    others: Counter[str] = Counter()
     entered: set[tuple[int, int]] = set()  # a link to a folder above must not loop
     for folder, below, files in os.walk(root, followlinks=True, onerror=refuse):
         facts = Path(folder).stat()
@@ -337,7 +339,7 @@ def _walk(root: Path) -> tuple[dict[str, tuple[int, int]], int]:
             if _hidden(name):
                 continue
             if not name.lower().endswith(SUFFIXES):
-                others += 1
+                others[_suffix(name)] += 1
                 continue
             try:
                 facts = os.stat(f"{folder}/{name}")  # noqa: PTH116 -- a Path per file triples the time
@@ -347,12 +349,20 @@ def _walk(root: Path) -> tuple[dict[str, tuple[int, int]], int]:
     return found, others
 
 
+def _suffix(name: str) -> str:
+    """The suffix of a file for messages: lower case, printable and short; "" without one."""
+    suffix = Path(name).suffix.lower()
+    return suffix if suffix.isprintable() and len(suffix) <= 16 else ""
+
+
+def _listed(others: Counter[str]) -> str:
+    """The most frequent suffixes with their counts: "12 .heic, 1 without a suffix"."""
+    parts = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in others.most_common(4)]
+    return ", ".join(parts) + (", …" if len(others) > 4 else "")
+
+
 def _hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
-
-
-def _open_image(content: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(content), formats=FORMATS)
 
 
 # --- names and digests ------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gantx import checkpoint
 from gantx.config.schema import DataConfig
-from gantx.data.prepare import Prepared, prepare
+from gantx.data.prepare import Prepared, UnusableImage, prepare
 from gantx.data.sources import known_names
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.evaluation import intervals, reference
@@ -427,11 +427,19 @@ def _resolve_reference(
 
 
 def _prepare(data: DataConfig, log: Log, progress: Progress) -> Prepared:
-    """The real images; where their path is wrong the MissingError names the options."""
+    """The real images; errors name the options of `gantx eval`."""
     try:
         return prepare(
             data, log=log, progress=lambda done, total: progress("preparing real images", done, total)
         )
+    except UnusableImage as problem:
+        advice = (
+            ", which is that of the scored images: name real images of at least this size with --data, or "
+            "score smaller images"
+            if problem.small
+            else "; repair or remove it"
+        )
+        raise DataError(problem.fact + advice) from problem
     except MissingError as problem:
         if data.source in known_names() or data.source is None or Path(data.source).exists():
             raise

@@ -14,9 +14,8 @@ import torch
 
 from gantx import checkpoint
 from gantx.config.schema import DataConfig, EvaluationConfig, RunConfig
-from gantx.data.prepare import prepare
-from gantx.data.sources import SUFFIXES
-from gantx.errors import MissingError, UsageError, closest
+from gantx.data.prepare import UnusableImage, prepare
+from gantx.errors import DataError, MissingError, UsageError, closest
 from gantx.evaluation import reference
 from gantx.evaluation.evaluator import METRICS, Evaluator, Log, Progress, Settings, open_network
 from gantx.evaluation.image_sets import GeneratedImages, ImageSet, StoredImages, open_images, origin_of
@@ -24,6 +23,7 @@ from gantx.evaluation.protocols import Protocol, named
 from gantx.evaluation.reference import Reference
 from gantx.evaluation.results import Result, compare
 from gantx.generation import sampling
+from gantx.io.decoding import SUFFIXES
 
 CPU_IMAGES = 5000  # of Inception on a CPU unless the user asks for more: 50,000 take an hour
 
@@ -105,9 +105,13 @@ def statistics(
     settings = _settings(request, EvaluationConfig(), data, mirrored=mirrored)
     network = open_network(settings)
     assert settings.data is not None
-    prepared = prepare(
-        settings.data, log=log, progress=lambda done, total: progress("preparing images", done, total)
-    )
+    try:
+        prepared = prepare(
+            settings.data, log=log, progress=lambda done, total: progress("preparing images", done, total)
+        )
+    except UnusableImage as problem:  # its own advice names settings of training
+        advice = ": give a lower --resolution" if problem.small else "; repair or remove it"
+        raise DataError(problem.fact + advice) from problem
     stamp = reference.describe(
         prepared,
         network,
@@ -231,10 +235,13 @@ def _objects(data: DataConfig) -> int | None:
     return data.shapes.objects if data.source == "shapes" else None
 
 
+_FOREIGN_WEIGHTS = (".pth", ".pt", ".pkl", ".ckpt", ".bin")  # refused where a checkpoint is read
+
+
 def _is_checkpoint(target: Path) -> bool:
     """Whether `target` is a run or checkpoint rather than images."""
     if target.is_file():
-        return target.suffix == ".safetensors"
+        return target.suffix.lower() in (".safetensors", *_FOREIGN_WEIGHTS)
     if not target.is_dir():
         raise MissingError(f"there is no run, checkpoint or set of images at {target}")
     if (target / "config.yaml").is_file() or (target / "checkpoints").is_dir():

@@ -27,6 +27,7 @@ from gantx.generation import sampling
 from gantx.generation.latents import style_shape, whole_number
 from gantx.generation.truncation import require_styles
 from gantx.io.atomic import replacing
+from gantx.io.decoding import open_image
 from gantx.models import interfaces
 from gantx.runtime.random import Draw, Spec, for_seeds
 
@@ -70,10 +71,10 @@ def read_target(path: Path, image_shape: tuple[int, int, int]) -> Tensor:
         raise MissingError(f"there is no image at {path}")
     _, height, width = image_shape
     try:
-        with Image.open(path) as image:
+        with open_image(path.read_bytes()) as image:
             upright = ImageOps.exif_transpose(image).convert("RGB")
             fitted = ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS)
-    except (UnidentifiedImageError, OSError, ValueError) as problem:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError) as problem:
         raise DataError(f"cannot read the image {path}: {problem}") from problem
     return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
 

@@ -6,7 +6,6 @@ and compared pixel by pixel.
 
 from __future__ import annotations
 
-import io
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from gantx.generation.latents import parse_seeds
 from gantx.generation.sampling import Weights
 from gantx.generation.truncation import Truncation, parse_truncation
 from gantx.io import imaging
+from gantx.io.decoding import open_image
 from gantx.models.interfaces import Generator
 from gantx.version import __version__
 
@@ -234,11 +234,11 @@ def _weights_of(header: Header, digest: str) -> Weights | None:
 
 def _read(name: str, data: bytes) -> Picture:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(data) as image:
             image.load()
             text = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
             pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    except (UnidentifiedImageError, OSError, ValueError) as problem:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError) as problem:
         raise DataError(f"cannot read {name}: {problem}") from problem
     said = {key[len("gantx:") :] for key in text if key.startswith("gantx:")}
     if not said:

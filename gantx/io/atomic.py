@@ -38,3 +38,15 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def require_folder(path: Path) -> None:
+    """Check that the folder exists in which a file or folder is to be made, before the work for it starts.
+
+    Raises:
+        MissingError: there is no such folder.
+    """
+    if not path.parent.is_dir():
+        raise MissingError(
+            f"cannot write {path}: make the folder {path.parent} first, or name another output"
+        )

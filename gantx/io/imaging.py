@@ -138,6 +138,24 @@ def check_output(path: Path) -> None:
         raise MissingError(f"cannot write {path}: {problem.strerror or problem}") from problem
 
 
+def require_distinct(path: Path, seeds: Sequence[int]) -> None:
+    """Check that no file in a folder or zip would take the name of another: files are named by their seeds.
+
+    Raises:
+        UsageError: a seed is named twice; grids and arrays have a place for each.
+    """
+    if isinstance(seeds, range) or path.suffix.lower() not in ("", ".zip"):
+        return
+    known: set[int] = set()
+    for seed in seeds:
+        if seed in known:
+            raise UsageError(
+                f"seed {seed} is named twice, but the files of {path} are named by their seeds: name it "
+                "once, or write a .png, which has a place for each"
+            )
+        known.add(seed)
+
+
 def save_images(
     path: Path,
     batches: Iterable[Tensor],

@@ -74,6 +74,35 @@ def test_no_run_and_no_data(tmp_path, monkeypatch):
     assert "--reference" in result.stderr
 
 
+def test_metrics_are_separated_by_commas_or_repeated(run_folder):
+    separated = document("--metric", "fid, kid,fid", "--num", "16")
+    assert separated["metrics"] == document("--metric", "fid", "--metric", "kid", "--num", "16")["metrics"]
+    result = run("eval", "--metric", "fid,fit", *FAST)
+    assert result.exit_code == 2
+    assert "no metric 'fit' (did you mean 'fid'?)" in result.stderr
+
+
+def test_images_of_another_size_get_advice_that_the_command_takes(tmp_path):
+    for name, size in (("small", 8), ("big", 16)):
+        (tmp_path / name).mkdir()
+        for index in range(3):
+            Image.new("RGB", (size, size), (index, 9, 9)).save(tmp_path / name / f"{index}.png")
+    result = run("eval", tmp_path / "big", "--data", tmp_path / "small", "--metric", "fid", *FAST)
+    assert result.exit_code == 4
+    assert "0.png is 8×8 pixels, smaller than the resolution 16" in result.stderr
+    assert "real images of at least this size with --data" in result.stderr
+    stats = ("--resolution", "16", "-o", tmp_path / "s.safetensors", *FAST)
+    lower = run("stats", tmp_path / "small", *stats)
+    assert lower.exit_code == 4
+    assert "give a lower --resolution" in lower.stderr
+    (tmp_path / "big" / "1.png").write_bytes(b"noise")
+    broken = run("stats", tmp_path / "big", *stats)
+    assert broken.exit_code == 4
+    assert "1.png" in broken.stderr
+    assert "repair or remove it" in broken.stderr
+    assert "data." not in result.stderr + lower.stderr + broken.stderr
+
+
 def test_without_weights_one_sentence_tells_how_to_get_them(run_folder):
     result = run("eval", "--metric", "fid", "--device", "cpu")
     assert result.exit_code == 3

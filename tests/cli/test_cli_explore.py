@@ -66,12 +66,15 @@ def test_walks_side_by_side_and_film_strips(ganformer):
         assert image.size == (3 * 18 - 2, 2 * 18 - 2)
         assert image.n_frames == 5
         assert b"gantx:truncation=0.0:1.0" in image.info["comment"]
-    done("interpolate", ganformer, "--seeds", "3", "-o", "strip.png", "--easing", "smooth")
+    done("interpolate", ganformer, "--seeds", "3,4", "-o", "strip.png", "--easing", "smooth")
     assert pixels("strip.png").shape == (16, 10 * 18 - 2, 3)
 
 
 def test_wrong_walks_are_refused_before_anything_is_written(ganformer, tmp_path):
     assert "10 seeds cannot be shared" in refused("interpolate", ganformer, "--seeds", "0-9", "--grid", "4x1")
+    one = refused("interpolate", ganformer, "--seeds", "3")
+    assert "name two or more" in one
+    assert "--truncation 0:1" in one
     assert "use .gif" in refused("interpolate", ganformer, "-o", "walk.avi")
     assert "at most 50" in refused("interpolate", ganformer, "--fps", 60)
     assert "at least 4" in refused("interpolate", ganformer, "--frames", 2)

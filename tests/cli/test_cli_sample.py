@@ -76,6 +76,12 @@ def test_a_grid_option_sets_the_number_of_images(run_folder, tmp_path):
         (["--grid", "2x2", "-o", "x.zip"], "--grid arranges a .png"),
         (["-o", "x.jpg"], "cannot write '.jpg'"),
         (["--seeds", "x"], "write numbers"),
+        (["--seeds", "5,5,7", "-o", "dup"], "seed 5 is named twice"),
+        (["--seeds", "5-7,6", "-o", "dup.zip"], "seed 6 is named twice"),
+        (["-n", "0"], "error: -n 0: give 1 or more"),
+        (["-n", "many"], "error: -n many: give a whole number"),
+        (["--seed", "-1"], "error: --seed -1: give 0 or more"),
+        (["--truncation", "x"], "error: --truncation x: give a number"),
     ],
 )
 def test_usage_errors(run_folder, tmp_path, monkeypatch, arguments, words):
@@ -83,6 +89,34 @@ def test_usage_errors(run_folder, tmp_path, monkeypatch, arguments, words):
     result = run("sample", run_folder, *arguments)
     assert result.exit_code == 2, result.output
     assert words in " ".join(result.stderr.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_seed_may_repeat_in_a_grid_and_an_array(run_folder, tmp_path):
+    assert run("sample", run_folder, "--seeds", "5,5,7", "-o", tmp_path / "a.npy").exit_code == 0
+    images = np.load(tmp_path / "a.npy")
+    assert np.array_equal(images[0], images[1])
+    assert not np.array_equal(images[0], images[2])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sample", "model", "-o", "no/a.png"],
+        ["sample", "model", "-o", "no/folder"],
+        ["interpolate", "model", "-o", "no/a.gif"],
+        ["mix", "model", "-o", "no/a.png"],
+        ["project", "face.png", "model", "-o", "no/a.png"],
+        ["project", "face.png", "model", "--latents", "no/a.safetensors"],
+        ["attend", "model", "-o", "no/maps"],
+        ["export", "model", "-o", "no/model.onnx"],
+    ],
+)
+def test_an_output_in_a_missing_folder_is_refused_before_the_work(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == 3, result.output
+    assert "make the folder no first" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -379,9 +379,20 @@ def test_an_absent_file_is_missing(tmp_path):
         load(files=[tmp_path / "absent.yaml"])
 
 
+def test_a_name_with_a_space_is_refused_in_words():
+    words = refusal(overrides=["name=my run"])
+    assert words.startswith("name cannot be 'my run': use at most 64 letters, digits")
+
+
 def test_a_key_given_twice_is_refused(write):
     path = write("twice.yaml", "training:\n  batch: 8\ntraining:\n  seed: 1\n")
-    assert "'training' is given twice" in refusal(files=[path])
+    words = refusal(files=[path])
+    assert "the key 'training' of line 1 is given again" in words
+    assert "line 3, column 1" in words
+    path = write("below.yaml", "name: a\ntraining:\n  seed: 1\n  batch: 8\n  seed: 2\n")
+    words = refusal(files=[path])
+    assert "the key 'seed' of line 3 is given again" in words
+    assert "line 5, column 3" in words
 
 
 def test_a_copy_that_kept_its_presets_name_extends_the_preset(write):

@@ -199,6 +199,19 @@ def test_folder_without_images(tmp_path):
     assert caught.value.exit_code == 4
 
 
+def test_suffixes_that_were_left_out_are_named(tmp_path):
+    fill(tmp_path, "a.heic", "b.HEIC", "below/c.eps", "README")
+    words = "and left out 2 .heic, 1 .*, 1 .*"
+    with pytest.raises(DataError, match=words) as caught:
+        opened(tmp_path)
+    assert "1 .eps" in str(caught.value)
+    assert "1 without a suffix" in str(caught.value)
+    fill(tmp_path, "d.png")
+    (note,) = opened(tmp_path).notes
+    assert note.startswith("4 files in")
+    assert "2 .heic" in note
+
+
 def test_single_file_is_no_set(tmp_path):
     fill(tmp_path, "one.png")
     with pytest.raises(DataError, match="single file"):

@@ -1,0 +1,94 @@
+"""Opens image files with a fixed list of Pillow's decoders, whatever their suffix.
+
+Some other formats of Pillow start programs (EPS starts Ghostscript) or recognise no file for sure, so that
+noise would become an image.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import zlib
+
+from PIL import Image, UnidentifiedImageError
+
+from gantx.io.file_kinds import LFS_POINTER
+
+_SUFFIXES_OF = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k", ".jpx"),
+    "QOI": (".qoi",),
+    "AVIF": (".avif",),
+}
+_PLUGINS = {"AVIF": "PIL.AvifImagePlugin", "QOI": "PIL.QoiImagePlugin"}  # not in every version of Pillow
+FORMATS = tuple(
+    name for name in _SUFFIXES_OF if name not in _PLUGINS or importlib.util.find_spec(_PLUGINS[name])
+)
+SUFFIXES = tuple(suffix for name in FORMATS for suffix in _SUFFIXES_OF[name])
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_LARGEST_TEXT = 2**20  # bytes of a text chunk; Pillow refuses an image with a larger compressed one
+_MOST_TEXT = 2**24  # bytes of all text chunks; Pillow refuses an image with more than four times as many
+_DEFLATE = 1032  # bytes at most that deflate makes of one
+
+
+def open_image(content: bytes) -> Image.Image:
+    """An image, not decoded yet. Text chunks of a PNG that are too large for Pillow are left out.
+
+    Args:
+        content: the content of the file.
+
+    Raises:
+        Exception: the content is not an image of one of `FORMATS`; Pillow may raise any kind.
+    """
+    if content.startswith(LFS_POINTER):
+        raise ValueError("it is a git-lfs pointer, to be fetched with `git lfs pull`")
+    if content.startswith(_PNG):
+        content = _without_large_text(content)
+    try:
+        return Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError:
+        known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise UnidentifiedImageError(f"it is not a {known} image") from None
+
+
+def _without_large_text(png: bytes) -> bytes:
+    """A PNG without the text chunks and colour profiles that Pillow refuses; unchanged without any."""
+    kept: list[bytes] = []
+    total, start, position = 0, 0, len(_PNG)
+    while position + 12 <= len(png):
+        length = int.from_bytes(png[position : position + 4], "big")
+        end = position + 12 + length
+        if end > len(png):
+            break
+        kind = png[position + 4 : position + 8]
+        if kind in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            size = _text_size(kind, png[position + 8 : end - 4])
+            if size > _LARGEST_TEXT or total + size > _MOST_TEXT:
+                kept.append(png[start:position])
+                start = end
+            else:
+                total += size
+        position = end
+    return b"".join([*kept, png[start:]]) if kept else png
+
+
+def _text_size(kind: bytes, data: bytes) -> int:
+    """Bytes of a text chunk after decompression, counted up to just above `_LARGEST_TEXT`."""
+    if len(data) * _DEFLATE <= _LARGEST_TEXT or len(data) > _LARGEST_TEXT:
+        return len(data)
+    _, _, rest = data.partition(b"\0")  # after the keyword
+    if kind == b"tEXt" or (kind == b"iTXt" and rest[:1] != b"\1"):
+        return len(data)
+    # In iTXt flag, method, language and translated keyword come first, in the others the method alone.
+    text = b"".join(rest[2:].split(b"\0", 2)[2:]) if kind == b"iTXt" else rest[1:]
+    try:
+        return len(zlib.decompressobj().decompress(text, _LARGEST_TEXT + 1))
+    except zlib.error:  # Pillow ignores such a chunk
+        return len(data)

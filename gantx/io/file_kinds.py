@@ -1,0 +1,71 @@
+"""Says what a file is that is not what it was taken for, by its first bytes. Runs no code of it."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+LFS_POINTER = b"version https://git-lfs"
+_WEB_PAGE = (b"<!doctype html", b"<html", b"<head", b"<?xml")
+_LARGEST_HEADER = 100_000_000  # bytes; the safetensors library reads no larger one
+
+
+def recognized(path: Path) -> str | None:
+    """What a file is and what to do about it, as the end of a sentence that begins with its name.
+
+    Args:
+        path: a file that could not be read as a checkpoint or as an archive of images.
+
+    Returns:
+        For example "is empty: copy or download it again"; None for an unknown kind or an unreadable file.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(1024)
+    except OSError:
+        return None
+    if not size:
+        return "is empty: copy or download it again"
+    if start.startswith(LFS_POINTER):
+        return "is a git-lfs pointer, not the file itself: fetch the file with `git lfs pull`"
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_WEB_PAGE):
+        return "is a web page, not the file itself: download the file that the page links to"
+    if start.startswith(b"PK\x03\x04"):
+        return _zip_archive(path)
+    if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return f"is a pickle, which gantx does not open: {_IMPORT}"
+    return _cut_safetensors(path, size, start)
+
+
+_IMPORT = "official checkpoints are converted with `gantx import`"
+
+
+def _zip_archive(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
+        return "is a zip file that is cut off or damaged: copy or download it again"
+    if any(name.split("/")[-1] == "data.pkl" for name in names):
+        return f"is a PyTorch checkpoint, which gantx does not open: {_IMPORT}"
+    return "is a zip archive: unpack it and name the file in it"
+
+
+def _cut_safetensors(path: Path, size: int, start: bytes) -> str | None:
+    """Whether a safetensors file is shorter than its header says; None where it is something else."""
+    length = int.from_bytes(start[:8], "little")
+    if size < 9 or length > _LARGEST_HEADER or start[8:9] != b"{":
+        return None
+    if size < 8 + length:
+        return f"is cut off in its header: {size:,} bytes of more than {8 + length:,}"
+    try:
+        with path.open("rb") as file:
+            file.seek(8)
+            header = json.loads(file.read(length))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        whole = 8 + length + max(ends, default=0)
+    except (OSError, ValueError, RecursionError, TypeError, KeyError, IndexError, AttributeError):
+        return None
+    return f"is cut off: {size:,} of {whole:,} bytes" if size < whole else None
