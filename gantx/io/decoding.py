@@ -1,6 +1,6 @@
 """Opens image files with a fixed list of Pillow's decoders, whatever their suffix.
 
-Some other formats of Pillow start programs (EPS starts Ghostscript) or recognise no file for sure, so that
+Some other formats of Pillow start programs (EPS starts Ghostscript) or identify no file for sure, so that
 noise would become an image.
 """
 
