@@ -153,14 +153,19 @@ def start_or_resume(
         )
     return resume(
         folder,
-        changes={key: value for key, value in changes.items() if value != "auto"},
-        overrides=[text for text in overrides if text.partition("=")[2] != "auto"],
+        changes={key: value for key, value in changes.items() if _counts(key, value)},
+        overrides=[text for text in overrides if _counts(*text.split("=", 1))],
         device=device,
         command=command,
         log=log,
         progress=progress,
         whole=settings,
     )
+
+
+def _counts(key: str, value: Any) -> bool:
+    """Whether a value replaces that of the run; the others are only compared with it."""
+    return value != "auto" and any(name == key or name.startswith(f"{key}.") for name in CHANGEABLE)
 
 
 def resume(
@@ -207,7 +212,8 @@ def resume(
         changed = _contradictions(trained, settings)
         if whole is not None:
             chosen = presets.automatic(whole)  # by this program when the run began
-            changed += [key for key in _contradictions(trained, whole) if key not in {*changed, *chosen}]
+            here = resolve(whole, device, 0, lambda text: None)  # bf16 may mean fp32 here
+            changed += [key for key in _contradictions(trained, here) if key not in {*changed, *chosen}]
         if changed:
             raise UsageError(
                 f"{folder} was trained with other values of {', '.join(changed)}: resume without changing "

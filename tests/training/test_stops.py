@@ -13,6 +13,7 @@ from helpers.small_run import SMALL
 from gantx import checkpoint
 from gantx.config import presets
 from gantx.errors import Interrupted, Stopped, UsageError
+from gantx.runtime import devices
 from gantx.training import run, run_logger
 
 CPU = torch.device("cpu")
@@ -178,6 +179,13 @@ def test_values_left_to_the_program_are_no_contradiction(tmp_path):
     folder = start_or_resume(tmp_path / "run", *given, "training.kimg=0.008")
     start_or_resume(folder, *given, "training.kimg=0.016")
     assert images(folder) == 16
+
+
+def test_a_precision_that_this_machine_replaces_is_no_contradiction(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "pick_precision", lambda *_: ("fp32", "only emulates bf16"))
+    for kimg in ("0.008", "0.016"):
+        start_or_resume(tmp_path / "run", "training.precision=bf16", f"training.kimg={kimg}")
+    assert images(tmp_path / "run") == 16
 
 
 def test_contradictions_are_refused_by_name(tmp_path):
