@@ -225,7 +225,7 @@ def resume(
                 return folder
             raise UsageError(
                 f"{folder} is already complete at {header.images / 1000:g} kimg: extend it with --kimg "
-                f"{2 * settings.training.kimg:g}"
+                f"{2 * max(settings.training.kimg, header.images / 1000):g}"
             )
         # Stored values may be the result of `auto`: only what this command sets counts.
         given = {*changes, *(text.partition("=")[0] for text in overrides)}

@@ -239,8 +239,9 @@ def test_resume_refuses_a_changed_configuration_and_names_the_keys(tmp_path):
 
 def test_resume_refuses_a_complete_run_and_extends_it(tmp_path):
     folder = start(tmp_path, "training.kimg=0.04")
-    with pytest.raises(UsageError, match=r"already complete at 0\.04 kimg"):
-        resume(folder)
+    for shorter in ({}, {"training.kimg": 0.02}):
+        with pytest.raises(UsageError, match=r"already complete at 0\.04 kimg: extend it with --kimg 0\.08"):
+            resume(folder, **shorter)
     resume(folder, **{"training.kimg": 0.08})
     assert checkpoint.read_header(checkpoint.find(folder)).images == 80
 
