@@ -48,7 +48,7 @@ class Program(TyperGroup):
                     sys.stdout.flush()
                 return result
         except Stopped as stop:  # as asked for, so no error
-            output.say(str(stop))
+            output.log(str(stop))
             raise typer.Exit(stop.exit_code) from None
         except GantxError as problem:
             _complain(str(problem))
@@ -126,7 +126,7 @@ def main() -> None:
     except OSError as problem:  # a usage error or a help text that nobody can read
         if not output.silence_broken(problem):
             raise
-        output.say(f"error: cannot write the answer: {problem.strerror or problem}")
+        output.log(f"error: cannot write the answer: {problem.strerror or problem}")
         sys.exit(MissingError.exit_code)
     finally:
         output.silence_broken()  # or Python would end with a code of its own
@@ -135,7 +135,7 @@ def main() -> None:
 def _complain(text: str) -> None:
     if os.environ.get("GANTX_DEBUG") == "1":
         traceback.print_exc()
-    output.say(f"error: {text}")
+    output.log(f"error: {text}")
 
 
 def _version(wanted: bool) -> None:

@@ -58,14 +58,14 @@ def silence_broken(failed: OSError | None = None) -> str | None:
     return broken
 
 
-def say(text: str) -> None:
-    """Print a line on stderr, if somebody can read it."""
+def log(text: str) -> None:
+    """Print a line on stderr; ignored where stderr is closed or full."""
     with contextlib.suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
 
 
-def tell(text: str) -> None:
-    """Print the result of saved work on stdout; that nobody reads it is no error."""
+def print_result(text: str) -> None:
+    """Print the result of saved work on stdout; a closed or full stdout is no error."""
     try:
         print(text, flush=True)
     except (OSError, ValueError):

@@ -190,7 +190,7 @@ def _follow(device: str, work: Callable[..., Path]) -> None:
             log=status.log,
             progress=partial(status.show, "preparing images"),
         )
-    output.tell(str(folder))
+    output.print_result(str(folder))
 
 
 def _probe(settings: RunConfig, device: str) -> None:

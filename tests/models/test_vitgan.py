@@ -342,10 +342,10 @@ def test_modulated_layers_agree_with_the_official_code():
         load_official(torch.nn.ModuleDict({"decoder": head}), state)
         tokens = golden["head.in.tokens"]
         check_output(head.mapping(tokens), golden["head.out.token_style"])
-        painted = head(tokens.unflatten(0, (2, -1)), None) / 2 + 0.5
-        check_output(painted, golden["head.out.image_train"])
+        expected_images = head(tokens.unflatten(0, (2, -1)), None) / 2 + 0.5
+        check_output(expected_images, golden["head.out.image_train"])
         patches = golden["head.out.patches_train"]
-        check_output(fold(patches.flatten(2).transpose(1, 2).unflatten(0, (2, -1)), patch), painted)
+        check_output(fold(patches.flatten(2).transpose(1, 2).unflatten(0, (2, -1)), patch), expected_images)
         check_output(patches.clamp(0, 1), golden["head.out.patches_eval"])
 
 
@@ -934,10 +934,10 @@ def test_generator_in_bf16_is_close_to_float32(name):
     torch.manual_seed(0)
     generator = small_generator(**GENERATORS[name])
     z, noise = torch.randn(8, 16), some_noise(generator)
-    exact, painted = generator(z, noise), in_bf16(generator)(z, noise)
-    assert painted.dtype == torch.float32
-    assert not torch.equal(painted, exact)
-    assert (painted - exact).norm() < 0.05 * exact.norm()
+    exact, rounded = generator(z, noise), in_bf16(generator)(z, noise)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    assert (rounded - exact).norm() < 0.05 * exact.norm()
 
 
 def test_styles_are_float32_in_bf16():

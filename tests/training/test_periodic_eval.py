@@ -87,14 +87,14 @@ def test_missing_weights_stop_a_run_before_its_first_step(tmp_path):
 
 @pytest.mark.parametrize(("name", "better", "worse"), [("fid", 3.0, 4.0), ("precision", 0.5, 0.4)])
 def test_what_is_better_depends_on_the_metric(name, better, worse):
-    judge = periodic_eval.PeriodicEvaluation.__new__(periodic_eval.PeriodicEvaluation)
-    judge._best, judge._deciding = None, name
+    evaluation = periodic_eval.PeriodicEvaluation.__new__(periodic_eval.PeriodicEvaluation)
+    evaluation._best, evaluation._deciding = None, name
     line = {"protocol_hash": "a"}
-    assert judge.improves({**line, "scores": {name: worse}})
-    assert judge.improves({**line, "scores": {name: better}})
-    assert not judge.improves({**line, "scores": {name: worse}})
-    assert not judge.improves({**line, "scores": {}})
-    assert judge.improves({"protocol_hash": "b", "scores": {name: worse}})
+    assert evaluation.improves({**line, "scores": {name: worse}})
+    assert evaluation.improves({**line, "scores": {name: better}})
+    assert not evaluation.improves({**line, "scores": {name: worse}})
+    assert not evaluation.improves({**line, "scores": {}})
+    assert evaluation.improves({"protocol_hash": "b", "scores": {name: worse}})
 
 
 def test_the_first_metric_decides_which_checkpoint_is_the_best(tmp_path):
