@@ -46,15 +46,16 @@ Log = Callable[[str], None]
 Progress = Callable[[int, int], None]
 
 FORMAT = 1  # version of the cache's layout and of the steps above; incremented when either changes
+_NAMED = 3  # images that a message names
 _WORTH_A_THREAD = 4096  # bytes; smaller images spend their time in Python, under the global interpreter lock
 
 
 class UnusableImage(DataError):
-    """An image of the set that cannot be used; the advice names settings, which not every command has.
+    """Images of the set that cannot be used; the advice names settings, which not every command has.
 
     Attributes:
-        fact: which image, and why, without the advice.
-        small: whether it is smaller than the resolution; otherwise it cannot be read.
+        fact: which images, and why, without the advice.
+        small: whether all of them are smaller than the resolution; otherwise some cannot be read.
     """
 
     def __init__(self, fact: str, advice: str, *, small: bool = False) -> None:
@@ -74,7 +75,7 @@ class Prepared:
         fingerprint: digest of the source and of the settings of the preparation; name of the cache folder.
         digest: digest of the pixels: equal for equal images from any source.
         name: the source's short name.
-        skipped: names of the images that could not be read and were skipped.
+        skipped: names of the images that could not be used and were skipped.
     """
 
     images: NDArray[np.uint8]
@@ -100,8 +101,10 @@ def prepare(data: DataConfig, *, log: Log, progress: Progress | None = None) -> 
     Raises:
         UsageError: no source is set.
         MissingError: the source does not exist, cannot be downloaded, or the cache cannot be written.
-        DataError: no image, an unreadable image (unless `data.on_bad_image` is "skip"), an image smaller
-            than the resolution (unless `data.allow_upscale`), or an archive that is not the published one.
+        DataError: no image, or an archive that is not the published one.
+        UnusableImage: images that are unreadable, or smaller than the resolution without
+            `data.allow_upscale`, unless `data.on_bad_image` is "skip". All of them are looked for; the
+            first few are named, and a file lists the others.
     """
     source = open_source(data, progress)
     for note in source.notes:
@@ -122,7 +125,7 @@ def prepare(data: DataConfig, *, log: Log, progress: Progress | None = None) -> 
         origin = f"prepared in {time.perf_counter() - started:.1f} s, cached in {folder}"
     if prepared.skipped:
         first = ", ".join(prepared.skipped[:5]) + (", …" if len(prepared.skipped) > 5 else "")
-        log(f"data: {len(prepared.skipped):,} unreadable left out: {first} (see {folder / 'skipped.txt'})")
+        log(f"data: {len(prepared.skipped):,} unusable left out: {first} (see {folder / 'skipped.txt'})")
     classes = f", {len(prepared.class_names):,} classes" if prepared.labels is not None else ""
     log(
         f"data: {len(prepared.images):,} image{'' if len(prepared.images) == 1 else 's'}{classes}, "
@@ -226,6 +229,15 @@ class _TooSmall(Exception):
     """An image is smaller than the resolution and must not be enlarged."""
 
 
+@dataclass(frozen=True)
+class _Unusable:
+    """An image of the source that is left out: its index and why; `small` if it lacks pixels, not content."""
+
+    index: int
+    reason: str
+    small: bool
+
+
 def _reason(problem: Exception) -> str:
     """The reason why an image could not be read, as part of a sentence."""
     if isinstance(problem, Image.DecompressionBombWarning | Image.DecompressionBombError):
@@ -245,13 +257,13 @@ class _Chunk:
     Attributes:
         pixels: uint8 [n, 3, R, R].
         kept: their indices in the source.
-        skipped: index and reason of the others.
+        unusable: the others.
         tally: how many were changed.
     """
 
     pixels: NDArray[np.uint8]
     kept: list[int]
-    skipped: list[tuple[int, str]]
+    unusable: list[_Unusable]
     tally: _Tally
 
 
@@ -264,31 +276,23 @@ def _read_chunk(source: Source, data: DataConfig, start: int, stop: int) -> _Chu
     # Rows outside the image stay black.
     pixels = np.zeros((stop - start, resolution, resolution, 3), np.uint8)
     kept: list[int] = []
-    skipped: list[tuple[int, str]] = []
+    unusable: list[_Unusable] = []
     for index in range(start, stop):
         try:
             image = source.read(index) if images is None else images[index - start]
             pixels[len(kept), rows] = _fit(image, data, tally)
         except _TooSmall as size:
             width, height = size.args
-            raise UnusableImage(
-                f"{source.identify(index)} is {width}×{height} pixels, smaller than the resolution "
-                f"{resolution}{_at_ratio(data)}",
-                ": lower data.resolution, or set data.allow_upscale=true to enlarge such images",
-                small=True,
-            ) from None
+            reason = f"{width}×{height} pixels, smaller than the resolution {resolution}{_at_ratio(data)}"
+            unusable.append(_Unusable(index, reason, small=True))
+            continue
         except GantxError:
             raise
         except Exception as problem:  # decoders may raise anything for a broken file
-            if data.on_bad_image == "error":
-                raise UnusableImage(
-                    f"cannot use {source.identify(index)}: {_reason(problem)}",
-                    "; repair or remove it, or set data.on_bad_image=skip to leave such images out",
-                ) from problem
-            skipped.append((index, _reason(problem)))
+            unusable.append(_Unusable(index, _reason(problem), small=False))
             continue
         kept.append(index)
-    return _Chunk(np.ascontiguousarray(pixels[: len(kept)].transpose(0, 3, 1, 2)), kept, skipped, tally)
+    return _Chunk(np.ascontiguousarray(pixels[: len(kept)].transpose(0, 3, 1, 2)), kept, unusable, tally)
 
 
 def _read_all(source: Source, data: DataConfig, total: int) -> Generator[_Chunk, None, None]:
@@ -369,7 +373,7 @@ def _build(source: Source, data: DataConfig, folder: Path, log: Log, progress: P
             )
         _sweep(folder)
         beside.mkdir()
-        _write(source, data, total, beside, log, progress)
+        _write(source, data, total, beside, folder, log, progress)
         _install(beside, folder, lambda: _load(folder, data.resolution, source.name) is not None)
     except OSError as problem:
         raise MissingError(
@@ -389,10 +393,17 @@ def _sweep(folder: Path, seconds: float = 3600.0) -> None:
 
 
 def _write(
-    source: Source, data: DataConfig, total: int, folder: Path, log: Log, progress: Progress | None
+    source: Source,
+    data: DataConfig,
+    total: int,
+    folder: Path,
+    final: Path,
+    log: Log,
+    progress: Progress | None,
 ) -> None:
+    """Write the set to `folder`, which will be renamed to `final`."""
     kept: list[int] = []
-    skipped: list[tuple[int, str]] = []
+    unusable: list[_Unusable] = []
     cropped = enlarged = 0
     digest = hashlib.blake2b(digest_size=16)
     # Plain writes: a full disk raises an exception here, but kills a process that writes to a mapped file.
@@ -403,15 +414,18 @@ def _write(
             file.write(chunk.pixels.data)
             digest.update(chunk.pixels.data)
             kept += chunk.kept
-            skipped += chunk.skipped
+            unusable += chunk.unusable
             cropped += chunk.tally.cropped
             enlarged += chunk.tally.enlarged
             if progress is not None:
-                progress(len(kept) + len(skipped), total)
+                progress(len(kept) + len(unusable), total)
+        if unusable and data.on_bad_image == "error":
+            raise _refusal(source, data, unusable, total, cache_folder() / f"unusable-{final.name}.txt")
         if not kept:
+            first = unusable[0]
             raise DataError(
                 f"none of the {total:,} images in {source.location} can be used; the first is "
-                f"{source.identify(skipped[0][0])}: {skipped[0][1]}"
+                f"{source.identify(first.index)}: {first.reason}"
             )
         file.seek(0)
         _write_header(
@@ -426,10 +440,9 @@ def _write(
     if enlarged:
         least = f"{data.resolution} pixels{_at_ratio(data)}"
         log(f"data: {enlarged:,} of {total:,} images are smaller than {least}: enlarged")
-    names = [source.identify(index) for index, _ in skipped]
-    if skipped:
-        lines = [f"{name}: {reason}\n" for name, (_, reason) in zip(names, skipped, strict=True)]
-        (folder / "skipped.txt").write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+    names = [source.identify(image.index) for image in unusable]
+    if unusable:
+        _list(source, unusable, folder / "skipped.txt")
     meta = {
         "format": FORMAT,
         "count": len(kept),
@@ -441,6 +454,36 @@ def _write(
         "skipped": names,
     }
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+def _list(source: Source, unusable: list[_Unusable], file: Path) -> None:
+    """Write the name of each image and why it cannot be used, a line each."""
+    lines = [f"{source.identify(image.index)}: {image.reason}\n" for image in unusable]
+    file.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+
+
+def _refusal(
+    source: Source, data: DataConfig, unusable: list[_Unusable], total: int, rest: Path
+) -> UnusableImage:
+    """The error that names the images of a set that cannot be used: the first few, and in `rest` all."""
+    small = [image.small for image in unusable]
+    advice = "data.on_bad_image=skip to leave such images out"
+    if all(small):
+        advice = f": lower data.resolution, set data.allow_upscale=true to enlarge such images, or {advice}"
+    else:
+        advice = f"; repair or remove {'it' if len(unusable) == 1 else 'them'}, or set {advice}"
+    first = unusable[0]
+    name = source.identify(first.index)
+    if len(unusable) == 1:
+        fact = f"{name} is {first.reason}" if first.small else f"cannot use {name}: {first.reason}"
+        return UnusableImage(fact, advice, small=first.small)
+    named = "; ".join(f"{source.identify(image.index)}: {image.reason}" for image in unusable[:_NAMED])
+    if len(unusable) > _NAMED:
+        _list(source, unusable, rest)
+        named += f"; … (all in {rest})"
+    return UnusableImage(
+        f"cannot use {len(unusable):,} of {total:,} images: {named}", advice, small=all(small)
+    )
 
 
 def _write_header(file: BinaryIO, count: int, resolution: int) -> None:

@@ -199,12 +199,31 @@ def test_resizing_is_antialiased(tmp_path):
 
 def test_small_images_are_refused_by_name(tmp_path):
     save(tmp_path / "set", a=photo(16, 16), b=photo(9, 5), c=photo(4, 4))
-    with pytest.raises(DataError, match=r"b\.png is 9×5 pixels.*data\.allow_upscale") as caught:
+    with pytest.raises(DataError, match=r"b\.png: 9×5 pixels.*data\.allow_upscale") as caught:
         made(tmp_path / "set")
     assert caught.value.exit_code == 4
-    with pytest.raises(DataError, match=r"b\.png"):
-        made(tmp_path / "set", on_bad_image="skip")
+    assert "c.png: 4×4 pixels" in str(caught.value)
     assert cached() == []
+
+
+def test_small_images_are_skipped_on_demand(tmp_path):
+    save(tmp_path / "set", a=photo(16, 16), b=photo(9, 5))
+    prepared = made(tmp_path / "set", on_bad_image="skip")
+    assert len(prepared.images) == 1
+    assert prepared.skipped[0].endswith("b.png")
+
+
+def test_all_unusable_images_are_in_one_message(tmp_path):
+    save(tmp_path / "set", good=photo(), small=photo(4, 4))
+    for number in range(6):
+        (tmp_path / "set" / f"bad{number}.png").write_bytes(b"this is text")
+    with pytest.raises(
+        DataError, match=r"cannot use 7 of 8 images: .*bad0\.png: .*on_bad_image=skip"
+    ) as caught:
+        made(tmp_path / "set")
+    listed = Path(str(caught.value).split("(all in ")[1].split(")")[0]).read_text().splitlines()
+    assert len(listed) == 7
+    assert "small.png: 4×4 pixels" in listed[-1]
 
 
 def test_small_images_may_be_enlarged(tmp_path):
@@ -349,7 +368,7 @@ def test_bad_images_are_skipped_on_demand(tmp_path):
         np.testing.assert_array_equal(prepared.labels, [0, 0, 1])
         for index, name in enumerate("abc"):
             np.testing.assert_array_equal(pixels(prepared, index), np.asarray(images[name]))
-        assert said[-2].startswith("data: 7 unreadable left out: ")
+        assert said[-2].startswith("data: 7 unusable left out: ")
         assert f"(see {cache_folder()}/prepared" in said[-2]
         assert "3 images, 2 classes" in said[-1]
         assert origin in said[-1]
