@@ -17,6 +17,7 @@ from gantx.cli import (
     assets,
     attend,
     bench,
+    data,
     evaluate,
     export,
     import_checkpoint,
@@ -107,6 +108,7 @@ app.command("attend", rich_help_panel="More")(attend.attend)
 app.command("mix", rich_help_panel="More")(mix.mix)
 app.command("project", rich_help_panel="More")(project.project)
 app.command("info", rich_help_panel="More")(info.info)
+app.add_typer(data.app, name="data", rich_help_panel="More")
 app.add_typer(presets.app, name="presets", rich_help_panel="More")
 app.add_typer(assets.app, name="assets", rich_help_panel="More")
 app.add_typer(bench.app, name="bench", rich_help_panel="More")

@@ -198,7 +198,7 @@ def _fit(image: Image.Image | NDArray[np.uint8], data: DataConfig, tally: _Tally
         image = Image.fromarray(image)
     image.load()
     if not image.info.keys().isdisjoint(_ORIENTED) or hasattr(image, "tag_v2"):
-        image = _upright(image)
+        image = upright(image)
     width, height = image.size
     rows, columns = rectangle(height, width, data.ratio)
     kept = columns.stop - columns.start, rows.stop - rows.start
@@ -218,7 +218,8 @@ def _fit(image: Image.Image | NDArray[np.uint8], data: DataConfig, tally: _Tally
 _ORIENTED = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned according to its EXIF orientation."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # unreadable EXIF may raise anything; the pixels may still be valid
@@ -238,7 +239,7 @@ class _Unusable:
     small: bool
 
 
-def _reason(problem: Exception) -> str:
+def reason_unreadable(problem: Exception) -> str:
     """The reason why an image could not be read, as part of a sentence."""
     if isinstance(problem, Image.DecompressionBombWarning | Image.DecompressionBombError):
         return f"it has more than the {Image.MAX_IMAGE_PIXELS:,} pixels that gantx decodes"
@@ -289,7 +290,7 @@ def _read_chunk(source: Source, data: DataConfig, start: int, stop: int) -> _Chu
         except GantxError:
             raise
         except Exception as problem:  # decoders may raise anything for a broken file
-            unusable.append(_Unusable(index, _reason(problem), small=False))
+            unusable.append(_Unusable(index, reason_unreadable(problem), small=False))
             continue
         kept.append(index)
     return _Chunk(np.ascontiguousarray(pixels[: len(kept)].transpose(0, 3, 1, 2)), kept, unusable, tally)

@@ -434,8 +434,8 @@ def _prepare(data: DataConfig, log: Log, progress: Progress) -> Prepared:
         )
     except UnusableImage as problem:
         advice = (
-            ": the scored images have that resolution, so name real images of at least this size with --data, "
-            "or score smaller images"
+            ": the scored images have that resolution, so name real images of at least this size with "
+            "--data, or score smaller images"
             if problem.small
             else "; repair or remove it"
         )
