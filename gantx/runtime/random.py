@@ -210,11 +210,15 @@ def _seed_of(path: str) -> int:
 
 
 def _normal(wanted: Draw, generator: torch.Generator, out: Tensor | None = None) -> Tensor:
-    return torch.randn(wanted.shape, generator=generator, device=generator.device, out=out)
+    return torch.randn(
+        wanted.shape, generator=generator, dtype=torch.float32, device=generator.device, out=out
+    )
 
 
 def _uniform(wanted: Draw, generator: torch.Generator, out: Tensor | None = None) -> Tensor:
-    return torch.rand(wanted.shape, generator=generator, device=generator.device, out=out)
+    return torch.rand(
+        wanted.shape, generator=generator, dtype=torch.float32, device=generator.device, out=out
+    )
 
 
 def _integers(wanted: Draw, generator: torch.Generator, out: Tensor | None = None) -> Tensor:
