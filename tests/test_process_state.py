@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from helpers.small_run import SMALL
 from helpers.styled_networks import save_styled
 
 import gantx
+from gantx.config import presets
+from gantx.training.state import TrainingState
 
 
 @pytest.fixture(scope="module", params=["ganformer", "stylegan2"])
@@ -56,3 +59,20 @@ def test_the_default_type_changes_no_picture(checkpoint, in_double):
     torch.set_default_dtype(torch.float32)
     for one, other in zip(found, pictures(checkpoint), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.fixture
+def trained(tmp_path):
+    path = tmp_path / "kimg-000000.037.safetensors"
+    settings = presets.load(overrides=SMALL, settings={"data.source": "shapes"})
+    TrainingState(settings, torch.device("cpu")).save(path, {"name": "shapes", "digest": "", "images": 37})
+    return path
+
+
+@pytest.mark.parametrize(
+    "asked", [{"metrics": ["fid"], "features": "random"}, {"metrics": ["modes"], "data": "shapes"}]
+)
+def test_a_score_changes_nothing_of_the_caller(trained, asked):
+    before = state()
+    gantx.evaluate(trained, device="cpu", num=16, intervals=False, **asked)
+    assert state() == before

@@ -24,6 +24,7 @@ from gantx.config.networks import (
 from gantx.config.section import Section
 from gantx.models import ganformer, stylegan2, transgan, transgan2, vitgan
 from gantx.models.interfaces import Discriminator, Generator
+from gantx.runtime.random import global_state_kept
 
 _NETWORKS: dict[type[Section], Callable[[Any], Generator | Discriminator]] = {
     TransGANGeneratorConfig: transgan.Generator,
@@ -67,5 +68,5 @@ def build_to_load(section: DiscriminatorConfig) -> Discriminator: ...
 def build_to_load(section: Section) -> Generator | Discriminator: ...
 def build_to_load(section: Section) -> Generator | Discriminator:
     """As `build`, for weights that are loaded next: torch's global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
+    with global_state_kept():
         return build(section)
