@@ -32,6 +32,7 @@ from gantx.cli import (
     train,
 )
 from gantx.cli.numbers import number_refused
+from gantx.cli.path_arguments import path_refused
 from gantx.errors import GantxError, MissingError, Stopped
 from gantx.runtime.signals import StopAtOnce
 from gantx.version import __version__
@@ -67,7 +68,7 @@ class Program(TyperGroup):
             raise
         except Exception as problem:
             if isinstance(problem, _USAGE_ERROR):
-                if (sentence := number_refused(problem)) is None:
+                if (sentence := number_refused(problem) or path_refused(problem)) is None:
                     raise
                 _complain(sentence)
                 raise typer.Exit(2) from None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gantx.cli.options import AsJson, ConfigFiles, Force, require_unused
+from gantx.cli.path_arguments import file_path, path_or_name
 from gantx.cli.status import StatusDisplay
 from gantx.errors import DataError, UsageError
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Check a set of images, and see what a network would see.", no_args_is_help=True)
 
-Images = Annotated[str, typer.Argument(help="Folder, zip or archive of images, or a known data set.")]
+Images = Annotated[
+    str, typer.Argument(parser=path_or_name, help="Folder, zip or archive of images, or a known data set.")
+]
 Ratio = Annotated[float, typer.Option(min=0, max=1, help="Height / width of the images: data.ratio.")]
 Split = Annotated[Literal["train", "test"], typer.Option(help="train or test.")]
 
@@ -133,7 +136,7 @@ def _few(parts: Sequence[str], most: int, separator: str = ", ") -> str:
 @app.command("preview")
 def preview(
     data: Images,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The .png file to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", parser=file_path, help="The .png file to write.")],
     preset: Annotated[str | None, typer.Option(help="A recipe from `gantx presets ls`.")] = None,
     config: ConfigFiles = None,
     overrides: Annotated[

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gantx.cli.options import ConfigFiles
+from gantx.cli.path_arguments import file_path
 from gantx.errors import UsageError
 from gantx.io.streams import unfailing_stderr
 
@@ -23,8 +24,9 @@ def import_checkpoint(
     file: Annotated[
         Path,
         typer.Argument(
+            parser=file_path,
             help="The official file: a .pth of TransGAN, a network-snapshot-*.pkl of GANformer; "
-            "of ViTGAN a .pt, or the folder of its .pt files."
+            "of ViTGAN a .pt, or the folder of its .pt files.",
         ),
     ],
     overrides: Annotated[
@@ -35,10 +37,15 @@ def import_checkpoint(
         str | None, typer.Option(help="The preset whose networks the file contains; see `gantx presets ls`.")
     ] = None,
     config: ConfigFiles = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The .safetensors to write.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", parser=file_path, help="The .safetensors to write.")
+    ] = None,
     check: Annotated[
         Path | None,
-        typer.Option(help="Recorded inputs and outputs (.safetensors) that the networks must reproduce."),
+        typer.Option(
+            parser=file_path,
+            help="Recorded inputs and outputs (.safetensors) that the networks must reproduce.",
+        ),
     ] = None,
     keys: Annotated[bool, typer.Option("--keys", help="List every key and how it was converted.")] = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Write over an existing file.")] = False,

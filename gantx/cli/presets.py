@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gantx.cli.options import AsJson
+from gantx.cli.path_arguments import file_path
 
 app = typer.Typer(help="List, show and copy the recipes.", no_args_is_help=True)
 
@@ -64,7 +65,7 @@ def show(name: Annotated[str, typer.Argument(help="Name of a preset.")]) -> None
 @app.command("cp")
 def cp(
     name: Annotated[str, typer.Argument(help="Name of a preset.")],
-    destination: Annotated[Path, typer.Argument(help="File or folder to copy it to.")],
+    destination: Annotated[Path, typer.Argument(parser=file_path, help="File or folder to copy it to.")],
 ) -> None:
     """Copy a preset for editing; train with it by `--config FILE`."""
     from gantx.config import presets

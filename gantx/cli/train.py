@@ -14,6 +14,7 @@ import typer
 
 from gantx.cli import output
 from gantx.cli.options import ConfigFiles, Device
+from gantx.cli.path_arguments import file_path, path_or_name
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
 from gantx.runtime.signals import StopAtOnce, time_limit
@@ -30,7 +31,10 @@ def train(
     preset: Annotated[str | None, typer.Option(help="A recipe from `gantx presets ls`.")] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Folder, zip or archive of images, a known data set such as cifar10, or `shapes`."),
+        typer.Option(
+            parser=path_or_name,
+            help="Folder, zip or archive of images, a known data set such as cifar10, or `shapes`.",
+        ),
     ] = None,
     config: ConfigFiles = None,
     assign: Annotated[
@@ -46,12 +50,18 @@ def train(
     on_bad_image: Annotated[str | None, typer.Option(help="error or skip.")] = None,
     name: Annotated[str | None, typer.Option(help="Name in the run folder; the preset's by default.")] = None,
     device: Device = "auto",
-    runs: Annotated[Path, typer.Option(help="Parent of the numbered run folders.")] = Path("runs"),
-    out: Annotated[Path | None, typer.Option(help="Path of the run folder, in place of --runs.")] = None,
+    runs: Annotated[Path, typer.Option(parser=file_path, help="Parent of the numbered run folders.")] = Path(
+        "runs"
+    ),
+    out: Annotated[
+        Path | None, typer.Option(parser=file_path, help="Path of the run folder, in place of --runs.")
+    ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(
-            metavar="RUN|auto", help="Resume this run; auto: resume the run in --out, or start it there."
+            parser=file_path,
+            metavar="RUN|auto",
+            help="Resume this run; auto: resume the run in --out, or start it there.",
         ),
     ] = None,
     max_time: Annotated[

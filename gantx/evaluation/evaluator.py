@@ -451,7 +451,7 @@ def _prepare(data: DataConfig, log: Log, progress: Progress) -> Prepared:
 def _allocate(rows: int, columns: int, device: torch.device) -> Tensor:
     """An empty [rows, columns] on `device`; MissingError when there is no memory for it."""
     try:
-        return torch.empty(rows, columns, device=device)
+        return torch.empty(rows, columns, dtype=torch.float32, device=device)
     except RuntimeError as problem:
         raise MissingError(
             f"{device} has too little memory for {columns:,} features of {rows:,} images: score fewer (--num)"
