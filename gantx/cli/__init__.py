@@ -16,6 +16,7 @@ from gantx.cli import (
     assets,
     attend,
     bench,
+    data,
     evaluate,
     export,
     import_checkpoint,
@@ -31,6 +32,7 @@ from gantx.cli import (
 )
 from gantx.cli.help import Command, Group
 from gantx.cli.numbers import number_refused
+from gantx.cli.path_arguments import path_refused
 from gantx.errors import GantxError, MissingError, Stopped
 from gantx.runtime.signals import StopAtOnce
 from gantx.version import __version__
@@ -66,7 +68,7 @@ class Program(Group):
             raise
         except Exception as problem:
             if isinstance(problem, _USAGE_ERROR):
-                if (sentence := number_refused(problem)) is None:
+                if (sentence := number_refused(problem) or path_refused(problem)) is None:
                     raise
                 _complain(sentence)
                 raise typer.Exit(2) from None
@@ -106,6 +108,7 @@ app.command("attend", cls=Command, rich_help_panel="More")(attend.attend)
 app.command("mix", cls=Command, rich_help_panel="More")(mix.mix)
 app.command("project", cls=Command, rich_help_panel="More")(project.project)
 app.command("info", cls=Command, rich_help_panel="More")(info.info)
+app.add_typer(data.app, name="data", rich_help_panel="More")
 app.add_typer(presets.app, name="presets", rich_help_panel="More")
 app.add_typer(assets.app, name="assets", rich_help_panel="More")
 app.add_typer(bench.app, name="bench", rich_help_panel="More")

@@ -11,6 +11,7 @@ import typer
 
 from gantx.cli.options import ConfigFiles
 from gantx.cli.output import log
+from gantx.cli.path_arguments import file_path
 from gantx.cli.tables import table_lines, terminal_width
 from gantx.errors import UsageError
 
@@ -22,8 +23,9 @@ def import_checkpoint(
     file: Annotated[
         Path,
         typer.Argument(
+            parser=file_path,
             help="The official file: a .pth of TransGAN, a network-snapshot-*.pkl of GANformer; "
-            "of ViTGAN a .pt, or the folder of its .pt files."
+            "of ViTGAN a .pt, or the folder of its .pt files.",
         ),
     ],
     overrides: Annotated[
@@ -34,10 +36,15 @@ def import_checkpoint(
         str | None, typer.Option(help="The preset whose networks the file contains; see `gantx presets ls`.")
     ] = None,
     config: ConfigFiles = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The .safetensors to write.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", parser=file_path, help="The .safetensors to write.")
+    ] = None,
     check: Annotated[
         Path | None,
-        typer.Option(help="Recorded inputs and outputs (.safetensors) that the networks must reproduce."),
+        typer.Option(
+            parser=file_path,
+            help="Recorded inputs and outputs (.safetensors) that the networks must reproduce.",
+        ),
     ] = None,
     keys: Annotated[bool, typer.Option("--keys", help="List every key and how it was converted.")] = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Write over an existing file.")] = False,

@@ -7,17 +7,22 @@ from typing import Annotated
 
 import typer
 
+from gantx.cli.path_arguments import file_path
 from gantx.errors import MissingError, UsageError
 from gantx.runtime.device_names import require_device_name
 
-Checkpoint = Annotated[Path, typer.Argument(help="A run, a folder of checkpoints, or a .safetensors file.")]
+Checkpoint = Annotated[
+    Path, typer.Argument(parser=file_path, help="A run, a folder of checkpoints, or a .safetensors file.")
+]
 Weights = Annotated[str, typer.Option(help="ema for the running average, raw for the trained weights.")]
 Device = Annotated[str, typer.Option(callback=require_device_name, help="auto, cpu, cuda, cuda:N or mps.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Images computed at once (64).")]
 Cutoff = Annotated[
     int | None, typer.Option("--truncation-cutoff", min=1, help="Number of leading layers to truncate (all).")
 ]
-ConfigFiles = Annotated[list[Path] | None, typer.Option(help="YAML file of settings; may be repeated.")]
+ConfigFiles = Annotated[
+    list[Path] | None, typer.Option(parser=file_path, help="YAML file of settings; may be repeated.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Force = Annotated[
     bool,

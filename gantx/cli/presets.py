@@ -10,6 +10,7 @@ import typer
 
 from gantx.cli.help import Command, Group
 from gantx.cli.options import AsJson
+from gantx.cli.path_arguments import file_path
 from gantx.cli.tables import print_table, terminal_width
 
 app = typer.Typer(help="List, show and copy the recipes.", cls=Group, no_args_is_help=True)
@@ -63,7 +64,7 @@ def show(name: Annotated[str, typer.Argument(help="Name of a preset.")]) -> None
 @app.command("cp", cls=Command)
 def cp(
     name: Annotated[str, typer.Argument(help="Name of a preset.")],
-    destination: Annotated[Path, typer.Argument(help="File or folder to copy it to.")],
+    destination: Annotated[Path, typer.Argument(parser=file_path, help="File or folder to copy it to.")],
 ) -> None:
     """Copy a preset for editing; train with it by `--config FILE`."""
     from gantx.config import presets

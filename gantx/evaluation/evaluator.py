@@ -433,8 +433,8 @@ def _prepare(data: DataConfig, log: Log, progress: Progress) -> Prepared:
         )
     except UnusableImage as problem:
         advice = (
-            ": the scored images have that resolution, so name real images of at least this size with --data, "
-            "or score smaller images"
+            ": the scored images have that resolution, so name real images of at least this size with "
+            "--data, or score smaller images"
             if problem.small
             else "; repair or remove it"
         )
@@ -450,7 +450,7 @@ def _prepare(data: DataConfig, log: Log, progress: Progress) -> Prepared:
 def _allocate(rows: int, columns: int, device: torch.device) -> Tensor:
     """An empty [rows, columns] on `device`; MissingError when there is no memory for it."""
     try:
-        return torch.empty(rows, columns, device=device)
+        return torch.empty(rows, columns, dtype=torch.float32, device=device)
     except RuntimeError as problem:
         raise MissingError(
             f"{device} has too little memory for {columns:,} features of {rows:,} images: score fewer (--num)"

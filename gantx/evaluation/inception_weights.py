@@ -27,6 +27,7 @@ from gantx.errors import DataError, GantxError, MissingError
 from gantx.evaluation.inception import Convolution, Inception
 from gantx.io.atomic import replacing
 from gantx.io.cache import cache_folder
+from gantx.runtime.random import global_state_kept
 
 FORMAT = 1  # version of converted files; raised when their contents change
 _EPSILON = 1e-3  # of every batch normalisation
@@ -84,7 +85,8 @@ def load(path: Path, resize: str, *, digest: str | None = None) -> Inception:
             f"{path} is {_DESCRIPTIONS[weights.carrier]}, but {resize} resizing goes with "
             f"{_DESCRIPTIONS[wanted]}: name that file, or choose a protocol with another resizing"
         )
-    network = Inception(centred=wanted == "torchscript")
+    with global_state_kept():
+        network = Inception(centred=wanted == "torchscript")
     network.load_state_dict(weights.tensors)
     return network.eval().requires_grad_(False)
 
@@ -339,7 +341,7 @@ def _names(file: Literal[0, 1]) -> list[str]:
 
 
 def _our_names() -> list[str]:
-    with torch.device("meta"):
+    with torch.device("meta"), global_state_kept():
         network = Inception(centred=True)
     return [name for name, module in network.named_modules() if isinstance(module, Convolution)]
 

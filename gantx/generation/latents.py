@@ -26,7 +26,9 @@ def spec_of_one(generator: Generator) -> Spec:
 def style_shape(generator: Generator) -> tuple[int, ...]:
     """Shape of the styles of one image of a `StyleBased` generator: (L, D), or (K, L, D) with K latents."""
     assert isinstance(generator, StyleBased)
-    latent = torch.zeros(1, *generator.latent_shape, device=next(generator.parameters()).device)
+    latent = torch.zeros(
+        1, *generator.latent_shape, dtype=torch.float32, device=next(generator.parameters()).device
+    )
     with torch.no_grad():
         return tuple(generator.mapping(latent).shape[1:])
 

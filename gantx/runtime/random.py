@@ -9,6 +9,7 @@ from its name (`draw`, `for_seeds`), so that a new random feature never changes 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias, Union
@@ -39,6 +40,22 @@ class Draw(NamedTuple):
 
 Spec: TypeAlias = dict[str, Union[Draw, "Spec"]]
 Draws: TypeAlias = dict[str, Union[Tensor, "Draws"]]
+
+
+@contextlib.contextmanager
+def global_state_kept() -> Iterator[None]:
+    """For building a network whose weights are loaded next: torch's global state stays the caller's.
+
+    Layers draw their first weights from the global generator and take the default type. Inside, that type is
+    float32; afterwards type and generator are as they were.
+    """
+    default = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[]):
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(default)
 
 
 def draw(spec: Spec, *, seed: int, stream: str, step: int, device: torch.device) -> Draws:
@@ -210,11 +227,15 @@ def _seed_of(path: str) -> int:
 
 
 def _normal(wanted: Draw, generator: torch.Generator, out: Tensor | None = None) -> Tensor:
-    return torch.randn(wanted.shape, generator=generator, device=generator.device, out=out)
+    return torch.randn(
+        wanted.shape, generator=generator, dtype=torch.float32, device=generator.device, out=out
+    )
 
 
 def _uniform(wanted: Draw, generator: torch.Generator, out: Tensor | None = None) -> Tensor:
-    return torch.rand(wanted.shape, generator=generator, device=generator.device, out=out)
+    return torch.rand(
+        wanted.shape, generator=generator, dtype=torch.float32, device=generator.device, out=out
+    )
 
 
 def _integers(wanted: Draw, generator: torch.Generator, out: Tensor | None = None) -> Tensor:
