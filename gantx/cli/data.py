@@ -123,7 +123,7 @@ def _sizes(census: Census) -> str:
 
 
 def _few_images(count: int) -> str:
-    from gantx.data.census import FEW
+    from gantx.data.prepare import FEW
 
     return f" (a GAN learns little from fewer than {FEW} images)" if count < FEW else ""
 

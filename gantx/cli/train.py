@@ -133,10 +133,7 @@ def train(
         print(settings.to_yaml(), end="")
         return
     if dry_run:
-        from gantx.training.dry_run import sizes
-
-        print(settings.to_yaml())
-        _show_plan(sizes(settings))
+        _dry_run(settings)
         if probe:
             _probe(settings, device)
         return
@@ -201,6 +198,20 @@ def _follow(device: str, work: Callable[..., Path]) -> None:
             progress=partial(status.show, "preparing images"),
         )
     output.print_result(str(folder))
+
+
+def _dry_run(settings: RunConfig) -> None:
+    """Print the configuration and what follows from it; fail for images that training would refuse."""
+    from gantx.data.prepare import check, require_enough
+    from gantx.data.published import SETS
+    from gantx.training.dry_run import sizes
+
+    print(settings.to_yaml())
+    if settings.data.source not in (None, *SETS):  # which would be downloaded
+        with StatusDisplay() as status:
+            count = check(settings.data, log=status.log, progress=partial(status.show, "reading images"))
+            require_enough(count, settings.data, status.log)
+    _show_plan(sizes(settings))
 
 
 def _probe(settings: RunConfig, device: str) -> None:

@@ -1,6 +1,6 @@
 """Describes a set of images before training: sizes, classes, duplicates, and what cannot be used.
 
-Every image is decoded, as the preparation would decode it (gantx.data.prepare), but nothing is resized or
+Every image is decoded, as the preparation would decode it (gantx.data.pixels), but nothing is resized or
 stored. Near duplicates are found by a difference hash: the signs of the differences between neighbouring
 pixels of a small grey version, which stay the same when an image is resized or compressed again.
 """
@@ -21,12 +21,12 @@ from PIL import Image
 
 from gantx.config.schema import DataConfig
 from gantx.data.crop import height_of, rectangle
-from gantx.data.prepare import Progress, reason_unreadable, to_rgb, upright
+from gantx.data.pixels import reason_unreadable, to_rgb, upright
+from gantx.data.prepare import FEW, Progress
 from gantx.data.sources import Source, open_source
 from gantx.io.prefetch import ahead
 from gantx.runtime import cores
 
-FEW = 100  # images; a set below this number is reported as small
 COMPARED = 20_000  # images at most that are compared for near duplicates: the work grows with the square
 _NEAR = 10  # bits of 256 at most in which the hashes of near duplicates differ
 _GROUP = 32  # images that a thread reads at a time
