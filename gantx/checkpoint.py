@@ -27,6 +27,7 @@ from gantx.config import presets
 from gantx.config.schema import RunConfig
 from gantx.errors import CheckpointError, DivergedError, MissingError, UsageError
 from gantx.io.atomic import replacing
+from gantx.io.byte_names import utf8_path
 from gantx.io.file_kinds import recognized
 from gantx.version import __version__
 
@@ -233,7 +234,7 @@ def prune(folder: Path, keep: int) -> None:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        with safe_open(path, framework="pt") as file:
+        with utf8_path(path) as readable, safe_open(readable, framework="pt") as file:
             yield file
     except SafetensorError as problem:
         raise CheckpointError(_unreadable(path, problem)) from problem

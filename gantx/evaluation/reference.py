@@ -28,6 +28,7 @@ from gantx.evaluation.frechet import Gaussian, Moments
 from gantx.evaluation.protocols import Protocol, ratio_stamp
 from gantx.generation import sampling
 from gantx.io.atomic import replacing
+from gantx.io.byte_names import utf8_path
 from gantx.io.cache import cache_folder
 
 FORMAT = "gantx.reference/1"
@@ -213,7 +214,7 @@ def check(reference: Reference, network: FeatureNetwork, wanted: dict[str, Any],
 
 def _read_safetensors(path: Path) -> Reference:
     try:
-        with safe_open(path, framework="pt") as file:
+        with utf8_path(path) as readable, safe_open(readable, framework="pt") as file:
             metadata = file.metadata() or {}
             names = set(file.keys())
             if metadata.get("format") != FORMAT or not {"mean", "covariance"} <= names:
