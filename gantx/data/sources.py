@@ -1,4 +1,4 @@
-"""Sources of images: folders and zips here, others in gantx.data.published and gantx.data.shapes.
+"""Sources of images: folders and zips here, others in gantx.data.containers, published and shapes.
 
 A source lists its images, names and labels them, and reads them one at a time. It does not resize or cache
 (gantx.data.prepare does). Nothing read here can run code: gantx.io.decoding opens the image files.
@@ -19,12 +19,13 @@ from PIL import Image
 
 from gantx.config.schema import DataConfig
 from gantx.data import published
+from gantx.data.containers import container_of, open_container
 from gantx.data.downloads import Progress
 from gantx.data.listing import arrange, count_of, digest_of, hidden, safe_name, suffix_of
 from gantx.data.shapes import ShapesSource, Split
 from gantx.errors import DataError, MissingError, UsageError, closest
 from gantx.io.decoding import SUFFIXES, open_image
-from gantx.io.file_kinds import recognized
+from gantx.io.file_kinds import recognized, recognized_set
 
 _LARGEST_ENTRY = 2**30  # bytes; an entry of a zip that unpacks to more is not read into memory
 
@@ -124,20 +125,25 @@ def open_source(data: DataConfig, progress: Progress | None = None) -> Source:
 
 
 def _open_folder(path: Path, split: Split) -> Source:
+    if container_of(path):
+        return open_container(path, split)
     return published.from_folder(path, split) or FolderSource(path, split)
 
 
 def _open_file(path: Path, split: Split) -> Source:
     if path.name.lower().endswith((".tar.gz", ".tgz")):
         return published.from_archive(path, split)
+    if container_of(path):
+        return open_container(path, split)
     if zipfile.is_zipfile(path):
         return ZipSource(path, split)
     if path.suffix.lower() == ".zip":
         what = recognized(path) or "is not a zip file or is cut off: copy or download it again"
         raise DataError(f"{path} {what}")
+    what = recognized_set(path) or "is a single file and no image set that gantx can read"
     raise DataError(
-        f"{path} is a single file and no image set that gantx can read: give a folder of images, a zip, "
-        "or the published archive of CIFAR-10, CIFAR-100 or STL-10"
+        f"{path} {what}: give a folder of images, a zip, a tar, an array (.npy, .npz), a parquet table, an "
+        "LMDB database, or the published archive of CIFAR-10, CIFAR-100 or STL-10"
     )
 
 
