@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from gantx.cli.options import AsJson, Device
 from gantx.cli.path_arguments import file_path, path_or_name
 from gantx.cli.status import StatusDisplay
+from gantx.cli.tables import print_table
 from gantx.errors import MissingError, UsageError
 
 if TYPE_CHECKING:
@@ -188,18 +186,11 @@ def evaluate(
 
 
 def _show(result: Result) -> None:
-    """Print the table of scores, the reasons of failed gates, the protocol and the warnings."""
+    """Print the table of scores, what was measured, the reasons of failed gates, and the warnings."""
     from gantx.evaluation import reports
 
-    # A pipe has no width: rows are not cut for it.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
-    table = Table(box=None, pad_edge=False)
-    for column in reports.COLUMNS:
-        table.add_column(column, no_wrap=True, justify="right" if column in reports.RIGHT else "left")
-    for row in reports.summary_rows(result):
-        table.add_row(*map(escape, row))
-    console.print(table)
-    lines = [*reports.notes(result), reports.protocol_line(result)]
-    lines += [f"warning: {warning}" for warning in result.warnings]
-    for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+    headings, rows = reports.table(result)
+    print_table(headings, rows, right=reports.RIGHT)
+    print(reports.summary_line(result))
+    for line in (*reports.reasons(result), *(f"warning: {warning}" for warning in result.warnings)):
+        print(line)

@@ -108,19 +108,38 @@ def open_source(data: DataConfig, progress: Progress | None = None) -> Source:
     if wanted in published.SETS:
         return published.from_download(wanted, split, progress)
     path = Path(wanted).expanduser()
+    require_source(wanted)
     try:
-        if path.is_dir():
-            return _open_folder(path, split)
-        if path.is_file():
-            return _open_file(path, split)
+        return _open_folder(path, split) if path.is_dir() else _open_file(path, split)
+    except OSError as problem:
+        raise _unreadable(path, problem) from problem
+
+
+def require_source(wanted: str) -> None:
+    """Check that there is something of this name, without reading it.
+
+    Args:
+        wanted: `data.source`: a known name or a path.
+
+    Raises:
+        MissingError: it is neither, or cannot be read.
+    """
+    path = Path(wanted).expanduser()
+    try:
+        if wanted in known_names() or path.is_dir() or path.is_file():
+            return
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     except OSError as problem:
-        raise MissingError(
-            f"cannot read {problem.filename or path}: {problem.strerror or problem}; check its permissions"
-        ) from problem
+        raise _unreadable(path, problem) from problem
     raise MissingError(
         f"there is no data at {path}{closest(path.name, [*beside, *known_names()])}: "
         f"give a folder of images, a zip, or one of {', '.join(known_names())}"
+    )
+
+
+def _unreadable(path: Path, problem: OSError) -> MissingError:
+    return MissingError(
+        f"cannot read {problem.filename or path}: {problem.strerror or problem}; check its permissions"
     )
 
 
