@@ -341,7 +341,7 @@ def _names(file: Literal[0, 1]) -> list[str]:
 
 
 def _our_names() -> list[str]:
-    with torch.device("meta"), global_state_kept():
+    with torch.device("meta"):
         network = Inception(centred=True)
     return [name for name, module in network.named_modules() if isinstance(module, Convolution)]
 
