@@ -3,6 +3,8 @@
 One file contains everything that is needed to resume a run and to generate images. Its header has the
 resolved configuration, the progress, versions and a digest of each part; reading a file runs no code from it.
 
+torch is imported by the functions that need tensors: a wrong path or file is reported before that.
+
 Keys: `generator.*`, `generator_ema.*`, `discriminator.*`, `optimizer.<network>.*`, `state.*`.
 """
 
@@ -16,12 +18,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from gantx.config import presets
 from gantx.config.schema import RunConfig
@@ -30,6 +29,10 @@ from gantx.io.atomic import replacing
 from gantx.io.byte_names import utf8_path
 from gantx.io.file_kinds import recognized
 from gantx.version import __version__
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 FORMAT_VERSION = 1
 _NAME = re.compile(r"kimg-(\d{6}\.\d{3})\.safetensors")
@@ -73,6 +76,8 @@ def checkpoint_name(images: int) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of the software on which bit-identical results depend."""
+    import torch
+
     return {"gantx": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}
 
 
@@ -90,6 +95,9 @@ def write(
         DivergedError: a tensor is not finite; nothing is written.
         MissingError: the disk is full or the folder cannot be written; nothing is left behind.
     """
+    import torch
+    from safetensors.torch import save_file
+
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     for name, tensor in stored.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -116,7 +124,7 @@ def read_header(path: Path) -> Header:
     Raises:
         CheckpointError: the file is not a gantx checkpoint, or of a version that this gantx does not know.
     """
-    with _opened(path) as file:
+    with _opened(path, "numpy") as file:
         metadata = file.metadata() or {}
     if metadata.get("format") != "gantx":
         raise CheckpointError(
@@ -232,9 +240,9 @@ def prune(folder: Path, keep: int) -> None:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path, framework: str = "pt") -> Iterator[Any]:
     try:
-        with utf8_path(path) as readable, safe_open(readable, framework="pt") as file:
+        with utf8_path(path) as readable, safe_open(readable, framework=framework) as file:
             yield file
     except SafetensorError as problem:
         raise CheckpointError(_unreadable(path, problem)) from problem
@@ -255,6 +263,8 @@ def _unreadable(path: Path, problem: SafetensorError) -> str:
 
 def _digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """SHA-256 of the names, types, shapes and content of the tensors of each part."""
+    import torch
+
     hashes: dict[str, Any] = {}
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from gantx.cli.help import Command, Group
 from gantx.cli.options import AsJson, ConfigFiles, Force, require_unused
 from gantx.cli.path_arguments import file_path, path_or_name
 from gantx.cli.status import StatusDisplay
 from gantx.errors import DataError, UsageError
+from gantx.io.atomic import require_folder
 
 if TYPE_CHECKING:
     from gantx.data.census import Census
 
-app = typer.Typer(help="Check a set of images, and see what a network would see.", no_args_is_help=True)
+app = typer.Typer(
+    help="Check a set of images, and see what a network would see.", cls=Group, no_args_is_help=True
+)
 
 Images = Annotated[
     str, typer.Argument(parser=path_or_name, help="Folder, zip or archive of images, or a known data set.")
@@ -28,7 +32,7 @@ Ratio = Annotated[float, typer.Option(min=0, max=1, help="Height / width of the 
 Split = Annotated[Literal["train", "test"], typer.Option(help="train or test.")]
 
 
-@app.command("check")
+@app.command("check", cls=Command)
 def check(
     data: Images,
     resolution: Annotated[
@@ -133,7 +137,7 @@ def _few(parts: Sequence[str], most: int, separator: str = ", ") -> str:
     return separator.join(parts[:most]) + more
 
 
-@app.command("preview")
+@app.command("preview", cls=Command)
 def preview(
     data: Images,
     output: Annotated[Path, typer.Option("--output", "-o", parser=file_path, help="The .png file to write.")],
@@ -154,6 +158,7 @@ def preview(
     if output.suffix.lower() != ".png":
         raise UsageError(f"cannot write {output}: a preview is a .png file")
     require_unused(output, force)
+    require_folder(output)
     if preset is None and not config:
         raise UsageError("no recipe: add --preset NAME (`gantx presets ls` lists them) or --config FILE")
     from gantx.config import presets

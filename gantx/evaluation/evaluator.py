@@ -39,7 +39,6 @@ from gantx.evaluation.shapes_classifier import ModeCount
 from gantx.runtime import devices
 
 VERSION = 1  # of the definitions of this package; raised when a score would differ
-METRICS = ("fid", "kid", "is", "pr", "dc", "modes")
 NEEDS_REFERENCE = frozenset({"fid", "kid", "pr", "dc"})
 FEW_IMAGES = 10_000  # with fewer, the bias of FID exceeds the differences that papers report
 KID_SUBSETS, KID_SIZE = 100, 1000
