@@ -4,6 +4,8 @@ One file contains everything that is needed to resume a run and to generate imag
 resolved configuration, the progress, versions and a digest of each part; reading a file runs no code from it.
 The digests of gantx.io.sealed cover the header too: whatever is read is verified first.
 
+torch is imported by the functions that need tensors: a wrong path or file is reported before that.
+
 Keys: `generator.*`, `generator_ema.*`, `discriminator.*`, `optimizer.<network>.*`, `state.*`.
 """
 
@@ -18,11 +20,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
 
 from gantx.config import presets
 from gantx.config.schema import RunConfig
@@ -31,6 +31,10 @@ from gantx.io import sealed
 from gantx.io.atomic import replacing
 from gantx.io.file_kinds import recognized
 from gantx.version import __version__
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 FORMAT_VERSION = 1
 _NAME = re.compile(r"kimg-(\d{6}\.\d{3})\.safetensors")
@@ -77,6 +81,8 @@ def checkpoint_name(images: int) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of the software on which bit-identical results depend."""
+    import torch
+
     return {"gantx": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}
 
 
@@ -94,6 +100,8 @@ def write(
         DivergedError: a tensor is not finite; nothing is written.
         MissingError: the disk is full or the folder cannot be written; nothing is left behind.
     """
+    import torch
+
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     for name, tensor in stored.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -118,7 +126,7 @@ def read_header(path: Path) -> Header:
         CheckpointError: the file is damaged, not a gantx checkpoint, or of a version that this gantx does not
             know.
     """
-    with _opened(path) as (file, has_digest):
+    with _opened(path, "numpy") as (file, has_digest):
         metadata = file.metadata() or {}
     if metadata.get("format") != "gantx":
         raise CheckpointError(
@@ -275,11 +283,11 @@ def prune(folder: Path, keep: int) -> None:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, bool]]:
+def _opened(path: Path, framework: str = "pt") -> Iterator[tuple[Any, bool]]:
     """A safetensors file whose header is verified, and whether that has a digest."""
     try:
         has_digest = sealed.check_header(path)
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework=framework) as file:
             yield file, has_digest
     except sealed.Damaged:
         what = "is damaged: its header does not match its digest"
@@ -304,6 +312,8 @@ def _damaged(path: Path, what: str) -> str:
 
 def _digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """SHA-256 of the names, types, shapes and content of the tensors of each part."""
+    import torch
+
     hashes: dict[str, Any] = {}
     for name in sorted(tensors):
         tensor = tensors[name]

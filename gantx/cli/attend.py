@@ -9,6 +9,7 @@ import typer
 
 from gantx import api
 from gantx.cli.options import Checkpoint, Device, Force, Weights, require_unused
+from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
 from gantx.io.atomic import require_folder
@@ -17,7 +18,7 @@ from gantx.io.atomic import require_folder
 def attend(
     checkpoint: Checkpoint,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Sheet .png, or a folder of bare PNGs.")
+        Path, typer.Option("--output", "-o", parser=file_path, help="Sheet .png, or a folder of bare PNGs.")
     ] = Path("maps.png"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the image.")] = 0,
     seeds: Annotated[str | None, typer.Option(help="Several seeds, a row each: 0-7 or 1,5,9.")] = None,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from gantx.cli.options import Checkpoint
+from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
 from gantx.io.atomic import require_folder
@@ -18,7 +19,10 @@ def export(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="model.onnx, model.pt2, g.safetensors, or a folder for Hugging Face."
+            "--output",
+            "-o",
+            parser=file_path,
+            help="model.onnx, model.pt2, g.safetensors, or a folder for Hugging Face.",
         ),
     ] = None,
     form: Annotated[
@@ -47,12 +51,15 @@ def export(
     scores: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Result of `gantx eval` for the card; by default those found next to the checkpoint."
+            parser=file_path,
+            help="Result of `gantx eval` for the card; by default those found next to the checkpoint.",
         ),
     ] = None,
     onnxruntime_web: Annotated[
         Path | None,
-        typer.Option(help="npm package for the page, folder or .tgz; by default downloaded with npm."),
+        typer.Option(
+            parser=file_path, help="npm package for the page, folder or .tgz; by default downloaded with npm."
+        ),
     ] = None,
     force: Annotated[
         bool,

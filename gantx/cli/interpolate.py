@@ -9,6 +9,7 @@ import typer
 
 from gantx import api
 from gantx.cli.options import Batch, Checkpoint, Cutoff, Device, Force, Weights, require_unused
+from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
 from gantx.io.atomic import require_folder
@@ -21,6 +22,7 @@ def interpolate(
         typer.Option(
             "--output",
             "-o",
+            parser=file_path,
             help="A .gif, .webp, .apng or .mp4; a film strip .png; or a folder of frames.",
         ),
     ] = Path("walk.gif"),

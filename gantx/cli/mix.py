@@ -9,13 +9,16 @@ import typer
 
 from gantx import api
 from gantx.cli.options import Batch, Checkpoint, Device, Weights
+from gantx.cli.path_arguments import file_path
 from gantx.errors import UsageError
 from gantx.io.atomic import require_folder
 
 
 def mix(
     checkpoint: Checkpoint,
-    output: Annotated[Path, typer.Option("--output", "-o", help="A .png.")] = Path("mix.png"),
+    output: Annotated[Path, typer.Option("--output", "-o", parser=file_path, help="A .png.")] = Path(
+        "mix.png"
+    ),
     rows: Annotated[str, typer.Option(help="Seeds of the images whose styles are replaced: 0-3.")] = "0-3",
     columns: Annotated[str, typer.Option(help="Seeds of the images that provide the styles: 4-7.")] = "4-7",
     layers: Annotated[

@@ -10,6 +10,7 @@ import typer
 
 from gantx import api
 from gantx.cli.options import Cutoff, Device, Force, Weights, require_unused
+from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay
 from gantx.errors import CheckFailed, UsageError
 from gantx.io.atomic import require_folder
@@ -19,13 +20,17 @@ def sample(
     checkpoint: Annotated[
         Path | None,
         typer.Argument(
-            help="A run, a folder of checkpoints, or a .safetensors file; --from finds it in ./runs itself."
+            parser=file_path,
+            help="A run, a folder of checkpoints, or a .safetensors file; --from finds it in ./runs itself.",
         ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Grid .png, archive .zip, array .npy, or a folder of PNGs (grid.png)."
+            "--output",
+            "-o",
+            parser=file_path,
+            help="Grid .png, archive .zip, array .npy, or a folder of PNGs (grid.png).",
         ),
     ] = None,
     number: Annotated[int | None, typer.Option("-n", min=1, help="How many images (64).")] = None,
@@ -33,11 +38,17 @@ def sample(
     seeds: Annotated[str | None, typer.Option(help="Seeds instead of -n and --seed: 0-63 or 1,5,9.")] = None,
     latents: Annotated[
         Path | None,
-        typer.Option(help="Latents or styles instead of seeds, [N, ...], .npy or .safetensors."),
+        typer.Option(
+            parser=file_path, help="Latents or styles instead of seeds, [N, ...], .npy or .safetensors."
+        ),
     ] = None,
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="Generate this picture, or a folder or .zip of them, again and compare."),
+        typer.Option(
+            "--from",
+            parser=file_path,
+            help="Generate this picture, or a folder or .zip of them, again and compare.",
+        ),
     ] = None,
     truncation: Annotated[
         float | None,

@@ -8,13 +8,19 @@ from typing import Annotated
 import typer
 
 from gantx.cli.options import Device
+from gantx.cli.path_arguments import file_path, path_or_name
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
 
 
 def stats(
-    data: Annotated[str, typer.Argument(help="Folder, zip or archive of images, or a known data set.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file to write.")],
+    data: Annotated[
+        str,
+        typer.Argument(parser=path_or_name, help="Folder, zip or archive of images, or a known data set."),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", parser=file_path, help="The .safetensors file to write.")
+    ],
     resolution: Annotated[
         int,
         typer.Option(min=4, help="Width of the generator's images in pixels; real ones are resized to it."),
@@ -23,8 +29,12 @@ def stats(
         float, typer.Option(min=0, max=1, help="Height / width of the images; data.ratio of the generator.")
     ] = 1.0,
     protocol: Annotated[str, typer.Option(help="The protocol of the later evaluation.")] = "clean-50k",
-    features: Annotated[str, typer.Option(help="inception, random, or an .onnx file.")] = "inception",
-    weights: Annotated[Path | None, typer.Option(help="File of the Inception weights.")] = None,
+    features: Annotated[
+        str, typer.Option(parser=path_or_name, help="inception, random, or an .onnx file.")
+    ] = "inception",
+    weights: Annotated[
+        Path | None, typer.Option(parser=file_path, help="File of the Inception weights.")
+    ] = None,
     allow_unverified_weights: Annotated[
         bool, typer.Option("--allow-unverified-weights", help="Accept weights of any digest.")
     ] = False,

@@ -156,9 +156,9 @@ def locate(asset: Asset, given: Path | None = None, *, allow_unverified: bool = 
         return _accept(asset, ours, allow_unverified)
     looked = [f"{path}{' (another file is there)' if _is_file(path) else ''}" for path in (ours, *theirs)]
     raise MissingError(
-        f"the weights {asset.file} (SHA-256 {asset.sha256}) are not on this machine, looked for at "
-        f"{' and '.join(looked)}: run `gantx assets fetch {asset.name}`, "
-        "or give the file to gantx eval or stats by --weights FILE"
+        f"the weights {asset.file} are not on this machine: run `gantx assets fetch {asset.name}` "
+        f"({asset.size / 1e6:.0f} MB), or give the file to gantx eval or stats by --weights FILE; looked for "
+        f"at {' and '.join(looked)}, SHA-256 {asset.sha256}"
     )
 
 

@@ -39,7 +39,6 @@ from gantx.evaluation.shapes_classifier import ModeCount
 from gantx.runtime import devices
 
 VERSION = 1  # of the definitions of this package; raised when a score would differ
-METRICS = ("fid", "kid", "is", "pr", "dc", "modes")
 NEEDS_REFERENCE = frozenset({"fid", "kid", "pr", "dc"})
 FEW_IMAGES = 10_000  # with fewer, the bias of FID exceeds the differences that papers report
 KID_SUBSETS, KID_SIZE = 100, 1000
@@ -437,8 +436,8 @@ def _prepare(data: DataConfig, log: Log, progress: Progress) -> Prepared:
         )
     except UnusableImage as problem:
         advice = (
-            ", which is that of the scored images: name real images of at least this size with --data, or "
-            "score smaller images"
+            ": the scored images have that resolution, so name real images of at least this size with "
+            "--data, or score smaller images"
             if problem.small
             else "; repair or remove it"
         )
@@ -454,7 +453,7 @@ def _prepare(data: DataConfig, log: Log, progress: Progress) -> Prepared:
 def _allocate(rows: int, columns: int, device: torch.device) -> Tensor:
     """An empty [rows, columns] on `device`; MissingError when there is no memory for it."""
     try:
-        return torch.empty(rows, columns, device=device)
+        return torch.empty(rows, columns, dtype=torch.float32, device=device)
     except RuntimeError as problem:
         raise MissingError(
             f"{device} has too little memory for {columns:,} features of {rows:,} images: score fewer (--num)"

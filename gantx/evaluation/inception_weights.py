@@ -28,6 +28,7 @@ from gantx.evaluation.inception import Convolution, Inception
 from gantx.io import sealed
 from gantx.io.atomic import replacing
 from gantx.io.cache import cache_folder
+from gantx.runtime.random import global_state_kept
 
 FORMAT = 1  # version of converted files; raised when their contents change
 _log = logging.getLogger("gantx")
@@ -86,7 +87,8 @@ def load(path: Path, resize: str, *, digest: str | None = None) -> Inception:
             f"{path} is {_DESCRIPTIONS[weights.carrier]}, but {resize} resizing goes with "
             f"{_DESCRIPTIONS[wanted]}: name that file, or choose a protocol with another resizing"
         )
-    network = Inception(centred=wanted == "torchscript")
+    with global_state_kept():
+        network = Inception(centred=wanted == "torchscript")
     network.load_state_dict(weights.tensors)
     return network.eval().requires_grad_(False)
 

@@ -49,7 +49,7 @@ class OnnxFeatures:
             raise DataError(f"{path} takes an input of shape {shape}: {CONTRACT}")
         self._fixed = shape  # None where a size is open
         trial = [size or default for size, default in zip(shape, _TRIAL_SHAPE, strict=True)]
-        self.dim = self._run(torch.zeros(trial, device=device)).shape[1]
+        self.dim = self._run(torch.zeros(trial, dtype=torch.float32, device=device)).shape[1]
         self.digest = _digest(path)
 
     @property

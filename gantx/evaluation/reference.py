@@ -157,7 +157,7 @@ def measure(
     flips = rng.random(count) < 0.5 if stamp["mirror"] else np.zeros(count, bool)
     kept = np.sort(rng.permutation(count)[:KEPT]) if count > KEPT else np.arange(count)
     moments = Moments(network.dim)
-    features = torch.empty(len(kept), network.dim)
+    features = torch.empty(len(kept), network.dim, dtype=torch.float32)
     filled = 0
     for start in range(0, count, network.batch):
         stop = min(start + network.batch, count)

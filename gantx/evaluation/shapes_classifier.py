@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from gantx.data.shapes import CLASS_NAMES
 from gantx.errors import CheckpointError, DataError, MissingError, UsageError
+from gantx.runtime.random import global_state_kept
 
 MODES = len(CLASS_NAMES)  # kind * 6 + colour, named by gantx.data.shapes.CLASS_NAMES
 RESOLUTION = 32
@@ -105,7 +106,8 @@ class ShapesClassifier:
     def __init__(self, device: torch.device, path: Path = WEIGHTS) -> None:
         tensors, self.about, self.digest = _read(path)
         self.accuracy_on_real = float(self.about["accuracy_on_real"])
-        network = ShapesClassifierNetwork()
+        with global_state_kept():
+            network = ShapesClassifierNetwork()
         try:
             network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         except RuntimeError as problem:

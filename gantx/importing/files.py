@@ -190,6 +190,6 @@ def _shaped(recorded: Mapping[str, Tensor], name: str, shape: Sequence[int], pat
 
 
 def _built(imported: Imported) -> Generator | Discriminator:
-    network: Generator | Discriminator = models.build(imported.section)
+    network: Generator | Discriminator = models.build_to_load(imported.section)
     network.load_state_dict(imported.tensors)
     return network.eval().requires_grad_(False)

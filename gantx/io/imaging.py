@@ -18,17 +18,18 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
-import torch
 from PIL import Image, PngImagePlugin
-from torch import Tensor
 
 from gantx.errors import MissingError, UsageError
 from gantx.io.atomic import replacing
 from gantx.io.prefetch import ahead
 from gantx.runtime import cores
+
+if TYPE_CHECKING:  # outputs are checked before torch is imported
+    from torch import Tensor
 
 Result = TypeVar("Result")
 
@@ -185,6 +186,8 @@ def save_images(
     """
     match path.suffix.lower():
         case ".png":
+            import torch
+
             columns, rows = shape or grid_shape(len(seeds))
             sheet = grid(torch.cat(list(batches)), columns, rows)
             write_png(path, sheet, {**text, f"gantx:{origin}s": _compact(seeds)})

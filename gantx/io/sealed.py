@@ -3,7 +3,7 @@
 Two entries of the metadata are added: `tensor_sha256`, a digest of the content of each tensor, and
 `header_sha256`, the digest of the header, which contains the former. So the header can be verified without
 reading the tensors, and each tensor on its own. Files without these entries were written before there were
-any.
+any. torch is imported by the functions that need tensors.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LARGEST_HEADER = 100_000_000  # bytes; the safetensors library reads no larger one
 
@@ -45,6 +45,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
     Raises:
         OSError: the file cannot be written.
     """
+    from safetensors.torch import save_file
+
     digests = {name: _digest(tensor) for name, tensor in tensors.items()}
     entries = {**metadata, _TENSORS: json.dumps(digests), _HEADER: _UNSET}
     try:
@@ -99,5 +101,7 @@ def damaged_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
 
 def _digest(tensor: Tensor) -> str:
     """Digest of the bytes of a tensor; its name, type and shape are in the header."""
+    import torch
+
     content: Any = tensor.reshape(-1).view(torch.uint8).numpy()
     return hashlib.sha256(content).hexdigest()[:32]

@@ -20,7 +20,7 @@ from gantx.checkpoint import Header
 from gantx.config import presets
 from gantx.config.schema import EvaluationConfig, RunConfig
 from gantx.data.batches import Batches
-from gantx.data.prepare import Prepared, prepare
+from gantx.data.prepare import Prepared, prepare, require_enough
 from gantx.errors import CheckpointError, DataError, GantxError, MissingError, UsageError
 from gantx.io.atomic import replacing
 from gantx.runtime import devices
@@ -101,6 +101,7 @@ def start(
     settings = resolve(settings, device, _steps_left(settings, 0), notes)
     with StopAtOnce(_WHILE_PREPARING):
         prepared = prepare(settings.data, log=notes, progress=progress)
+        require_enough(len(prepared.images), settings.data, notes)
         evaluation = _periodic_evaluation(settings, device, notes, progress)
     folder = out or create_folder(parent, f"{settings.name}-{prepared.name}")
     try:
