@@ -26,6 +26,7 @@ from gantx.cli import (
     output,
     presets,
     project,
+    runs,
     sample,
     stats,
     train,
@@ -109,6 +110,7 @@ app.command("mix", cls=Command, rich_help_panel="More")(mix.mix)
 app.command("project", cls=Command, rich_help_panel="More")(project.project)
 app.command("info", cls=Command, rich_help_panel="More")(info.info)
 app.add_typer(data.app, name="data", rich_help_panel="More")
+app.add_typer(runs.app, name="runs", rich_help_panel="More")
 app.add_typer(presets.app, name="presets", rich_help_panel="More")
 app.add_typer(assets.app, name="assets", rich_help_panel="More")
 app.add_typer(bench.app, name="bench", rich_help_panel="More")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from gantx import api
-from gantx.cli.options import Checkpoint, Device, Force, Weights, require_unused
+from gantx.cli.options import Checkpoint, Device, Force, Weights, require_checkpoint, require_unused
 from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
@@ -77,13 +77,15 @@ def attend(
     require_folder(output)
     pixel = None if query is None else _pixel(query)
 
-    from gantx.generation import attention_visualization, provenance
-    from gantx.generation.latents import parse_seeds
-    from gantx.generation.truncation import parse_truncation
+    from gantx.generation.parsing import parse_seeds, parse_truncation
     from gantx.io import imaging
 
     chosen = parse_seeds(seeds) if seeds is not None else [seed]
     imaging.require_distinct(output, chosen)
+    require_checkpoint(checkpoint)
+
+    from gantx.generation import attention_visualization, provenance
+
     model = api.load(checkpoint, weights=cast(Any, weights), device=device)
     view = attention_visualization.completed(
         model.network,

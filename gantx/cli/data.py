@@ -16,6 +16,7 @@ from gantx.cli.options import AsJson, ConfigFiles, Force, require_unused
 from gantx.cli.path_arguments import file_path, path_or_name
 from gantx.cli.status import StatusDisplay
 from gantx.errors import DataError, UsageError
+from gantx.io.atomic import require_folder
 
 if TYPE_CHECKING:
     from gantx.data.census import Census
@@ -157,6 +158,7 @@ def preview(
     if output.suffix.lower() != ".png":
         raise UsageError(f"cannot write {output}: a preview is a .png file")
     require_unused(output, force)
+    require_folder(output)
     if preset is None and not config:
         raise UsageError("no recipe: add --preset NAME (`gantx presets ls` lists them) or --config FILE")
     from gantx.config import presets

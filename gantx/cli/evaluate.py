@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gantx.cli.options import AsJson, Device
+from gantx.cli.options import AsJson, Device, require_checkpoint, require_file
 from gantx.cli.path_arguments import file_path, path_or_name
 from gantx.cli.status import StatusDisplay
 from gantx.cli.tables import print_table
 from gantx.errors import MissingError, UsageError
+from gantx.io.atomic import require_folder
 
 if TYPE_CHECKING:
     from gantx.evaluation.results import Result
@@ -118,7 +119,9 @@ def evaluate(
 
       gantx eval ./folder-of-images --data ./cifar --metric fid
     """
-    from gantx.evaluation import gates, reports, results
+    from gantx import checkpoint
+    from gantx.data.sources import require_source
+    from gantx.evaluation import gates, protocols, reports, results, scores, targets
 
     thresholds = [gates.parse_gate(text, "above") for text in fail_above or []]
     thresholds += [gates.parse_gate(text, "below") for text in fail_below or []]
@@ -130,6 +133,8 @@ def evaluate(
     for path in (output, junit, markdown):
         if path is not None and path.is_dir():
             raise UsageError(f"{path} is a folder: name a file")
+        if path is not None:
+            require_folder(path)
     if strict and not intervals:
         raise UsageError(
             "--strict needs the 95 % intervals, which --no-intervals leaves out: drop one of them"
@@ -139,13 +144,27 @@ def evaluate(
     if split not in (None, "train", "test"):
         raise UsageError(f"no split '{split}': use train or test")
     earlier = results.read_result(baseline) if baseline else None
+    metrics = tuple(dict.fromkeys(part.strip() for text in metric or () for part in text.split(",")))
+    for name in metrics:
+        scores.require_metric(name)
+    if protocol is not None:
+        protocols.named(protocol)
+    if features is not None:
+        targets.require_features(features, weights)
+    require_file(reference, "file of reference statistics")
+    require_file(weights, "file of Inception weights")
+    if data is not None:
+        require_source(data)
+    target = target or checkpoint.newest_run(Path("runs"))
+    if targets.is_checkpoint(target):
+        require_checkpoint(target)
 
     from gantx.evaluation import request as evaluation
     from gantx.generation import sampling
     from gantx.runtime import devices
 
     request = evaluation.Request(
-        metrics=tuple(dict.fromkeys(part.strip() for text in metric or () for part in text.split(","))),
+        metrics=metrics,
         data=data,
         reference=reference,
         protocol=protocol,

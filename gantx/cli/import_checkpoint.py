@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gantx.cli.options import ConfigFiles
+from gantx.cli.options import ConfigFiles, require_file
 from gantx.cli.output import log
 from gantx.cli.path_arguments import file_path
 from gantx.cli.tables import table_lines, terminal_width
-from gantx.errors import UsageError
+from gantx.errors import MissingError, UsageError
+from gantx.io.atomic import require_folder
 
 if TYPE_CHECKING:
     from gantx.importing.layouts import Conversion
@@ -68,10 +69,16 @@ def import_checkpoint(
     if output is not None and output.exists() and not force:
         raise UsageError(f"{output} already exists: name another file, or add --force to replace it")
 
+    if output is not None:
+        require_folder(output)
+    require_file(check, "recorded outputs")
+    if not file.exists():
+        raise MissingError(f"there is no official checkpoint at {file}")
     from gantx.config import presets
-    from gantx.importing import files
 
     settings = presets.load(preset, config or [], overrides or [])
+    from gantx.importing import files
+
     conversion = files.convert(file, settings)
     for line in _coverage(conversion):
         log(line)

@@ -14,7 +14,21 @@ from gantx.runtime.device_names import require_device_name
 Checkpoint = Annotated[
     Path, typer.Argument(parser=file_path, help="A run, a folder of checkpoints, or a .safetensors file.")
 ]
-Weights = Annotated[str, typer.Option(help="ema for the running average, raw for the trained weights.")]
+
+
+def require_weights_name(name: str) -> str:
+    """The name, if it is `ema` or `raw`; UsageError otherwise."""
+    if name not in ("ema", "raw"):
+        raise UsageError(f"no weights '{name}': use ema or raw")
+    return name
+
+
+Weights = Annotated[
+    str,
+    typer.Option(
+        callback=require_weights_name, help="ema for the running average, raw for the trained weights."
+    ),
+]
 Device = Annotated[str, typer.Option(callback=require_device_name, help="auto, cpu, cuda, cuda:N or mps.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Images computed at once (64).")]
 Cutoff = Annotated[

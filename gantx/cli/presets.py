@@ -12,6 +12,7 @@ from gantx.cli.help import Command, Group
 from gantx.cli.options import AsJson
 from gantx.cli.path_arguments import file_path
 from gantx.cli.tables import print_table, terminal_width
+from gantx.io.atomic import require_folder
 
 app = typer.Typer(help="List, show and copy the recipes.", cls=Group, no_args_is_help=True)
 
@@ -69,4 +70,6 @@ def cp(
     """Copy a preset for editing; train with it by `--config FILE`."""
     from gantx.config import presets
 
+    if not destination.is_dir():
+        require_folder(destination)
     print(presets.copy_preset(name, destination))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from gantx import api
-from gantx.cli.options import Checkpoint, Device, Weights
+from gantx.cli.options import Checkpoint, Device, Weights, require_checkpoint, require_file
 from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
@@ -74,6 +74,10 @@ def project(
         raise UsageError(f"no features '{features}': use inception, or omit --features")
     if feature_file is not None and features is None:
         raise UsageError("--feature-file is for Inception's weights: add --features inception")
+
+    require_file(image, "image")
+    require_file(feature_file, "file of Inception weights")
+    require_checkpoint(checkpoint)
 
     import torch
 

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from gantx.cli.options import Device
+from gantx.cli.options import Device, require_file
 from gantx.cli.path_arguments import file_path, path_or_name
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
+from gantx.io.atomic import require_folder
 
 
 def stats(
@@ -61,8 +62,17 @@ def stats(
         raise UsageError(f"ratio {ratio:g}: give height / width, above 0 and up to 1")
     if output.exists() and not force:
         raise UsageError(f"{output} already exists: name another file, or add --force to replace it")
-
+    require_folder(output)
+    require_file(weights, "file of Inception weights")
     from gantx.config.schema import DataConfig
+    from gantx.data.sources import require_source
+    from gantx.evaluation.protocols import named
+    from gantx.evaluation.targets import require_features
+
+    named(protocol)
+    require_features(features, weights)
+    require_source(data)
+
     from gantx.evaluation import reference
     from gantx.evaluation.request import Request, statistics
     from gantx.runtime import devices

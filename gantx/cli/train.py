@@ -120,6 +120,9 @@ def train(
 
             what = recognized(resume) or "is a file, not a run"
             raise UsageError(f"{resume} {what}; --resume takes the folder that `gantx train` made")
+        from gantx.training.preconditions import require_run
+
+        require_run(resume)
         with time_limit(limit), StopAtOnce(_BEFORE, leaves=True):
             from gantx.training import run
 
@@ -138,6 +141,10 @@ def train(
             _probe(settings, device)
         return
 
+    if not (auto and out is not None and (out / "config.yaml").is_file()):
+        from gantx.training.preconditions import require_new_run
+
+        require_new_run(settings, out)
     with time_limit(limit), StopAtOnce(_BEFORE, leaves=True):
         from gantx.training import run
 

@@ -123,6 +123,12 @@ def write_png(path: Path, image: Tensor, text: Mapping[str, str]) -> None:
         beside.write_bytes(encode_png(image, text))
 
 
+def require_format(path: Path) -> None:
+    """UsageError if `save_images` cannot write such a file."""
+    if path.suffix.lower() not in (".png", ".zip", ".npy", ""):
+        raise UsageError(f"cannot write '{path.suffix}' files: use .png, .zip, .npy, or a folder name")
+
+
 def check_output(path: Path) -> None:
     """Check that a file can be written there, before the work for it starts.
 
@@ -206,7 +212,7 @@ def save_images(
             for _ in _by_threads(write, batches, seeds):
                 pass
         case _:
-            raise UsageError(f"cannot write '{path.suffix}' files: use .png, .zip, .npy, or a folder name")
+            require_format(path)
 
 
 def _write_array(file: BinaryIO, batches: Iterable[Tensor], count: int) -> None:

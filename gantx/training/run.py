@@ -30,6 +30,7 @@ from gantx.training.loop import target_images, train
 from gantx.training.microbatch import resolve_micro_batch
 from gantx.training.periodic_eval import PeriodicEvaluation
 from gantx.training.phases import penalty_micro_batch_size
+from gantx.training.preconditions import require_new_run, require_run
 from gantx.training.progress import ProgressDisplay
 from gantx.training.resolve import Log, frozen_garbage, prepared_process, resolve
 from gantx.training.run_logger import RunLogger, claimed, create_folder
@@ -90,12 +91,7 @@ def start(
         UsageError: no data is named, or `out` is in use.
         Stopped: a signal ended the run; its state is saved.
     """
-    if settings.data.source is None:
-        raise UsageError("no data: add --data with a folder, a zip, a known data set, or `shapes`")
-    if out is not None and out.is_file():
-        raise UsageError(f"{out} is a file: name a folder for the run")
-    if out is not None and out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out} already exists and is not empty: name another, or go on with --resume {out}")
+    require_new_run(settings, out)
     notes = _Notes(log)
     required = Required(settings.training.compile is True, settings.training.cuda_graphs is True)
     settings = resolve(settings, device, _steps_left(settings, 0), notes)
@@ -201,8 +197,7 @@ def resume(
         DataError: the images are not those the run began with.
         CheckpointError: the latest checkpoint cannot be read.
     """
-    if not (folder / "config.yaml").is_file():
-        raise MissingError(f"{folder} is no run: --resume takes the folder that `gantx train` made")
+    require_run(folder)
     with claimed(folder):
         intended = presets.load(files=[folder / "config.yaml"])
         settings = presets.load(base=intended, settings=changes, overrides=overrides)
