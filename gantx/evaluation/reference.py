@@ -161,6 +161,7 @@ def measure(
     filled = 0
     for start in range(0, count, network.batch):
         stop = min(start + network.batch, count)
+        prepared.verify(rows[start:stop])
         pixels = sampling.crop(torch.from_numpy(prepared.images[rows[start:stop]]), stamp.get("ratio", 1.0))
         flipped = torch.from_numpy(flips[start:stop])
         pixels = torch.where(flipped[:, None, None, None], pixels.flip(3), pixels)
