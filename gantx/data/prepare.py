@@ -2,11 +2,14 @@
 
 The cache of a set is a folder `prepared/<fingerprint>` with `images.npy` (uint8 [N, 3, R, R]), `labels.npy`
 if it has labels, `meta.json`, and `skipped.txt` if images were skipped. It is written under a temporary name
-and renamed when complete.
+and renamed when complete. `meta.json` has digests of the pixels by blocks, of the labels and of itself. They
+are verified when the set is mapped, those of the pixels of a large set before the first image of a block is
+used.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -17,12 +20,13 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gantx.config.schema import DataConfig
+from gantx.data.blocks import BlockDigests, VerifiedBlocks
 from gantx.data.crop import height_of
 from gantx.data.pixels import Tally, Unusable, at_ratio, read_all
 from gantx.data.sources import Source, open_source
@@ -34,6 +38,7 @@ Progress = Callable[[int, int], None]
 
 FORMAT = 1  # version of the cache's layout and of gantx.data.pixels; incremented when either changes
 FEW = 100  # images; a smaller set is trained on with a warning
+_AT_ONCE = 2**30  # bytes of pixels that are verified before the first of them is used
 _NAMED = 3  # images that a message names
 
 
@@ -63,6 +68,7 @@ class Prepared:
         digest: digest of the pixels: equal for equal images from any source.
         name: the source's short name.
         skipped: names of the images that could not be used and were skipped.
+        blocks: verifies the pixels of a large set; None where that is done.
     """
 
     images: NDArray[np.uint8]
@@ -72,6 +78,22 @@ class Prepared:
     digest: str
     name: str
     skipped: tuple[str, ...]
+    blocks: VerifiedBlocks | None = None
+
+    def verify(self, rows: NDArray[np.int64] | None = None) -> None:
+        """Verify the pixels of some images, or of all; costs nothing where that was done before.
+
+        Raises:
+            DataError: they are damaged; the set is marked to be prepared again.
+        """
+        if self.blocks is None or (self.blocks.all() if rows is None else self.blocks.of(rows)):
+            return
+        meta = cache_folder() / "prepared" / self.fingerprint / "meta.json"
+        with contextlib.suppress(OSError):
+            meta.unlink()
+        raise DataError(
+            f"the prepared images in {meta.parent} are damaged: start again, and they are prepared again"
+        )
 
 
 def prepare(data: DataConfig, *, log: Log, progress: Progress | None = None) -> Prepared:
@@ -171,7 +193,7 @@ def _load(folder: Path, resolution: int, name: str) -> Prepared | None:
     """The set in `folder`, or None if it is missing, incomplete, or of another version."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        if meta["format"] != FORMAT:
+        if meta["format"] != FORMAT or meta.pop("sha256") != _seal(meta):
             return None
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(folder / "labels.npy", allow_pickle=False) if meta["labels"] else None
@@ -184,11 +206,23 @@ def _load(folder: Path, resolution: int, name: str) -> Prepared | None:
         )
         skipped, class_names = tuple(meta["skipped"]), tuple(meta["class_names"])
         digest = str(meta["digest"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        if not whole or (labels is not None and meta["labels_digest"] != _digest(labels)):
+            return None
+        blocks = VerifiedBlocks(images, meta["blocks"])
+        if images.nbytes <= _AT_ONCE and not blocks.all():
+            return None
+    except Exception:  # numpy may raise anything for a damaged header
         return None
-    if not whole:
-        return None
-    return Prepared(images, labels, class_names, folder.name, digest, name, skipped)
+    return Prepared(images, labels, class_names, folder.name, digest, name, skipped, blocks)
+
+
+def _seal(meta: dict[str, Any]) -> str:
+    """Digest of all entries of meta.json."""
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(labels: NDArray[np.int64]) -> str:
+    return hashlib.sha256(labels.tobytes()).hexdigest()
 
 
 def _load_patiently(folder: Path, resolution: int, name: str) -> Prepared | None:
@@ -240,17 +274,25 @@ def _write(
     with (folder / "images.npy").open("wb") as file:
         _write_header(file, total, data.resolution)
         body = file.tell()
-        found = _read(source, data, total, file.write, progress)
+        blocks = BlockDigests()
+
+        def write(pixels: memoryview) -> None:
+            file.write(pixels)
+            blocks.update(pixels)
+
+        found = _read(source, data, total, write, progress)
         file.seek(0)
         # numpy pads the header, so that its size stays the same.
         _write_header(file, len(found.kept), data.resolution)
         assert file.tell() == body
+    labels = None
     if source.class_names:
-        np.save(folder / "labels.npy", np.array([source.label(index) for index in found.kept], np.int64))
+        labels = np.array([source.label(index) for index in found.kept], np.int64)
+        np.save(folder / "labels.npy", labels)
     _log_changes(found.tally, data, total, log)
     if found.unusable:
         _list(source, found.unusable, folder / "skipped.txt")
-    meta = {
+    meta: dict[str, Any] = {
         "format": FORMAT,
         "count": len(found.kept),
         "resolution": data.resolution,
@@ -259,7 +301,10 @@ def _write(
         "class_names": list(source.class_names),
         "digest": found.digest,
         "skipped": [source.identify(image.index) for image in found.unusable],
+        "blocks": blocks.result(),
+        "labels_digest": None if labels is None else _digest(labels),
     }
+    meta["sha256"] = _seal(meta)
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 
