@@ -435,11 +435,11 @@ def _record(folder: Path, settings: RunConfig, device: torch.device, command: Se
     }
     _write_text(folder / "env.json", json.dumps(environment, indent=2) + "\n")
     lines = folder / "command.txt"
-    before = lines.read_text(encoding="utf-8", errors="replace") if lines.is_file() else ""
+    before = lines.read_text(encoding="utf-8", errors="surrogateescape") if lines.is_file() else ""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     _write_text(lines, f"{before}{stamp} {shlex.join(command)}\n")
 
 
 def _write_text(path: Path, text: str) -> None:
     with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors="surrogateescape")
