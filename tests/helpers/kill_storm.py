@@ -112,9 +112,11 @@ def finished(child: int, seconds: float) -> int | None:
 def result_of(run: Path) -> dict[str, str]:
     """Digests of everything a run leaves behind, without times; by name."""
     found = {}
+    # A stop writes a checkpoint of its own, and so removes another before the last.
+    older = sorted((run / "checkpoints").glob("kimg-*.safetensors"))[:-1]
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()
-        if path.is_dir() or name in (".lock", "train.log", "command.txt", "env.json"):
+        if path.is_dir() or path in older or name in (".lock", "train.log", "command.txt", "env.json"):
             continue
         content = path.read_bytes()
         if name == "metrics.jsonl":
