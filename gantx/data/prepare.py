@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,7 +37,8 @@ from PIL import Image, ImageOps
 
 from gantx.config.schema import DataConfig
 from gantx.data.crop import height_of, rectangle, rows_of
-from gantx.data.sources import ReadsRanges, Source, open_source
+from gantx.data.labels import Labels, digest_of
+from gantx.data.sources import HasLabelFiles, ReadsRanges, Source, open_source
 from gantx.errors import DataError, GantxError, MissingError
 from gantx.io.cache import cache_folder
 from gantx.runtime import cores
@@ -75,6 +76,7 @@ class Prepared:
         digest: digest of the pixels: equal for equal images from any source.
         name: the source's short name.
         skipped: names of the images that could not be read and were skipped.
+        unread_labels: the files that give labels and were not read; "" if there are none.
     """
 
     images: NDArray[np.uint8]
@@ -84,9 +86,17 @@ class Prepared:
     digest: str
     name: str
     skipped: tuple[str, ...]
+    unread_labels: str = ""
+
+    @property
+    def labelled_digest(self) -> str:
+        """Digest of pixels and labels: equal for equal images of equal classes from any source."""
+        return self.digest if self.labels is None else digest_of(self.digest, self.labels)
 
 
-def prepare(data: DataConfig, *, log: Log, progress: Progress | None = None) -> Prepared:
+def prepare(
+    data: DataConfig, *, log: Log, progress: Progress | None = None, labels: bool = False
+) -> Prepared:
     """Map the prepared images of `data` from the cache; prepare them first if they are not there.
 
     Several processes may prepare one set at once; each returns the complete set.
@@ -96,6 +106,8 @@ def prepare(data: DataConfig, *, log: Log, progress: Progress | None = None) -> 
         log: takes one line of log.
         progress: called with (done, total) during preparation: bytes while an archive is downloaded, then
             images.
+        labels: read the files that give labels, if there are any, in place of the labels by folder; of
+            STL-10, take only the images that have labels.
 
     Raises:
         UsageError: no source is set.
@@ -103,10 +115,14 @@ def prepare(data: DataConfig, *, log: Log, progress: Progress | None = None) -> 
         DataError: no image, an unreadable image (unless `data.on_bad_image` is "skip"), an image smaller
             than the resolution (unless `data.allow_upscale`), or an archive that is not the published one.
     """
-    source = open_source(data, progress)
+    source = open_source(data, progress, labelled=labels)
     for note in source.notes:
         log(f"data: {note}")
-    fingerprint = _fingerprint(source, data)
+    files = source.label_files if isinstance(source, HasLabelFiles) else None
+    found = of_files = None
+    if labels and isinstance(source, HasLabelFiles) and files is not None:
+        found, of_files = files.labels(source.image_names) or _NO_LABELS, files.digest()
+    fingerprint = _fingerprint(source, data, of_files)
     folder = cache_folder() / "prepared" / fingerprint
     prepared = _load(folder, data.resolution, source.name)
     origin = "from cache"
@@ -115,7 +131,7 @@ def prepare(data: DataConfig, *, log: Log, progress: Progress | None = None) -> 
             log(f"data: the cache in {folder} is damaged or of another version, so it is made again")
         log(f"data: preparing {source.location} at {_size(data)}")
         started = time.perf_counter()
-        _build(source, data, folder, log, progress)
+        _build(source, found, data, folder, log, progress)
         prepared = _load_patiently(folder, data.resolution, source.name)
         if prepared is None:
             raise MissingError(f"the prepared images vanished from {folder}: start again")
@@ -123,6 +139,8 @@ def prepare(data: DataConfig, *, log: Log, progress: Progress | None = None) -> 
     if prepared.skipped:
         first = ", ".join(prepared.skipped[:5]) + (", …" if len(prepared.skipped) > 5 else "")
         log(f"data: {len(prepared.skipped):,} unreadable left out: {first} (see {folder / 'skipped.txt'})")
+    if files is not None and not labels and files.mention_labels():
+        prepared = replace(prepared, unread_labels=str(files))
     classes = f", {len(prepared.class_names):,} classes" if prepared.labels is not None else ""
     log(
         f"data: {len(prepared.images):,} image{'' if len(prepared.images) == 1 else 's'}{classes}, "
@@ -315,10 +333,16 @@ def _read_all(source: Source, data: DataConfig, total: int) -> Generator[_Chunk,
 # --- the cache --------------------------------------------------------------------------------------------
 
 
-def _fingerprint(source: Source, data: DataConfig) -> str:
+_NO_LABELS = Labels((), ())  # what a file of labels says of a set without any
+
+
+def _fingerprint(source: Source, data: DataConfig, labels: str | None = None) -> str:
+    """Name of the cache of a set; `labels` is the digest of the files that its labels are read from."""
     text = f"{source.fingerprint()}/{data.resolution}/{data.on_bad_image}/{data.allow_upscale}"
     if data.ratio != 1:  # so that sets prepared before there were ratios stay valid
         text += f"/{data.ratio!r}"
+    if labels is not None:  # likewise, before there were such files
+        text += f"/labels/{labels}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -355,7 +379,14 @@ def _load_patiently(folder: Path, resolution: int, name: str) -> Prepared | None
     return None
 
 
-def _build(source: Source, data: DataConfig, folder: Path, log: Log, progress: Progress | None) -> None:
+def _build(
+    source: Source,
+    labels: Labels | None,
+    data: DataConfig,
+    folder: Path,
+    log: Log,
+    progress: Progress | None,
+) -> None:
     """Write the set to a temporary folder, then rename it to `folder`; on failure nothing is left."""
     total = len(source)  # may download, and raise its own errors
     beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
@@ -369,7 +400,7 @@ def _build(source: Source, data: DataConfig, folder: Path, log: Log, progress: P
             )
         _sweep(folder)
         beside.mkdir()
-        _write(source, data, total, beside, log, progress)
+        _write(source, labels, data, total, beside, log, progress)
         _install(beside, folder, lambda: _load(folder, data.resolution, source.name) is not None)
     except OSError as problem:
         raise MissingError(
@@ -389,7 +420,13 @@ def _sweep(folder: Path, seconds: float = 3600.0) -> None:
 
 
 def _write(
-    source: Source, data: DataConfig, total: int, folder: Path, log: Log, progress: Progress | None
+    source: Source,
+    labels: Labels | None,
+    data: DataConfig,
+    total: int,
+    folder: Path,
+    log: Log,
+    progress: Progress | None,
 ) -> None:
     kept: list[int] = []
     skipped: list[tuple[int, str]] = []
@@ -418,8 +455,10 @@ def _write(
             file, len(kept), data.resolution
         )  # numpy pads the header, so that its size stays the same
         assert file.tell() == body
-    if source.class_names:
-        np.save(folder / "labels.npy", np.array([source.label(index) for index in kept], np.int64))
+    class_names = source.class_names if labels is None else labels.names
+    if class_names:
+        chosen = [source.label(index) if labels is None else labels.numbers[index] for index in kept]
+        np.save(folder / "labels.npy", np.array(chosen, np.int64))
     if cropped:
         shape = "square: the centre square" if data.ratio == 1 else f"of the ratio {data.ratio:g}: the centre"
         log(f"data: {cropped:,} of {total:,} images are not {shape} is used")
@@ -435,8 +474,8 @@ def _write(
         "count": len(kept),
         "resolution": data.resolution,
         "source": source.location,
-        "labels": bool(source.class_names),
-        "class_names": list(source.class_names),
+        "labels": bool(class_names),
+        "class_names": list(class_names),
         "digest": digest.hexdigest(),
         "skipped": names,
     }

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from PIL import Image
 from gantx.config.schema import DataConfig
 from gantx.data import published
 from gantx.data.downloads import Progress
+from gantx.data.labels import LabelFiles, choose, is_label_file
 from gantx.data.shapes import ShapesSource, Split
 from gantx.errors import DataError, MissingError, UsageError, closest
 from gantx.io.decoding import SUFFIXES, open_image
@@ -72,6 +74,19 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class HasLabelFiles(Protocol):
+    """A source beside whose images files may give labels, which win over its own.
+
+    Attributes:
+        image_names: names of the images, as the files give them.
+        label_files: the files; None without any.
+    """
+
+    image_names: tuple[str, ...]
+    label_files: LabelFiles | None
+
+
+@runtime_checkable
 class ReadsRanges(Protocol):
     """A source that reads many images of one size in one call."""
 
@@ -84,7 +99,7 @@ def known_names() -> tuple[str, ...]:
     return ("shapes", *published.SETS)
 
 
-def open_source(data: DataConfig, progress: Progress | None = None) -> Source:
+def open_source(data: DataConfig, progress: Progress | None = None, *, labelled: bool = False) -> Source:
     """Open the part `data.split` of what `data.source` names.
 
     A known name (`shapes`, `cifar10`, `cifar100`, `stl10`) wins over a file of the same name; `./shapes`
@@ -93,6 +108,7 @@ def open_source(data: DataConfig, progress: Progress | None = None) -> Source:
     Args:
         data: which images.
         progress: called with (done, total) bytes while a published archive is downloaded.
+        labelled: of a published set that has labels for some of its images only, take these.
 
     Raises:
         UsageError: no source is set.
@@ -108,13 +124,13 @@ def open_source(data: DataConfig, progress: Progress | None = None) -> Source:
     if wanted == "shapes":
         return ShapesSource(data.shapes, data.resolution, split)
     if wanted in published.SETS:
-        return published.from_download(wanted, split, progress)
+        return published.from_download(wanted, split, progress, labelled)
     path = Path(wanted).expanduser()
     try:
         if path.is_dir():
-            return _open_folder(path, split)
+            return published.from_folder(path, split, labelled) or FolderSource(path, split)
         if path.is_file():
-            return _open_file(path, split)
+            return _open_file(path, split, labelled)
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     except OSError as problem:
         raise MissingError(
@@ -126,13 +142,9 @@ def open_source(data: DataConfig, progress: Progress | None = None) -> Source:
     )
 
 
-def _open_folder(path: Path, split: Split) -> Source:
-    return published.from_folder(path, split) or FolderSource(path, split)
-
-
-def _open_file(path: Path, split: Split) -> Source:
+def _open_file(path: Path, split: Split, labelled: bool) -> Source:
     if path.name.lower().endswith((".tar.gz", ".tgz")):
-        return published.from_archive(path, split)
+        return published.from_archive(path, split, labelled)
     if zipfile.is_zipfile(path):
         return ZipSource(path, split)
     if path.suffix.lower() == ".zip":
@@ -161,10 +173,13 @@ class FolderSource:
         self.name = _safe_name(path.resolve().name)
         self.location = str(path)
         self._root = path
-        found, others = _walk(path)
+        found, others, label_files = _walk(path)
         listing = _arrange(found, others, self.location, split)
         self.class_names, self.notes = listing.class_names, listing.notes
         self._names, self._labels = listing.names, listing.labels
+        self.image_names = listing.names
+        chosen = choose(label_files, listing.names)
+        self.label_files = LabelFiles(self.location, chosen, self._label_file) if chosen else None
         self._facts = [found[name] for name in self._names]
         self.typical_bytes = sum(size for size, _ in self._facts) // len(self._facts)
 
@@ -181,6 +196,9 @@ class FolderSource:
     def label(self, index: int) -> int | None:
         """The index of the image's folder among the sorted class folders, or None."""
         return None if self._labels is None else self._labels[index]
+
+    def _label_file(self, name: str) -> bytes:
+        return (self._root / name).read_bytes()
 
     def identify(self, index: int) -> str:
         """The path of the image."""
@@ -210,6 +228,7 @@ class ZipSource:
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as problem:
             raise DataError(f"{path} is a damaged zip ({problem}): copy or download it again") from problem
         entries: dict[str, zipfile.ZipInfo] = {}
+        label_files: dict[str, zipfile.ZipInfo] = {}
         others: Counter[str] = Counter()
         repeated = 0
         for entry in self._zip.infolist():
@@ -220,6 +239,9 @@ class ZipSource:
                     "pack the images again with relative names"
                 )
             if entry.is_dir() or name.endswith("/") or _hidden(name):
+                continue
+            if is_label_file(name):
+                label_files[name] = entry
                 continue
             if not name.lower().endswith(SUFFIXES):
                 others[_suffix(name)] += 1
@@ -235,6 +257,10 @@ class ZipSource:
                 f"{_count(repeated, 'image name')} repeated in {path}: the last entry of a name counts",
             )
         self._names, self._labels = listing.names, listing.labels
+        self.image_names = listing.names
+        chosen = choose(label_files, listing.names)
+        self.label_files = LabelFiles(self.location, chosen, self._label_file) if chosen else None
+        self._label_entries = label_files
         self._entries = [entries[name] for name in self._names]
         self.typical_bytes = sum(entry.file_size for entry in self._entries) // len(self._entries)
 
@@ -251,6 +277,15 @@ class ZipSource:
     def label(self, index: int) -> int | None:
         """The index of the image's folder among the sorted class folders, or None."""
         return None if self._labels is None else self._labels[index]
+
+    def _label_file(self, name: str) -> bytes:
+        try:
+            entry = self._label_entries[name]
+            if entry.file_size > _LARGEST_ENTRY:
+                raise ValueError(f"it unpacks to {entry.file_size:,} bytes, more than gantx reads")
+            return self._zip.read(entry)
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as problem:
+            raise DataError(f"cannot read {self.location}:{name}: {problem}") from problem
 
     def identify(self, index: int) -> str:
         """The zip and the name inside it."""
@@ -317,14 +352,15 @@ def _arrange(found: Iterable[str], others: Counter[str], location: str, split: S
     return _Listing(tuple(names), tuple(number[part[0]] for part in parts), tuple(classes), tuple(notes))
 
 
-def _walk(root: Path) -> tuple[dict[str, tuple[int, int]], Counter[str]]:
-    """Images below `root`: relative name to (bytes, time of change in ns); other files by suffix."""
+def _walk(root: Path) -> tuple[dict[str, tuple[int, int]], Counter[str], list[str]]:
+    """Images below `root`: name to (bytes, time of change in ns); other files by suffix; label files."""
 
     def refuse(problem: OSError) -> None:
         raise problem
 
     found: dict[str, tuple[int, int]] = {}
     others: Counter[str] = Counter()
+    label_files: list[str] = []
     entered: set[tuple[int, int]] = set()  # a link to a folder above must not loop
     for folder, below, files in os.walk(root, followlinks=True, onerror=refuse):
         facts = Path(folder).stat()
@@ -338,6 +374,9 @@ def _walk(root: Path) -> tuple[dict[str, tuple[int, int]], Counter[str]]:
         for name in files:
             if _hidden(name):
                 continue
+            if is_label_file(name):
+                label_files.append(prefix + name)
+                continue
             if not name.lower().endswith(SUFFIXES):
                 others[_suffix(name)] += 1
                 continue
@@ -346,7 +385,7 @@ def _walk(root: Path) -> tuple[dict[str, tuple[int, int]], Counter[str]]:
                 found[prefix + name] = (facts.st_size, facts.st_mtime_ns)
             except OSError:  # a dangling link: listed, so that reading it reports a bad image
                 found[prefix + name] = (-1, -1)
-    return found, others
+    return found, others, label_files
 
 
 def _suffix(name: str) -> str:
