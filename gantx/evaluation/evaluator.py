@@ -388,6 +388,8 @@ def _resolve_reference(
 ) -> Reference:
     if settings.reference is not None:
         known = reference.read(settings.reference)
+        if not known.sealed:
+            log(f"{settings.reference} has no digest (written before gantx kept one), so it is not verified")
         mirror = settings.protocol.mirror and settings.mirrored
         wanted: dict[str, Any] = {"mirror": mirror}
         if settings.data is not None:
@@ -420,6 +422,7 @@ def _resolve_reference(
         device=settings.device,
         progress=lambda done, total: progress("measuring real images", done, total),
         use_cache=settings.use_cache,
+        log=log,
     )
     log(f"reference: {known.count:,} images of {prepared.name}{' (from cache)' if cached else ''}")
     return known

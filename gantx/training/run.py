@@ -386,9 +386,11 @@ def _naming_an_older_checkpoint(folder: Path) -> Iterator[None]:
     try:
         yield
     except CheckpointError as problem:
-        older = checkpoint.all_in(folder / "checkpoints")[:-1]
-        remedy = f"remove it to go on from {older[-1].name}" if older else "remove it to start over"
-        raise CheckpointError(f"{problem}; {remedy}") from problem
+        if isinstance(problem.__cause__, OSError):  # it may be good
+            raise
+        *older, latest = checkpoint.all_in(folder / "checkpoints")
+        goal = f"go on from {older[-1].name}" if older else "start over"
+        raise CheckpointError(f"{problem}; remove {latest.name} to {goal}") from problem
 
 
 def _announce(logger: RunLogger, settings: RunConfig, state: TrainingState, header: Header | None) -> None:
