@@ -29,6 +29,7 @@ from gantx.config.schema import RunConfig
 from gantx.errors import CheckpointError, DivergedError, MissingError, UsageError, first_line
 from gantx.io import sealed
 from gantx.io.atomic import replacing
+from gantx.io.byte_names import utf8_path
 from gantx.io.file_kinds import recognized
 from gantx.version import __version__
 
@@ -287,7 +288,7 @@ def _opened(path: Path, framework: str = "pt") -> Iterator[tuple[Any, bool]]:
     """A safetensors file whose header is verified, and whether that has a digest."""
     try:
         has_digest = sealed.check_header(path)
-        with safe_open(path, framework=framework) as file:
+        with utf8_path(path) as readable, safe_open(readable, framework=framework) as file:
             yield file, has_digest
     except sealed.Damaged:
         what = "is damaged: its header does not match its digest"

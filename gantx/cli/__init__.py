@@ -44,6 +44,7 @@ class Program(Group):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the subcommand; a traceback is printed only with GANTX_DEBUG=1."""
+        output.print_names_as_bytes()
         try:
             with StopAtOnce("stopped; complete files stay"):
                 result = super().invoke(ctx)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gantx.cli.options import Checkpoint, require_checkpoint, require_file
+from gantx.cli.options import Checkpoint, require_checkpoint
 from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay
 from gantx.errors import MissingError, UsageError
@@ -84,6 +84,7 @@ def export(
         raise UsageError("no output: add -o with model.onnx, model.pt2, g.safetensors or a folder")
     require_folder(output)
 
+    from gantx.evaluation.results import read_result
     from gantx.exporting.request import Request, kind_of, pixels_named, require_valid
     from gantx.generation.parsing import parse_truncation
 
@@ -99,7 +100,7 @@ def export(
     )
     require_valid(request)
     for path in request.scores:
-        require_file(path, "result of gantx eval")
+        read_result(path)
     if onnxruntime_web is not None and not onnxruntime_web.exists():
         raise MissingError(f"there is no npm package at {onnxruntime_web}")
     require_checkpoint(checkpoint)

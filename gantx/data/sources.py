@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import zipfile
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -21,6 +22,7 @@ from gantx.config.schema import DataConfig
 from gantx.data import published
 from gantx.data.containers import container_of, open_container
 from gantx.data.downloads import Progress
+from gantx.data.labels import LabelFiles, choose, is_label_file
 from gantx.data.listing import arrange, count_of, digest_of, hidden, safe_name, suffix_of
 from gantx.data.shapes import ShapesSource, Split
 from gantx.errors import DataError, MissingError, UsageError, closest
@@ -70,6 +72,19 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class HasLabelFiles(Protocol):
+    """A source beside whose images files may give labels, which win over its own.
+
+    Attributes:
+        image_names: names of the images, as the files give them.
+        label_files: the files; None without any.
+    """
+
+    image_names: tuple[str, ...]
+    label_files: LabelFiles | None
+
+
+@runtime_checkable
 class ReadsRanges(Protocol):
     """A source that reads many images of one size in one call."""
 
@@ -82,7 +97,7 @@ def known_names() -> tuple[str, ...]:
     return ("shapes", *published.SETS)
 
 
-def open_source(data: DataConfig, progress: Progress | None = None) -> Source:
+def open_source(data: DataConfig, progress: Progress | None = None, *, labelled: bool = False) -> Source:
     """Open the part `data.split` of what `data.source` names.
 
     A known name (`shapes`, `cifar10`, `cifar100`, `stl10`) wins over a file of the same name; `./shapes`
@@ -91,6 +106,7 @@ def open_source(data: DataConfig, progress: Progress | None = None) -> Source:
     Args:
         data: which images.
         progress: called with (done, total) bytes while a published archive is downloaded.
+        labelled: of a published set that has labels for some of its images only, take these.
 
     Raises:
         UsageError: no source is set.
@@ -106,11 +122,11 @@ def open_source(data: DataConfig, progress: Progress | None = None) -> Source:
     if wanted == "shapes":
         return ShapesSource(data.shapes, data.resolution, split)
     if wanted in published.SETS:
-        return published.from_download(wanted, split, progress)
+        return published.from_download(wanted, split, progress, labelled)
     path = Path(wanted).expanduser()
     require_source(wanted)
     try:
-        return _open_folder(path, split) if path.is_dir() else _open_file(path, split)
+        return _open_folder(path, split, labelled) if path.is_dir() else _open_file(path, split, labelled)
     except OSError as problem:
         raise _unreadable(path, problem) from problem
 
@@ -143,15 +159,15 @@ def _unreadable(path: Path, problem: OSError) -> MissingError:
     )
 
 
-def _open_folder(path: Path, split: Split) -> Source:
+def _open_folder(path: Path, split: Split, labelled: bool) -> Source:
     if container_of(path):
         return open_container(path, split)
-    return published.from_folder(path, split) or FolderSource(path, split)
+    return published.from_folder(path, split, labelled) or FolderSource(path, split)
 
 
-def _open_file(path: Path, split: Split) -> Source:
+def _open_file(path: Path, split: Split, labelled: bool) -> Source:
     if path.name.lower().endswith((".tar.gz", ".tgz")):
-        return published.from_archive(path, split)
+        return published.from_archive(path, split, labelled)
     if container_of(path):
         return open_container(path, split)
     if zipfile.is_zipfile(path):
@@ -183,10 +199,13 @@ class FolderSource:
         self.name = safe_name(path.resolve().name)
         self.location = str(path)
         self._root = path
-        found, others = _walk(path)
+        found, others, label_files = _walk(path)
         listing = arrange(found, others, self.location, split)
         self.class_names, self.notes = listing.class_names, listing.notes
         self._names, self._labels = listing.names, listing.labels
+        self.image_names = listing.names
+        chosen = choose(label_files, listing.names)
+        self.label_files = LabelFiles(self.location, chosen, self._label_file) if chosen else None
         self._facts = [found[name] for name in self._names]
         self.typical_bytes = sum(size for size, _ in self._facts) // len(self._facts)
 
@@ -203,6 +222,9 @@ class FolderSource:
     def label(self, index: int) -> int | None:
         """The index of the image's folder among the sorted class folders, or None."""
         return None if self._labels is None else self._labels[index]
+
+    def _label_file(self, name: str) -> bytes:
+        return (self._root / name).read_bytes()
 
     def identify(self, index: int) -> str:
         """The path of the image."""
@@ -232,6 +254,7 @@ class ZipSource:
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as problem:
             raise DataError(f"{path} is a damaged zip ({problem}): copy or download it again") from problem
         entries: dict[str, zipfile.ZipInfo] = {}
+        label_files: dict[str, zipfile.ZipInfo] = {}
         others: Counter[str] = Counter()
         repeated = 0
         for entry in self._zip.infolist():
@@ -242,6 +265,9 @@ class ZipSource:
                     "pack the images again with relative names"
                 )
             if entry.is_dir() or name.endswith("/") or hidden(name):
+                continue
+            if is_label_file(name):
+                label_files[name] = entry
                 continue
             if not name.lower().endswith(SUFFIXES):
                 others[suffix_of(name)] += 1
@@ -257,6 +283,10 @@ class ZipSource:
                 f"{count_of(repeated, 'image name')} repeated in {path}: the last entry of a name counts",
             )
         self._names, self._labels = listing.names, listing.labels
+        self.image_names = listing.names
+        chosen = choose(label_files, listing.names)
+        self.label_files = LabelFiles(self.location, chosen, self._label_file) if chosen else None
+        self._label_entries = label_files
         self._entries = [entries[name] for name in self._names]
         self.typical_bytes = sum(entry.file_size for entry in self._entries) // len(self._entries)
 
@@ -274,6 +304,15 @@ class ZipSource:
         """The index of the image's folder among the sorted class folders, or None."""
         return None if self._labels is None else self._labels[index]
 
+    def _label_file(self, name: str) -> bytes:
+        try:
+            entry = self._label_entries[name]
+            if entry.file_size > _LARGEST_ENTRY:
+                raise ValueError(f"it unpacks to {entry.file_size:,} bytes, more than gantx reads")
+            return self._zip.read(entry)
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as problem:
+            raise DataError(f"cannot read {self.location}:{name}: {problem}") from problem
+
     def identify(self, index: int) -> str:
         """The zip and the name inside it."""
         return f"{self.location}:{self._names[index]}"
@@ -286,14 +325,15 @@ class ZipSource:
         return open_image(self._zip.read(entry))
 
 
-def _walk(root: Path) -> tuple[dict[str, tuple[int, int]], Counter[str]]:
-    """Images below `root`: relative name to (bytes, time of change in ns); other files by suffix."""
+def _walk(root: Path) -> tuple[dict[str, tuple[int, int]], Counter[str], list[str]]:
+    """Images below `root`: name to (bytes, time of change in ns); other files by suffix; label files."""
 
     def refuse(problem: OSError) -> None:
         raise problem
 
     found: dict[str, tuple[int, int]] = {}
     others: Counter[str] = Counter()
+    label_files: list[str] = []
     entered: set[tuple[int, int]] = set()  # a link to a folder above must not loop
     for folder, below, files in os.walk(root, followlinks=True, onerror=refuse):
         facts = Path(folder).stat()
@@ -307,6 +347,9 @@ def _walk(root: Path) -> tuple[dict[str, tuple[int, int]], Counter[str]]:
         for name in files:
             if hidden(name):
                 continue
+            if is_label_file(name):
+                label_files.append(prefix + name)
+                continue
             if not name.lower().endswith(SUFFIXES):
                 others[suffix_of(name)] += 1
                 continue
@@ -315,4 +358,4 @@ def _walk(root: Path) -> tuple[dict[str, tuple[int, int]], Counter[str]]:
                 found[prefix + name] = (facts.st_size, facts.st_mtime_ns)
             except OSError:  # a dangling link: listed, so that reading it reports a bad image
                 found[prefix + name] = (-1, -1)
-    return found, others
+    return found, others, label_files

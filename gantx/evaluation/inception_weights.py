@@ -27,6 +27,7 @@ from gantx.errors import DataError, GantxError, MissingError
 from gantx.evaluation.inception import Convolution, Inception
 from gantx.io import sealed
 from gantx.io.atomic import replacing
+from gantx.io.byte_names import utf8_path
 from gantx.io.cache import cache_folder
 from gantx.runtime.random import global_state_kept
 
@@ -259,7 +260,7 @@ def _read_kept(path: Path) -> Weights | None:
 def _read_converted(path: Path) -> Weights:
     try:
         sealed.check_header(path)
-        with safe_open(path, framework="pt") as file:
+        with utf8_path(path) as readable, safe_open(readable, framework="pt") as file:
             metadata = file.metadata() or {}
             # Copied: tensors mapped from the file would keep it alive.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)

@@ -31,6 +31,7 @@ from gantx.evaluation.protocols import Protocol, ratio_stamp
 from gantx.generation import sampling
 from gantx.io import sealed
 from gantx.io.atomic import replacing
+from gantx.io.byte_names import utf8_path
 from gantx.io.cache import cache_folder
 
 FORMAT = "gantx.reference/1"
@@ -225,7 +226,7 @@ def _read_safetensors(path: Path) -> Reference:
     again = "make it again with gantx stats"
     try:
         has_digest = sealed.check_header(path)
-        with safe_open(path, framework="pt") as file:
+        with utf8_path(path) as readable, safe_open(readable, framework="pt") as file:
             metadata = file.metadata() or {}
             names = set(file.keys())
             if metadata.get("format") != FORMAT or not {"mean", "covariance"} <= names:

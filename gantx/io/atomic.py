@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gantx.errors import MissingError
 from gantx.io import temporary
+from gantx.io.byte_names import utf8_path
 
 
 @contextlib.contextmanager
@@ -17,6 +18,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary file beside `path`; on success flush and rename it, on failure remove it.
 
     Its name is random. The first call for a folder removes what killed processes left there.
+
+    The temporary name is valid UTF-8 where `path` is not, for libraries that accept no other.
 
     Raises:
         MissingError: the disk is full or the folder cannot be written.
@@ -30,18 +33,19 @@ def replacing(path: Path) -> Iterator[Path]:
         if os.name != "posix":  # Windows renames no open files
             os.close(descriptor)
             descriptor = None
-        yield beside
+        with utf8_path(path.parent) as folder:
+            yield folder / beside.name
         beside.chmod(mode)  # safetensors makes files that only their owner can read
         with beside.open("r+b") as written:  # Windows flushes only files opened for writing
             os.fsync(written.fileno())
         beside.replace(path)
         beside = None
         if os.name == "posix":  # so that the new name survives a power cut too
-            folder = os.open(path.parent, os.O_RDONLY)
+            opened = os.open(path.parent, os.O_RDONLY)
             try:
-                os.fsync(folder)
+                os.fsync(opened)
             finally:
-                os.close(folder)
+                os.close(opened)
     except OSError as problem:
         raise MissingError(f"cannot write {path}: {problem.strerror or problem}") from problem
     finally:

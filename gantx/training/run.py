@@ -442,7 +442,7 @@ def _record(folder: ClaimedFolder, settings: RunConfig, device: torch.device, co
     }
     _write_text(folder, "env.json", json.dumps(environment, indent=2) + "\n")
     lines = folder.path / "command.txt"
-    before = lines.read_text(encoding="utf-8", errors="replace") if lines.is_file() else ""
+    before = lines.read_text(encoding="utf-8", errors="surrogateescape") if lines.is_file() else ""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     _write_text(folder, lines.name, f"{before}{stamp} {shlex.join(command)}\n")
 
@@ -450,4 +450,4 @@ def _record(folder: ClaimedFolder, settings: RunConfig, device: torch.device, co
 def _write_text(folder: ClaimedFolder, name: str, text: str) -> None:
     folder.require()
     with replacing(folder.path / name) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors="surrogateescape")

@@ -207,9 +207,9 @@ def test_packages_that_are_not_the_runtime(tmp_path, monkeypatch):
 def test_without_the_onnx_extra(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     monkeypatch.setitem(sys.modules, "onnx", None)
-    for request in (export.Request(tmp_path / "m.onnx", "onnx"), export.Request(tmp_path / "d", "web")):
+    for wanted in (export.Request(tmp_path / "m.onnx", "onnx"), export.Request(tmp_path / "d", "web")):
         with pytest.raises(MissingError, match=r"pip install .gantx\[onnx\]"):
-            export.export(run, request, print)
+            export.export(run, wanted, print)
     assert list(tmp_path.iterdir()) == []
 
 
