@@ -2,25 +2,12 @@
 
 import pytest
 import torch
-from helpers.small_run import SMALL
-from helpers.styled_networks import save_styled
+from helpers.small_families import GENERATORS, small
 
 import gantx
-from gantx.config import presets
+from gantx import checkpoint
+from gantx.exporting import export
 from gantx.training.state import TrainingState
-
-
-@pytest.fixture(scope="module", params=["ganformer", "stylegan2"])
-def checkpoint(request, tmp_path_factory):
-    return save_styled(tmp_path_factory.mktemp("run") / request.param, request.param)
-
-
-@pytest.fixture
-def in_double():
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(default)
 
 
 def state():
@@ -34,45 +21,88 @@ def state():
     )
 
 
-def pictures(checkpoint):
+@pytest.fixture(autouse=True)
+def _state_kept():
+    """What is asked of every test of this file."""
+    before = state()
+    yield
+    assert state() == before
+
+
+@pytest.fixture
+def in_double():
+    """A caller who works in float64."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="module", params=sorted(GENERATORS))
+def trained(request, tmp_path_factory):
+    """A checkpoint of each family, with a discriminator that is built quickly."""
+    path = tmp_path_factory.mktemp(request.param) / checkpoint.checkpoint_name(16)
+    state = TrainingState(small(request.param, "transgan"), torch.device("cpu"))
+    state.save(path, {"name": "shapes", "digest": "", "images": 16})
+    return path
+
+
+def pictures(path):
     """Images from everything of the API that generates, with the state checked after each step."""
     before = state()
-    model = gantx.load(checkpoint, device="cpu")
+    model = gantx.load(path, device="cpu")
     assert state() == before
-    made = [model.sample(3), model.sample(2, truncation=0.5)]
+    made = [model.sample(3)]
+    if model.has_styles:
+        made.append(model.sample(2, truncation=0.5))
     assert state() == before
-    for frame in model.interpolate([1, 5], frames=3, truncation="0.5:1"):
+    sweep = {"truncation": "0.5:1"} if model.has_styles else {}
+    for frame in model.interpolate([1, 5], frames=3, **sweep):
         assert state() == before
         made.append(frame)
-    if model.config.generator.family == "ganformer":
-        made.append(model.attention(seed=1)[0])
+    if model.config.generator.family in ("ganformer", "transgan", "vitgan"):
+        image, maps = model.attention(seed=1)
+        made += [image, *maps.values()]
     assert state() == before
     return made
 
 
-def test_nothing_of_the_caller_changes(checkpoint):
-    pictures(checkpoint)
-
-
-def test_the_default_type_changes_no_picture(checkpoint, in_double):
-    found = pictures(checkpoint)
+def test_generating_changes_nothing_of_the_caller_whose_default_type_changes_no_picture(trained, in_double):
+    found = pictures(trained)
     torch.set_default_dtype(torch.float32)
-    for one, other in zip(found, pictures(checkpoint), strict=True):
+    expected = pictures(trained)
+    torch.set_default_dtype(torch.float64)
+    for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)
 
 
-@pytest.fixture
-def trained(tmp_path):
-    path = tmp_path / "kimg-000000.037.safetensors"
-    settings = presets.load(overrides=SMALL, settings={"data.source": "shapes"})
-    TrainingState(settings, torch.device("cpu")).save(path, {"name": "shapes", "digest": "", "images": 37})
+@pytest.fixture(scope="module")
+def transgan(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / checkpoint.checkpoint_name(16)
+    settings = small("transgan", "transgan")
+    TrainingState(settings, torch.device("cpu")).save(path, {"name": "shapes", "digest": "", "images": 16})
     return path
 
 
 @pytest.mark.parametrize(
-    "asked", [{"metrics": ["fid"], "features": "random"}, {"metrics": ["modes"], "data": "shapes"}]
+    "asked", [{"metrics": ["fid", "kid", "pr", "dc"], "features": "random"}, {"metrics": ["modes"]}]
 )
-def test_a_score_changes_nothing_of_the_caller(trained, asked):
+def test_scoring_changes_nothing_of_the_caller_whose_default_type_changes_no_score(
+    transgan, asked, in_double
+):
     before = state()
-    gantx.evaluate(trained, device="cpu", num=16, intervals=False, **asked)
+
+    def scores():
+        return gantx.evaluate(transgan, device="cpu", num=16, data="shapes", **asked).scores
+
+    found = scores()
+    assert state() == before
+    torch.set_default_dtype(torch.float32)
+    assert found == scores()
+    torch.set_default_dtype(torch.float64)
+
+
+def test_exporting_changes_nothing_of_the_caller(transgan, tmp_path):
+    before = state()
+    wanted = export.Request(output=tmp_path / "g.safetensors", kind="safetensors")
+    export.export(transgan, wanted, lambda line: None)
     assert state() == before

@@ -26,6 +26,7 @@ from gantx.cli import (
     output,
     presets,
     project,
+    runs,
     sample,
     stats,
     train,
@@ -34,6 +35,7 @@ from gantx.cli.help import Command, Group
 from gantx.cli.numbers import number_refused
 from gantx.cli.path_arguments import path_refused
 from gantx.errors import GantxError, MissingError, Stopped
+from gantx.runtime import memory
 from gantx.runtime.signals import StopAtOnce
 from gantx.version import __version__
 
@@ -43,6 +45,7 @@ class Program(Group):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the subcommand; a traceback is printed only with GANTX_DEBUG=1."""
+        output.print_names_as_bytes()
         try:
             with StopAtOnce("stopped; complete files stay"):
                 result = super().invoke(ctx)
@@ -79,6 +82,12 @@ class Program(Group):
                     f"cannot write to {name}: {problem.strerror or problem}; files that were completed stay"
                 )
                 raise typer.Exit(MissingError.exit_code) from None
+            if memory.ran_out(problem):
+                _complain(
+                    "this command needs more memory than it gets here: end other programs, raise the limit "
+                    "(ulimit -v), or use a larger machine"
+                )
+                raise typer.Exit(MissingError.exit_code) from None
             _complain(
                 f"this is a bug in gantx: {type(problem).__name__}: {problem} "
                 "(run again with GANTX_DEBUG=1 for the details and report them)"
@@ -109,6 +118,7 @@ app.command("mix", cls=Command, rich_help_panel="More")(mix.mix)
 app.command("project", cls=Command, rich_help_panel="More")(project.project)
 app.command("info", cls=Command, rich_help_panel="More")(info.info)
 app.add_typer(data.app, name="data", rich_help_panel="More")
+app.add_typer(runs.app, name="runs", rich_help_panel="More")
 app.add_typer(presets.app, name="presets", rich_help_panel="More")
 app.add_typer(assets.app, name="assets", rich_help_panel="More")
 app.add_typer(bench.app, name="bench", rich_help_panel="More")

@@ -2,11 +2,14 @@
 
 The cache of a set is a folder `prepared/<fingerprint>` with `images.npy` (uint8 [N, 3, R, R]), `labels.npy`
 if it has labels, `meta.json`, and `skipped.txt` if images were skipped. It is written under a temporary name
-and renamed when complete.
+and renamed when complete. `meta.json` has digests of the pixels by blocks, of the labels and of itself. They
+are verified when the set is mapped, those of the pixels of a large set before the first image of a block is
+used.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -15,17 +18,19 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gantx.config.schema import DataConfig
+from gantx.data.blocks import BlockDigests, VerifiedBlocks
 from gantx.data.crop import height_of
+from gantx.data.labels import Labels, digest_of
 from gantx.data.pixels import Tally, Unusable, at_ratio, read_all
-from gantx.data.sources import Source, open_source
+from gantx.data.sources import HasLabelFiles, Source, open_source
 from gantx.errors import DataError, MissingError
 from gantx.io.cache import cache_folder
 
@@ -34,6 +39,7 @@ Progress = Callable[[int, int], None]
 
 FORMAT = 1  # version of the cache's layout and of gantx.data.pixels; incremented when either changes
 FEW = 100  # images; a smaller set is trained on with a warning
+_AT_ONCE = 2**30  # bytes of pixels that are verified before the first of them is used
 _NAMED = 3  # images that a message names
 
 
@@ -63,6 +69,8 @@ class Prepared:
         digest: digest of the pixels: equal for equal images from any source.
         name: the source's short name.
         skipped: names of the images that could not be used and were skipped.
+        blocks: verifies the pixels of a large set; None where that is done.
+        unread_labels: the files that give labels and were not read; "" if there are none.
     """
 
     images: NDArray[np.uint8]
@@ -72,9 +80,33 @@ class Prepared:
     digest: str
     name: str
     skipped: tuple[str, ...]
+    blocks: VerifiedBlocks | None = None
+    unread_labels: str = ""
+
+    def verify(self, rows: NDArray[np.int64] | None = None) -> None:
+        """Verify the pixels of some images, or of all; costs nothing where that was done before.
+
+        Raises:
+            DataError: they are damaged; the set is marked to be prepared again.
+        """
+        if self.blocks is None or (self.blocks.all() if rows is None else self.blocks.of(rows)):
+            return
+        meta = cache_folder() / "prepared" / self.fingerprint / "meta.json"
+        with contextlib.suppress(OSError):
+            meta.unlink()
+        raise DataError(
+            f"the prepared images in {meta.parent} are damaged: start again, and they are prepared again"
+        )
+
+    @property
+    def labelled_digest(self) -> str:
+        """Digest of pixels and labels: equal for equal images of equal classes from any source."""
+        return self.digest if self.labels is None else digest_of(self.digest, self.labels)
 
 
-def prepare(data: DataConfig, *, log: Log, progress: Progress | None = None) -> Prepared:
+def prepare(
+    data: DataConfig, *, log: Log, progress: Progress | None = None, labels: bool = False
+) -> Prepared:
     """Map the prepared images of `data` from the cache; prepare them first if they are not there.
 
     Several processes may prepare one set at once; each returns the complete set.
@@ -84,6 +116,8 @@ def prepare(data: DataConfig, *, log: Log, progress: Progress | None = None) -> 
         log: takes one line of log.
         progress: called with (done, total) during preparation: bytes while an archive is downloaded, then
             images.
+        labels: read the files that give labels, if there are any, in place of the labels by folder; of
+            STL-10, take only the images that have labels.
 
     Raises:
         UsageError: no source is set.
@@ -93,10 +127,14 @@ def prepare(data: DataConfig, *, log: Log, progress: Progress | None = None) -> 
             `data.allow_upscale`, unless `data.on_bad_image` is "skip". All of them are looked for; the
             first few are named, and a file lists the others.
     """
-    source = open_source(data, progress)
+    source = open_source(data, progress, labelled=labels)
     for note in source.notes:
         log(f"data: {note}")
-    fingerprint = _fingerprint(source, data)
+    files = source.label_files if isinstance(source, HasLabelFiles) else None
+    found = of_files = None
+    if labels and isinstance(source, HasLabelFiles) and files is not None:
+        found, of_files = files.labels(source.image_names) or _NO_LABELS, files.digest()
+    fingerprint = _fingerprint(source, data, of_files)
     folder = cache_folder() / "prepared" / fingerprint
     prepared = _load(folder, data.resolution, source.name)
     origin = "from cache"
@@ -105,7 +143,7 @@ def prepare(data: DataConfig, *, log: Log, progress: Progress | None = None) -> 
             log(f"data: the cache in {folder} is damaged or of another version, so it is made again")
         log(f"data: preparing {source.location} at {_size(data)}")
         started = time.perf_counter()
-        _build(source, data, folder, log, progress)
+        _build(source, found, data, folder, log, progress)
         prepared = _load_patiently(folder, data.resolution, source.name)
         if prepared is None:
             raise MissingError(f"the prepared images vanished from {folder}: start again")
@@ -113,6 +151,8 @@ def prepare(data: DataConfig, *, log: Log, progress: Progress | None = None) -> 
     if prepared.skipped:
         first = ", ".join(prepared.skipped[:5]) + (", …" if len(prepared.skipped) > 5 else "")
         log(f"data: {len(prepared.skipped):,} unusable left out: {first} (see {folder / 'skipped.txt'})")
+    if files is not None and not labels and files.mention_labels():
+        prepared = replace(prepared, unread_labels=str(files))
     classes = f", {len(prepared.class_names):,} classes" if prepared.labels is not None else ""
     log(
         f"data: {len(prepared.images):,} image{'' if len(prepared.images) == 1 else 's'}{classes}, "
@@ -160,10 +200,16 @@ def _size(data: DataConfig) -> str:
 # --- the cache --------------------------------------------------------------------------------------------
 
 
-def _fingerprint(source: Source, data: DataConfig) -> str:
+_NO_LABELS = Labels((), ())  # what a file of labels says of a set without any
+
+
+def _fingerprint(source: Source, data: DataConfig, labels: str | None = None) -> str:
+    """Name of the cache of a set; `labels` is the digest of the files that its labels are read from."""
     text = f"{source.fingerprint()}/{data.resolution}/{data.on_bad_image}/{data.allow_upscale}"
     if data.ratio != 1:  # so that sets prepared before there were ratios stay valid
         text += f"/{data.ratio!r}"
+    if labels is not None:  # likewise, before there were such files
+        text += f"/labels/{labels}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -171,7 +217,7 @@ def _load(folder: Path, resolution: int, name: str) -> Prepared | None:
     """The set in `folder`, or None if it is missing, incomplete, or of another version."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        if meta["format"] != FORMAT:
+        if meta["format"] != FORMAT or meta.pop("sha256") != _seal(meta):
             return None
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(folder / "labels.npy", allow_pickle=False) if meta["labels"] else None
@@ -184,11 +230,23 @@ def _load(folder: Path, resolution: int, name: str) -> Prepared | None:
         )
         skipped, class_names = tuple(meta["skipped"]), tuple(meta["class_names"])
         digest = str(meta["digest"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        if not whole or (labels is not None and meta["labels_digest"] != _digest(labels)):
+            return None
+        blocks = VerifiedBlocks(images, meta["blocks"])
+        if images.nbytes <= _AT_ONCE and not blocks.all():
+            return None
+    except Exception:  # numpy may raise anything for a damaged header
         return None
-    if not whole:
-        return None
-    return Prepared(images, labels, class_names, folder.name, digest, name, skipped)
+    return Prepared(images, labels, class_names, folder.name, digest, name, skipped, blocks)
+
+
+def _seal(meta: dict[str, Any]) -> str:
+    """Digest of all entries of meta.json."""
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(labels: NDArray[np.int64]) -> str:
+    return hashlib.sha256(labels.tobytes()).hexdigest()
 
 
 def _load_patiently(folder: Path, resolution: int, name: str) -> Prepared | None:
@@ -200,7 +258,14 @@ def _load_patiently(folder: Path, resolution: int, name: str) -> Prepared | None
     return None
 
 
-def _build(source: Source, data: DataConfig, folder: Path, log: Log, progress: Progress | None) -> None:
+def _build(
+    source: Source,
+    labels: Labels | None,
+    data: DataConfig,
+    folder: Path,
+    log: Log,
+    progress: Progress | None,
+) -> None:
     """Write the set to a temporary folder, then rename it to `folder`; on failure nothing is left."""
     total = len(source)  # may download, and raise its own errors
     beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
@@ -214,7 +279,7 @@ def _build(source: Source, data: DataConfig, folder: Path, log: Log, progress: P
             )
         _sweep(folder)
         beside.mkdir()
-        _write(source, data, total, beside, log, progress)
+        _write(source, labels, data, total, beside, log, progress)
         _install(beside, folder, lambda: _load(folder, data.resolution, source.name) is not None)
     except OSError as problem:
         raise MissingError(
@@ -234,32 +299,51 @@ def _sweep(folder: Path, seconds: float = 3600.0) -> None:
 
 
 def _write(
-    source: Source, data: DataConfig, total: int, folder: Path, log: Log, progress: Progress | None
+    source: Source,
+    labels: Labels | None,
+    data: DataConfig,
+    total: int,
+    folder: Path,
+    log: Log,
+    progress: Progress | None,
 ) -> None:
     # Plain writes: a full disk raises an exception here, but kills a process that writes to a mapped file.
     with (folder / "images.npy").open("wb") as file:
         _write_header(file, total, data.resolution)
         body = file.tell()
-        found = _read(source, data, total, file.write, progress)
+        blocks = BlockDigests()
+
+        def write(pixels: memoryview) -> None:
+            file.write(pixels)
+            blocks.update(pixels)
+
+        found = _read(source, data, total, write, progress)
         file.seek(0)
         # numpy pads the header, so that its size stays the same.
         _write_header(file, len(found.kept), data.resolution)
         assert file.tell() == body
-    if source.class_names:
-        np.save(folder / "labels.npy", np.array([source.label(index) for index in found.kept], np.int64))
+    class_names = source.class_names if labels is None else labels.names
+    numbers = None
+    if class_names:
+        chosen = [source.label(index) if labels is None else labels.numbers[index] for index in found.kept]
+        numbers = np.array(chosen, np.int64)
+        np.save(folder / "labels.npy", numbers)
     _log_changes(found.tally, data, total, log)
     if found.unusable:
         _list(source, found.unusable, folder / "skipped.txt")
-    meta = {
+    meta: dict[str, Any] = {
         "format": FORMAT,
         "count": len(found.kept),
         "resolution": data.resolution,
         "source": source.location,
-        "labels": bool(source.class_names),
-        "class_names": list(source.class_names),
+        "labels": bool(class_names),
+        "class_names": list(class_names),
         "digest": found.digest,
         "skipped": [source.identify(image.index) for image in found.unusable],
+        "blocks": blocks.result(),
+        "labels_digest": None if numbers is None else _digest(numbers),
     }
+    meta["sha256"] = _seal(meta)
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 

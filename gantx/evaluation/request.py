@@ -128,6 +128,7 @@ def statistics(
         device=request.device,
         progress=lambda done, total: progress("measuring images", done, total),
         use_cache=request.use_cache,
+        log=log,
     )
     return found
 

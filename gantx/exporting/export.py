@@ -22,6 +22,7 @@ from gantx.exporting.parity import Difference, Run
 from gantx.exporting.request import FOLDERS, RANGES, Kind, Request, require_valid
 from gantx.generation import sampling
 from gantx.io.atomic import replacing
+from gantx.io.byte_names import utf8_name, utf8_path
 from gantx.models.interfaces import Generator
 from gantx.version import __version__
 
@@ -49,7 +50,8 @@ def export(target: Path, request: Request, log: Callable[[str], None]) -> Path:
     if request.kind in ("onnx", "web"):
         onnx.require_packages()
     generator, header = sampling.open_generator(target, CPU)
-    home = request.output if request.kind in FOLDERS else request.output.parent
+    folder = request.kind in FOLDERS
+    home = request.output if folder else request.output.parent
     earlier = _read_record(home / RECORD)
     with _aside(request.output) as scratch:
         name, entry = _FORMATS[request.kind](generator, header, request, scratch, log)
@@ -66,8 +68,9 @@ def export(target: Path, request: Request, log: Callable[[str], None]) -> Path:
             "versions": {"gantx": __version__, "torch": str(torch.__version__)},
         }
         for path in sorted(path for path in scratch.rglob("*") if path.is_file()):
-            with replacing(home / path.relative_to(scratch)) as beside:
+            with replacing(home / path.relative_to(scratch) if folder else request.output) as beside:
                 path.replace(beside)
+    name = name if folder else request.output.name
     record = {"schema": SCHEMA, "files": {**earlier, name: entry}}
     with replacing(home / RECORD) as beside:
         hub.write_text(beside, json.dumps(record, indent=2) + "\n")
@@ -85,7 +88,7 @@ def _onnx(
     ratio = header.config.data.ratio
     exported = ExportedGenerator(generator, request.pixels, request.truncation, ratio=ratio).eval()
     z = latents_of(generator, range(max(parity.BATCHES)))
-    name = request.output.name
+    name = utf8_name(request.output.name)
     onnx.write_onnx(folder / name, program.trace(exported, [z]), _metadata(header, request))
     run, runtime = onnx.open_onnx(folder / name)
     checked = _checked(exported.unrounded(), run, [z], runtime, log)
@@ -98,7 +101,7 @@ def _pt2(
     ratio = header.config.data.ratio
     exported = ExportedGenerator(generator, request.pixels, request.truncation, ratio=ratio).eval()
     z = latents_of(generator, range(max(parity.BATCHES)))
-    name = request.output.name
+    name = utf8_name(request.output.name)
     program.write_program(folder / name, program.trace(exported, [z]), _metadata(header, request))
     runtime = f"torch.export.load {torch.__version__}"
     checked = _checked(exported.unrounded(), program.open_program(folder / name), [z], runtime, log)
@@ -108,7 +111,7 @@ def _pt2(
 def _safetensors(
     generator: Generator, header: Header, request: Request, folder: Path, log: Callable[[str], None]
 ) -> tuple[str, dict[str, Any]]:
-    name = request.output.name
+    name = utf8_name(request.output.name)
     hub.write_weights(folder / name, generator, header, request.license)
     return name, {"parity": _checked_weights(generator, folder / name, log)}
 
@@ -239,13 +242,14 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _aside(output: Path) -> Iterator[Path]:
-    """A temporary folder beside the output, for files that are not verified yet."""
+    """A temporary folder beside the output, for files that are not verified yet; its path is valid UTF-8."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     except OSError as problem:
         raise MissingError(f"cannot write beside {output}: {problem.strerror or problem}") from problem
     try:
-        yield scratch
+        with utf8_path(scratch) as writable:
+            yield writable
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

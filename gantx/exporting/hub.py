@@ -196,4 +196,4 @@ def _scored(result: Result) -> str | None:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 with Unix line endings on every system."""
-    path.write_text(text, encoding="utf-8", newline="\n")
+    path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")

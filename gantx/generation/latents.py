@@ -14,6 +14,7 @@ from torch import Tensor
 from gantx.errors import DataError, MissingError
 from gantx.generation.parsing import parse_seeds as parse_seeds
 from gantx.generation.parsing import whole_number as whole_number
+from gantx.io.byte_names import utf8_path
 from gantx.models.interfaces import Generator, StyleBased
 from gantx.runtime.random import Draw, Spec
 
@@ -64,7 +65,8 @@ def read_latents(path: Path, *shapes: tuple[int, ...]) -> Tensor:
         raise MissingError(f"there are no latents at {path}")
     try:
         if path.suffix == ".safetensors":
-            (latents,) = load_file(path).values()
+            with utf8_path(path) as readable:
+                (latents,) = load_file(readable).values()
         else:
             latents = torch.from_numpy(np.load(path, allow_pickle=False))
     except (SafetensorError, OSError, ValueError, TypeError, EOFError) as problem:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, overload
 
-import torch
-
 from gantx.config.networks import (
     DiscriminatorConfig,
     GANformerDiscriminatorConfig,
@@ -24,6 +22,7 @@ from gantx.config.networks import (
 from gantx.config.section import Section
 from gantx.models import ganformer, stylegan2, transgan, transgan2, vitgan
 from gantx.models.interfaces import Discriminator, Generator
+from gantx.runtime.precision import float32_parameters
 from gantx.runtime.random import global_state_kept
 
 _NETWORKS: dict[type[Section], Callable[[Any], Generator | Discriminator]] = {
@@ -51,12 +50,8 @@ def build(section: Section) -> Generator | Discriminator:
 
     Its weights are drawn from torch's global generator, which the caller seeds; see `build_to_load`.
     """
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
+    with float32_parameters():
         found: Generator | Discriminator = _NETWORKS[type(section)](section)
-    finally:
-        torch.set_default_dtype(default)
     return found
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gantx.runtime.flat import flat_zeros
+from gantx.runtime.precision import float32_parameters
 
 
 class Draw(NamedTuple):
@@ -44,18 +45,12 @@ Draws: TypeAlias = dict[str, Union[Tensor, "Draws"]]
 
 @contextlib.contextmanager
 def global_state_kept() -> Iterator[None]:
-    """For building a network whose weights are loaded next: torch's global state stays the caller's.
+    """Leave torch's global generator and default type alone while networks are built, to load weights next.
 
-    Layers draw their first weights from the global generator and take the default type. Inside, that type is
-    float32; afterwards type and generator are as they were.
+    Layers draw their initial weights from that generator; inside, the default type is float32.
     """
-    default = torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[]):
-        torch.set_default_dtype(torch.float32)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(default)
+    with torch.random.fork_rng(devices=[]), float32_parameters():
+        yield
 
 
 def draw(spec: Spec, *, seed: int, stream: str, step: int, device: torch.device) -> Draws:

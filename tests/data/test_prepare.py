@@ -18,9 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.flipped_bits import COUNTS, flips
 from PIL import Image
 
 from gantx.config.schema import DataConfig, ShapesConfig
+from gantx.data import blocks
 from gantx.data import pixels as pixels_module
 from gantx.data import prepare as module
 from gantx.data.pixels import to_rgb
@@ -471,7 +473,23 @@ def empty(folder):
     folder.mkdir()
 
 
-@pytest.mark.parametrize("damage", [cut, lengthen, lose_labels, garble, age, empty])
+def flip(folder):
+    images = bytearray((folder / "images.npy").read_bytes())
+    images[-100] ^= 128
+    (folder / "images.npy").write_bytes(images)
+
+
+def relabel(folder):
+    np.save(folder / "labels.npy", np.array([1, 0]))
+
+
+def unseal(folder):
+    meta = json.loads((folder / "meta.json").read_text())
+    del meta["sha256"]
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+@pytest.mark.parametrize("damage", [cut, lengthen, lose_labels, garble, age, empty, flip, relabel, unseal])
 def test_a_damaged_or_old_cache_is_made_again(tmp_path, damage):
     save(tmp_path / "cat", a=photo(seed=1))
     save(tmp_path / "dog", b=photo(seed=2))
@@ -484,6 +502,38 @@ def test_a_damaged_or_old_cache_is_made_again(tmp_path, damage):
     np.testing.assert_array_equal(second.labels, [0, 1])
     assert any("made again" in line for line in said)
     assert cached() == [first.fingerprint]
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "meta.json"])
+def test_every_flipped_bit_is_found_or_changes_nothing(tmp_path, name, count):
+    save(tmp_path / "cat", a=photo(seed=1))
+    save(tmp_path / "dog", b=photo(seed=2))
+    first = made(tmp_path)
+    folder = cache_folder() / "prepared" / first.fingerprint
+    for place in flips(folder / name, count):
+        if (found := module._load(folder, 8, first.name)) is not None:
+            np.testing.assert_array_equal(found.images, first.images, place)
+            np.testing.assert_array_equal(found.labels, first.labels, place)
+            assert (found.digest, found.class_names) == (first.digest, first.class_names), place
+
+
+def test_a_large_set_is_verified_before_its_images_are_used(tmp_path, monkeypatch):
+    """Large: it is not verified when it is mapped."""
+    monkeypatch.setattr(blocks, "BLOCK", 100)
+    save(tmp_path / "set", a=photo(seed=1), b=photo(seed=2), c=photo(seed=3))
+    first = made(tmp_path / "set")
+    monkeypatch.setattr(module, "_AT_ONCE", 0)
+    flip(cache_folder() / "prepared" / first.fingerprint)  # the last image
+    damaged = made(tmp_path / "set")
+    damaged.verify(np.array([0, 1]))
+    with pytest.raises(DataError, match="are damaged: start again"):
+        damaged.verify(np.array([1, 2]))
+    with pytest.raises(DataError, match="are damaged"):
+        damaged.verify()
+    said = []
+    made(tmp_path / "set", said=said).verify()
+    assert any("made again" in line for line in said)
 
 
 @pytest.mark.parametrize("damaged", [False, True])
