@@ -10,7 +10,7 @@ import typer
 
 from gantx.cli.options import AsJson, Device, require_checkpoint, require_file
 from gantx.cli.path_arguments import file_path, path_or_name
-from gantx.cli.status import StatusDisplay
+from gantx.cli.status import StatusDisplay, load_torch
 from gantx.cli.tables import print_table
 from gantx.errors import MissingError, UsageError
 from gantx.io.atomic import require_folder
@@ -159,6 +159,7 @@ def evaluate(
     if targets.is_checkpoint(target):
         require_checkpoint(target)
 
+    load_torch()
     from gantx.evaluation import request as evaluation
     from gantx.generation import sampling
     from gantx.runtime import devices
@@ -184,7 +185,9 @@ def evaluate(
     )
     with StatusDisplay() as status:
         status.log(devices.use_threads(threads or "auto"))
-        result = evaluation.evaluate(target, request, log=status.log, progress=status.show)
+        result = evaluation.evaluate(
+            target, request, log=status.log, progress=status.show, working=status.working
+        )
         result = result.with_verdicts(thresholds, regressions, earlier, strict=strict)
 
     if as_json:

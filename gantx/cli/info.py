@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gantx.cli.options import AsJson, Checkpoint
-from gantx.cli.status import StatusDisplay
+from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import UsageError
 
 
@@ -36,7 +36,8 @@ def info(
     if config:
         print(header.config.to_yaml(), end="")
         return
-    with StatusDisplay() as status, status.working(f"verifying {header.path.name}"):
+    load_torch()
+    with StatusDisplay() as status, status.working(f"verifying {header.path.name}", noted=False):
         checkpoints.verify(header)
     if as_json:
         document = {

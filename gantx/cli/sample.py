@@ -19,7 +19,7 @@ from gantx.cli.options import (
     require_unused,
 )
 from gantx.cli.path_arguments import file_path
-from gantx.cli.status import StatusDisplay
+from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import CheckFailed, UsageError
 from gantx.io.atomic import require_folder
 
@@ -133,6 +133,7 @@ def sample(
     parse_truncation(truncation, cutoff)
     chosen = None if seeds is None else parse_seeds(seeds)
     require_checkpoint(checkpoint)
+    load_torch()
 
     from gantx.generation import sampling
     from gantx.generation.latents import latents_for
@@ -163,6 +164,7 @@ def sample(
             images = (sampling.quantise(part) for part in images)
         if compile:
             status.log("compiling the generator: the first images may take minutes")
+        status.show("generating", 0, len(numbers))
         shown = _shown(fetch(images), len(numbers), status)
         imaging.save_images(output, shown, numbers, text, shape, origin)
     print(output)
@@ -170,6 +172,7 @@ def sample(
 
 def _compare(source: Path, target: Path | None, batch: int | None, device: str) -> None:
     """Generate pictures again; one line for each, CheckFailed when one differs."""
+    load_torch()
     from gantx.generation import provenance, sampling
 
     pictures = provenance.read_pictures(source)
