@@ -68,6 +68,7 @@ class RunLogger:
         self._clock = time.monotonic()
         self._reported = (state.images, state.seconds)
         self._scored = self._saved = -1  # images at the last evaluation, and at the last save
+        self._best = -1  # images at the best evaluation of a resumed run
 
     def log(self, text: str) -> None:
         """Show a line and write it to train.log."""
@@ -80,9 +81,21 @@ class RunLogger:
         self._append("train.log", f"{stamp} {text}\n")
 
     def start(self) -> None:
-        """Start the clocks, and compute a score that a stop prevented; call right before the loop."""
+        """Start the clocks, and complete an evaluation that was stopped; call right before the loop.
+
+        Raises:
+            Stopped: a stop was requested meanwhile; no iteration is made, so that the next start repeats it.
+        """
         self.display.advance(self.state.images)
-        self.evaluate(self.state.images - self.config.training.batch)
+        images = self.state.images
+        if (
+            self._best == images
+            and not (self.checkpoints / "best" / checkpoint.checkpoint_name(images)).exists()
+        ):
+            self._keep_best()
+        self.evaluate(images - self.config.training.batch)
+        if (reason := self.stop()) is not None:
+            raise reason
         self._clock = time.monotonic()
 
     def after_iteration(self, before: int, *, finished: bool) -> None:
@@ -237,8 +250,8 @@ class RunLogger:
             for line in lines:
                 if "scores" in line:
                     self._scored = line["images"]
-                    if self.evaluation is not None:
-                        self.evaluation.improves(line)
+                    if self.evaluation is not None and self.evaluation.improves(line):
+                        self._best = line["images"]
             if reports := [line for line in lines if "scores" not in line]:
                 self._reported = (reports[-1]["images"], reports[-1]["seconds"])
 
