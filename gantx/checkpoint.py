@@ -31,6 +31,7 @@ from gantx.io.file_kinds import recognized
 from gantx.version import __version__
 
 FORMAT_VERSION = 1
+DEMO = Path(__file__).parent / "demo" / "demo.safetensors"  # trained on the shapes by a preset; in the wheel
 _NAME = re.compile(r"kimg-(\d{6}\.\d{3})\.safetensors")
 
 
@@ -179,10 +180,16 @@ def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
 def find(target: Path) -> Path:
     """The checkpoint file of a run (its newest), of a folder of checkpoints, or the file itself.
 
+    The word `demo` means the small generator that gantx carries, unless there is a path of this name.
+
     Raises:
         MissingError: there is nothing of this name, or no checkpoint in it.
         UsageError: the folder has several other safetensors files.
     """
+    if str(target) == "demo" and not target.exists():
+        if not DEMO.is_file():
+            raise MissingError(f"the demo's weights are not at {DEMO}: reinstall gantx")
+        return DEMO
     if target.is_file():
         return target
     if not target.is_dir():

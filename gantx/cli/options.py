@@ -9,7 +9,9 @@ import typer
 
 from gantx.errors import UsageError
 
-Checkpoint = Annotated[Path, typer.Argument(help="A run, a folder of checkpoints, or a .safetensors file.")]
+Checkpoint = Annotated[
+    Path, typer.Argument(help="A run, a folder of checkpoints, a .safetensors file, or demo.")
+]
 Weights = Annotated[str, typer.Option(help="ema for the running average, raw for the trained weights.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Images computed at once (64).")]
