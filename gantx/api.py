@@ -41,12 +41,18 @@ def load(
         CheckpointError: the file is corrupt, foreign, of an unknown version, or lacks these weights.
         UsageError: no such weights, or an unknown device.
     """
+    from gantx import checkpoint
     from gantx.errors import UsageError
-    from gantx.generation import sampling
-    from gantx.runtime import devices
+    from gantx.runtime.device_names import require_device_name
 
     if weights not in ("ema", "raw"):
         raise UsageError(f"no weights '{weights}': use ema or raw")
+    require_device_name(device)
+    checkpoint.read_header(checkpoint.find(Path(target)))
+
+    from gantx.generation import sampling
+    from gantx.runtime import devices
+
     place = devices.pick_device(device)
     network, header = sampling.open_generator(Path(target), place, weights)
     return Model(network, header, weights, place, compile)

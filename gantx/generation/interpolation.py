@@ -242,7 +242,7 @@ def _render(
     row = {seed: index for index, seed in enumerate(seeds)}
     starts = torch.tensor([row[point.start] for point in points], device=device)
     ends = torch.tensor([row[point.end] for point in points], device=device)
-    weights = torch.tensor([point.weight for point in points], device=device)
+    weights = torch.tensor([point.weight for point in points], dtype=torch.float32, device=device)
     noise = _between(q["noise"], starts, ends, weights)
     if walk.space == "z" and walk.truncation is None:
         return generator(_between(q["z"], starts, ends, weights), noise)
@@ -253,7 +253,7 @@ def _render(
         first, second = (styled.mapping(q["z"][rows], noise=noise) for rows in (starts, ends))
         ws = torch.lerp(first, second, weights.view(-1, *[1] * (first.ndim - 1)).to(first))
     if walk.truncation is not None:
-        psi = torch.tensor([point.psi for point in points], device=device)
+        psi = torch.tensor([point.psi for point in points], dtype=torch.float32, device=device)
         ws = truncate(styled, ws, psi, walk.truncation.cutoff)
     return styled.synthesis(ws, noise)
 

@@ -61,7 +61,7 @@ def open_generator(target: Path, device: torch.device, weights: Weights = "ema")
         CheckpointError: the file is corrupt, foreign or of an unknown version, or lacks these weights.
     """
     header = checkpoint.read_header(checkpoint.find(target))
-    network = models.build(header.config.generator).to(device)
+    network = models.build_to_load(header.config.generator).to(device)
     part = "generator_ema" if weights == "ema" else "generator"
     checkpoint.load_into(network, checkpoint.read_part(header, part, device), header.path)
     return network.eval().requires_grad_(False), header

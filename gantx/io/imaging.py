@@ -18,17 +18,18 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
-import torch
 from PIL import Image, PngImagePlugin
-from torch import Tensor
 
 from gantx.errors import MissingError, UsageError
 from gantx.io.atomic import replacing
 from gantx.io.prefetch import ahead
 from gantx.runtime import cores
+
+if TYPE_CHECKING:  # outputs are checked before torch is imported
+    from torch import Tensor
 
 Result = TypeVar("Result")
 
@@ -122,6 +123,12 @@ def write_png(path: Path, image: Tensor, text: Mapping[str, str]) -> None:
         beside.write_bytes(encode_png(image, text))
 
 
+def require_format(path: Path) -> None:
+    """UsageError if `save_images` cannot write such a file."""
+    if path.suffix.lower() not in (".png", ".zip", ".npy", ""):
+        raise UsageError(f"cannot write '{path.suffix}' files: use .png, .zip, .npy, or a folder name")
+
+
 def check_output(path: Path) -> None:
     """Check that a file can be written there, before the work for it starts.
 
@@ -185,6 +192,8 @@ def save_images(
     """
     match path.suffix.lower():
         case ".png":
+            import torch
+
             columns, rows = shape or grid_shape(len(seeds))
             sheet = grid(torch.cat(list(batches)), columns, rows)
             write_png(path, sheet, {**text, f"gantx:{origin}s": _compact(seeds)})
@@ -203,7 +212,7 @@ def save_images(
             for _ in _by_threads(write, batches, seeds):
                 pass
         case _:
-            raise UsageError(f"cannot write '{path.suffix}' files: use .png, .zip, .npy, or a folder name")
+            require_format(path)
 
 
 def _write_array(file: BinaryIO, batches: Iterable[Tensor], count: int) -> None:

@@ -16,8 +16,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from gantx.errors import MissingError, UsageError
+from gantx.errors import MissingError
 from gantx.runtime import cores
+from gantx.runtime.device_names import require_device_name
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -29,14 +30,9 @@ def pick_device(name: str) -> torch.device:
         UsageError: the name is none of these.
         MissingError: the device is asked for but absent.
     """
-    if name == "auto":
+    if require_device_name(name) == "auto":
         return best_device()
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise UsageError(f"unknown device '{name}': use auto, cpu, cuda, cuda:N or mps")
+    device = torch.device(name)
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:

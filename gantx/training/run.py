@@ -20,7 +20,7 @@ from gantx.checkpoint import Header
 from gantx.config import presets
 from gantx.config.schema import EvaluationConfig, RunConfig
 from gantx.data.batches import Batches
-from gantx.data.prepare import Prepared, prepare
+from gantx.data.prepare import Prepared, prepare, require_enough
 from gantx.errors import CheckpointError, DataError, GantxError, MissingError, UsageError
 from gantx.io.atomic import replacing
 from gantx.runtime import devices
@@ -30,6 +30,7 @@ from gantx.training.loop import target_images, train
 from gantx.training.microbatch import resolve_micro_batch
 from gantx.training.periodic_eval import PeriodicEvaluation
 from gantx.training.phases import penalty_micro_batch_size
+from gantx.training.preconditions import require_new_run, require_run
 from gantx.training.progress import ProgressDisplay
 from gantx.training.resolve import Log, frozen_garbage, prepared_process, resolve
 from gantx.training.run_logger import RunLogger, claimed, create_folder
@@ -90,17 +91,13 @@ def start(
         UsageError: no data is named, or `out` is in use.
         Stopped: a signal ended the run; its state is saved.
     """
-    if settings.data.source is None:
-        raise UsageError("no data: add --data with a folder, a zip, a known data set, or `shapes`")
-    if out is not None and out.is_file():
-        raise UsageError(f"{out} is a file: name a folder for the run")
-    if out is not None and out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out} already exists and is not empty: name another, or go on with --resume {out}")
+    require_new_run(settings, out)
     notes = _Notes(log)
     required = Required(settings.training.compile is True, settings.training.cuda_graphs is True)
     settings = resolve(settings, device, _steps_left(settings, 0), notes)
     with StopAtOnce(_WHILE_PREPARING):
         prepared = prepare(settings.data, log=notes, progress=progress)
+        require_enough(len(prepared.images), settings.data, notes)
         evaluation = _periodic_evaluation(settings, device, notes, progress)
     folder = out or create_folder(parent, f"{settings.name}-{prepared.name}")
     try:
@@ -200,8 +197,7 @@ def resume(
         DataError: the images are not those the run began with.
         CheckpointError: the latest checkpoint cannot be read.
     """
-    if not (folder / "config.yaml").is_file():
-        raise MissingError(f"{folder} is no run: --resume takes the folder that `gantx train` made")
+    require_run(folder)
     with claimed(folder):
         intended = presets.load(files=[folder / "config.yaml"])
         settings = presets.load(base=intended, settings=changes, overrides=overrides)
@@ -386,9 +382,11 @@ def _naming_an_older_checkpoint(folder: Path) -> Iterator[None]:
     try:
         yield
     except CheckpointError as problem:
-        older = checkpoint.all_in(folder / "checkpoints")[:-1]
-        remedy = f"remove it to go on from {older[-1].name}" if older else "remove it to start over"
-        raise CheckpointError(f"{problem}; {remedy}") from problem
+        if isinstance(problem.__cause__, OSError):  # it may be good
+            raise
+        *older, latest = checkpoint.all_in(folder / "checkpoints")
+        goal = f"go on from {older[-1].name}" if older else "start over"
+        raise CheckpointError(f"{problem}; remove {latest.name} to {goal}") from problem
 
 
 @contextlib.contextmanager
@@ -437,11 +435,11 @@ def _record(folder: Path, settings: RunConfig, device: torch.device, command: Se
     }
     _write_text(folder / "env.json", json.dumps(environment, indent=2) + "\n")
     lines = folder / "command.txt"
-    before = lines.read_text(encoding="utf-8", errors="replace") if lines.is_file() else ""
+    before = lines.read_text(encoding="utf-8", errors="surrogateescape") if lines.is_file() else ""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     _write_text(lines, f"{before}{stamp} {shlex.join(command)}\n")
 
 
 def _write_text(path: Path, text: str) -> None:
     with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors="surrogateescape")

@@ -303,7 +303,7 @@ class RunLogger:
 
     def _append(self, name: str, text: str) -> None:
         try:
-            with (self.folder / name).open("a", encoding="utf-8") as file:
+            with (self.folder / name).open("a", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(text)
         except OSError as problem:
             raise MissingError(

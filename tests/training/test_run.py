@@ -273,7 +273,7 @@ def test_a_damaged_newest_checkpoint_names_the_one_before(tmp_path):
     folder = start(tmp_path, "training.kimg=0.1")
     older, newest = checkpoint.all_in(folder / "checkpoints")
     newest.write_bytes(newest.read_bytes()[:-9])
-    with pytest.raises(CheckpointError, match=f"remove it to go on from {older.name}"):
+    with pytest.raises(CheckpointError, match=f"remove {newest.name} to go on from {older.name}"):
         resume(folder, **{"training.kimg": 0.2})
     newest.unlink()
     resume(folder)
