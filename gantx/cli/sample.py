@@ -135,6 +135,7 @@ def sample(
     from gantx.generation import sampling
     from gantx.generation.latents import latents_for
     from gantx.generation.sampling import fetch
+    from gantx.runtime.seeds import Seeds
 
     model = api.load(checkpoint, weights=cast(Any, weights), device=device, compile=compile)
     what: Any
@@ -146,7 +147,9 @@ def sample(
         imaging.require_distinct(output, numbers)
     else:
         columns, rows = imaging.grid_shape(0, grid) if grid is not None else (8, 8)
-        what = numbers = range(seed, seed + (number or columns * rows))
+        what = numbers = Seeds([range(seed, seed + (number or columns * rows))])
+    size = sampling.cropped_shape(model.network, model.config.data.ratio)
+    imaging.require_room(output, len(numbers), size, 4 if dtype == "float32" else 1)
     shape = imaging.grid_shape(len(numbers), grid) if output.suffix.lower() == ".png" else None
     origin = "seed" if latents is None else "latent"
     text = model.provenance(truncation, cutoff)

@@ -255,10 +255,13 @@ def _read(name: str, data: bytes) -> Picture:
     try:
         psi, cutoff = text.get("gantx:truncation"), text.get("gantx:cutoff")
         truncation = parse_truncation(float(psi) if psi else None, int(cutoff) if cutoff else None)
+        numbers = parse_seeds(seeds)
+        if len(numbers) > pixels[0].numel():
+            raise ValueError(f"{len(numbers):,} seeds for {pixels[0].numel():,} pixels")
         return Picture(
             name=name,
             pixels=pixels,
-            seeds=tuple(parse_seeds(seeds)),
+            seeds=tuple(numbers),
             digest=text.get("gantx:digest", ""),
             images=int(images) if (images := text.get("gantx:images")) else None,
             truncation=truncation,

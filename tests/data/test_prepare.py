@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.flipped_bits import COUNTS, flips
 from PIL import Image
 
 from gantx.config.schema import DataConfig, ShapesConfig
@@ -31,7 +32,6 @@ from gantx.data.sources import ZipSource, open_source
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.io.cache import cache_folder
 from gantx.runtime import cores
-from tests.helpers.flipped_bits import COUNTS, flips
 
 ROOT = Path(__file__).resolve().parents[2]
 CIFAR_TEST = ROOT.parent / "shared" / "data" / "cifar10-test.zip"
