@@ -12,7 +12,12 @@ def info(
     checkpoint: Checkpoint,
     as_json: AsJson = False,
 ) -> None:
-    """Show a checkpoint's configuration, progress and origin, and verify that it is undamaged."""
+    """Show a checkpoint's configuration, progress and origin, and verify that it is undamaged.
+
+    Example:
+
+      gantx info demo
+    """
     from gantx import checkpoint as checkpoints
     from gantx.data.crop import height_of
 
