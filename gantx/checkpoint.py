@@ -216,9 +216,15 @@ def read_part(header: Header, part: str, device: torch.device | str = "cpu") -> 
 
 
 def verify(header: Header) -> None:
-    """Read all parts of a checkpoint and verify their digests; CheckpointError when one does not match."""
+    """Read all parts of a checkpoint; CheckpointError for a wrong digest or a value that is not finite."""
+    import torch
+
     for part in header.digests:
-        read_part(header, part)
+        for name, tensor in read_part(header, part).items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise CheckpointError(
+                    _damaged(header.path, f"is corrupt: {part}.{name} has values that are not finite")
+                )
 
 
 def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

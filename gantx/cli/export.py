@@ -108,7 +108,7 @@ def export(
     from gantx.exporting import export as exporting
 
     with StatusDisplay() as status:
-        record = exporting.export(checkpoint, request, status.log)
+        record = exporting.export(checkpoint, request, status.log, status.working)
         status.log(f"checks recorded in {record}")
     if request.kind == "web":
         status.log(f"to see the page: python -m http.server --directory {output}")

@@ -311,7 +311,9 @@ def _run(
                 for note in notes.lines:
                     logger.record(note)
                 _announce(logger, settings, state, header)
-                steps = build_steps(settings, state, log=logger.log, required=required)
+                steps = build_steps(
+                    settings, state, log=logger.log, required=required, working=logger.working
+                )
                 with frozen_garbage():
                     logger.start()
                     train(settings, state, steps, batches, logger)
