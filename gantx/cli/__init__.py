@@ -35,6 +35,7 @@ from gantx.cli.help import Command, Group
 from gantx.cli.numbers import number_refused
 from gantx.cli.path_arguments import path_refused
 from gantx.errors import GantxError, MissingError, Stopped
+from gantx.runtime import memory
 from gantx.runtime.signals import StopAtOnce
 from gantx.version import __version__
 
@@ -79,6 +80,12 @@ class Program(Group):
                     raise typer.Exit(0) from None  # its reader has seen enough
                 _complain(
                     f"cannot write to {name}: {problem.strerror or problem}; files that were completed stay"
+                )
+                raise typer.Exit(MissingError.exit_code) from None
+            if memory.ran_out(problem):
+                _complain(
+                    "this command needs more memory than it gets here: end other programs, raise the limit "
+                    "(ulimit -v), or use a larger machine"
                 )
                 raise typer.Exit(MissingError.exit_code) from None
             _complain(

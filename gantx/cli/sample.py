@@ -29,7 +29,7 @@ def sample(
         Path | None,
         typer.Argument(
             parser=file_path,
-            help="A run, a folder of checkpoints, or a .safetensors file; --from finds it in ./runs itself.",
+            help="A run, a folder of checkpoints, a .safetensors file, or demo; --from searches ./runs.",
         ),
     ] = None,
     output: Annotated[
@@ -87,17 +87,15 @@ def sample(
 
     Examples:
 
-      gantx sample runs/0001-transgan-tiny-shapes -n 64 -o grid.png
+      gantx sample demo -n 64 -o grid.png
 
-      gantx sample ckpt.safetensors --seeds 0-999 -o faces.zip
+      gantx sample demo --from grid.png
 
-      gantx sample ckpt.safetensors -n 50000 -o all.npy --compile
+      gantx sample demo --seeds 0-999 -o shapes.zip
 
-      gantx sample ckpt.safetensors --latents z.npy -o images.npy --dtype float32
+      gantx sample demo --truncation 0.7 -o alike.png
 
-      gantx sample ganformer.safetensors --truncation 0.7 -o grid.png
-
-      gantx sample --from grid.png
+      gantx sample demo -n 50000 -o all.npy --dtype float32
     """
     if seeds is not None and (number is not None or seed):
         raise UsageError("--seeds selects every image: omit -n and --seed")
@@ -137,6 +135,7 @@ def sample(
     from gantx.generation import sampling
     from gantx.generation.latents import latents_for
     from gantx.generation.sampling import fetch
+    from gantx.runtime.seeds import Seeds
 
     model = api.load(checkpoint, weights=cast(Any, weights), device=device, compile=compile)
     what: Any
@@ -148,7 +147,9 @@ def sample(
         imaging.require_distinct(output, numbers)
     else:
         columns, rows = imaging.grid_shape(0, grid) if grid is not None else (8, 8)
-        what = numbers = range(seed, seed + (number or columns * rows))
+        what = numbers = Seeds([range(seed, seed + (number or columns * rows))])
+    size = sampling.cropped_shape(model.network, model.config.data.ratio)
+    imaging.require_room(output, len(numbers), size, 4 if dtype == "float32" else 1)
     shape = imaging.grid_shape(len(numbers), grid) if output.suffix.lower() == ".png" else None
     origin = "seed" if latents is None else "latent"
     text = model.provenance(truncation, cutoff)

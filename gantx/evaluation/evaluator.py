@@ -36,7 +36,7 @@ from gantx.evaluation.reference import Reference
 from gantx.evaluation.results import Result
 from gantx.evaluation.scores import SCORES_OF, Score, name_of
 from gantx.evaluation.shapes_classifier import ModeCount
-from gantx.runtime import devices
+from gantx.runtime import devices, memory
 
 VERSION = 1  # of the definitions of this package; raised when a score would differ
 NEEDS_REFERENCE = frozenset({"fid", "kid", "pr", "dc"})
@@ -452,12 +452,9 @@ def _prepare(data: DataConfig, log: Log, progress: Progress) -> Prepared:
 
 def _allocate(rows: int, columns: int, device: torch.device) -> Tensor:
     """An empty [rows, columns] on `device`; MissingError when there is no memory for it."""
-    try:
+    much = f"{columns:,} features of {rows:,} images"
+    with memory.explained(f"{device} has too little memory for {much}: score fewer (--num)"):
         return torch.empty(rows, columns, dtype=torch.float32, device=device)
-    except RuntimeError as problem:
-        raise MissingError(
-            f"{device} has too little memory for {columns:,} features of {rows:,} images: score fewer (--num)"
-        ) from problem
 
 
 def _subset(features: Tensor, limit: int) -> Tensor:

@@ -30,6 +30,7 @@ from gantx.generation.latents import spec_of_one
 from gantx.generation.truncation import Truncation, require_styles, truncate
 from gantx.io import imaging
 from gantx.models import interfaces
+from gantx.runtime import memory
 from gantx.runtime.random import for_seeds
 
 # --- colours ----------------------------------------------------------------------------------------------
@@ -378,7 +379,12 @@ def save(
     """
     names: list[str] = []
     if path.suffix:
-        all_rows = list(rows)
+        all_rows: list[Sequence[Picture]] = []
+        for row in rows:
+            if not all_rows:
+                size = len(seeds) * sum(picture.pixels.numel() for picture in row)
+                memory.require(size, f"a sheet of {len(seeds):,} rows", "name fewer seeds, or a folder")
+            all_rows.append(row)
         names = [picture.name for picture in all_rows[0]]
         chunks = {"gantx:seeds": ",".join(map(str, seeds)), "gantx:columns": ", ".join(names)}
         imaging.write_png(path, sheet(all_rows), {**text, **chunks})

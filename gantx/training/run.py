@@ -23,7 +23,7 @@ from gantx.data.batches import Batches
 from gantx.data.prepare import Prepared, prepare, require_enough
 from gantx.errors import CheckpointError, DataError, GantxError, MissingError, UsageError
 from gantx.io.atomic import replacing
-from gantx.runtime import devices
+from gantx.runtime import devices, memory
 from gantx.runtime.signals import StopAfterIteration, StopAtOnce, StopNow
 from gantx.training.diagnostics import diagnose
 from gantx.training.loop import target_images, train
@@ -276,7 +276,11 @@ def _run(
 ) -> Path:
     training, folder = settings.training, claimed.path
     at_once = _stop_at_once(folder)
-    with at_once, prepared_process(settings, device), _explaining_memory(device, training.batch):
+    too_little = (
+        f"{device} has too little memory for this run: set training.micro_batch to auto or to a divisor of "
+        f"the batch {training.batch}, or choose a smaller preset"
+    )
+    with at_once, prepared_process(settings, device), memory.explained(too_little):
         state = TrainingState(settings, device)
         if header is not None:
             with _naming_an_older_checkpoint(folder):
@@ -307,7 +311,9 @@ def _run(
                 for note in notes.lines:
                     logger.record(note)
                 _announce(logger, settings, state, header)
-                steps = build_steps(settings, state, log=logger.log, required=required)
+                steps = build_steps(
+                    settings, state, log=logger.log, required=required, working=logger.working
+                )
                 with frozen_garbage():
                     logger.start()
                     train(settings, state, steps, batches, logger)
@@ -394,22 +400,6 @@ def _naming_an_older_checkpoint(folder: Path) -> Iterator[None]:
         *older, latest = checkpoint.all_in(folder / "checkpoints")
         goal = f"go on from {older[-1].name}" if older else "start over"
         raise CheckpointError(f"{problem}; remove {latest.name} to {goal}") from problem
-
-
-@contextlib.contextmanager
-def _explaining_memory(device: torch.device, batch: int) -> Iterator[None]:
-    """Turn running out of memory, on a GPU or on the host, into a MissingError with advice."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as problem:
-        if not isinstance(problem, MemoryError | torch.OutOfMemoryError) and (
-            "can't allocate memory" not in str(problem)
-        ):
-            raise
-        raise MissingError(
-            f"{device} has too little memory for this run: set training.micro_batch to auto or to a divisor "
-            f"of the batch {batch}, or choose a smaller preset"
-        ) from problem
 
 
 def _announce(logger: RunLogger, settings: RunConfig, state: TrainingState, header: Header | None) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from gantx.generation import sampling
 from gantx.io import imaging
 from gantx.io.atomic import replacing
 from gantx.runtime import devices
+from gantx.runtime.activity import duration
 from gantx.training.periodic_eval import PeriodicEvaluation
 from gantx.training.progress import ProgressDisplay
 from gantx.training.run_folder import ClaimedFolder
@@ -80,13 +82,26 @@ class RunLogger:
         stamp = datetime.now().astimezone().isoformat(timespec="seconds")
         self._append("train.log", f"{stamp} {text}\n")
 
+    @contextlib.contextmanager
+    def working(self, what: str) -> Iterator[None]:
+        """Log that `what` begins, show it while it goes on, and log how long it took."""
+        self.log(what)
+        started = time.monotonic()
+        with self.display.working(what):
+            yield
+        self.log(f"{what} took {duration(time.monotonic() - started)}")
+
+    def _advance(self) -> None:
+        if (line := self.display.advance(self.state.images)) is not None:
+            self.record(line)
+
     def start(self) -> None:
         """Start the clocks, and complete an evaluation that was stopped; call right before the loop.
 
         Raises:
             Stopped: a stop was requested meanwhile; no iteration is made, so that the next start repeats it.
         """
-        self.display.advance(self.state.images)
+        self._advance()
         images = self.state.images
         if (
             self._best == images
@@ -111,7 +126,7 @@ class RunLogger:
         settings, images = self.config.training, self.state.images
         if finished or due(settings.report_kimg, before, images):
             self.report()
-        self.display.advance(images)
+        self._advance()
         if finished or due(settings.sample_kimg, before, images):
             self.picture()
         self.evaluate(before, finished=finished)
@@ -141,7 +156,9 @@ class RunLogger:
         self._refuse_divergence(self.state.statistics.means())
         # A stop does not cancel the last evaluation: no resumed run would repeat it.
         average = self.state.average.network
-        scored = self.evaluation.score(average, lambda: not finished and self.stop() is not None)
+        scored = self.evaluation.score(
+            average, lambda: not finished and self.stop() is not None, self.display.show
+        )
         if scored is None:
             return
         line = {"kimg": images / 1000, "images": images, "seconds": round(self.state.seconds, 2), **scored}

@@ -1,6 +1,7 @@
 """Where the cache is."""
 
 import pwd
+
 import pytest
 
 from gantx.errors import MissingError
@@ -32,11 +33,11 @@ def test_the_folder_is_named_or_in_the_users_cache(monkeypatch, tmp_path):
 
 
 def test_without_a_home_folder_the_cache_has_to_be_named(homeless, monkeypatch, tmp_path):
-    with pytest.raises(MissingError, match="no home folder .* set GANTX_CACHE to the full path"):
+    with pytest.raises(MissingError, match=r"no home folder .* set GANTX_CACHE to the full path"):
         cache_folder()
     monkeypatch.setenv("GANTX_CACHE", "~/cache")
     with pytest.raises(MissingError, match="set GANTX_CACHE to the full path"):
         cache_folder()
     monkeypatch.setenv("GANTX_CACHE", str(tmp_path))
-        assert cache_folder() == tmp_path
+    assert cache_folder() == tmp_path
     assert assets.ASSETS["inception-pytorch"].elsewhere() == ()
