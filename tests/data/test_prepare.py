@@ -4,7 +4,6 @@ import errno
 import hashlib
 import io
 import json
-import os
 import resource
 import shutil
 import struct
