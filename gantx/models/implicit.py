@@ -1,6 +1,8 @@
 """A small implicit generator: an image is a function of the coordinates, and pixels attend to components.
 
 Our own combination, for runs of minutes on a CPU. Notable in it:
+- a part of the latent is discrete, as in ClusterGAN (Mukherjee et al., arXiv 1809.03627): few distinct
+  colours and kinds of objects are learnt sooner, because no continuous function has to jump between them
 - a pixel is computed from its coordinates alone, by a small network whose weights depend on the style, as in
   INR-GAN (Skorokhodov et al., arXiv 2011.12026) and CIPS (Anokhin et al., arXiv 2011.13775)
 - the style gives all weights of the first layer, so that its units are half-planes placed by the latent; in
@@ -28,20 +30,24 @@ from gantx.runtime.random import Draws, Spec
 
 SLOPE = 0.2  # of the leaky ReLU for negative input
 _STEEPNESS = (2.0, 2.0, 1.0)  # deviation of the first layer's weights for x, y and 1 at the start
+_SPREAD = 1.5  # deviation of the embeddings at the start, in units of that of what they are added to
 _KEY_SHARE = 0.3  # of the style in the keys, whose other part is the same for all images
 
 
 class Mapping(nn.Module):
-    """Mapping network: linear layers with leaky ReLU.
+    """Mapping network: linear layers with leaky ReLU; the first adds the embedding of a discrete latent.
 
     Args:
         latent_dim: size of z.
         style_dim: size of w.
         layers: number of linear layers.
+        categories: values of the discrete latent, 0 for none. It is the index of the largest of so many
+            leading numbers of z, so that each value is equally likely.
     """
 
-    def __init__(self, latent_dim: int, style_dim: int, layers: int) -> None:
+    def __init__(self, latent_dim: int, style_dim: int, layers: int, categories: int) -> None:
         super().__init__()
+        self.embedding = nn.Parameter(_SPREAD * torch.randn(categories, style_dim)) if categories else None
         self.layers = nn.ModuleList(
             Linear(style_dim if layer else latent_dim, style_dim, widen=True) for layer in range(layers)
         )
@@ -51,9 +57,14 @@ class Mapping(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """[B, latent_dim] to [B, style_dim]."""
-        for layer in self.layers:
-            z = F.leaky_relu(layer(z), SLOPE)
-        return z
+        first, *others = self.layers
+        x: Tensor = first(z)
+        if self.embedding is not None:
+            x = x + self.embedding[z[:, : len(self.embedding)].argmax(1)]
+        w = F.leaky_relu(x, SLOPE)
+        for layer in others:
+            w = F.leaky_relu(layer(w), SLOPE)
+        return w
 
 
 class CoordinateLayer(nn.Module):
@@ -152,7 +163,9 @@ class Generator(interfaces.Generator):
         super().__init__()
         self.latent_shape = (config.latent_dim,)
         self.image_shape = (3, config.resolution, config.resolution)
-        self.mapping_network = Mapping(config.latent_dim, config.style_dim, config.mapping_layers)
+        self.mapping_network = Mapping(
+            config.latent_dim, config.style_dim, config.mapping_layers, config.categories
+        )
         self.from_coordinates = CoordinateLayer(config.width, config.style_dim, config.resolution)
         self.layers = nn.ModuleList(
             ModulatedLayer(config.width, config.style_dim) for _ in range(config.depth)

@@ -11,7 +11,9 @@ from gantx.models.interfaces import ShowsAttention, StyleBased
 def build(**sizes):
     torch.manual_seed(0)
     return models.build(
-        ImplicitGeneratorConfig(latent_dim=8, style_dim=16, width=8, **{"resolution": 8} | sizes)
+        ImplicitGeneratorConfig(
+            latent_dim=8, style_dim=16, width=8, **{"resolution": 8, "categories": 4} | sizes
+        )
     )
 
 
@@ -76,3 +78,23 @@ def test_bf16_keeps_pixels_in_float32_and_near():
     rounded = generator(z).detach()
     assert rounded.dtype == torch.float32
     assert float((rounded - exact).abs().mean()) == pytest.approx(0, abs=0.02)
+
+
+def test_the_largest_of_the_leading_numbers_is_a_discrete_latent():
+    generator = build(categories=3)
+    z = torch.tensor([[0.5, 0.1, 0.2, 0.0, 0.0, 0.0, 0.0, 0.0]])
+    network = generator.mapping_network
+    with torch.no_grad():
+        network.layers[0].weight[:, :3] = 0  # so that these numbers have no other effect
+    for largest in range(3):
+        expected = network.layers[0](z)[0] + network.embedding[largest]
+        for layer in network.layers[1:]:
+            expected = layer(torch.nn.functional.leaky_relu(expected, 0.2))
+        moved = z.clone()
+        moved[0, largest] = 2
+        torch.testing.assert_close(network(moved)[0], torch.nn.functional.leaky_relu(expected, 0.2))
+
+
+def test_more_categories_than_numbers_are_refused():
+    with pytest.raises(ValueError, match="categories 9 must be at most latent_dim 8"):
+        build(categories=9)
