@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import platform
 import re
 from collections.abc import Iterator, Mapping
@@ -25,8 +26,9 @@ from torch import Tensor, nn
 
 from gantx.config import presets
 from gantx.config.schema import RunConfig
-from gantx.errors import CheckpointError, DivergedError, MissingError, UsageError
+from gantx.errors import CheckpointError, DivergedError, MissingError, UsageError, first_line
 from gantx.io.atomic import replacing
+from gantx.io.escaping import shortened
 from gantx.io.file_kinds import recognized
 from gantx.version import __version__
 
@@ -129,16 +131,43 @@ def read_header(path: Path) -> Header:
     try:
         stored = {key: json.loads(metadata[key]) for key in ("progress", "data", "versions", "digests")}
         config = presets.validate(json.loads(metadata["config"]))
-        if not all(isinstance(value, dict) for value in stored.values()):
-            raise TypeError("an entry is not an object")
-        int(stored["progress"]["images"])
-    except (KeyError, TypeError, ValueError) as problem:
-        raise CheckpointError(f"{path} has a damaged header: {problem!r}") from problem
+        _require_whole(stored)
+    except (KeyError, TypeError, ValueError, RecursionError) as problem:
+        raise CheckpointError(f"{path} has a damaged header: {first_line(problem)}") from problem
     except UsageError as problem:
         raise CheckpointError(
             f"{path} has a configuration that this gantx {__version__} does not know: {problem}"
         ) from problem
     return Header(path, config, **stored)
+
+
+def _require_whole(stored: Mapping[str, Any]) -> None:
+    """ValueError when the entries of a header are not of their types, or no numbers that a run can reach."""
+    for name, entry in stored.items():
+        if not isinstance(entry, dict):
+            raise ValueError(f"{name} is no object")
+    for name in ("versions", "digests"):
+        if not all(isinstance(value, str) for value in stored[name].values()):
+            raise ValueError(f"{name} has a value that is no text")
+    progress = stored["progress"]
+    for name in ("images", "iteration"):
+        value = progress.get(name, 0 if name == "iteration" else None)
+        if not isinstance(value, int) or not 0 <= value < 2**53:
+            raise ValueError(f"progress.{name} is {shortened(value)}")
+    seconds = progress.get("seconds", 0)
+    if not isinstance(seconds, int | float) or not 0 <= seconds < 2**53:
+        raise ValueError(f"progress.seconds is {shortened(seconds)}")
+    counts = progress.get("observations", {})
+    if not isinstance(counts, dict) or not all(isinstance(count, int) for count in counts.values()):
+        raise ValueError("progress.observations has a value that is no number")
+    number = stored["data"].get("images", 0)
+    if not isinstance(number, int) or not 0 <= number < 2**53:
+        raise ValueError(f"data.images is {shortened(number)}")
+    for name in ("name", "digest", "license"):
+        if not isinstance(stored["data"].get(name, ""), str):
+            raise ValueError(f"data.{name} is {shortened(stored['data'][name])}")
+    if not isinstance(stored["data"].get("imported_from", {}), dict):
+        raise ValueError("data.imported_from is no object")
 
 
 def read_part(header: Header, part: str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -165,6 +194,13 @@ def read_part(header: Header, part: str, device: torch.device | str = "cpu") -> 
         raise CheckpointError(f"{header.path} is corrupt: its {part} weights do not match their digest")
     # Copied even on the CPU: tensors mapped from the file would keep it and its disk space in use.
     return {name.removeprefix(prefix): tensor.to(device, copy=True) for name, tensor in found.items()}
+
+
+def numbers_in(header: Header, part: str) -> int:
+    """How many numbers the tensors of a part have; 0 where it is absent. Reads the names and shapes alone."""
+    with _opened(header.path) as file:
+        names = [name for name in file.keys() if name.startswith(f"{part}.")]  # noqa: SIM118 (no mapping)
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
 
 
 def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

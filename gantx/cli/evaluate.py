@@ -14,6 +14,7 @@ from rich.table import Table
 from gantx.cli.options import AsJson, Device
 from gantx.cli.status import StatusDisplay
 from gantx.errors import MissingError, UsageError
+from gantx.io.escaping import printable
 
 if TYPE_CHECKING:
     from gantx.evaluation.results import Result
@@ -183,9 +184,9 @@ def _show(result: Result) -> None:
     for column in reports.COLUMNS:
         table.add_column(column, no_wrap=True, justify="right" if column in reports.RIGHT else "left")
     for row in reports.summary_rows(result):
-        table.add_row(*map(escape, row))
+        table.add_row(*(escape(printable(cell)) for cell in row))
     console.print(table)
     lines = [*reports.notes(result), reports.protocol_line(result)]
     lines += [f"warning: {warning}" for warning in result.warnings]
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(printable(line), markup=False, soft_wrap=True)

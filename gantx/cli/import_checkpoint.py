@@ -13,6 +13,7 @@ from rich.table import Table
 
 from gantx.cli.options import ConfigFiles
 from gantx.errors import UsageError
+from gantx.io.escaping import printable
 from gantx.io.streams import unfailing_stderr
 
 if TYPE_CHECKING:
@@ -75,9 +76,9 @@ def import_checkpoint(
     if keys:
         for part, imported in conversion.parts.items():
             for official, ours in imported.names.items():
-                print(f"{part}\t{official}\t{ours}")
+                print(printable(f"{part}\t{official}\t{ours}", lines=True))
             for official, reason in imported.ignored.items():
-                print(f"{part}\t{official}\tignored: {reason}")
+                print(printable(f"{part}\t{official}\tignored: {reason}", lines=True))
             for ours, reason in imported.computed.items():
                 print(f"{part}\t-\t{ours}: {reason}")
     if check is not None:
@@ -102,6 +103,6 @@ def _coverage(conversion: Conversion) -> Table:
         mapped, ignored = len(imported.names), len(imported.ignored)
         table.add_row(part, str(mapped + ignored), str(mapped), str(ignored), "0", escape(why))
     if conversion.skipped:
-        why = "no weights of a network: " + ", ".join(conversion.skipped)
+        why = printable("no weights of a network: " + ", ".join(conversion.skipped))
         table.add_row("the rest", "", "", "all", "", escape(why))
     return table

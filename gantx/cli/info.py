@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from gantx.cli.options import AsJson, Checkpoint
+from gantx.io.escaping import printable
 
 
 def info(
@@ -44,8 +45,8 @@ def info(
         "digest": header.digests.get("generator_ema", "-"),
     }
     for label, value in rows.items():
-        print(f"{label:<14}{value}")
-    print("\n" + header.config.to_yaml(), end="")
+        print(printable(f"{label:<14}{value}"))
+    print("\n" + printable(header.config.to_yaml(), lines=True), end="")
 
 
 def _origin(data: dict[str, Any]) -> str:

@@ -25,11 +25,11 @@ from gantx.data import published
 from gantx.data.downloads import Progress
 from gantx.data.shapes import ShapesSource, Split
 from gantx.errors import DataError, MissingError, UsageError, closest
+from gantx.io import archives
 from gantx.io.decoding import SUFFIXES, open_image
 from gantx.io.file_kinds import recognized
 
 _HELD_OUT = frozenset({"test", "val", "valid", "validation"})
-_LARGEST_ENTRY = 2**30  # bytes; an entry of a zip that unpacks to more is not read into memory
 
 
 class Source(Protocol):
@@ -206,8 +206,8 @@ class ZipSource:
         self.name = _safe_name(path.stem)
         self.location = str(path)
         try:
-            self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, NotImplementedError, ValueError) as problem:
+            self._zip = archives.open_zip(path)
+        except ValueError as problem:
             raise DataError(f"{path} is a damaged zip ({problem}): copy or download it again") from problem
         entries: dict[str, zipfile.ZipInfo] = {}
         others: Counter[str] = Counter()
@@ -258,10 +258,7 @@ class ZipSource:
 
     def read(self, index: int) -> Image.Image:
         """The image, not decoded yet; its CRC is checked."""
-        entry = self._entries[index]
-        if entry.file_size > _LARGEST_ENTRY:
-            raise ValueError(f"it unpacks to {entry.file_size:,} bytes, more than gantx reads")
-        return open_image(self._zip.read(entry))
+        return open_image(archives.read_entry(self._zip, self._entries[index]))
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from gantx.evaluation.features import FeatureNetwork
 from gantx.evaluation.frechet import Gaussian, Moments
 from gantx.evaluation.protocols import Protocol, ratio_stamp
 from gantx.generation import sampling
+from gantx.io.arrays import read_npz
 from gantx.io.atomic import replacing
 from gantx.io.cache import cache_folder
 
@@ -220,16 +221,35 @@ def _read_safetensors(path: Path) -> Reference:
                 raise DataError(f"{path} contains no reference statistics: make them with gantx stats")
             tensors = {name: file.get_tensor(name).clone() for name in names}
         stamp, count = json.loads(metadata["stamp"]), int(metadata["count"])
-    except (SafetensorError, OSError, KeyError, ValueError) as problem:
+        found = Reference(count, tensors["mean"], tensors["covariance"], tensors.get("features"), stamp)
+        _require_whole(found)
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as problem:
         raise DataError(f"{path} is damaged ({problem}): make it again with gantx stats") from problem
-    return Reference(count, tensors["mean"], tensors["covariance"], tensors.get("features"), stamp)
+    return found
+
+
+def _require_whole(reference: Reference) -> None:
+    """ValueError when statistics of gantx are not such as `write` writes."""
+    mean, covariance, features = reference.mean, reference.covariance, reference.features
+    if not isinstance(reference.stamp, dict):
+        raise ValueError("its stamp is no record")
+    if reference.count is None or not 2 <= reference.count < 2**53:
+        raise ValueError(f"a count of {reference.count} images, where statistics need at least two")
+    if mean.dtype != torch.float64 or covariance.dtype != torch.float64:
+        raise ValueError("its moments are not in double precision")
+    if mean.ndim != 1 or not len(mean) or covariance.shape != (len(mean), len(mean)):
+        raise ValueError(f"a mean {list(mean.shape)} and a covariance {list(covariance.shape)}")
+    if features is not None and (features.dtype != torch.float32 or features.shape[1:] != mean.shape):
+        raise ValueError(f"features {list(features.shape)} of {str(features.dtype).removeprefix('torch.')}")
+    if not all(bool(part.isfinite().all()) for part in (mean, covariance, features) if part is not None):
+        raise ValueError("values that are not finite")
 
 
 def _read_npz(path: Path) -> Reference:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            mean, covariance = (torch.from_numpy(file[key].astype(np.float64)) for key in ("mu", "sigma"))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as problem:
+        read = read_npz(path, "mu", "sigma")
+        mean, covariance = (torch.from_numpy(array.astype(np.float64)) for array in read)
+    except (OSError, ValueError, TypeError) as problem:
         raise DataError(f"{path} is not an .npz with `mu` and `sigma`: {problem}") from problem
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise DataError(

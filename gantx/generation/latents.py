@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gantx.errors import DataError, MissingError, UsageError
+from gantx.io.arrays import read_npy
 from gantx.models.interfaces import Generator, StyleBased
 from gantx.runtime.random import Draw, Spec
 
@@ -88,8 +89,8 @@ def read_latents(path: Path, *shapes: tuple[int, ...]) -> Tensor:
         if path.suffix == ".safetensors":
             (latents,) = load_file(path).values()
         else:
-            latents = torch.from_numpy(np.load(path, allow_pickle=False))
-    except (SafetensorError, OSError, ValueError, TypeError, EOFError) as problem:
+            latents = torch.from_numpy(np.array(read_npy(path)))
+    except (SafetensorError, OSError, ValueError, TypeError) as problem:
         raise DataError(
             f"cannot read latents from {path} ({problem}): give a .npy array, or a .safetensors file of one "
             "tensor"

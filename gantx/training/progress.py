@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from gantx.io.escaping import printable
 from gantx.io.streams import unfailing_stderr
 
 PLAIN_SECONDS = 30.0
@@ -43,7 +44,7 @@ class ProgressDisplay:
 
     def log(self, text: str) -> None:
         """Print one line, above the live line if there is one."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(printable(text, lines=True), markup=False, soft_wrap=True)
 
     def advance(self, images: int) -> None:
         """Record progress, without waiting for the device.

@@ -22,6 +22,7 @@ from gantx.config.schema import EvaluationConfig, RunConfig
 from gantx.data.batches import Batches
 from gantx.data.prepare import Prepared, prepare
 from gantx.errors import CheckpointError, DataError, GantxError, MissingError, UsageError
+from gantx.generation import sampling
 from gantx.io.atomic import replacing
 from gantx.runtime import devices
 from gantx.runtime.signals import StopAfterIteration, StopAtOnce, StopNow
@@ -274,6 +275,9 @@ def _run(
     training = settings.training
     at_once = _stop_at_once(folder)
     with at_once, prepared_process(settings, device), _explaining_memory(device, training.batch):
+        if header is not None:
+            for part in ("generator_ema", "discriminator"):
+                sampling.check_size(header, part)
         state = TrainingState(settings, device)
         if header is not None:
             with _naming_an_older_checkpoint(folder):
