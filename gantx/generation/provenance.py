@@ -245,6 +245,17 @@ def _weights_of(header: Header, digest: str) -> Weights | None:
     return next((weights for weights, part in _PART.items() if header.digests.get(part) == digest), None)
 
 
+def _seeds(text: str, most: int) -> tuple[int, ...]:
+    """The seeds in a text chunk; ValueError when they are more than the picture has pixels."""
+    count = 0
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        count += max(0, int(last) - int(first)) + 1 if dash else 1
+    if count > most:
+        raise ValueError(f"{count:,} seeds of a picture of {most:,} pixels")
+    return tuple(parse_seeds(text))
+
+
 def _read(name: str, data: bytes) -> Picture:
     image, text = decoded(data, name)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
@@ -264,7 +275,7 @@ def _read(name: str, data: bytes) -> Picture:
         return Picture(
             name=name,
             pixels=pixels,
-            seeds=tuple(parse_seeds(seeds)),
+            seeds=_seeds(seeds, pixels.shape[1] * pixels.shape[2]),
             digest=text.get("gantx:digest", ""),
             images=int(images) if (images := text.get("gantx:images")) else None,
             truncation=truncation,

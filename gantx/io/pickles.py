@@ -16,6 +16,7 @@ from gantx.io import archives
 Buffer = bytes | mmap.mmap
 LARGEST_TREE = 10_000_000  # elements of an object, each counted as often as it is reached
 DEEPEST = 1000  # levels of tuples, lists and dictionaries within one another
+ALLOWANCE = 2**26  # bytes by which a zip may unpack to more than it has: TorchScript compresses its code
 _TEXT = 2**16  # bytes of a name or number that ends with its line
 _PICKLES_OF_LEGACY = (
     5  # in a file of torch.save before PyTorch 1.6: magic number, version, system, data, keys
@@ -141,12 +142,11 @@ def _taken(before: list[Any], stack: list[_Size | None]) -> list[_Size]:
     return taken
 
 
-def check_torch_file(file: BinaryIO | Path, allowance: int = 2**26) -> None:
+def check_torch_file(file: BinaryIO | Path) -> None:
     """Check a file of torch.save or TorchScript: a zip, or from before PyTorch 1.6 a series of pickles.
 
     Args:
         file: its path, or the open file.
-        allowance: bytes by which a zip may unpack to more than it has.
 
     Raises:
         ValueError: it is damaged, or announces more than it can contain.
@@ -154,7 +154,7 @@ def check_torch_file(file: BinaryIO | Path, allowance: int = 2**26) -> None:
     """
     if isinstance(file, Path):
         with file.open("rb") as opened:
-            check_torch_file(opened, allowance)
+            check_torch_file(opened)
         return
     size = file.seek(0, 2)
     file.seek(0)
@@ -169,7 +169,7 @@ def check_torch_file(file: BinaryIO | Path, allowance: int = 2**26) -> None:
     with archives.open_zip(file) as archive:
         if archive.comment:  # where it could hide a second directory
             raise ValueError("a zip with a comment, which torch.save does not write")
-        if (unpacked := archives.unpacked_bytes(archive)) > size + allowance:
+        if (unpacked := archives.unpacked_bytes(archive)) > size + ALLOWANCE:
             raise ValueError(f"{size:,} bytes that unpack to {unpacked:,}")
         for entry in archive.infolist():
             if entry.filename.endswith((".pkl", ".pickle")):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -45,4 +44,4 @@ def is_report(line: dict[str, Any]) -> bool:
 def _is_number(value: object, *, signed: bool = False) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value) and (abs(value) if signed else value) < _MOST and (signed or value >= 0)
+    return (-_MOST if signed else 0) <= value < _MOST  # False for NaN
