@@ -13,11 +13,12 @@ def info(
     checkpoint: Checkpoint,
     as_json: AsJson = False,
 ) -> None:
-    """Show a checkpoint's configuration, progress and origin, without loading its weights."""
+    """Show a checkpoint's configuration, progress and origin, and verify that it is undamaged."""
     from gantx import checkpoint as checkpoints
     from gantx.data.crop import height_of
 
     header = checkpoints.read_header(checkpoints.find(checkpoint))
+    checkpoints.verify(header)
     if as_json:
         document = {
             "schema": "gantx.info/1",
@@ -27,6 +28,7 @@ def info(
             "data": header.data,
             "versions": header.versions,
             "digests": header.digests,
+            "sealed": header.sealed,
         }
         print(json.dumps(document))
         return
@@ -43,10 +45,14 @@ def info(
         "versions": ", ".join(f"{name} {version}" for name, version in header.versions.items()),
         "parts": ", ".join(header.digests),
         "digest": header.digests.get("generator_ema", "-"),
+        "integrity": "header and weights match their digests" if header.sealed else _UNSEALED,
     }
     for label, value in rows.items():
         print(printable(f"{label:<14}{value}"))
     print("\n" + printable(header.config.to_yaml(), lines=True), end="")
+
+
+_UNSEALED = "weights match their digests; no digest of the header (written before gantx kept one)"
 
 
 def _origin(data: dict[str, Any]) -> str:

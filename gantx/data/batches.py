@@ -56,6 +56,7 @@ class Batches:
 
     Attributes:
         resident: whether the set is resident.
+        labelled: whether the images have labels.
     """
 
     def __init__(
@@ -75,7 +76,15 @@ class Batches:
             # The mapped file is read-only, which torch cannot express; nothing here writes to it.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             images = torch.from_numpy(prepared.images)
+        self._prepared = prepared
+        self._on_device = self.resident and self._device.type != "cpu"
+        if self._on_device:
+            prepared.verify()
         self._images = images.to(self._device) if self.resident else images
+        self.labelled = prepared.labels is not None
+        self._labels = torch.empty(0, dtype=torch.int64)
+        if prepared.labels is not None:
+            self._labels = torch.from_numpy(prepared.labels).to(self._images.device)
         self._orders: dict[str, dict[int, _Order]] = {}
         self._lock = threading.Lock()
         self._fetches: dict[tuple[str, int, int], Future[_Fetched]] = {}
@@ -107,10 +116,25 @@ class Batches:
         count = len(images)
         if self.resident:
             order = self._order(stream, start, count)
+            if not self._on_device:
+                self._prepared.verify(order.rows.numpy())
             pixels, flips = self._images.index_select(0, order.rows), order.flips
         else:
             pixels, flips, _ = self._arrived(stream, start, count)
         _to_float(pixels, flips, images)
+
+    def fill_labels(self, labels: Tensor, stream: str, start: int) -> None:
+        """Write the labels of the images that `fill` writes into `labels` [B], int64."""
+        chosen = self._labels.index_select(0, self._order(stream, start, len(labels)).rows)
+        if self._copies is not None:  # so that the copy does not wait for the device
+            chosen = chosen.pin_memory()
+        labels.copy_(chosen, non_blocking=True)
+
+    def labels_at(self, stream: str, start: int, count: int) -> Tensor:
+        """The labels of the images that `at` returns, int64 [count] on the device."""
+        labels = torch.empty(count, dtype=torch.int64, device=self._device)
+        self.fill_labels(labels, stream, start)
+        return labels
 
     def prefetch(self, stream: str, start: int, count: int) -> None:
         """Start to fetch what `at` with the same arguments will return; does nothing if resident."""
@@ -138,6 +162,7 @@ class Batches:
 
     def _fetch(self, stream: str, start: int, count: int) -> _Fetched:
         rows, flips = self._order(stream, start, count)
+        self._prepared.verify(rows.numpy())
         if self._copies is None:
             pixels = self._images.index_select(0, rows).to(self._device)
             return _Fetched(pixels, None if flips is None else flips.to(self._device), None)

@@ -53,28 +53,38 @@ SETS = {
 }
 
 
-def from_download(name: str, split: Split, progress: Progress | None) -> PublishedSource:
+_STL_CLASSES = (
+    *("airplane", "bird", "car", "cat", "deer"),
+    *("dog", "horse", "monkey", "ship", "truck"),
+)  # of the labels 1 to 10, as its class_names.txt has them
+
+
+def from_download(
+    name: str, split: Split, progress: Progress | None, labelled: bool = False
+) -> PublishedSource:
     """The set of this name, downloaded and unpacked into the cache when its first image is needed."""
     published = SETS[name]
-    return PublishedSource(published, name, partial(_unpacked_download, published, progress), split)
+    unpacked = partial(_unpacked_download, published, progress)
+    return PublishedSource(published, name, unpacked, split, labelled)
 
 
-def from_folder(path: Path, split: Split) -> PublishedSource | None:
+def from_folder(path: Path, split: Split, labelled: bool = False) -> PublishedSource | None:
     """The unpacked set in `path`, or in the folder of its usual name there; None if there is none."""
     for published in SETS.values():
         if path.name == published.folder:
-            return PublishedSource(published, str(path), lambda: path, split)
+            return PublishedSource(published, str(path), lambda: path, split, labelled)
         if (inside := path / published.folder).is_dir():
-            return PublishedSource(published, str(inside), lambda: inside, split)
+            return PublishedSource(published, str(inside), lambda: inside, split, labelled)
     return None
 
 
-def from_archive(path: Path, split: Split) -> PublishedSource:
+def from_archive(path: Path, split: Split, labelled: bool = False) -> PublishedSource:
     """The set in a `.tar.gz`; DataError unless the MD5 of the file is that of a published archive."""
     digest = digest_of(path, "md5")
     for published in SETS.values():
         if digest == _torchvision(published).tgz_md5:
-            return PublishedSource(published, str(path), partial(_unpack, published, path, digest), split)
+            unpacked = partial(_unpack, published, path, digest)
+            return PublishedSource(published, str(path), unpacked, split, labelled)
     raise DataError(
         f"{path} is not the published archive of CIFAR-10 (Python version), CIFAR-100 (Python version) or "
         f"STL-10 (its MD5 is {digest}): download it again, or unpack your own images and give the folder"
@@ -82,7 +92,9 @@ def from_archive(path: Path, split: Split) -> PublishedSource:
 
 
 class PublishedSource:
-    """The images of CIFAR-10, CIFAR-100 (fine labels) or STL-10 (no labels; unlabeled counts as training).
+    """The images of CIFAR-10, CIFAR-100 (fine labels) or STL-10.
+
+    Most of STL-10 has no label: unlabeled counts as training, and then no image has one.
 
     Args:
         published: which set.
@@ -90,23 +102,34 @@ class PublishedSource:
         unpacked: returns its unpacked folder; may download and unpack. Called when the first image, the
             number of images or a class name is needed, so never for a set that is already prepared.
         split: the published training or test images.
+        labelled: of STL-10, take the labelled images alone, and their labels.
     """
 
     notes: tuple[str, ...] = ()
 
     def __init__(
-        self, published: PublishedSet, location: str, unpacked: Callable[[], Path], split: Split
+        self,
+        published: PublishedSet,
+        location: str,
+        unpacked: Callable[[], Path],
+        split: Split,
+        labelled: bool = False,
     ) -> None:
         self.name = published.name
         self.location = location
         self._published = published
         self._unpacked = unpacked
         self._split = split
+        self._labelled = labelled and published.name == "stl10"
+        if self._labelled and split == "train":
+            self.notes = ("STL-10 has labels for 5,000 of its training images: only these are used",)
 
     @cached_property
     def _content(self) -> _Content:
         folder = self._unpacked()
         try:
+            if self._labelled:
+                return _load_labelled_stl(self._published, folder, self._split)
             load = _load_stl if self._published.name == "stl10" else _load_cifar
             return load(self._published, folder, self._split)
         except OSError as problem:
@@ -114,7 +137,7 @@ class PublishedSource:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes; empty for STL-10, most of which has no label."""
+        """Names of the classes; empty for the whole of STL-10, most of which has no label."""
         return self._content.class_names
 
     @property
@@ -127,11 +150,11 @@ class PublishedSource:
 
     def fingerprint(self) -> str:
         """Fixed for each split: the images are verified against published digests before they are used."""
-        text = f"published/{self._published.name}/{self._split}\n"
+        text = f"published/{self._published.name}/{self._split}{'/labelled' if self._labelled else ''}\n"
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def label(self, index: int) -> int | None:
-        """The class as published, from 0; None for STL-10."""
+        """The class as published, from 0; None for the whole of STL-10."""
         labels = self._content.labels
         return None if labels is None else labels[index]
 
@@ -177,6 +200,16 @@ def _load_stl(published: PublishedSet, folder: Path, split: Split) -> _Content:
     # The files contain images of 96 x 96 as [N, 3, W, H]; mapped, because they take 2.9 GB.
     maps = [np.memmap(folder / name, np.uint8, mode="r").reshape(-1, 3, 96, 96) for name in files]
     return _Content(tuple(pixels.transpose(0, 3, 2, 1) for pixels in maps), None, ())
+
+
+def _load_labelled_stl(published: PublishedSet, folder: Path, split: Split) -> _Content:
+    dataset = _torchvision(published)
+    digests = dict([*dataset.train_list, *dataset.test_list])
+    names = (f"{split}_X.bin", f"{split}_y.bin")
+    _verify(published, folder, [(name, digests[name]) for name in names])
+    pixels = np.memmap(folder / names[0], np.uint8, mode="r").reshape(-1, 3, 96, 96)
+    labels = np.fromfile(folder / names[1], np.uint8).astype(np.int64) - 1
+    return _Content((pixels.transpose(0, 3, 2, 1),), labels.tolist(), _STL_CLASSES)
 
 
 def _verify(published: PublishedSet, folder: Path, digests: Iterable[tuple[str, str]]) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from gantx.errors import DataError, MissingError
+from gantx.io.byte_names import utf8_path
 from gantx.io.escaping import shortened
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class OnnxFeatures:
             raise DataError(f"{path} takes an input of shape {shape}, which is too large: {CONTRACT}")
         self._session = session
         with _limited_run() as options:
-            self.dim = self._run(torch.zeros(trial, device=device), options).shape[1]
+            self.dim = self._run(torch.zeros(trial, dtype=torch.float32, device=device), options).shape[1]
         self._session, *_ = _open_session(path, None)
         self.digest = _digest(files)
 
@@ -139,7 +140,8 @@ def _open_session(path: Path, size: int | None) -> tuple[InferenceSession, str, 
             onnxruntime.create_and_register_allocator(memory, limit)
             options.add_session_config_entry("session.use_env_allocators", "1")
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        with utf8_path(path) as readable:
+            session = onnxruntime.InferenceSession(readable, options, providers=["CPUExecutionProvider"])
         (wanted,), (_,) = session.get_inputs(), session.get_outputs()
     except Exception as problem:  # onnxruntime's errors have no common public base
         first = " ".join(str(problem).split())[:200]

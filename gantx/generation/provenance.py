@@ -245,17 +245,6 @@ def _weights_of(header: Header, digest: str) -> Weights | None:
     return next((weights for weights, part in _PART.items() if header.digests.get(part) == digest), None)
 
 
-def _seeds(text: str, most: int) -> tuple[int, ...]:
-    """The seeds in a text chunk; ValueError when they are more than the picture has pixels."""
-    count = 0
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        count += max(0, int(last) - int(first)) + 1 if dash else 1
-    if count > most:
-        raise ValueError(f"{count:,} seeds of a picture of {most:,} pixels")
-    return tuple(parse_seeds(text))
-
-
 def _read(name: str, data: bytes) -> Picture:
     image, text = decoded(data, name)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
@@ -272,10 +261,13 @@ def _read(name: str, data: bytes) -> Picture:
     try:
         psi, cutoff = text.get("gantx:truncation"), text.get("gantx:cutoff")
         truncation = parse_truncation(float(psi) if psi else None, int(cutoff) if cutoff else None)
+        numbers = parse_seeds(seeds)
+        if len(numbers) > pixels[0].numel():
+            raise ValueError(f"{len(numbers):,} seeds for {pixels[0].numel():,} pixels")
         return Picture(
             name=name,
             pixels=pixels,
-            seeds=_seeds(seeds, pixels.shape[1] * pixels.shape[2]),
+            seeds=tuple(numbers),
             digest=text.get("gantx:digest", ""),
             images=int(images) if (images := text.get("gantx:images")) else None,
             truncation=truncation,

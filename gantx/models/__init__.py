@@ -22,6 +22,8 @@ from gantx.config.networks import (
 from gantx.config.section import Section
 from gantx.models import ganformer, stylegan2, transgan, transgan2, vitgan
 from gantx.models.interfaces import Discriminator, Generator
+from gantx.runtime.precision import float32_parameters
+from gantx.runtime.random import global_state_kept
 
 _NETWORKS: dict[type[Section], Callable[[Any], Generator | Discriminator]] = {
     TransGANGeneratorConfig: transgan.Generator,
@@ -44,6 +46,22 @@ def build(section: DiscriminatorConfig) -> Discriminator: ...
 @overload
 def build(section: Section) -> Generator | Discriminator: ...
 def build(section: Section) -> Generator | Discriminator:
-    """Build the network that a `generator:` or `discriminator:` section describes."""
-    found: Generator | Discriminator = _NETWORKS[type(section)](section)
+    """Build the network that a `generator:` or `discriminator:` section describes, in float32.
+
+    Its weights are drawn from torch's global generator, which the caller seeds; see `build_to_load`.
+    """
+    with float32_parameters():
+        found: Generator | Discriminator = _NETWORKS[type(section)](section)
     return found
+
+
+@overload
+def build_to_load(section: GeneratorConfig) -> Generator: ...
+@overload
+def build_to_load(section: DiscriminatorConfig) -> Discriminator: ...
+@overload
+def build_to_load(section: Section) -> Generator | Discriminator: ...
+def build_to_load(section: Section) -> Generator | Discriminator:
+    """As `build`, for weights that are loaded next: torch's global generator is left as it was."""
+    with global_state_kept():
+        return build(section)

@@ -165,6 +165,18 @@ def test_stl_is_train_and_unlabeled(tmp_path, monkeypatch):
     np.testing.assert_array_equal(source.read(4), unlabeled[2].transpose(2, 1, 0))
 
 
+@pytest.mark.parametrize(("split", "labels"), [("train", [0, 1]), ("test", [8, 9, 0, 1])])
+def test_the_labelled_part_of_stl(split, labels, tmp_path, monkeypatch):
+    files = {**stl_files(), "test_y.bin": bytes([9, 10, 1, 2])}
+    (tmp_path / "stl.tgz").write_bytes(publish(monkeypatch, torchvision.datasets.STL10, files))
+    settings = DataConfig(source=str(tmp_path / "stl.tgz"), split=split)
+    source = open_source(settings, labelled=True)
+    assert source.fingerprint() != open_source(settings).fingerprint()
+    assert [source.label(index) for index in range(len(source))] == labels
+    assert source.class_names[8:] == ("ship", "truck")
+    assert source.read(1).shape == (96, 96, 3)
+
+
 def test_stl_test_images(tmp_path, monkeypatch):
     files = stl_files()
     (tmp_path / "stl.tgz").write_bytes(publish(monkeypatch, torchvision.datasets.STL10, files))

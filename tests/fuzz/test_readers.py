@@ -4,9 +4,11 @@ The environment variable GANTX_FUZZ_CASES sets the number of cases for each read
 checkpoints, whose networks are built): `GANTX_FUZZ_CASES=20000 pytest tests/fuzz` takes about an hour.
 """
 
+import contextlib
 import io
 import json
 import pickle
+import tarfile
 import zipfile
 
 import numpy as np
@@ -20,6 +22,7 @@ from helpers.small_run import SMALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
+from safetensors import safe_open
 from safetensors.torch import save
 
 from gantx import checkpoint, models
@@ -87,7 +90,7 @@ def small_checkpoint(folder):
         progress={"images": 8, "iteration": 1, "seconds": 1.5, "observations": {"a": 1}},
         data={"name": "shapes", "digest": "d", "images": 37},
     )
-    with checkpoint._opened(path) as file:
+    with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     trees = {key: json.loads(metadata[key]) for key in ("config", "progress", "data", "versions", "digests")}
     return path.read_bytes(), trees, tensors
@@ -246,6 +249,38 @@ def _text(content):
 
 
 # --- arrays and statistics --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sets():
+    """Image sets in one file: .npy, .npz, .tar."""
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    packed, shard = io.BytesIO(), io.BytesIO()
+    np.savez_compressed(packed, images=images, labels=np.arange(2))
+    with tarfile.open(fileobj=shard, mode="w") as archive:
+        for name in ("0.png", "0.cls", "1.png", "1.cls"):
+            content = b"7" if name.endswith("cls") else picture()
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return {".npy": [npy(images)], ".npz": [packed.getvalue()], ".tar": [shard.getvalue()]}
+
+
+@fuzzed
+@given(st.data())
+def test_image_sets(sets, folder, data):
+    suffix = data.draw(st.sampled_from(sorted(sets)))
+    path = folder / f"set{suffix}"
+    path.write_bytes(data.draw(damaged(sets[suffix])))
+
+    def read_all():
+        source = open_source(DataConfig(source=str(path)))
+        for index in range(min(len(source), 4)):
+            source.label(index)
+            with contextlib.suppress(Exception):  # as the protocol says of an image that cannot be read
+                source.read(index)
+
+    survives(read_all)
 
 
 def npy(array):
