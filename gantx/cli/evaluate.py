@@ -14,6 +14,7 @@ from gantx.cli.status import StatusDisplay
 from gantx.cli.tables import print_table
 from gantx.errors import MissingError, UsageError
 from gantx.io.atomic import require_folder
+from gantx.io.escaping import printable
 
 if TYPE_CHECKING:
     from gantx.evaluation.results import Result
@@ -211,7 +212,7 @@ def _show(result: Result) -> None:
     from gantx.evaluation import reports
 
     headings, rows = reports.table(result)
-    print_table(headings, rows, right=reports.RIGHT)
+    print_table(headings, [tuple(map(printable, row)) for row in rows], right=reports.RIGHT)
     print(reports.summary_line(result))
     for line in (*reports.reasons(result), *(f"warning: {warning}" for warning in result.warnings)):
-        print(line)
+        print(printable(line))

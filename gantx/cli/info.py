@@ -10,6 +10,7 @@ import typer
 from gantx.cli.options import AsJson, Checkpoint
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
+from gantx.io.escaping import printable
 
 
 def info(
@@ -67,7 +68,7 @@ def info(
         "integrity": "header and weights match their digests" if header.sealed else _UNSEALED,
     }
     for label, value in rows.items():
-        print(f"{label:<14}{value}")
+        print(printable(f"{label:<14}{value}"))
     print("\nthe whole configuration: --config")
 
 

@@ -22,6 +22,7 @@ from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay
 from gantx.errors import CheckFailed, UsageError
 from gantx.io.atomic import require_folder
+from gantx.io.escaping import printable
 
 
 def sample(
@@ -183,12 +184,11 @@ def _compare(source: Path, target: Path | None, batch: int | None, device: str) 
     ):
         if found.largest:
             different += found.largest > 1
-            print(
-                f"{found.name}: {100 * found.differing:.2g}% of the values differ, by {found.largest} at most"
-            )
+            share = f"{100 * found.differing:.2g}%"
+            print(f"{printable(found.name)}: {share} of the values differ, by {found.largest} at most")
         else:
-            print(f"{found.name}: the same to the last bit")
-    print(f"generated again by {file} ({weights})")
+            print(f"{printable(found.name)}: the same to the last bit")
+    print(f"generated again by {printable(str(file))} ({weights})")
     if different:
         raise CheckFailed(
             f"{different} of {len(pictures)} pictures differ by more than the rounding of one grey level "
