@@ -29,7 +29,7 @@ def sample(
         Path | None,
         typer.Argument(
             parser=file_path,
-            help="A run, a folder of checkpoints, or a .safetensors file; --from finds it in ./runs itself.",
+            help="A run, a folder of checkpoints, a .safetensors file, or demo; --from searches ./runs.",
         ),
     ] = None,
     output: Annotated[
@@ -87,17 +87,15 @@ def sample(
 
     Examples:
 
-      gantx sample runs/0001-transgan-tiny-shapes -n 64 -o grid.png
+      gantx sample demo -n 64 -o grid.png
 
-      gantx sample ckpt.safetensors --seeds 0-999 -o faces.zip
+      gantx sample demo --from grid.png
 
-      gantx sample ckpt.safetensors -n 50000 -o all.npy --compile
+      gantx sample demo --seeds 0-999 -o shapes.zip
 
-      gantx sample ckpt.safetensors --latents z.npy -o images.npy --dtype float32
+      gantx sample demo --truncation 0.7 -o alike.png
 
-      gantx sample ganformer.safetensors --truncation 0.7 -o grid.png
-
-      gantx sample --from grid.png
+      gantx sample demo -n 50000 -o all.npy --dtype float32
     """
     if seeds is not None and (number is not None or seed):
         raise UsageError("--seeds selects every image: omit -n and --seed")
