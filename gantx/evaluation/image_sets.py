@@ -30,6 +30,7 @@ from gantx.generation import sampling
 from gantx.generation.sampling import Rounding
 from gantx.io.arrays import read_npy
 from gantx.models.interfaces import Generator
+from gantx.runtime.seeds import Seeds
 
 LOSSY = (".jpg", ".jpeg", ".webp")
 
@@ -91,7 +92,7 @@ class GeneratedImages:
         }
         self._generator = generator
         self._origin = origin
-        self._seeds = range(seed, seed + num)
+        self._seeds = Seeds([range(seed, seed + num)])
         self._quantise = quantise
         self._ratio = ratio
         self._batch = batch

@@ -277,9 +277,10 @@ def _run(
 ) -> Path:
     training, folder = settings.training, claimed.path
     at_once = _stop_at_once(folder)
+    size = "auto or to a divisor" if device.type == "cuda" else "a divisor"
     too_little = (
-        f"{device} has too little memory for this run: set training.micro_batch to auto or to a divisor of "
-        f"the batch {training.batch}, or choose a smaller preset"
+        f"{device} has too little memory for this run: set training.micro_batch to {size} of the batch "
+        f"{training.batch}, or choose a smaller preset"
     )
     with at_once, prepared_process(settings, device), memory.explained(too_little):
         if header is not None:
