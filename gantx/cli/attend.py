@@ -59,11 +59,9 @@ def attend(
 
     Examples:
 
-      gantx attend ganformer.safetensors --seed 7 -o maps.png
+      gantx attend demo --seed 7 -o maps.png
 
-      gantx attend ganformer.safetensors --seeds 0-7 --layer all --kind soft -o maps/
-
-      gantx attend runs/0001-transgan-tiny-shapes --query 20,5 --layer all
+      gantx attend demo --seeds 0-7 --layer all --kind soft -o maps/
     """
     if seeds is not None and seed:
         raise UsageError("--seeds selects every image: omit --seed")

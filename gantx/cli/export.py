@@ -72,13 +72,13 @@ def export(
 
     Examples:
 
-      gantx export runs/0001-transgan-tiny-shapes -o model.onnx --pixels uint8
+      gantx export demo -o model.onnx --pixels uint8
 
-      gantx export ckpt.safetensors -o g.safetensors
+      gantx export demo -o g.safetensors
 
-      gantx export ckpt.safetensors -o hub --license cc-by-4.0 --scores eval.json
+      gantx export demo -o hub --license apache-2.0
 
-      gantx export ckpt.safetensors -o demo --format web
+      gantx export demo -o page --format web
     """
     if output is None:
         raise UsageError("no output: add -o with model.onnx, model.pt2, g.safetensors or a folder")

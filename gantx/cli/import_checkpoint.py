@@ -16,6 +16,7 @@ from gantx.cli.status import StatusDisplay, load_torch
 from gantx.cli.tables import table_lines, terminal_width
 from gantx.errors import MissingError, UsageError
 from gantx.io.atomic import require_folder
+from gantx.io.escaping import printable
 
 if TYPE_CHECKING:
     from gantx.importing.layouts import Conversion
@@ -91,9 +92,9 @@ def import_checkpoint(
     if keys:
         for part, imported in conversion.parts.items():
             for official, ours in imported.names.items():
-                print(f"{part}\t{official}\t{ours}")
+                print(printable(f"{part}\t{official}\t{ours}", lines=True))
             for official, reason in imported.ignored.items():
-                print(f"{part}\t{official}\tignored: {reason}")
+                print(printable(f"{part}\t{official}\tignored: {reason}", lines=True))
             for ours, reason in imported.computed.items():
                 print(f"{part}\t-\t{ours}: {reason}")
     if check is not None:
@@ -117,7 +118,7 @@ def _coverage(conversion: Conversion) -> list[str]:
         mapped, ignored = len(imported.names), len(imported.ignored)
         rows.append((part, str(mapped + ignored), str(mapped), str(ignored), "0", why))
     if conversion.skipped:
-        why = "no weights of a network: " + ", ".join(conversion.skipped)
+        why = printable("no weights of a network: " + ", ".join(conversion.skipped))
         rows.append(("the rest", "", "", "all", "", why))
     headings = ("part", "keys", "mapped", "ignored", "missing", "why ignored")
     return table_lines(headings, rows, width=terminal_width(sys.stderr))

@@ -10,6 +10,7 @@ import typer
 from gantx.cli.options import AsJson, Checkpoint
 from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import UsageError
+from gantx.io.escaping import printable
 
 
 def info(
@@ -23,9 +24,9 @@ def info(
 
     Examples:
 
-      gantx info runs/0001-transgan-tiny-shapes
+      gantx info demo
 
-      gantx info runs/0001-transgan-tiny-shapes --config > mine.yaml
+      gantx info demo --config > mine.yaml
     """
     if config and as_json:
         raise UsageError("--json has the configuration already: leave --config away")
@@ -68,7 +69,7 @@ def info(
         "integrity": "header and weights match their digests" if header.sealed else _UNSEALED,
     }
     for label, value in rows.items():
-        print(f"{label:<14}{value}")
+        print(printable(f"{label:<14}{value}"))
     print("\nthe whole configuration: --config")
 
 

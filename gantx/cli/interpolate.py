@@ -65,11 +65,11 @@ def interpolate(
 
     Examples:
 
-      gantx interpolate runs/0001-transgan-tiny-shapes --seeds 1,5,9 --loop -o walk.gif
+      gantx interpolate demo --seeds 1,5,9 --loop -o walk.gif
 
-      gantx interpolate ckpt.safetensors --seeds 0-31 --grid 4x2 --frames 600 --loop -o walk.mp4
+      gantx interpolate demo --seeds 0-31 --grid 4x2 --frames 600 --loop -o walks.webp
 
-      gantx interpolate ganformer.safetensors --seeds 7 --truncation 0:1 -o sweep.webp
+      gantx interpolate demo --seeds 7 --truncation 0:1 -o sweep.webp
     """
     require_unused(output, force)
     require_folder(output)

@@ -40,9 +40,9 @@ def mix(
 
     Examples:
 
-      gantx mix stylegan2.safetensors --rows 1-4 --columns 5-8 --layers 0-3
+      gantx mix demo --rows 1-4 --columns 5-8 --layers 3
 
-      gantx mix ganformer.safetensors --rows 1-4 --columns 5-8 --components 0-2 -o parts.png
+      gantx mix demo --rows 1-4 --columns 5-8 --layers 0-2 -o outlines.png
     """
     if output.suffix.lower() != ".png":
         raise UsageError(f"a table is a .png, but the output is {output}")

@@ -56,9 +56,11 @@ def project(
 
     Examples:
 
-      gantx project face.jpg runs/0001-transgan-tiny-shapes -o found.png
+      gantx sample demo --seeds 3 -o target.png
 
-      gantx sample runs/0001-transgan-tiny-shapes --latents found.safetensors -o again.png
+      gantx project target.png demo -o found.png
+
+      gantx sample demo --latents found.safetensors -o again.png
     """
     if output.suffix.lower() != ".png":
         raise UsageError(f"the comparison is a .png, but the output is {output}")

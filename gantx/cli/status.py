@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from gantx.io.escaping import printable
 from gantx.io.streams import unfailing_stderr
 from gantx.runtime.activity import NOTED, duration
 
@@ -46,7 +47,7 @@ class StatusDisplay:
     def log(self, text: str) -> None:
         """Show a line."""
         self._close()
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(printable(text, lines=True), markup=False, soft_wrap=True)
         self._last_log = time.monotonic()
 
     def show(self, what: str, done: int, total: int) -> None:

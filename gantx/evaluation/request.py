@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from gantx import checkpoint
-from gantx.config.schema import DataConfig, EvaluationConfig, RunConfig
+from gantx.config.schema import LARGEST_SIDE, SMALLEST_SIDE, DataConfig, EvaluationConfig, RunConfig
 from gantx.data.prepare import UnusableImage, prepare
 from gantx.errors import DataError, UsageError
 from gantx.evaluation import reference
@@ -189,6 +189,11 @@ def _evaluate_images(
         raise UsageError(
             f"the images in {target} are {files.width}×{files.height}, but --data is never cut to more "
             "height than width: give statistics of real images of this shape with --reference"
+        )
+    if not SMALLEST_SIDE <= files.width <= LARGEST_SIDE:
+        raise DataError(
+            f"the images in {target} are {files.width}×{files.height}, but gantx scores images that are "
+            f"{SMALLEST_SIDE} to {LARGEST_SIDE:,} pixels wide: resize them"
         )
     data = DataConfig(source=request.data, resolution=files.width, ratio=min(1.0, ratio))
     settings = dataclasses.replace(

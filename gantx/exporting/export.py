@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from gantx.exporting.generator import ExportedGenerator, Morph, latents_of
 from gantx.exporting.parity import Difference, Run
 from gantx.exporting.request import FOLDERS, PACKAGE, RANGES, Kind, Request, require_valid
 from gantx.generation import sampling
-from gantx.io.atomic import replacing
+from gantx.io.atomic import replacing, scratch_folder
 from gantx.io.byte_names import utf8_name, utf8_path
 from gantx.models.interfaces import Generator
 from gantx.runtime.activity import Working, unnoticed
@@ -263,13 +261,10 @@ def _read_record(path: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def _aside(output: Path) -> Iterator[Path]:
     """A temporary folder beside the output, for files that are not verified yet; its path is valid UTF-8."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    except OSError as problem:
-        raise MissingError(f"cannot write beside {output}: {problem.strerror or problem}") from problem
-    try:
-        with utf8_path(scratch) as writable:
-            yield writable
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            scratch = stack.enter_context(scratch_folder(output))
+        except OSError as problem:
+            raise MissingError(f"cannot write beside {output}: {problem.strerror or problem}") from problem
+        yield stack.enter_context(utf8_path(scratch))
