@@ -23,6 +23,7 @@ from gantx.evaluation.protocols import Protocol, named
 from gantx.evaluation.reference import Reference
 from gantx.evaluation.results import Result, compare
 from gantx.generation import sampling
+from gantx.generation.labels import drawn_labels
 from gantx.io.decoding import SUFFIXES
 
 CPU_IMAGES = 5000  # of Inception on a CPU unless the user asks for more: 50,000 take an hour
@@ -167,6 +168,7 @@ def _evaluate_checkpoint(target: Path, request: Request, log: Log, progress: Pro
         quantise=settings.protocol.quantise,
         ratio=config.data.ratio,
         batch=request.batch,
+        labels=drawn_labels(config.conditioning, range(request.seed, request.seed + num)),
     )
     log(f"scoring {num:,} images of {path}")
     return _score(evaluator, images, request.baseline)
