@@ -2,6 +2,9 @@
 
 One file contains everything that is needed to resume a run and to generate images. Its header has the
 resolved configuration, the progress, versions and a digest of each part; reading a file runs no code from it.
+The digests of gantx.io.sealed cover the header too: whatever is read is verified first.
+
+torch is imported by the functions that need tensors: a wrong path or file is reported before that.
 
 Keys: `generator.*`, `generator_ema.*`, `discriminator.*`, `optimizer.<network>.*`, `state.*`.
 """
@@ -11,26 +14,31 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import platform
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from gantx.config import presets
 from gantx.config.schema import RunConfig
-from gantx.errors import CheckpointError, DivergedError, MissingError, UsageError
+from gantx.errors import CheckpointError, DivergedError, MissingError, UsageError, first_line
+from gantx.io import sealed
 from gantx.io.atomic import replacing
+from gantx.io.byte_names import utf8_path
 from gantx.io.file_kinds import recognized
 from gantx.version import __version__
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
 FORMAT_VERSION = 1
+DEMO = Path(__file__).parent / "demo" / "demo.safetensors"  # trained on the shapes by a preset; in the wheel
 _NAME = re.compile(r"kimg-(\d{6}\.\d{3})\.safetensors")
 
 
@@ -45,6 +53,8 @@ class Header:
         data: name, number and digest of the training images.
         versions: of gantx, Python and torch that wrote it.
         digests: SHA-256 of each part (`generator`, `generator_ema`, …).
+        sealed: whether the header itself has a digest; it has none in files that were written before gantx
+            kept one.
     """
 
     path: Path
@@ -53,6 +63,7 @@ class Header:
     data: dict[str, Any]
     versions: dict[str, str]
     digests: dict[str, str]
+    sealed: bool = True
 
     @property
     def images(self) -> int:
@@ -72,6 +83,8 @@ def checkpoint_name(images: int) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of the software on which bit-identical results depend."""
+    import torch
+
     return {"gantx": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}
 
 
@@ -89,6 +102,8 @@ def write(
         DivergedError: a tensor is not finite; nothing is written.
         MissingError: the disk is full or the folder cannot be written; nothing is left behind.
     """
+    import torch
+
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     for name, tensor in stored.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -103,19 +118,17 @@ def write(
         "digests": json.dumps(_digests(stored)),
     }
     with replacing(path) as beside:
-        try:
-            save_file(stored, beside, metadata)
-        except SafetensorError as problem:  # safetensors reports a full disk like this
-            raise OSError(str(problem)) from problem
+        sealed.save(beside, stored, metadata)
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of a checkpoint, without its tensors.
+    """Read and verify the header of a checkpoint, without its tensors.
 
     Raises:
-        CheckpointError: the file is not a gantx checkpoint, or of a version that this gantx does not know.
+        CheckpointError: the file is damaged, not a gantx checkpoint, or of a version that this gantx does not
+            know.
     """
-    with _opened(path) as file:
+    with _opened(path, "numpy") as (file, has_digest):
         metadata = file.metadata() or {}
     if metadata.get("format") != "gantx":
         raise CheckpointError(
@@ -129,16 +142,47 @@ def read_header(path: Path) -> Header:
     try:
         stored = {key: json.loads(metadata[key]) for key in ("progress", "data", "versions", "digests")}
         config = presets.validate(json.loads(metadata["config"]))
-        if not all(isinstance(value, dict) for value in stored.values()):
-            raise TypeError("an entry is not an object")
-        int(stored["progress"]["images"])
-    except (KeyError, TypeError, ValueError) as problem:
-        raise CheckpointError(f"{path} has a damaged header: {problem!r}") from problem
+        for key, value in stored.items():
+            if not isinstance(value, dict):
+                raise _Absurd(f"its {key} is no object")
+        _check_progress(stored["progress"], config.training.batch)
+        for key in ("versions", "digests"):
+            if not all(isinstance(value, str) for value in stored[key].values()):
+                raise _Absurd(f"its {key} are no texts")
+    except _Absurd as problem:
+        raise CheckpointError(_damaged(path, f"has a damaged header: {problem}")) from None
+    except KeyError as problem:
+        raise CheckpointError(_damaged(path, f"has a damaged header: it lacks {problem}")) from problem
+    except (TypeError, ValueError, RecursionError, OverflowError) as problem:
+        what = f"has a damaged header: {first_line(problem)}"
+        raise CheckpointError(_damaged(path, what)) from problem
     except UsageError as problem:
         raise CheckpointError(
             f"{path} has a configuration that this gantx {__version__} does not know: {problem}"
         ) from problem
-    return Header(path, config, **stored)
+    return Header(path, config, **stored, sealed=has_digest)
+
+
+class _Absurd(Exception):
+    """A field of a header cannot be what gantx wrote."""
+
+
+def _check_progress(progress: dict[str, Any], batch: int) -> None:
+    """Check the fields that training relies on; a file that was imported or shared has `images` only."""
+    for name in ("images", "iteration"):
+        value = progress["images"] if name == "images" else progress.get(name, 0)
+        if type(value) is not int or not 0 <= value < 2**53:
+            raise _Absurd(f"{name} is {value!r:.60}")
+    if "iteration" in progress and progress["iteration"] * batch != progress["images"]:
+        raise _Absurd(
+            f"iteration {progress['iteration']} of {batch} images each is not at {progress['images']} images"
+        )
+    counts = progress.get("observations", {})
+    if not isinstance(counts, dict):
+        raise _Absurd(f"observations is {counts!r:.60}")
+    for name, value in {"seconds": progress.get("seconds", 0.0), **counts}.items():
+        if type(value) not in (int, float) or not 0 <= value < math.inf:
+            raise _Absurd(f"{name} is {value!r:.60}")
 
 
 def read_part(header: Header, part: str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -156,15 +200,25 @@ def read_part(header: Header, part: str, device: torch.device | str = "cpu") -> 
         CheckpointError: the part is absent or its digest does not match.
     """
     prefix = f"{part}."
-    with _opened(header.path) as file:
+    with _opened(header.path) as (file, _):
         names = sorted(name for name in file.keys() if name.startswith(prefix))  # noqa: SIM118 (no mapping)
         found = {name: file.get_tensor(name) for name in names}
+        metadata = file.metadata() or {}
     if part not in header.digests:
         raise CheckpointError(f"{header.path} has no {part} weights")
     if _digests(found).get(part) != header.digests[part]:
-        raise CheckpointError(f"{header.path} is corrupt: its {part} weights do not match their digest")
+        wrong = sealed.damaged_tensors(found, metadata)
+        which = f" ({', '.join(wrong[:3])}{', …' if len(wrong) > 3 else ''})" if wrong else ""
+        what = f"is corrupt: its {part} weights do not match their digest{which}"
+        raise CheckpointError(_damaged(header.path, what))
     # Copied even on the CPU: tensors mapped from the file would keep it and its disk space in use.
     return {name.removeprefix(prefix): tensor.to(device, copy=True) for name, tensor in found.items()}
+
+
+def verify(header: Header) -> None:
+    """Read all parts of a checkpoint and verify their digests; CheckpointError when one does not match."""
+    for part in header.digests:
+        read_part(header, part)
 
 
 def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -176,13 +230,24 @@ def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
         raise CheckpointError(f"{path} does not fit the network its own header describes: {first}") from None
 
 
+def is_demo(target: Path) -> bool:
+    """Whether `target` is the word `demo`, which means the packaged generator, and no path of this name."""
+    return str(target) == "demo" and not target.exists()
+
+
 def find(target: Path) -> Path:
     """The checkpoint file of a run (its newest), of a folder of checkpoints, or the file itself.
+
+    `demo` is the small generator that gantx carries, unless there is a path of this name.
 
     Raises:
         MissingError: there is nothing of this name, or no checkpoint in it.
         UsageError: the folder has several other safetensors files.
     """
+    if is_demo(target):
+        if not DEMO.is_file():
+            raise MissingError(f"the weights of the demo are not at {DEMO}: reinstall gantx")
+        return DEMO
     if target.is_file():
         return target
     if not target.is_dir():
@@ -231,29 +296,37 @@ def prune(folder: Path, keep: int) -> None:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path, framework: str = "pt") -> Iterator[tuple[Any, bool]]:
+    """A safetensors file whose header is verified, and whether that has a digest."""
     try:
-        with safe_open(path, framework="pt") as file:
-            yield file
+        has_digest = sealed.check_header(path)
+        with utf8_path(path) as readable, safe_open(readable, framework=framework) as file:
+            yield file, has_digest
+    except sealed.Damaged:
+        what = "is damaged: its header does not match its digest"
+        raise CheckpointError(_damaged(path, what)) from None
     except SafetensorError as problem:
-        raise CheckpointError(_unreadable(path, problem)) from problem
+        what = recognized(path) or f"is not a readable safetensors file: {problem}"
+        raise CheckpointError(_damaged(path, what)) from problem
     except FileNotFoundError as problem:
         raise MissingError(f"no such checkpoint: {path}") from problem
     except OSError as problem:
         raise CheckpointError(f"{path} cannot be read: {problem.strerror or problem}") from problem
 
 
-def _unreadable(path: Path, problem: SafetensorError) -> str:
-    """What a file is that cannot be opened as safetensors, with the checkpoint before it, if there is one."""
-    what = recognized(path) or f"is not a readable safetensors file: {problem}"
+def _damaged(path: Path, what: str) -> str:
+    """What is wrong with a file, with the checkpoint before it if there is one."""
     before = [other for other in all_in(path.parent) if other.name < path.name]
     if _NAME.fullmatch(path.name) and before:
         return f"{path} {what}; the checkpoint before is {before[-1]}"
-    return f"{path} {what}" + ("; copy or download it again" if what.startswith("is cut off") else "")
+    needed = what.startswith(("is cut off", "is damaged", "is corrupt", "has a damaged header"))
+    return f"{path} {what}" + ("; copy or download it again" if needed else "")
 
 
 def _digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """SHA-256 of the names, types, shapes and content of the tensors of each part."""
+    import torch
+
     hashes: dict[str, Any] = {}
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from helpers.flipped_bits import COUNTS, flips, header_size
 from safetensors.torch import save_file
 
 from gantx import checkpoint
@@ -29,11 +30,13 @@ def write(path, tensors=TENSORS):
 
 
 def rewritten(path, **metadata):
-    """Replace entries of the header of a safetensors file."""
+    """Replace entries of the header of a checkpoint and leave its digests out, as before there were any."""
     raw = path.read_bytes()
     size = struct.unpack("<Q", raw[:8])[0]
     head = json.loads(raw[8 : 8 + size])
     head["__metadata__"] |= metadata
+    for key in ("header_sha256", "tensor_sha256"):
+        head["__metadata__"].pop(key, None)
     text = json.dumps(head).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + size :])
 
@@ -81,6 +84,83 @@ def test_a_flipped_bit_is_found(tmp_path):
         return False
 
     assert [damaged(part) for part in header.digests].count(True) == 1
+
+
+def everything(path):
+    """All that can be read of a checkpoint."""
+    header = checkpoint.read_header(path)
+    parts = {part: checkpoint.read_part(header, part) for part in header.digests}
+    values = {f"{part}.{name}": t.tolist() for part in parts for name, t in parts[part].items()}
+    return header, values
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_every_flipped_bit_is_found_or_changes_nothing(tmp_path, count):
+    path = tmp_path / "c.safetensors"
+    write(path)
+    whole = everything(path)
+    found = 0
+    for place in flips(path, count, header_size(path)):
+        try:
+            assert everything(path) == whole, place
+        except CheckpointError:
+            found += 1
+    assert found == count
+
+
+def test_what_is_damaged_is_named_with_the_checkpoint_before(tmp_path):
+    older, path = (tmp_path / checkpoint.checkpoint_name(images) for images in (2048, 4096))
+    write(older)
+    write(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(TENSORS["generator.weight"].numpy().tobytes(), bytes(12)))
+    with pytest.raises(
+        CheckpointError, match=rf"digest \(generator\.weight\); the checkpoint before is {older}"
+    ):
+        checkpoint.read_part(checkpoint.read_header(path), "generator")
+    path.write_bytes(whole.replace(b"iteration", b"iteratiom"))
+    with pytest.raises(CheckpointError, match=f"header does not match its digest; .* before is {older}"):
+        checkpoint.read_header(path)
+
+
+def test_a_file_without_digests_of_its_header_is_read_and_marked(tmp_path):
+    path = tmp_path / "c.safetensors"
+    write(path)
+    assert checkpoint.read_header(path).sealed
+    rewritten(path)
+    header, values = everything(path)
+    assert not header.sealed
+    assert values["generator.weight"] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (
+            {"progress": '{"images": 4096, "iteration": 255}'},
+            "iteration 255 of 16 images each is not at 4096",
+        ),
+        ({"progress": '{"iteration": 256}'}, "it lacks 'images'"),
+        ({"progress": '{"images": "many"}'}, "images is 'many'"),
+        ({"progress": '{"images": -16}'}, "images is -16"),
+        ({"progress": '{"images": 1e999}'}, "images is inf"),
+        ({"progress": '{"images": 0, "seconds": NaN}'}, "seconds is nan"),
+        ({"progress": '{"images": 0, "observations": [1]}'}, r"observations is \[1\]"),
+        ({"progress": '{"images": 0, "observations": {"x": "y"}}'}, "x is 'y'"),
+        ({"progress": "[]"}, "its progress is no object"),
+        ({"data": "null"}, "its data is no object"),
+        ({"digests": '{"generator": 3}'}, "its digests are no texts"),
+        ({"versions": "{"}, "JSONDecodeError"),
+        ({"config": "[" * 100_000}, "RecursionError"),
+        ({"config": '{"training": {"kimg": ' + "9" * 5000 + "}}"}, "ValueError"),
+    ],
+)
+def test_absurd_fields_are_refused_in_a_sentence(tmp_path, entries, message):
+    path = tmp_path / "c.safetensors"
+    write(path)
+    rewritten(path, **entries)
+    with pytest.raises(CheckpointError, match=f"has a damaged header: .*{message}"):
+        checkpoint.read_header(path)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ import traceback
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from gantx.cli import (
     assets,
     attend,
     bench,
+    data,
     evaluate,
     export,
     import_checkpoint,
@@ -26,21 +26,26 @@ from gantx.cli import (
     output,
     presets,
     project,
+    runs,
     sample,
     stats,
     train,
 )
+from gantx.cli.help import Command, Group
 from gantx.cli.numbers import number_refused
+from gantx.cli.path_arguments import path_refused
 from gantx.errors import GantxError, MissingError, Stopped
+from gantx.runtime import memory
 from gantx.runtime.signals import StopAtOnce
 from gantx.version import __version__
 
 
-class Program(TyperGroup):
+class Program(Group):
     """Ends every subcommand with one sentence and a documented exit code instead of a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the subcommand; a traceback is printed only with GANTX_DEBUG=1."""
+        output.print_names_as_bytes()
         try:
             with StopAtOnce("stopped; complete files stay"):
                 result = super().invoke(ctx)
@@ -66,7 +71,7 @@ class Program(TyperGroup):
             raise
         except Exception as problem:
             if isinstance(problem, _USAGE_ERROR):
-                if (sentence := number_refused(problem)) is None:
+                if (sentence := number_refused(problem) or path_refused(problem)) is None:
                     raise
                 _complain(sentence)
                 raise typer.Exit(2) from None
@@ -75,6 +80,12 @@ class Program(TyperGroup):
                     raise typer.Exit(0) from None  # its reader has seen enough
                 _complain(
                     f"cannot write to {name}: {problem.strerror or problem}; files that were completed stay"
+                )
+                raise typer.Exit(MissingError.exit_code) from None
+            if memory.ran_out(problem):
+                _complain(
+                    "this command needs more memory than it gets here: end other programs, raise the limit "
+                    "(ulimit -v), or use a larger machine"
                 )
                 raise typer.Exit(MissingError.exit_code) from None
             _complain(
@@ -92,20 +103,22 @@ app = typer.Typer(
     name="gantx",
     help="GANs made of transformers: train, sample, measure and ship them.",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # its tables cut names and waste half of 80 columns
     pretty_exceptions_enable=False,
 )
-app.command("train")(train.train)
-app.command("sample")(sample.sample)
-app.command("eval")(evaluate.evaluate)
-app.command("interpolate")(interpolate.interpolate)
-app.command("export")(export.export)
-app.command("stats", rich_help_panel="More")(stats.stats)
-app.command("import", rich_help_panel="More")(import_checkpoint.import_checkpoint)
-app.command("attend", rich_help_panel="More")(attend.attend)
-app.command("mix", rich_help_panel="More")(mix.mix)
-app.command("project", rich_help_panel="More")(project.project)
-app.command("info", rich_help_panel="More")(info.info)
+app.command("train", cls=Command)(train.train)
+app.command("sample", cls=Command)(sample.sample)
+app.command("eval", cls=Command)(evaluate.evaluate)
+app.command("interpolate", cls=Command)(interpolate.interpolate)
+app.command("export", cls=Command)(export.export)
+app.command("stats", cls=Command, rich_help_panel="More")(stats.stats)
+app.command("import", cls=Command, rich_help_panel="More")(import_checkpoint.import_checkpoint)
+app.command("attend", cls=Command, rich_help_panel="More")(attend.attend)
+app.command("mix", cls=Command, rich_help_panel="More")(mix.mix)
+app.command("project", cls=Command, rich_help_panel="More")(project.project)
+app.command("info", cls=Command, rich_help_panel="More")(info.info)
+app.add_typer(data.app, name="data", rich_help_panel="More")
+app.add_typer(runs.app, name="runs", rich_help_panel="More")
 app.add_typer(presets.app, name="presets", rich_help_panel="More")
 app.add_typer(assets.app, name="assets", rich_help_panel="More")
 app.add_typer(bench.app, name="bench", rich_help_panel="More")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -19,16 +17,19 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
-from rich.table import Table
 
+from gantx.cli.help import Command, Group
 from gantx.cli.options import AsJson
+from gantx.cli.tables import print_table
 from gantx.errors import CheckFailed, Interrupted, MissingError
 from gantx.io.streams import unfailing_stderr
 
 if TYPE_CHECKING:
     from gantx.evaluation.assets import Asset, Status
 
-app = typer.Typer(help="List, download and verify the weights that evaluation needs.", no_args_is_help=True)
+app = typer.Typer(
+    help="List, download and verify the weights that evaluation needs.", cls=Group, no_args_is_help=True
+)
 
 Names = Annotated[
     list[str] | None,
@@ -36,7 +37,7 @@ Names = Annotated[
 ]
 
 
-@app.command("ls")
+@app.command("ls", cls=Command)
 def ls(as_json: AsJson = False) -> None:
     """List the weights and the paths they have or would have."""
     from gantx.evaluation import assets
@@ -44,7 +45,7 @@ def ls(as_json: AsJson = False) -> None:
     _show([assets.status(asset) for asset in assets.ASSETS.values()], as_json)
 
 
-@app.command("fetch")
+@app.command("fetch", cls=Command)
 def fetch(names: Names = None) -> None:
     """Download weights that are not in the cache yet; print their paths.
 
@@ -68,7 +69,7 @@ def fetch(names: Names = None) -> None:
         print(path)
 
 
-@app.command("verify")
+@app.command("verify", cls=Command)
 def verify(names: Names = None, as_json: AsJson = False) -> None:
     """Compute the digests of the weights on this machine and compare them with the published ones.
 
@@ -112,18 +113,12 @@ def _show(found: list[Status], as_json: bool) -> None:
         ]
         print(json.dumps({"schema": "gantx.assets/1", "assets": rows}))
         return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("asset", "file", "size", "state", "where"):
-        table.add_column(
-            heading,
-            justify="right" if heading == "size" else "left",
-            no_wrap=heading != "where",
-            overflow="fold",
-        )
-    for asset, state, path in found:
-        table.add_row(asset.name, asset.file, f"{asset.size / 1e6:.1f} MB", state, escape(str(path)))
-    # In a pipe each file is one line, for grep.
-    Console(highlight=False, width=None if sys.stdout.isatty() else 1000).print(table)
+    print_table(
+        ("asset", "size", "state", "file"),
+        [(asset.name, f"{asset.size / 1e6:.1f} MB", state, str(path)) for asset, state, path in found],
+        right={"size"},
+        whole=True,
+    )
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from typing import Annotated, Any, cast
 import typer
 
 from gantx import api
-from gantx.cli.options import Checkpoint, Device, Force, Weights, require_unused
+from gantx.cli.options import Checkpoint, Device, Force, Weights, require_checkpoint, require_unused
+from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
 from gantx.io.atomic import require_folder
@@ -17,7 +18,7 @@ from gantx.io.atomic import require_folder
 def attend(
     checkpoint: Checkpoint,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Sheet .png, or a folder of bare PNGs.")
+        Path, typer.Option("--output", "-o", parser=file_path, help="Sheet .png, or a folder of bare PNGs.")
     ] = Path("maps.png"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the image.")] = 0,
     seeds: Annotated[str | None, typer.Option(help="Several seeds, a row each: 0-7 or 1,5,9.")] = None,
@@ -58,11 +59,9 @@ def attend(
 
     Examples:
 
-      gantx attend ganformer.safetensors --seed 7 -o maps.png
+      gantx attend demo --seed 7 -o maps.png
 
-      gantx attend ganformer.safetensors --seeds 0-7 --layer all --kind soft -o maps/
-
-      gantx attend runs/0001-transgan-tiny-shapes --query 20,5 --layer all
+      gantx attend demo --seeds 0-7 --layer all --kind soft -o maps/
     """
     if seeds is not None and seed:
         raise UsageError("--seeds selects every image: omit --seed")
@@ -76,13 +75,15 @@ def attend(
     require_folder(output)
     pixel = None if query is None else _pixel(query)
 
-    from gantx.generation import attention_visualization, provenance
-    from gantx.generation.latents import parse_seeds
-    from gantx.generation.truncation import parse_truncation
+    from gantx.generation.parsing import parse_seeds, parse_truncation
     from gantx.io import imaging
 
     chosen = parse_seeds(seeds) if seeds is not None else [seed]
     imaging.require_distinct(output, chosen)
+    require_checkpoint(checkpoint)
+
+    from gantx.generation import attention_visualization, provenance
+
     model = api.load(checkpoint, weights=cast(Any, weights), device=device)
     view = attention_visualization.completed(
         model.network,

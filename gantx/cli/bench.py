@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from gantx.cli.help import Command, Group
 from gantx.cli.options import AsJson, Device
 from gantx.cli.status import StatusDisplay
+from gantx.cli.tables import print_table
 
 if TYPE_CHECKING:
     from gantx.benchmarking.machine import Machine
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from gantx.config.schema import RunConfig
 
 app = typer.Typer(
-    help="Measure how fast this machine trains, samples and scores a preset.", no_args_is_help=True
+    help="Measure how fast this machine trains, samples and scores a preset.", cls=Group, no_args_is_help=True
 )
 
 Preset = Annotated[str, typer.Option(help="A recipe from `gantx presets ls`.")]
@@ -32,7 +31,7 @@ Overrides = Annotated[
 ]
 
 
-@app.command("train")
+@app.command("train", cls=Command)
 def train(
     preset: Preset,
     overrides: Overrides = None,
@@ -75,7 +74,7 @@ def train(
         _show_training(figures)
 
 
-@app.command("sample")
+@app.command("sample", cls=Command)
 def sample(
     preset: Preset,
     overrides: Overrides = None,
@@ -118,7 +117,7 @@ def sample(
         _show_sampling(figures)
 
 
-@app.command("eval")
+@app.command("eval", cls=Command)
 def evaluate(
     preset: Preset,
     overrides: Overrides = None,
@@ -164,17 +163,18 @@ def _print_json(what: str, figures: Any) -> None:
 def _show_training(figures: TrainingFigures) -> None:
     how = "compiled" if figures.compiled else "eager"
     _head(figures.preset, figures.machine, f"batch {figures.batch}, {figures.precision}, {how}")
-    table = _table("step", "every", "images", "ms", "GFLOP", "TFLOP/s", "of the ceiling")
+    headings = ("step", "every", "images", "ms", "GFLOP", "TFLOP/s", "of the ceiling")
+    rows = []
     for phase in figures.stages:
         numbers = (phase.milliseconds, phase.gflop, phase.teraflops)
         share = _percent(phase.share_of_ceiling)
-        table.add_row(phase.name, str(phase.every), str(phase.batch), *map(_short, numbers), share)
-    table.add_row("average of G", "", "", _short(figures.average_milliseconds), "", "", "")
+        rows.append((phase.name, str(phase.every), str(phase.batch), *map(_short, numbers), share))
+    rows.append(("average of G", "", "", _short(figures.average_milliseconds), "", "", ""))
     whole = (figures.iteration_milliseconds, figures.iteration_milliseconds * figures.teraflops)
     share = _percent(figures.share_of_ceiling)
-    row = (*map(_short, whole), _short(figures.teraflops), share)
-    table.add_row("whole iteration", "1", str(figures.batch), *row)
-    _print(table)
+    sums = (*map(_short, whole), _short(figures.teraflops), share)
+    rows.append(("whole iteration", "1", str(figures.batch), *sums))
+    print_table(headings, rows, right=set(headings[1:]))
     print()
     idle = "-" if figures.idle_share is None else _percent(figures.idle_share)
     _rows(
@@ -230,19 +230,6 @@ def _head(preset: str, machine: Machine, how: str) -> None:
     print(f"on {machine.name} ({machine.device}), {threads}, {machine.system}")
     print(", ".join(f"{name} {version}" for name, version in machine.versions.items()))
     print()
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column(first, no_wrap=True)
-    for heading in others:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
-
-
-def _print(table: Table) -> None:
-    # In a pipe each row is one line, for grep.
-    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def _rows(figures: dict[str, str]) -> None:

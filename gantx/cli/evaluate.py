@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from gantx.cli.options import AsJson, Device
+from gantx.cli.options import AsJson, Device, require_checkpoint, require_file
+from gantx.cli.path_arguments import file_path, path_or_name
 from gantx.cli.status import StatusDisplay
+from gantx.cli.tables import print_table
 from gantx.errors import MissingError, UsageError
+from gantx.io.atomic import require_folder
 
 if TYPE_CHECKING:
     from gantx.evaluation.results import Result
@@ -23,18 +23,22 @@ def evaluate(
     target: Annotated[
         Path | None,
         typer.Argument(
-            help="A run, a checkpoint, or images (folder, .zip, .npy); by default the newest run in ./runs."
+            parser=file_path,
+            help="A run, a checkpoint, demo, or images (folder, .zip, .npy); the newest run by default.",
         ),
     ] = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(help="fid, kid, is, pr, dc, modes: fid,kid, or repeated. The preset's by default."),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="The real images; those of the run by default.")] = None,
+    data: Annotated[
+        str | None, typer.Option(parser=path_or_name, help="The real images; those of the run by default.")
+    ] = None,
     reference: Annotated[
         Path | None,
         typer.Option(
-            help="Statistics of real images in place of --data: a file of `gantx stats`, or an .npz."
+            parser=file_path,
+            help="Statistics of real images in place of --data: a file of `gantx stats`, or an .npz.",
         ),
     ] = None,
     num: Annotated[int | None, typer.Option(min=2, help="How many images are scored.")] = None,
@@ -42,9 +46,11 @@ def evaluate(
         str | None,
         typer.Option(help="clean-50k, stylegan-50k-full, transgan-test, vitgan-release or ganformer-50k."),
     ] = None,
-    features: Annotated[str | None, typer.Option(help="inception, random, or an .onnx file.")] = None,
+    features: Annotated[
+        str | None, typer.Option(parser=path_or_name, help="inception, random, or an .onnx file.")
+    ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="File of the Inception weights; see `gantx assets`.")
+        Path | None, typer.Option(parser=file_path, help="File of the Inception weights; see `gantx assets`.")
     ] = None,
     allow_unverified_weights: Annotated[
         bool,
@@ -66,7 +72,9 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="METRIC=VALUE", help="Exit 1 when a value is below: recall=0.3"),
     ] = None,
-    baseline: Annotated[Path | None, typer.Option(help="An earlier --json result to compare with.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(parser=file_path, help="An earlier --json result to compare with.")
+    ] = None,
     max_regression: Annotated[
         list[str] | None,
         typer.Option(metavar="METRIC=CHANGE", help="Exit 1 when worse than the baseline by more: fid=5%."),
@@ -80,10 +88,15 @@ def evaluate(
     intervals: Annotated[bool, typer.Option(help="Compute 95 % intervals.")] = True,
     as_json: AsJson = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Also write the JSON document to this file.")
+        Path | None,
+        typer.Option("--output", "-o", parser=file_path, help="Also write the JSON document to this file."),
     ] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")] = None,
-    markdown: Annotated[Path | None, typer.Option("--md", help="Write Markdown to this file.")] = None,
+    junit: Annotated[
+        Path | None, typer.Option(parser=file_path, help="Write JUnit XML to this file.")
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--md", parser=file_path, help="Write Markdown to this file.")
+    ] = None,
     device: Device = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads (all free cores).")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images generated at once (64).")] = None,
@@ -98,15 +111,19 @@ def evaluate(
 
     Examples:
 
-      gantx eval --metric fid
+      gantx eval demo --metric modes
 
-      gantx eval runs/0001-transgan-s-cifar --metric fid,kid --num 50000 --json > eval.json
+      gantx eval demo --metric modes --fail-below modes=18 --junit out.xml
 
-      gantx eval ckpt.safetensors --data ./cifar --metric fid --fail-above fid=20 --junit out.xml
+      gantx eval demo --metric fid,kid --features random --num 1000 --output eval.json
 
-      gantx eval ./folder-of-images --data ./cifar --metric fid
+      gantx sample demo -n 1000 -o images.zip
+
+      gantx eval images.zip --data shapes --metric fid --features random --num 1000
     """
-    from gantx.evaluation import gates, reports, results
+    from gantx import checkpoint
+    from gantx.data.sources import require_source
+    from gantx.evaluation import gates, protocols, reports, results, scores, targets
 
     thresholds = [gates.parse_gate(text, "above") for text in fail_above or []]
     thresholds += [gates.parse_gate(text, "below") for text in fail_below or []]
@@ -118,6 +135,8 @@ def evaluate(
     for path in (output, junit, markdown):
         if path is not None and path.is_dir():
             raise UsageError(f"{path} is a folder: name a file")
+        if path is not None:
+            require_folder(path)
     if strict and not intervals:
         raise UsageError(
             "--strict needs the 95 % intervals, which --no-intervals leaves out: drop one of them"
@@ -127,13 +146,27 @@ def evaluate(
     if split not in (None, "train", "test"):
         raise UsageError(f"no split '{split}': use train or test")
     earlier = results.read_result(baseline) if baseline else None
+    metrics = tuple(dict.fromkeys(part.strip() for text in metric or () for part in text.split(",")))
+    for name in metrics:
+        scores.require_metric(name)
+    if protocol is not None:
+        protocols.named(protocol)
+    if features is not None:
+        targets.require_features(features, weights)
+    require_file(reference, "file of reference statistics")
+    require_file(weights, "file of Inception weights")
+    if data is not None:
+        require_source(data)
+    target = target or checkpoint.newest_run(Path("runs"))
+    if targets.is_checkpoint(target):
+        require_checkpoint(target)
 
     from gantx.evaluation import request as evaluation
     from gantx.generation import sampling
     from gantx.runtime import devices
 
     request = evaluation.Request(
-        metrics=tuple(dict.fromkeys(part.strip() for text in metric or () for part in text.split(","))),
+        metrics=metrics,
         data=data,
         reference=reference,
         protocol=protocol,
@@ -174,18 +207,11 @@ def evaluate(
 
 
 def _show(result: Result) -> None:
-    """Print the table of scores, the reasons of failed gates, the protocol and the warnings."""
+    """Print the table of scores, what was measured, the reasons of failed gates, and the warnings."""
     from gantx.evaluation import reports
 
-    # A pipe has no width: rows are not cut for it.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
-    table = Table(box=None, pad_edge=False)
-    for column in reports.COLUMNS:
-        table.add_column(column, no_wrap=True, justify="right" if column in reports.RIGHT else "left")
-    for row in reports.summary_rows(result):
-        table.add_row(*map(escape, row))
-    console.print(table)
-    lines = [*reports.notes(result), reports.protocol_line(result)]
-    lines += [f"warning: {warning}" for warning in result.warnings]
-    for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+    headings, rows = reports.table(result)
+    print_table(headings, rows, right=reports.RIGHT)
+    print(reports.summary_line(result))
+    for line in (*reports.reasons(result), *(f"warning: {warning}" for warning in result.warnings)):
+        print(line)

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from gantx.cli.options import Checkpoint
+from gantx.cli.options import Checkpoint, require_checkpoint
+from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay
-from gantx.errors import UsageError
+from gantx.errors import MissingError, UsageError
 from gantx.io.atomic import require_folder
 
 
@@ -18,7 +19,10 @@ def export(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="model.onnx, model.pt2, g.safetensors, or a folder for Hugging Face."
+            "--output",
+            "-o",
+            parser=file_path,
+            help="model.onnx, model.pt2, g.safetensors, or a folder for Hugging Face.",
         ),
     ] = None,
     form: Annotated[
@@ -47,12 +51,15 @@ def export(
     scores: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Result of `gantx eval` for the card; by default those found next to the checkpoint."
+            parser=file_path,
+            help="Result of `gantx eval` for the card; by default those found next to the checkpoint.",
         ),
     ] = None,
     onnxruntime_web: Annotated[
         Path | None,
-        typer.Option(help="npm package for the page, folder or .tgz; by default downloaded with npm."),
+        typer.Option(
+            parser=file_path, help="npm package for the page, folder or .tgz; by default downloaded with npm."
+        ),
     ] = None,
     force: Annotated[
         bool,
@@ -65,25 +72,25 @@ def export(
 
     Examples:
 
-      gantx export runs/0001-transgan-tiny-shapes -o model.onnx --pixels uint8
+      gantx export demo -o model.onnx --pixels uint8
 
-      gantx export ckpt.safetensors -o g.safetensors
+      gantx export demo -o g.safetensors
 
-      gantx export ckpt.safetensors -o hub --license cc-by-4.0 --scores eval.json
+      gantx export demo -o hub --license apache-2.0
 
-      gantx export ckpt.safetensors -o demo --format web
+      gantx export demo -o page --format web
     """
     if output is None:
         raise UsageError("no output: add -o with model.onnx, model.pt2, g.safetensors or a folder")
     require_folder(output)
 
-    from gantx.exporting import export as exporting
-    from gantx.exporting.generator import pixels_named
-    from gantx.generation.truncation import parse_truncation
+    from gantx.evaluation.results import read_result
+    from gantx.exporting.request import Request, kind_of, pixels_named, require_valid
+    from gantx.generation.parsing import parse_truncation
 
-    request = exporting.Request(
+    request = Request(
         output=output,
-        kind=exporting.kind_of(output, form),
+        kind=kind_of(output, form),
         pixels=pixels_named(pixels),
         truncation=parse_truncation(truncation, cutoff),
         license=license_,
@@ -91,6 +98,15 @@ def export(
         runtime=onnxruntime_web,
         force=force,
     )
+    require_valid(request)
+    for path in request.scores:
+        read_result(path)
+    if onnxruntime_web is not None and not onnxruntime_web.exists():
+        raise MissingError(f"there is no npm package at {onnxruntime_web}")
+    require_checkpoint(checkpoint)
+
+    from gantx.exporting import export as exporting
+
     with StatusDisplay() as status:
         record = exporting.export(checkpoint, request, status.log)
         status.log(f"checks recorded in {record}")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from gantx.cli.options import ConfigFiles
-from gantx.errors import UsageError
-from gantx.io.streams import unfailing_stderr
+from gantx.cli.options import ConfigFiles, require_file
+from gantx.cli.output import log
+from gantx.cli.path_arguments import file_path
+from gantx.cli.tables import table_lines, terminal_width
+from gantx.errors import MissingError, UsageError
+from gantx.io.atomic import require_folder
 
 if TYPE_CHECKING:
     from gantx.importing.layouts import Conversion
@@ -23,8 +24,9 @@ def import_checkpoint(
     file: Annotated[
         Path,
         typer.Argument(
+            parser=file_path,
             help="The official file: a .pth of TransGAN, a network-snapshot-*.pkl of GANformer; "
-            "of ViTGAN a .pt, or the folder of its .pt files."
+            "of ViTGAN a .pt, or the folder of its .pt files.",
         ),
     ],
     overrides: Annotated[
@@ -35,10 +37,15 @@ def import_checkpoint(
         str | None, typer.Option(help="The preset whose networks the file contains; see `gantx presets ls`.")
     ] = None,
     config: ConfigFiles = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The .safetensors to write.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", parser=file_path, help="The .safetensors to write.")
+    ] = None,
     check: Annotated[
         Path | None,
-        typer.Option(help="Recorded inputs and outputs (.safetensors) that the networks must reproduce."),
+        typer.Option(
+            parser=file_path,
+            help="Recorded inputs and outputs (.safetensors) that the networks must reproduce.",
+        ),
     ] = None,
     keys: Annotated[bool, typer.Option("--keys", help="List every key and how it was converted.")] = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Write over an existing file.")] = False,
@@ -62,16 +69,22 @@ def import_checkpoint(
     if output is not None and output.exists() and not force:
         raise UsageError(f"{output} already exists: name another file, or add --force to replace it")
 
+    if output is not None:
+        require_folder(output)
+    require_file(check, "recorded outputs")
+    if not file.exists():
+        raise MissingError(f"there is no official checkpoint at {file}")
     from gantx.config import presets
-    from gantx.importing import files
 
     settings = presets.load(preset, config or [], overrides or [])
+    from gantx.importing import files
+
     conversion = files.convert(file, settings)
-    console = Console(file=unfailing_stderr(), highlight=False)
-    console.print(_coverage(conversion))
+    for line in _coverage(conversion):
+        log(line)
     for part, imported in conversion.parts.items():
         for reason, count in Counter(imported.computed.values()).items():
-            console.print(f"{part}: {count} × {escape(reason)}", soft_wrap=True)
+            log(f"{part}: {count} × {reason}")
     if keys:
         for part, imported in conversion.parts.items():
             for official, ours in imported.names.items():
@@ -91,17 +104,16 @@ def import_checkpoint(
         print(output)
 
 
-def _coverage(conversion: Conversion) -> Table:
+def _coverage(conversion: Conversion) -> list[str]:
     """How many keys of each network were mapped, and how many ignored for which reason; none is missing."""
-    table = Table(box=None, pad_edge=False)
-    for heading in ("part", "keys", "mapped", "ignored", "missing", "why ignored"):
-        table.add_column(heading, no_wrap=heading != "why ignored")
+    rows = []
     for part, imported in conversion.parts.items():
         reasons = Counter(imported.ignored.values())
         why = "; ".join(f"{count} × {reason}" for reason, count in reasons.items())
         mapped, ignored = len(imported.names), len(imported.ignored)
-        table.add_row(part, str(mapped + ignored), str(mapped), str(ignored), "0", escape(why))
+        rows.append((part, str(mapped + ignored), str(mapped), str(ignored), "0", why))
     if conversion.skipped:
         why = "no weights of a network: " + ", ".join(conversion.skipped)
-        table.add_row("the rest", "", "", "all", "", escape(why))
-    return table
+        rows.append(("the rest", "", "", "all", "", why))
+    headings = ("part", "keys", "mapped", "ignored", "missing", "why ignored")
+    return table_lines(headings, rows, width=terminal_width(sys.stderr))

@@ -12,11 +12,17 @@ def info(
     checkpoint: Checkpoint,
     as_json: AsJson = False,
 ) -> None:
-    """Show a checkpoint's configuration, progress and origin, without loading its weights."""
+    """Show a checkpoint's configuration, progress and origin, and verify that it is undamaged.
+
+    Example:
+
+      gantx info demo
+    """
     from gantx import checkpoint as checkpoints
     from gantx.data.crop import height_of
 
     header = checkpoints.read_header(checkpoints.find(checkpoint))
+    checkpoints.verify(header)
     if as_json:
         document = {
             "schema": "gantx.info/1",
@@ -26,6 +32,7 @@ def info(
             "data": header.data,
             "versions": header.versions,
             "digests": header.digests,
+            "sealed": header.sealed,
         }
         print(json.dumps(document))
         return
@@ -42,10 +49,14 @@ def info(
         "versions": ", ".join(f"{name} {version}" for name, version in header.versions.items()),
         "parts": ", ".join(header.digests),
         "digest": header.digests.get("generator_ema", "-"),
+        "integrity": "header and weights match their digests" if header.sealed else _UNSEALED,
     }
     for label, value in rows.items():
         print(f"{label:<14}{value}")
     print("\n" + header.config.to_yaml(), end="")
+
+
+_UNSEALED = "weights match their digests; no digest of the header (written before gantx kept one)"
 
 
 def _origin(data: dict[str, Any]) -> str:

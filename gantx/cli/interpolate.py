@@ -8,7 +8,17 @@ from typing import Annotated, Any, cast
 import typer
 
 from gantx import api
-from gantx.cli.options import Batch, Checkpoint, Cutoff, Device, Force, Weights, require_unused
+from gantx.cli.options import (
+    Batch,
+    Checkpoint,
+    Cutoff,
+    Device,
+    Force,
+    Weights,
+    require_checkpoint,
+    require_unused,
+)
+from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
 from gantx.io.atomic import require_folder
@@ -21,6 +31,7 @@ def interpolate(
         typer.Option(
             "--output",
             "-o",
+            parser=file_path,
             help="A .gif, .webp, .apng or .mp4; a film strip .png; or a folder of frames.",
         ),
     ] = Path("walk.gif"),
@@ -54,16 +65,16 @@ def interpolate(
 
     Examples:
 
-      gantx interpolate runs/0001-transgan-tiny-shapes --seeds 1,5,9 --loop -o walk.gif
+      gantx interpolate demo --seeds 1,5,9 --loop -o walk.gif
 
-      gantx interpolate ckpt.safetensors --seeds 0-31 --grid 4x2 --frames 600 --loop -o walk.mp4
+      gantx interpolate demo --seeds 0-31 --grid 4x2 --frames 600 --loop -o walks.webp
 
-      gantx interpolate ganformer.safetensors --seeds 7 --truncation 0:1 -o sweep.webp
+      gantx interpolate demo --seeds 7 --truncation 0:1 -o sweep.webp
     """
     require_unused(output, force)
     require_folder(output)
 
-    from gantx.generation.latents import parse_seeds
+    from gantx.generation.parsing import parse_seeds
     from gantx.io import animations, imaging
 
     animations.check(output, fps)
@@ -75,6 +86,7 @@ def interpolate(
             f"--seeds {seeds} leaves each walk one seed, so that nothing would move: name two or more for "
             "each, or sweep the truncation of a network with styles, --truncation 0:1"
         )
+    require_checkpoint(checkpoint)
     model = api.load(checkpoint, weights=cast(Any, weights), device=device)
     walk = model.walk(
         chosen,

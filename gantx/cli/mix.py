@@ -8,14 +8,17 @@ from typing import Annotated, Any, cast
 import typer
 
 from gantx import api
-from gantx.cli.options import Batch, Checkpoint, Device, Weights
+from gantx.cli.options import Batch, Checkpoint, Device, Weights, require_checkpoint
+from gantx.cli.path_arguments import file_path
 from gantx.errors import UsageError
 from gantx.io.atomic import require_folder
 
 
 def mix(
     checkpoint: Checkpoint,
-    output: Annotated[Path, typer.Option("--output", "-o", help="A .png.")] = Path("mix.png"),
+    output: Annotated[Path, typer.Option("--output", "-o", parser=file_path, help="A .png.")] = Path(
+        "mix.png"
+    ),
     rows: Annotated[str, typer.Option(help="Seeds of the images whose styles are replaced: 0-3.")] = "0-3",
     columns: Annotated[str, typer.Option(help="Seeds of the images that provide the styles: 4-7.")] = "4-7",
     layers: Annotated[
@@ -36,9 +39,9 @@ def mix(
 
     Examples:
 
-      gantx mix stylegan2.safetensors --rows 1-4 --columns 5-8 --layers 0-3
+      gantx mix demo --rows 1-4 --columns 5-8 --layers 3
 
-      gantx mix ganformer.safetensors --rows 1-4 --columns 5-8 --components 0-2 -o parts.png
+      gantx mix demo --rows 1-4 --columns 5-8 --layers 0-2 -o outlines.png
     """
     if output.suffix.lower() != ".png":
         raise UsageError(f"a table is a .png, but the output is {output}")
@@ -46,19 +49,23 @@ def mix(
         raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
     require_folder(output)
 
-    from gantx.generation import sampling, style_mixing
-    from gantx.generation.latents import parse_seeds
-    from gantx.generation.truncation import parse_truncation
-    from gantx.io import imaging
+    from gantx.generation.parsing import parse_seeds, parse_truncation
 
     changed, taken = parse_seeds(rows), parse_seeds(columns)
+    of_layers = None if layers is None else parse_seeds(layers)
+    of_components = None if components is None else parse_seeds(components)
+    require_checkpoint(checkpoint)
+
+    from gantx.generation import sampling, style_mixing
+    from gantx.io import imaging
+
     model = api.load(checkpoint, weights=cast(Any, weights), device=device)
     images = style_mixing.table(
         model.network,
         changed,
         taken,
-        layers=None if layers is None else parse_seeds(layers),
-        components=None if components is None else parse_seeds(components),
+        layers=of_layers,
+        components=of_components,
         batch=batch or sampling.BATCH,
         device=model.device,
         truncation=parse_truncation(truncation),

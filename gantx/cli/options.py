@@ -7,16 +7,37 @@ from typing import Annotated
 
 import typer
 
-from gantx.errors import UsageError
+from gantx.cli.path_arguments import file_path
+from gantx.errors import MissingError, UsageError
+from gantx.runtime.device_names import require_device_name
 
-Checkpoint = Annotated[Path, typer.Argument(help="A run, a folder of checkpoints, or a .safetensors file.")]
-Weights = Annotated[str, typer.Option(help="ema for the running average, raw for the trained weights.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Checkpoint = Annotated[
+    Path,
+    typer.Argument(parser=file_path, help="A run, a folder of checkpoints, a .safetensors file, or demo."),
+]
+
+
+def require_weights_name(name: str) -> str:
+    """The name, if it is `ema` or `raw`; UsageError otherwise."""
+    if name not in ("ema", "raw"):
+        raise UsageError(f"no weights '{name}': use ema or raw")
+    return name
+
+
+Weights = Annotated[
+    str,
+    typer.Option(
+        callback=require_weights_name, help="ema for the running average, raw for the trained weights."
+    ),
+]
+Device = Annotated[str, typer.Option(callback=require_device_name, help="auto, cpu, cuda, cuda:N or mps.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Images computed at once (64).")]
 Cutoff = Annotated[
     int | None, typer.Option("--truncation-cutoff", min=1, help="Number of leading layers to truncate (all).")
 ]
-ConfigFiles = Annotated[list[Path] | None, typer.Option(help="YAML file of settings; may be repeated.")]
+ConfigFiles = Annotated[
+    list[Path] | None, typer.Option(parser=file_path, help="YAML file of settings; may be repeated.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Force = Annotated[
     bool,
@@ -28,3 +49,16 @@ def require_unused(output: Path, force: bool) -> None:
     """UsageError if `output` is a file or a folder that is not empty, unless it may be overwritten."""
     if output.exists() and not force and (output.is_file() or any(output.iterdir())):
         raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
+
+
+def require_file(path: Path | None, what: str) -> None:
+    """MissingError if `path` is given and no file is there; `what` says which file it is."""
+    if path is not None and not path.is_file():
+        raise MissingError(f"there is no {what} at {path}")
+
+
+def require_checkpoint(target: Path) -> None:
+    """MissingError or CheckpointError if no readable checkpoint is there, before torch is imported."""
+    from gantx import checkpoint
+
+    checkpoint.read_header(checkpoint.find(target))

@@ -8,20 +8,29 @@ from typing import Annotated, Any, cast
 import typer
 
 from gantx import api
-from gantx.cli.options import Checkpoint, Device, Weights
+from gantx.cli.options import Checkpoint, Device, Weights, require_checkpoint, require_file
+from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
 from gantx.io.atomic import require_folder
 
 
 def project(
-    image: Annotated[Path, typer.Argument(help="The image; cropped in the middle and resized as needed.")],
+    image: Annotated[
+        Path, typer.Argument(parser=file_path, help="The image; cropped in the middle and resized as needed.")
+    ],
     checkpoint: Checkpoint,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="A .png: the image and its projection, side by side.")
+        Path,
+        typer.Option(
+            "--output", "-o", parser=file_path, help="A .png: the image and its projection, side by side."
+        ),
     ] = Path("projection.png"),
     latents: Annotated[
-        Path | None, typer.Option(help="File of the latent; by default the output's name with .safetensors.")
+        Path | None,
+        typer.Option(
+            parser=file_path, help="File of the latent; by default the output's name with .safetensors."
+        ),
     ] = None,
     space: Annotated[
         str | None,
@@ -37,7 +46,7 @@ def project(
         str | None, typer.Option(help="inception: compare its features in addition to pixels.")
     ] = None,
     feature_file: Annotated[
-        Path | None, typer.Option(help="File of the Inception weights; see `gantx assets`.")
+        Path | None, typer.Option(parser=file_path, help="File of the Inception weights; see `gantx assets`.")
     ] = None,
     weights: Weights = "ema",
     device: Device = "auto",
@@ -47,9 +56,11 @@ def project(
 
     Examples:
 
-      gantx project face.jpg runs/0001-transgan-tiny-shapes -o found.png
+      gantx sample demo --seeds 3 -o target.png
 
-      gantx sample runs/0001-transgan-tiny-shapes --latents found.safetensors -o again.png
+      gantx project target.png demo -o found.png
+
+      gantx sample demo --latents found.safetensors -o again.png
     """
     if output.suffix.lower() != ".png":
         raise UsageError(f"the comparison is a .png, but the output is {output}")
@@ -65,6 +76,10 @@ def project(
         raise UsageError(f"no features '{features}': use inception, or omit --features")
     if feature_file is not None and features is None:
         raise UsageError("--feature-file is for Inception's weights: add --features inception")
+
+    require_file(image, "image")
+    require_file(feature_file, "file of Inception weights")
+    require_checkpoint(checkpoint)
 
     import torch
 

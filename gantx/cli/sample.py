@@ -9,7 +9,16 @@ from typing import Annotated, Any, cast
 import typer
 
 from gantx import api
-from gantx.cli.options import Cutoff, Device, Force, Weights, require_unused
+from gantx.cli.options import (
+    Cutoff,
+    Device,
+    Force,
+    Weights,
+    require_checkpoint,
+    require_file,
+    require_unused,
+)
+from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay
 from gantx.errors import CheckFailed, UsageError
 from gantx.io.atomic import require_folder
@@ -19,13 +28,17 @@ def sample(
     checkpoint: Annotated[
         Path | None,
         typer.Argument(
-            help="A run, a folder of checkpoints, or a .safetensors file; --from finds it in ./runs itself."
+            parser=file_path,
+            help="A run, a folder of checkpoints, a .safetensors file, or demo; --from searches ./runs.",
         ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Grid .png, archive .zip, array .npy, or a folder of PNGs (grid.png)."
+            "--output",
+            "-o",
+            parser=file_path,
+            help="Grid .png, archive .zip, array .npy, or a folder of PNGs (grid.png).",
         ),
     ] = None,
     number: Annotated[int | None, typer.Option("-n", min=1, help="How many images (64).")] = None,
@@ -33,11 +46,17 @@ def sample(
     seeds: Annotated[str | None, typer.Option(help="Seeds instead of -n and --seed: 0-63 or 1,5,9.")] = None,
     latents: Annotated[
         Path | None,
-        typer.Option(help="Latents or styles instead of seeds, [N, ...], .npy or .safetensors."),
+        typer.Option(
+            parser=file_path, help="Latents or styles instead of seeds, [N, ...], .npy or .safetensors."
+        ),
     ] = None,
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="Generate this picture, or a folder or .zip of them, again and compare."),
+        typer.Option(
+            "--from",
+            parser=file_path,
+            help="Generate this picture, or a folder or .zip of them, again and compare.",
+        ),
     ] = None,
     truncation: Annotated[
         float | None,
@@ -68,24 +87,20 @@ def sample(
 
     Examples:
 
-      gantx sample runs/0001-transgan-tiny-shapes -n 64 -o grid.png
+      gantx sample demo -n 64 -o grid.png
 
-      gantx sample ckpt.safetensors --seeds 0-999 -o faces.zip
+      gantx sample demo --from grid.png
 
-      gantx sample ckpt.safetensors -n 50000 -o all.npy --compile
+      gantx sample demo --seeds 0-999 -o shapes.zip
 
-      gantx sample ckpt.safetensors --latents z.npy -o images.npy --dtype float32
+      gantx sample demo --truncation 0.7 -o alike.png
 
-      gantx sample ganformer.safetensors --truncation 0.7 -o grid.png
-
-      gantx sample --from grid.png
+      gantx sample demo -n 50000 -o all.npy --dtype float32
     """
     if seeds is not None and (number is not None or seed):
         raise UsageError("--seeds selects every image: omit -n and --seed")
     if latents is not None and (seeds is not None or number is not None or seed):
         raise UsageError("--latents provides every latent: omit -n, --seed and --seeds")
-    if weights not in ("ema", "raw"):
-        raise UsageError(f"no weights '{weights}': use ema or raw")
     if source is not None:
         told = (number, seed or None, seeds, latents, truncation, cutoff, grid, output, compile or None)
         if any(option is not None for option in told):
@@ -105,25 +120,36 @@ def sample(
         raise UsageError(f"--grid arranges a .png, but the output is {output}")
     require_unused(output, force)
     require_folder(output)
+    require_file(latents, "file of latents")
 
-    from gantx.generation import sampling
-    from gantx.generation.latents import latents_for, parse_seeds
-    from gantx.generation.sampling import fetch
+    from gantx.generation.parsing import parse_seeds, parse_truncation
     from gantx.io import imaging
 
+    imaging.require_format(output)
     if output.suffix:
         imaging.check_output(output)
+    parse_truncation(truncation, cutoff)
+    chosen = None if seeds is None else parse_seeds(seeds)
+    require_checkpoint(checkpoint)
+
+    from gantx.generation import sampling
+    from gantx.generation.latents import latents_for
+    from gantx.generation.sampling import fetch
+    from gantx.runtime.seeds import Seeds
+
     model = api.load(checkpoint, weights=cast(Any, weights), device=device, compile=compile)
     what: Any
     if latents is not None:
         what = latents_for(model.network, latents)
         numbers: Sequence[int] = range(len(what))
-    elif seeds is not None:
-        what = numbers = parse_seeds(seeds)
+    elif chosen is not None:
+        what = numbers = chosen
         imaging.require_distinct(output, numbers)
     else:
         columns, rows = imaging.grid_shape(0, grid) if grid is not None else (8, 8)
-        what = numbers = range(seed, seed + (number or columns * rows))
+        what = numbers = Seeds([range(seed, seed + (number or columns * rows))])
+    size = sampling.cropped_shape(model.network, model.config.data.ratio)
+    imaging.require_room(output, len(numbers), size, 4 if dtype == "float32" else 1)
     shape = imaging.grid_shape(len(numbers), grid) if output.suffix.lower() == ".png" else None
     origin = "seed" if latents is None else "latent"
     text = model.provenance(truncation, cutoff)

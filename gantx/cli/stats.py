@@ -7,14 +7,21 @@ from typing import Annotated
 
 import typer
 
-from gantx.cli.options import Device
+from gantx.cli.options import Device, require_file
+from gantx.cli.path_arguments import file_path, path_or_name
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
+from gantx.io.atomic import require_folder
 
 
 def stats(
-    data: Annotated[str, typer.Argument(help="Folder, zip or archive of images, or a known data set.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file to write.")],
+    data: Annotated[
+        str,
+        typer.Argument(parser=path_or_name, help="Folder, zip or archive of images, or a known data set."),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", parser=file_path, help="The .safetensors file to write.")
+    ],
     resolution: Annotated[
         int,
         typer.Option(min=4, help="Width of the generator's images in pixels; real ones are resized to it."),
@@ -23,8 +30,12 @@ def stats(
         float, typer.Option(min=0, max=1, help="Height / width of the images; data.ratio of the generator.")
     ] = 1.0,
     protocol: Annotated[str, typer.Option(help="The protocol of the later evaluation.")] = "clean-50k",
-    features: Annotated[str, typer.Option(help="inception, random, or an .onnx file.")] = "inception",
-    weights: Annotated[Path | None, typer.Option(help="File of the Inception weights.")] = None,
+    features: Annotated[
+        str, typer.Option(parser=path_or_name, help="inception, random, or an .onnx file.")
+    ] = "inception",
+    weights: Annotated[
+        Path | None, typer.Option(parser=file_path, help="File of the Inception weights.")
+    ] = None,
     allow_unverified_weights: Annotated[
         bool, typer.Option("--allow-unverified-weights", help="Accept weights of any digest.")
     ] = False,
@@ -51,8 +62,17 @@ def stats(
         raise UsageError(f"ratio {ratio:g}: give height / width, above 0 and up to 1")
     if output.exists() and not force:
         raise UsageError(f"{output} already exists: name another file, or add --force to replace it")
-
+    require_folder(output)
+    require_file(weights, "file of Inception weights")
     from gantx.config.schema import DataConfig
+    from gantx.data.sources import require_source
+    from gantx.evaluation.protocols import named
+    from gantx.evaluation.targets import require_features
+
+    named(protocol)
+    require_features(features, weights)
+    require_source(data)
+
     from gantx.evaluation import reference
     from gantx.evaluation.request import Request, statistics
     from gantx.runtime import devices

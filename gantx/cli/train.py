@@ -14,6 +14,7 @@ import typer
 
 from gantx.cli import output
 from gantx.cli.options import ConfigFiles, Device
+from gantx.cli.path_arguments import file_path, path_or_name
 from gantx.cli.status import StatusDisplay
 from gantx.errors import UsageError
 from gantx.runtime.signals import StopAtOnce, time_limit
@@ -30,7 +31,10 @@ def train(
     preset: Annotated[str | None, typer.Option(help="A recipe from `gantx presets ls`.")] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Folder, zip or archive of images, a known data set such as cifar10, or `shapes`."),
+        typer.Option(
+            parser=path_or_name,
+            help="Folder, zip or archive of images, a known data set such as cifar10, or `shapes`.",
+        ),
     ] = None,
     config: ConfigFiles = None,
     assign: Annotated[
@@ -46,12 +50,18 @@ def train(
     on_bad_image: Annotated[str | None, typer.Option(help="error or skip.")] = None,
     name: Annotated[str | None, typer.Option(help="Name in the run folder; the preset's by default.")] = None,
     device: Device = "auto",
-    runs: Annotated[Path, typer.Option(help="Parent of the numbered run folders.")] = Path("runs"),
-    out: Annotated[Path | None, typer.Option(help="Path of the run folder, in place of --runs.")] = None,
+    runs: Annotated[Path, typer.Option(parser=file_path, help="Parent of the numbered run folders.")] = Path(
+        "runs"
+    ),
+    out: Annotated[
+        Path | None, typer.Option(parser=file_path, help="Path of the run folder, in place of --runs.")
+    ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(
-            metavar="RUN|auto", help="Resume this run; auto: resume the run in --out, or start it there."
+            parser=file_path,
+            metavar="RUN|auto",
+            help="Resume this run; auto: resume the run in --out, or start it there.",
         ),
     ] = None,
     max_time: Annotated[
@@ -110,6 +120,9 @@ def train(
 
             what = recognized(resume) or "is a file, not a run"
             raise UsageError(f"{resume} {what}; --resume takes the folder that `gantx train` made")
+        from gantx.training.preconditions import require_run
+
+        require_run(resume)
         with time_limit(limit), StopAtOnce(_BEFORE, leaves=True):
             from gantx.training import run
 
@@ -123,14 +136,15 @@ def train(
         print(settings.to_yaml(), end="")
         return
     if dry_run:
-        from gantx.training.dry_run import sizes
-
-        print(settings.to_yaml())
-        _show_plan(sizes(settings))
+        _dry_run(settings)
         if probe:
             _probe(settings, device)
         return
 
+    if not (auto and out is not None and (out / "config.yaml").is_file()):
+        from gantx.training.preconditions import require_new_run
+
+        require_new_run(settings, out)
     with time_limit(limit), StopAtOnce(_BEFORE, leaves=True):
         from gantx.training import run
 
@@ -191,6 +205,25 @@ def _follow(device: str, work: Callable[..., Path]) -> None:
             progress=partial(status.show, "preparing images"),
         )
     output.print_result(str(folder))
+
+
+def _dry_run(settings: RunConfig) -> None:
+    """Print the configuration and what follows from it; fail for images that training would refuse."""
+    from gantx.data.prepare import check, require_enough
+    from gantx.data.published import SETS
+    from gantx.training.dry_run import sizes
+
+    print(settings.to_yaml())
+    if settings.data.source not in (None, *SETS):  # which would be downloaded
+        with StatusDisplay() as status:
+            count = check(
+                settings.data,
+                log=status.log,
+                progress=partial(status.show, "reading images"),
+                labels=settings.conditioning.classes is not None,
+            )
+            require_enough(count, settings.data, status.log)
+    _show_plan(sizes(settings))
 
 
 def _probe(settings: RunConfig, device: str) -> None:

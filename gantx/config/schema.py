@@ -46,8 +46,10 @@ class DataConfig(Section):
         ratio: height / width of the images; below 1 they are centred in black squares, and generated images
             are cropped back to this ratio.
         mirror: flip each image left-right with probability one half.
-        on_bad_image: stop at an unreadable image, or skip it and list it in the cache.
+        on_bad_image: stop at images that are unreadable or too small, or skip them and list them in
+            the cache.
         allow_upscale: accept images smaller than `resolution`.
+        allow_single: train on a set of one image.
         resident: keep the set on the device, stream it from the host, or decide by free memory.
         shapes: settings of `--data shapes`.
     """
@@ -59,6 +61,7 @@ class DataConfig(Section):
     mirror: bool = False
     on_bad_image: Literal["error", "skip"] = "error"
     allow_upscale: bool = False
+    allow_single: bool = False
     resident: Literal["auto", "device", "stream"] = "auto"
     shapes: ShapesConfig = ShapesConfig()
 

@@ -76,6 +76,10 @@ class Batches:
             # The mapped file is read-only, which torch cannot express; nothing here writes to it.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             images = torch.from_numpy(prepared.images)
+        self._prepared = prepared
+        self._on_device = self.resident and self._device.type != "cpu"
+        if self._on_device:
+            prepared.verify()
         self._images = images.to(self._device) if self.resident else images
         self.labelled = prepared.labels is not None
         self._labels = torch.empty(0, dtype=torch.int64)
@@ -112,6 +116,8 @@ class Batches:
         count = len(images)
         if self.resident:
             order = self._order(stream, start, count)
+            if not self._on_device:
+                self._prepared.verify(order.rows.numpy())
             pixels, flips = self._images.index_select(0, order.rows), order.flips
         else:
             pixels, flips, _ = self._arrived(stream, start, count)
@@ -156,6 +162,7 @@ class Batches:
 
     def _fetch(self, stream: str, start: int, count: int) -> _Fetched:
         rows, flips = self._order(stream, start, count)
+        self._prepared.verify(rows.numpy())
         if self._copies is None:
             pixels = self._images.index_select(0, rows).to(self._device)
             return _Fetched(pixels, None if flips is None else flips.to(self._device), None)

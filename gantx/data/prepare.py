@@ -1,61 +1,54 @@
 """Prepares images: one uint8 array of square RGB images, computed once and stored in the cache.
 
-Each image goes through these steps, in this order; docs/data.md describes them to users:
-
-1. It is rotated according to its EXIF orientation. Of an animation the first frame is used.
-2. The largest centred rectangle of `data.ratio` is cropped: a square unless the ratio is below 1.
-3. It is converted to 8-bit RGB (`to_rgb`). Colour profiles are ignored.
-4. It is resized with Lanczos, which is antialiased in Pillow and keeps the most detail of its filters.
-   An image smaller than the resolution is refused unless `data.allow_upscale` is set.
-5. If the ratio is below 1, it is centred in a black square (gantx.data.crop).
-
 The cache of a set is a folder `prepared/<fingerprint>` with `images.npy` (uint8 [N, 3, R, R]), `labels.npy`
 if it has labels, `meta.json`, and `skipped.txt` if images were skipped. It is written under a temporary name
-and renamed when complete.
+and renamed when complete. `meta.json` has digests of the pixels by blocks, of the labels and of itself. They
+are verified when the set is mapped, those of the pixels of a large set before the first image of a block is
+used.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import shutil
 import time
 import uuid
-import warnings
-from collections import deque
-from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from gantx.config.schema import DataConfig
-from gantx.data.crop import height_of, rectangle, rows_of
+from gantx.data.blocks import BlockDigests, VerifiedBlocks
+from gantx.data.crop import height_of
 from gantx.data.labels import Labels, digest_of
-from gantx.data.sources import HasLabelFiles, ReadsRanges, Source, open_source
-from gantx.errors import DataError, GantxError, MissingError
+from gantx.data.pixels import Tally, Unusable, at_ratio, read_all
+from gantx.data.sources import HasLabelFiles, Source, open_source
+from gantx.errors import DataError, MissingError
 from gantx.io.cache import cache_folder
-from gantx.runtime import cores
 
 Log = Callable[[str], None]
 Progress = Callable[[int, int], None]
 
-FORMAT = 1  # version of the cache's layout and of the steps above; incremented when either changes
-_WORTH_A_THREAD = 4096  # bytes; smaller images spend their time in Python, under the global interpreter lock
+FORMAT = 1  # version of the cache's layout and of gantx.data.pixels; incremented when either changes
+FEW = 100  # images; a smaller set is trained on with a warning
+_AT_ONCE = 2**30  # bytes of pixels that are verified before the first of them is used
+_NAMED = 3  # images that a message names
 
 
 class UnusableImage(DataError):
-    """An image of the set that cannot be used; the advice names settings, which not every command has.
+    """Images of the set that cannot be used; the advice names settings, which not every command has.
 
     Attributes:
-        fact: which image, and why, without the advice.
-        small: whether it is smaller than the resolution; otherwise it cannot be read.
+        fact: which images, and why, without the advice.
+        small: whether all of them are smaller than the resolution; otherwise some cannot be read.
     """
 
     def __init__(self, fact: str, advice: str, *, small: bool = False) -> None:
@@ -75,7 +68,8 @@ class Prepared:
         fingerprint: digest of the source and of the settings of the preparation; name of the cache folder.
         digest: digest of the pixels: equal for equal images from any source.
         name: the source's short name.
-        skipped: names of the images that could not be read and were skipped.
+        skipped: names of the images that could not be used and were skipped.
+        blocks: verifies the pixels of a large set; None where that is done.
         unread_labels: the files that give labels and were not read; "" if there are none.
     """
 
@@ -86,7 +80,23 @@ class Prepared:
     digest: str
     name: str
     skipped: tuple[str, ...]
+    blocks: VerifiedBlocks | None = None
     unread_labels: str = ""
+
+    def verify(self, rows: NDArray[np.int64] | None = None) -> None:
+        """Verify the pixels of some images, or of all; costs nothing where that was done before.
+
+        Raises:
+            DataError: they are damaged; the set is marked to be prepared again.
+        """
+        if self.blocks is None or (self.blocks.all() if rows is None else self.blocks.of(rows)):
+            return
+        meta = cache_folder() / "prepared" / self.fingerprint / "meta.json"
+        with contextlib.suppress(OSError):
+            meta.unlink()
+        raise DataError(
+            f"the prepared images in {meta.parent} are damaged: start again, and they are prepared again"
+        )
 
     @property
     def labelled_digest(self) -> str:
@@ -112,17 +122,17 @@ def prepare(
     Raises:
         UsageError: no source is set.
         MissingError: the source does not exist, cannot be downloaded, or the cache cannot be written.
-        DataError: no image, an unreadable image (unless `data.on_bad_image` is "skip"), an image smaller
-            than the resolution (unless `data.allow_upscale`), or an archive that is not the published one.
+        DataError: no image, or an archive that is not the published one.
+        UnusableImage: images that are unreadable, or smaller than the resolution without
+            `data.allow_upscale`, unless `data.on_bad_image` is "skip". All of them are looked for; the
+            first few are named, and a file lists the others.
     """
     source = open_source(data, progress, labelled=labels)
     for note in source.notes:
         log(f"data: {note}")
     files = source.label_files if isinstance(source, HasLabelFiles) else None
-    found = of_files = None
-    if labels and isinstance(source, HasLabelFiles) and files is not None:
-        found, of_files = files.labels(source.image_names) or _NO_LABELS, files.digest()
-    fingerprint = _fingerprint(source, data, of_files)
+    found = _labels_of(source) if labels else None
+    fingerprint = _fingerprint(source, data, files.digest() if files and found else None)
     folder = cache_folder() / "prepared" / fingerprint
     prepared = _load(folder, data.resolution, source.name)
     origin = "from cache"
@@ -138,7 +148,7 @@ def prepare(
         origin = f"prepared in {time.perf_counter() - started:.1f} s, cached in {folder}"
     if prepared.skipped:
         first = ", ".join(prepared.skipped[:5]) + (", …" if len(prepared.skipped) > 5 else "")
-        log(f"data: {len(prepared.skipped):,} unreadable left out: {first} (see {folder / 'skipped.txt'})")
+        log(f"data: {len(prepared.skipped):,} unusable left out: {first} (see {folder / 'skipped.txt'})")
     if files is not None and not labels and files.mention_labels():
         prepared = replace(prepared, unread_labels=str(files))
     classes = f", {len(prepared.class_names):,} classes" if prepared.labels is not None else ""
@@ -149,185 +159,60 @@ def prepare(
     return prepared
 
 
+def check(data: DataConfig, *, log: Log, progress: Progress | None = None, labels: bool = False) -> int:
+    """Whether `prepare` would succeed: read every image, but store none; the number of usable images.
+
+    A set that is in the cache is not read again. Takes and raises what `prepare` does.
+    """
+    source = open_source(data, progress, labelled=labels)
+    for note in source.notes:
+        log(f"data: {note}")
+    files = source.label_files if isinstance(source, HasLabelFiles) else None
+    found = _labels_of(source) if labels else None
+    if labels and not (source.class_names if found is None else found.names):
+        raise without_labels(data)
+    of_files = files.digest() if files and found else None
+    folder = cache_folder() / "prepared" / _fingerprint(source, data, of_files)
+    if (prepared := _load(folder, data.resolution, source.name)) is not None:
+        count = len(prepared.images)
+    else:
+        total = len(source)
+        read = _read(source, data, total, lambda pixels: None, progress)
+        _log_changes(read.tally, data, total, log)
+        count = len(read.kept)
+    log(f"data: {count:,} image{'' if count == 1 else 's'}, {_size(data)}")
+    return count
+
+
+def without_labels(data: DataConfig) -> DataError:
+    """What to say of a set without labels that a conditional run is to be trained on."""
+    return DataError(
+        f"{data.source} has no labels: put the images of each class into a folder of their own, or add "
+        "dataset.json or labels.csv, or train with conditioning.classes=null"
+    )
+
+
+def _labels_of(source: Source) -> Labels | None:
+    """The labels that files give to the images of a source; None without such files."""
+    if not isinstance(source, HasLabelFiles) or source.label_files is None:
+        return None
+    return source.label_files.labels(source.image_names) or _NO_LABELS
+
+
+def require_enough(count: int, data: DataConfig, log: Log) -> None:
+    """Warn of a set that is too small to learn from; DataError for a single image, unless it is asked for."""
+    if count == 1 and not data.allow_single:
+        raise DataError(
+            "the set has one image, which a GAN can only repeat: add images, or set data.allow_single=true"
+        )
+    if count < FEW:
+        log(f"data: {count:,} images are few: a GAN learns little from fewer than {FEW}; add images")
+
+
 def _size(data: DataConfig) -> str:
     """Size of the images, and of their squares if that differs, for the log."""
     width, height = data.resolution, height_of(data.resolution, data.ratio)
     return f"{width}×{height}" + (f" in squares of {width}×{width}" if height != width else "")
-
-
-def _at_ratio(data: DataConfig) -> str:
-    return "" if data.ratio == 1 else f" at the ratio {data.ratio:g}"
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a decoded image of any mode to 8-bit RGB by fixed rules.
-
-    - Greyscale and black-and-white: the value is repeated in three channels.
-    - 16-bit greyscale: divided by 257 and rounded. Mode I counts as 16-bit once a value exceeds 255.
-    - Palette: its colours are looked up.
-    - Any transparency (alpha, or a transparent colour): composited over white, the usual background of such
-      images; the colours stored under transparent pixels are arbitrary.
-    - CMYK, YCbCr and HSV: converted by Pillow's formulas, colour profiles ignored.
-
-    Raises:
-        ValueError: mode F, values outside 16 bits, and modes Pillow cannot convert: their range is unknown.
-    """
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range")
-    if image.mode.startswith("I"):
-        return _from_integers(np.asarray(image)).convert("RGB")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        white.alpha_composite(layer)
-        return white.convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _from_integers(values: NDArray[np.integer]) -> Image.Image:
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        raise ValueError(f"integer pixels from {low} to {high} do not fit 16 bits")
-    if values.dtype.itemsize == 2 or high > 255:
-        values = (values.astype(np.int32) + 128) // 257  # v / 257 rounded; 257 is odd, so there are no ties
-    return Image.fromarray(values.astype(np.uint8))
-
-
-# --- one image --------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Tally:
-    """Numbers of images that were changed, for the log."""
-
-    cropped: int = 0
-    enlarged: int = 0
-
-
-def _fit(image: Image.Image | NDArray[np.uint8], data: DataConfig, tally: _Tally) -> NDArray[np.uint8]:
-    """Crop, convert and resize one image to uint8 [H, R, 3]; _TooSmall if it must not be enlarged to that."""
-    wanted = data.resolution, height_of(data.resolution, data.ratio)  # width, height
-    if isinstance(image, np.ndarray):
-        if image.shape[1::-1] == wanted:
-            return image
-        image = Image.fromarray(image)
-    image.load()
-    if not image.info.keys().isdisjoint(_ORIENTED) or hasattr(image, "tag_v2"):
-        image = _upright(image)
-    width, height = image.size
-    rows, columns = rectangle(height, width, data.ratio)
-    kept = columns.stop - columns.start, rows.stop - rows.start
-    if kept[0] < wanted[0] or kept[1] < wanted[1]:
-        if not data.allow_upscale:
-            raise _TooSmall(width, height)
-        tally.enlarged += 1
-    if kept != (width, height):
-        tally.cropped += 1
-        image = image.crop((columns.start, rows.start, columns.stop, rows.stop))
-    image = to_rgb(image)
-    if kept != wanted:
-        image = image.resize(wanted, Image.Resampling.LANCZOS)
-    return np.asarray(image)
-
-
-_ORIENTED = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # unreadable EXIF may raise anything; the pixels may still be valid
-        return image
-
-
-class _TooSmall(Exception):
-    """An image is smaller than the resolution and must not be enlarged."""
-
-
-def _reason(problem: Exception) -> str:
-    """The reason why an image could not be read, as part of a sentence."""
-    if isinstance(problem, Image.DecompressionBombWarning | Image.DecompressionBombError):
-        return f"it has more than the {Image.MAX_IMAGE_PIXELS:,} pixels that gantx decodes"
-    if isinstance(problem, OSError) and problem.strerror:
-        return problem.strerror
-    return " ".join(str(problem).split()).rstrip(".") or type(problem).__name__
-
-
-# --- many images ------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Chunk:
-    """The usable images of a range of the source.
-
-    Attributes:
-        pixels: uint8 [n, 3, R, R].
-        kept: their indices in the source.
-        skipped: index and reason of the others.
-        tally: how many were changed.
-    """
-
-    pixels: NDArray[np.uint8]
-    kept: list[int]
-    skipped: list[tuple[int, str]]
-    tally: _Tally
-
-
-def _read_chunk(source: Source, data: DataConfig, start: int, stop: int) -> _Chunk:
-    resolution, rows = data.resolution, rows_of(data.resolution, data.ratio)
-    tally = _Tally()
-    images = source.read_range(start, stop) if isinstance(source, ReadsRanges) else None
-    if images is not None and data.ratio == 1 and images.shape[1:3] == (resolution, resolution):
-        return _Chunk(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), list(range(start, stop)), [], tally)
-    # Rows outside the image stay black.
-    pixels = np.zeros((stop - start, resolution, resolution, 3), np.uint8)
-    kept: list[int] = []
-    skipped: list[tuple[int, str]] = []
-    for index in range(start, stop):
-        try:
-            image = source.read(index) if images is None else images[index - start]
-            pixels[len(kept), rows] = _fit(image, data, tally)
-        except _TooSmall as size:
-            width, height = size.args
-            raise UnusableImage(
-                f"{source.identify(index)} is {width}×{height} pixels, smaller than the resolution "
-                f"{resolution}{_at_ratio(data)}",
-                ": lower data.resolution, or set data.allow_upscale=true to enlarge such images",
-                small=True,
-            ) from None
-        except GantxError:
-            raise
-        except Exception as problem:  # decoders may raise anything for a broken file
-            if data.on_bad_image == "error":
-                raise UnusableImage(
-                    f"cannot use {source.identify(index)}: {_reason(problem)}",
-                    "; repair or remove it, or set data.on_bad_image=skip to leave such images out",
-                ) from problem
-            skipped.append((index, _reason(problem)))
-            continue
-        kept.append(index)
-    return _Chunk(np.ascontiguousarray(pixels[: len(kept)].transpose(0, 3, 1, 2)), kept, skipped, tally)
-
-
-def _read_all(source: Source, data: DataConfig, total: int) -> Generator[_Chunk, None, None]:
-    """Chunks of the source in order, decoded ahead in threads if images are large, up to a bound."""
-    length = max(1, min(256, 2**22 // (3 * data.resolution**2)))
-    workers = min(32, len(cores.allowed())) if source.typical_bytes >= _WORTH_A_THREAD else 1
-    ahead: deque[Future[_Chunk]] = deque()
-    Image.init()
-    # Filters of warnings apply to all threads: they are set once, around everything that decodes.
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers, "decode") as pool:
-        warnings.filterwarnings("ignore", module="PIL")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            for start in range(0, total, length):
-                ahead.append(pool.submit(_read_chunk, source, data, start, min(start + length, total)))
-                if len(ahead) > 2 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 # --- the cache --------------------------------------------------------------------------------------------
@@ -350,7 +235,7 @@ def _load(folder: Path, resolution: int, name: str) -> Prepared | None:
     """The set in `folder`, or None if it is missing, incomplete, or of another version."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        if meta["format"] != FORMAT:
+        if meta["format"] != FORMAT or meta.pop("sha256") != _seal(meta):
             return None
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(folder / "labels.npy", allow_pickle=False) if meta["labels"] else None
@@ -363,11 +248,23 @@ def _load(folder: Path, resolution: int, name: str) -> Prepared | None:
         )
         skipped, class_names = tuple(meta["skipped"]), tuple(meta["class_names"])
         digest = str(meta["digest"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        if not whole or (labels is not None and meta["labels_digest"] != _digest(labels)):
+            return None
+        blocks = VerifiedBlocks(images, meta["blocks"])
+        if images.nbytes <= _AT_ONCE and not blocks.all():
+            return None
+    except Exception:  # numpy may raise anything for a damaged header
         return None
-    if not whole:
-        return None
-    return Prepared(images, labels, class_names, folder.name, digest, name, skipped)
+    return Prepared(images, labels, class_names, folder.name, digest, name, skipped, blocks)
+
+
+def _seal(meta: dict[str, Any]) -> str:
+    """Digest of all entries of meta.json."""
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(labels: NDArray[np.int64]) -> str:
+    return hashlib.sha256(labels.tobytes()).hexdigest()
 
 
 def _load_patiently(folder: Path, resolution: int, name: str) -> Prepared | None:
@@ -428,58 +325,138 @@ def _write(
     log: Log,
     progress: Progress | None,
 ) -> None:
-    kept: list[int] = []
-    skipped: list[tuple[int, str]] = []
-    cropped = enlarged = 0
-    digest = hashlib.blake2b(digest_size=16)
     # Plain writes: a full disk raises an exception here, but kills a process that writes to a mapped file.
-    with (folder / "images.npy").open("wb") as file, closing(_read_all(source, data, total)) as chunks:
+    with (folder / "images.npy").open("wb") as file:
         _write_header(file, total, data.resolution)
         body = file.tell()
-        for chunk in chunks:
-            file.write(chunk.pixels.data)
-            digest.update(chunk.pixels.data)
-            kept += chunk.kept
-            skipped += chunk.skipped
-            cropped += chunk.tally.cropped
-            enlarged += chunk.tally.enlarged
-            if progress is not None:
-                progress(len(kept) + len(skipped), total)
-        if not kept:
-            raise DataError(
-                f"none of the {total:,} images in {source.location} can be used; the first is "
-                f"{source.identify(skipped[0][0])}: {skipped[0][1]}"
-            )
+        blocks = BlockDigests()
+
+        def write(pixels: memoryview) -> None:
+            file.write(pixels)
+            blocks.update(pixels)
+
+        found = _read(source, data, total, write, progress)
         file.seek(0)
-        _write_header(
-            file, len(kept), data.resolution
-        )  # numpy pads the header, so that its size stays the same
+        # numpy pads the header, so that its size stays the same.
+        _write_header(file, len(found.kept), data.resolution)
         assert file.tell() == body
     class_names = source.class_names if labels is None else labels.names
+    numbers = None
     if class_names:
-        chosen = [source.label(index) if labels is None else labels.numbers[index] for index in kept]
-        np.save(folder / "labels.npy", np.array(chosen, np.int64))
-    if cropped:
-        shape = "square: the centre square" if data.ratio == 1 else f"of the ratio {data.ratio:g}: the centre"
-        log(f"data: {cropped:,} of {total:,} images are not {shape} is used")
-    if enlarged:
-        least = f"{data.resolution} pixels{_at_ratio(data)}"
-        log(f"data: {enlarged:,} of {total:,} images are smaller than {least}: enlarged")
-    names = [source.identify(index) for index, _ in skipped]
-    if skipped:
-        lines = [f"{name}: {reason}\n" for name, (_, reason) in zip(names, skipped, strict=True)]
-        (folder / "skipped.txt").write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
-    meta = {
+        chosen = [source.label(index) if labels is None else labels.numbers[index] for index in found.kept]
+        numbers = np.array(chosen, np.int64)
+        np.save(folder / "labels.npy", numbers)
+    _log_changes(found.tally, data, total, log)
+    if found.unusable:
+        _list(source, found.unusable, folder / "skipped.txt")
+    meta: dict[str, Any] = {
         "format": FORMAT,
-        "count": len(kept),
+        "count": len(found.kept),
         "resolution": data.resolution,
         "source": source.location,
         "labels": bool(class_names),
         "class_names": list(class_names),
-        "digest": digest.hexdigest(),
-        "skipped": names,
+        "digest": found.digest,
+        "skipped": [source.identify(image.index) for image in found.unusable],
+        "blocks": blocks.result(),
+        "labels_digest": None if numbers is None else _digest(numbers),
     }
+    meta["sha256"] = _seal(meta)
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What reading a source came to.
+
+    Attributes:
+        kept: indices of the usable images.
+        unusable: the others.
+        tally: how many images were changed.
+        digest: of the pixels.
+    """
+
+    kept: list[int]
+    unusable: list[Unusable]
+    tally: Tally
+    digest: str
+
+
+def _read(
+    source: Source,
+    data: DataConfig,
+    total: int,
+    write: Callable[[memoryview], object],
+    progress: Progress | None,
+) -> _Found:
+    """Read all images and pass the pixels of the usable ones to `write`.
+
+    Raises:
+        UnusableImage: some cannot be used and are not to be skipped.
+        DataError: none can be used.
+    """
+    kept: list[int] = []
+    unusable: list[Unusable] = []
+    tally = Tally()
+    digest = hashlib.blake2b(digest_size=16)
+    with closing(read_all(source, data, total)) as chunks:
+        for chunk in chunks:
+            write(chunk.pixels.data)
+            digest.update(chunk.pixels.data)
+            kept += chunk.kept
+            unusable += chunk.unusable
+            tally.cropped += chunk.tally.cropped
+            tally.enlarged += chunk.tally.enlarged
+            if progress is not None:
+                progress(len(kept) + len(unusable), total)
+    if unusable and data.on_bad_image == "error":
+        raise _refusal(source, data, unusable, total)
+    if not kept:
+        first = unusable[0]
+        raise DataError(
+            f"none of the {total:,} images in {source.location} can be used; the first is "
+            f"{source.identify(first.index)}: {first.reason}"
+        )
+    return _Found(kept, unusable, tally, digest.hexdigest())
+
+
+def _log_changes(tally: Tally, data: DataConfig, total: int, log: Log) -> None:
+    if tally.cropped:
+        shape = "square: the centre square" if data.ratio == 1 else f"of the ratio {data.ratio:g}: the centre"
+        log(f"data: {tally.cropped:,} of {total:,} images are not {shape} is used")
+    if tally.enlarged:
+        least = f"{data.resolution} pixels{at_ratio(data)}"
+        log(f"data: {tally.enlarged:,} of {total:,} images are smaller than {least}: enlarged")
+
+
+def _list(source: Source, unusable: list[Unusable], file: Path) -> None:
+    """Write the name of each image and why it cannot be used, a line each."""
+    lines = [f"{source.identify(image.index)}: {image.reason}\n" for image in unusable]
+    file.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+
+
+def _refusal(source: Source, data: DataConfig, unusable: list[Unusable], total: int) -> UnusableImage:
+    """The error that names the images of a set that cannot be used: the first few, and in a file all."""
+    small = [image.small for image in unusable]
+    advice = "data.on_bad_image=skip to leave such images out"
+    if all(small):
+        advice = f": lower data.resolution, set data.allow_upscale=true to enlarge such images, or {advice}"
+    else:
+        advice = f"; repair or remove {'it' if len(unusable) == 1 else 'them'}, or set {advice}"
+    first = unusable[0]
+    name = source.identify(first.index)
+    if len(unusable) == 1:
+        fact = f"{name} is {first.reason}" if first.small else f"cannot use {name}: {first.reason}"
+        return UnusableImage(fact, advice, small=first.small)
+    named = "; ".join(f"{source.identify(image.index)}: {image.reason}" for image in unusable[:_NAMED])
+    if len(unusable) > _NAMED:
+        rest = cache_folder() / f"unusable-{_fingerprint(source, data)}.txt"
+        rest.parent.mkdir(parents=True, exist_ok=True)
+        _list(source, unusable, rest)
+        named += f"; … (all in {rest})"
+    return UnusableImage(
+        f"cannot use {len(unusable):,} of {total:,} images: {named}", advice, small=all(small)
+    )
 
 
 def _write_header(file: BinaryIO, count: int, resolution: int) -> None:

@@ -1,4 +1,4 @@
-"""Sources of images: folders and zips here, others in gantx.data.published and gantx.data.shapes.
+"""Sources of images: folders and zips here, others in gantx.data.containers, published and shapes.
 
 A source lists its images, names and labels them, and reads them one at a time. It does not resize or cache
 (gantx.data.prepare does). Nothing read here can run code: gantx.io.decoding opens the image files.
@@ -6,14 +6,11 @@ A source lists its images, names and labels them, and reads them one at a time. 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -23,14 +20,15 @@ from PIL import Image
 
 from gantx.config.schema import DataConfig
 from gantx.data import published
+from gantx.data.containers import container_of, open_container
 from gantx.data.downloads import Progress
 from gantx.data.labels import LabelFiles, choose, is_label_file
+from gantx.data.listing import arrange, count_of, digest_of, hidden, safe_name, suffix_of
 from gantx.data.shapes import ShapesSource, Split
 from gantx.errors import DataError, MissingError, UsageError, closest
 from gantx.io.decoding import SUFFIXES, open_image
-from gantx.io.file_kinds import recognized
+from gantx.io.file_kinds import recognized, recognized_set
 
-_HELD_OUT = frozenset({"test", "val", "valid", "validation"})
 _LARGEST_ENTRY = 2**30  # bytes; an entry of a zip that unpacks to more is not read into memory
 
 
@@ -126,33 +124,61 @@ def open_source(data: DataConfig, progress: Progress | None = None, *, labelled:
     if wanted in published.SETS:
         return published.from_download(wanted, split, progress, labelled)
     path = Path(wanted).expanduser()
+    require_source(wanted)
     try:
-        if path.is_dir():
-            return published.from_folder(path, split, labelled) or FolderSource(path, split)
-        if path.is_file():
-            return _open_file(path, split, labelled)
+        return _open_folder(path, split, labelled) if path.is_dir() else _open_file(path, split, labelled)
+    except OSError as problem:
+        raise _unreadable(path, problem) from problem
+
+
+def require_source(wanted: str) -> None:
+    """Check that there is something of this name, without reading it.
+
+    Args:
+        wanted: `data.source`: a known name or a path.
+
+    Raises:
+        MissingError: it is neither, or cannot be read.
+    """
+    path = Path(wanted).expanduser()
+    try:
+        if wanted in known_names() or path.is_dir() or path.is_file():
+            return
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     except OSError as problem:
-        raise MissingError(
-            f"cannot read {problem.filename or path}: {problem.strerror or problem}; check its permissions"
-        ) from problem
+        raise _unreadable(path, problem) from problem
     raise MissingError(
         f"there is no data at {path}{closest(path.name, [*beside, *known_names()])}: "
         f"give a folder of images, a zip, or one of {', '.join(known_names())}"
     )
 
 
+def _unreadable(path: Path, problem: OSError) -> MissingError:
+    return MissingError(
+        f"cannot read {problem.filename or path}: {problem.strerror or problem}; check its permissions"
+    )
+
+
+def _open_folder(path: Path, split: Split, labelled: bool) -> Source:
+    if container_of(path):
+        return open_container(path, split)
+    return published.from_folder(path, split, labelled) or FolderSource(path, split)
+
+
 def _open_file(path: Path, split: Split, labelled: bool) -> Source:
     if path.name.lower().endswith((".tar.gz", ".tgz")):
         return published.from_archive(path, split, labelled)
+    if container_of(path):
+        return open_container(path, split)
     if zipfile.is_zipfile(path):
         return ZipSource(path, split)
     if path.suffix.lower() == ".zip":
         what = recognized(path) or "is not a zip file or is cut off: copy or download it again"
         raise DataError(f"{path} {what}")
+    what = recognized_set(path) or "is a single file and no image set that gantx can read"
     raise DataError(
-        f"{path} is a single file and no image set that gantx can read: give a folder of images, a zip, "
-        "or the published archive of CIFAR-10, CIFAR-100 or STL-10"
+        f"{path} {what}: give a folder of images, a zip, a tar, an array (.npy, .npz), a parquet table, an "
+        "LMDB database, or the published archive of CIFAR-10, CIFAR-100 or STL-10"
     )
 
 
@@ -170,11 +196,11 @@ class FolderSource:
     """
 
     def __init__(self, path: Path, split: Split = "train") -> None:
-        self.name = _safe_name(path.resolve().name)
+        self.name = safe_name(path.resolve().name)
         self.location = str(path)
         self._root = path
         found, others, label_files = _walk(path)
-        listing = _arrange(found, others, self.location, split)
+        listing = arrange(found, others, self.location, split)
         self.class_names, self.notes = listing.class_names, listing.notes
         self._names, self._labels = listing.names, listing.labels
         self.image_names = listing.names
@@ -188,7 +214,7 @@ class FolderSource:
 
     def fingerprint(self) -> str:
         """Digest of the names, sizes and times of change of the files."""
-        return _digest(
+        return digest_of(
             f"{name}\0{size}\0{changed}"
             for name, (size, changed) in zip(self._names, self._facts, strict=True)
         )
@@ -221,7 +247,7 @@ class ZipSource:
     """
 
     def __init__(self, path: Path, split: Split = "train") -> None:
-        self.name = _safe_name(path.stem)
+        self.name = safe_name(path.stem)
         self.location = str(path)
         try:
             self._zip = zipfile.ZipFile(path)
@@ -238,23 +264,23 @@ class ZipSource:
                     f"{path} has an entry '{entry.filename}', which points outside the zip: "
                     "pack the images again with relative names"
                 )
-            if entry.is_dir() or name.endswith("/") or _hidden(name):
+            if entry.is_dir() or name.endswith("/") or hidden(name):
                 continue
             if is_label_file(name):
                 label_files[name] = entry
                 continue
             if not name.lower().endswith(SUFFIXES):
-                others[_suffix(name)] += 1
+                others[suffix_of(name)] += 1
                 continue
             if entry.flag_bits & 1:
                 raise DataError(f"{path} is protected by a password: unpack it and give the folder")
             repeated += name in entries
             entries[name] = entry
-        listing = _arrange(entries, others, self.location, split)
+        listing = arrange(entries, others, self.location, split)
         self.class_names, self.notes = listing.class_names, listing.notes
         if repeated:
             self.notes += (
-                f"{_count(repeated, 'image name')} repeated in {path}: the last entry of a name counts",
+                f"{count_of(repeated, 'image name')} repeated in {path}: the last entry of a name counts",
             )
         self._names, self._labels = listing.names, listing.labels
         self.image_names = listing.names
@@ -269,7 +295,7 @@ class ZipSource:
 
     def fingerprint(self) -> str:
         """Digest of the names, CRCs and sizes in the zip's directory."""
-        return _digest(
+        return digest_of(
             f"{name}\0{entry.CRC:08x}\0{entry.file_size}"
             for name, entry in zip(self._names, self._entries, strict=True)
         )
@@ -299,59 +325,6 @@ class ZipSource:
         return open_image(self._zip.read(entry))
 
 
-@dataclass(frozen=True)
-class _Listing:
-    names: tuple[str, ...]
-    labels: tuple[int, ...] | None
-    class_names: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-def _arrange(found: Iterable[str], others: Counter[str], location: str, split: Split) -> _Listing:
-    """Choose the part `split` of the listed images, sort it, and derive labels from the folders.
-
-    A single folder around everything is ignored. Where `train` is beside held-out folders, it or they are
-    taken. Then, if every image is directly in one of several folders, the sorted folders are the classes.
-    """
-    names = sorted(found)
-    if not names:
-        raise DataError(
-            f"there is no image in {location}: gantx reads files named {', '.join(SUFFIXES)}, at any depth"
-            + (f", and left out {_listed(others)}" if others else "")
-        )
-    notes = []
-    if others:
-        count = _count(others.total(), "file")
-        notes.append(f"{count} in {location} ignored: not an image by suffix ({_listed(others)})")
-    is_divided = False
-    skip = 0  # leading folders that all names share
-    while True:
-        parts = [name.split("/")[skip:] for name in names]
-        tops = {part[0] for part in parts if len(part) > 1}
-        if "train" in tops and (held_out := tops & _HELD_OUT):
-            used = {"train"} if split == "train" else held_out
-            what = "only train/ is used" if split == "train" else "train/ is left out"
-            also = " and ".join(sorted(f"{top}/" for top in held_out))
-            notes.append(f"{location} has train/ and {also}: {what}")
-            names = [
-                name for name, part in zip(names, parts, strict=True) if len(part) > 1 and part[0] in used
-            ]
-            is_divided = True
-        elif len(tops) != 1 or any(len(part) == 1 for part in parts):
-            break
-        skip += 1
-    if split == "test" and not is_divided:
-        raise DataError(
-            f"{location} has no test images: data.split=test takes test/, val/, valid/ and validation/ "
-            "beside train/, so arrange it like that, or name the folder of test images and the split train"
-        )
-    if any(len(part) != 2 for part in parts):
-        return _Listing(tuple(names), None, (), tuple(notes))
-    classes = sorted(tops)
-    number = {top: index for index, top in enumerate(classes)}
-    return _Listing(tuple(names), tuple(number[part[0]] for part in parts), tuple(classes), tuple(notes))
-
-
 def _walk(root: Path) -> tuple[dict[str, tuple[int, int]], Counter[str], list[str]]:
     """Images below `root`: name to (bytes, time of change in ns); other files by suffix; label files."""
 
@@ -368,17 +341,17 @@ def _walk(root: Path) -> tuple[dict[str, tuple[int, int]], Counter[str], list[st
             below.clear()
             continue
         entered.add((facts.st_dev, facts.st_ino))
-        below[:] = sorted(name for name in below if not _hidden(name))
+        below[:] = sorted(name for name in below if not hidden(name))
         inside = Path(folder).relative_to(root).as_posix()
         prefix = "" if inside == "." else f"{inside}/"
         for name in files:
-            if _hidden(name):
+            if hidden(name):
                 continue
             if is_label_file(name):
                 label_files.append(prefix + name)
                 continue
             if not name.lower().endswith(SUFFIXES):
-                others[_suffix(name)] += 1
+                others[suffix_of(name)] += 1
                 continue
             try:
                 facts = os.stat(f"{folder}/{name}")  # noqa: PTH116 -- a Path per file triples the time
@@ -386,37 +359,3 @@ def _walk(root: Path) -> tuple[dict[str, tuple[int, int]], Counter[str], list[st
             except OSError:  # a dangling link: listed, so that reading it reports a bad image
                 found[prefix + name] = (-1, -1)
     return found, others, label_files
-
-
-def _suffix(name: str) -> str:
-    """The suffix of a file for messages: lower case, printable and short; "" without one."""
-    suffix = Path(name).suffix.lower()
-    return suffix if suffix.isprintable() and len(suffix) <= 16 else ""
-
-
-def _listed(others: Counter[str]) -> str:
-    """The most frequent suffixes with their counts: "12 .heic, 1 without a suffix"."""
-    parts = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in others.most_common(4)]
-    return ", ".join(parts) + (", …" if len(others) > 4 else "")
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
-
-
-# --- names and digests ------------------------------------------------------------------------------------
-
-
-def _digest(lines: Iterable[str]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for line in lines:
-        digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
-    return digest.hexdigest()
-
-
-def _safe_name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:40].strip("-.") or "data"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -8,6 +8,7 @@ other tools store it; there only a file with the right digest is accepted. Nothi
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -84,7 +85,10 @@ def _left_by_cleanfid() -> tuple[Path, ...]:
 def _left_by_torch_hub() -> tuple[Path, ...]:
     """As torch.hub.get_dir, but without importing torch; torch-fidelity names it `weights-…`."""
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = Path(os.environ.get("TORCH_HOME") or Path(caches) / "torch").expanduser()
+    try:
+        home = Path(os.environ.get("TORCH_HOME") or Path(caches) / "torch").expanduser()
+    except RuntimeError:  # this user has no home folder
+        return ()
     names = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")
     return tuple(home / "hub" / "checkpoints" / name for name in names)
 
@@ -155,9 +159,9 @@ def locate(asset: Asset, given: Path | None = None, *, allow_unverified: bool = 
         return _accept(asset, ours, allow_unverified)
     looked = [f"{path}{' (another file is there)' if _is_file(path) else ''}" for path in (ours, *theirs)]
     raise MissingError(
-        f"the weights {asset.file} (SHA-256 {asset.sha256}) are not on this machine, looked for at "
-        f"{' and '.join(looked)}: run `gantx assets fetch {asset.name}`, "
-        "or give the file to gantx eval or stats by --weights FILE"
+        f"the weights {asset.file} are not on this machine: run `gantx assets fetch {asset.name}` "
+        f"({asset.size / 1e6:.0f} MB), or give the file to gantx eval or stats by --weights FILE; looked for "
+        f"at {' and '.join(looked)}, SHA-256 {asset.sha256}"
     )
 
 
@@ -283,7 +287,7 @@ def _memory() -> Path:
 
 
 def _remembered() -> dict[str, Any]:
-    """The file of digests, path to [*facts, digest]; empty where it is missing or damaged."""
+    """The file of digests, path to [*facts, digest, check]; empty where it is missing or damaged."""
     try:
         known = json.loads(_memory().read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -294,9 +298,16 @@ def _remembered() -> dict[str, Any]:
 def _recall(path: Path) -> str | None:
     """The remembered digest of a file that has not changed since."""
     match _remembered().get(str(path.resolve())):
-        case [int(size), int(modified), int(changed), str(digest)]:
-            return digest if [size, modified, changed] == _facts(path) else None
+        case [int(size), int(modified), int(changed), str(digest), str(check)]:
+            facts = [size, modified, changed]
+            if check == _check(path, facts, digest) and facts == _facts(path):
+                return digest
     return None
+
+
+def _check(path: Path, facts: list[int], digest: str) -> str:
+    """A digest of an entry, so that a damaged one is not believed."""
+    return hashlib.sha256(json.dumps([str(path.resolve()), *facts, digest]).encode()).hexdigest()[:16]
 
 
 def _remember(path: Path, facts: list[int], digest: str) -> None:
@@ -306,5 +317,5 @@ def _remember(path: Path, facts: list[int], digest: str) -> None:
         memory.parent.mkdir(parents=True, exist_ok=True)
         with alone(memory.with_name(".digests.lock")), replacing(memory) as beside:
             known = {key: value for key, value in _remembered().items() if _is_file(Path(key))}
-            known[str(path.resolve())] = [*facts, digest]
+            known[str(path.resolve())] = [*facts, digest, _check(path, facts, digest)]
             beside.write_text(json.dumps(known, indent=1), encoding="utf-8")

@@ -36,10 +36,9 @@ from gantx.evaluation.reference import Reference
 from gantx.evaluation.results import Result
 from gantx.evaluation.scores import SCORES_OF, Score, name_of
 from gantx.evaluation.shapes_classifier import ModeCount
-from gantx.runtime import devices
+from gantx.runtime import devices, memory
 
 VERSION = 1  # of the definitions of this package; raised when a score would differ
-METRICS = ("fid", "kid", "is", "pr", "dc", "modes")
 NEEDS_REFERENCE = frozenset({"fid", "kid", "pr", "dc"})
 FEW_IMAGES = 10_000  # with fewer, the bias of FID exceeds the differences that papers report
 KID_SUBSETS, KID_SIZE = 100, 1000
@@ -389,6 +388,8 @@ def _resolve_reference(
 ) -> Reference:
     if settings.reference is not None:
         known = reference.read(settings.reference)
+        if not known.sealed:
+            log(f"{settings.reference} has no digest (written before gantx kept one), so it is not verified")
         mirror = settings.protocol.mirror and settings.mirrored
         wanted: dict[str, Any] = {"mirror": mirror}
         if settings.data is not None:
@@ -421,6 +422,7 @@ def _resolve_reference(
         device=settings.device,
         progress=lambda done, total: progress("measuring real images", done, total),
         use_cache=settings.use_cache,
+        log=log,
     )
     log(f"reference: {known.count:,} images of {prepared.name}{' (from cache)' if cached else ''}")
     return known
@@ -434,8 +436,8 @@ def _prepare(data: DataConfig, log: Log, progress: Progress) -> Prepared:
         )
     except UnusableImage as problem:
         advice = (
-            ", which is that of the scored images: name real images of at least this size with --data, or "
-            "score smaller images"
+            ": the scored images have that resolution, so name real images of at least this size with "
+            "--data, or score smaller images"
             if problem.small
             else "; repair or remove it"
         )
@@ -450,12 +452,9 @@ def _prepare(data: DataConfig, log: Log, progress: Progress) -> Prepared:
 
 def _allocate(rows: int, columns: int, device: torch.device) -> Tensor:
     """An empty [rows, columns] on `device`; MissingError when there is no memory for it."""
-    try:
-        return torch.empty(rows, columns, device=device)
-    except RuntimeError as problem:
-        raise MissingError(
-            f"{device} has too little memory for {columns:,} features of {rows:,} images: score fewer (--num)"
-        ) from problem
+    much = f"{columns:,} features of {rows:,} images"
+    with memory.explained(f"{device} has too little memory for {much}: score fewer (--num)"):
+        return torch.empty(rows, columns, dtype=torch.float32, device=device)
 
 
 def _subset(features: Tensor, limit: int) -> Tensor:

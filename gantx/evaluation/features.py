@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gantx.errors import MissingError, UsageError
 from gantx.evaluation import inception_weights
 from gantx.evaluation.assets import ASSETS, locate
 from gantx.evaluation.inception import FEATURES
 from gantx.evaluation.onnx_features import OnnxFeatures
 from gantx.evaluation.precision import full_precision
 from gantx.evaluation.resizing import resize as resized
+from gantx.evaluation.targets import require_features
 from gantx.runtime.random import Draw, Spec, draw
 
 _ON_CPU, _ON_GPU = 8, 128  # images of one pass through a network the size of Inception; 8 was quickest
@@ -87,21 +87,10 @@ def open_features(
         asset = ASSETS["inception" if carrier == "torchscript" else "inception-pytorch"]
         located = locate(asset, weights, allow_unverified=allow_unverified)
         return _Inception(located.path, located.digest, located.verified, resize, device)
-    if weights is not None:
-        raise UsageError(f"--weights are those of Inception, but the features are {choice}: leave one away")
+    require_features(choice, weights)
     if choice == "random":
         return _Random(device)
     path = Path(choice)
-    if path.suffix in (".pt2", ".pt", ".pth"):
-        raise UsageError(
-            f"the features {choice} are a PyTorch file, which could run code when it is opened: export the "
-            f"network with torch.onnx.export(network, (images,), '{path.stem}.onnx', dynamo=True, "
-            "dynamic_shapes=({0: torch.export.Dim('batch')},)) and give the .onnx file"
-        )
-    if path.suffix != ".onnx":
-        raise UsageError(f"no features '{choice}': use inception, random, or an .onnx file")
-    if not path.is_file():
-        raise MissingError(f"there is no feature network at {path}")
     return _FromFile(path, device)
 
 

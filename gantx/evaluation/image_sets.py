@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gantx.checkpoint import Header
 from gantx.config.schema import DataConfig
-from gantx.data.prepare import to_rgb
+from gantx.data.pixels import to_rgb
 from gantx.data.sources import Source, open_source
 from gantx.errors import DataError
 from gantx.evaluation.precision import full_precision

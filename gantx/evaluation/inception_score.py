@@ -26,7 +26,7 @@ def inception_scores(logits: Tensor, splits: int = 10) -> Tensor:
         DataError: fewer rows than splits, or logits that are not finite.
     """
     parts = split_rows(checked(logits), splits)
-    return torch.cat([score_of_split(part, torch.ones(1, len(part))) for part in parts])
+    return torch.cat([score_of_split(part, torch.ones(1, len(part), dtype=torch.float32)) for part in parts])
 
 
 def split_rows(logits: Tensor, splits: int) -> list[Tensor]:

@@ -9,6 +9,7 @@ torchvision's own Inception has the same layers but other weights, and is refuse
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 import tempfile
 import warnings
@@ -19,16 +20,19 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from gantx.errors import DataError, GantxError, MissingError
 from gantx.evaluation.inception import Convolution, Inception
+from gantx.io import sealed
 from gantx.io.atomic import replacing
+from gantx.io.byte_names import utf8_path
 from gantx.io.cache import cache_folder
+from gantx.runtime.random import global_state_kept
 
 FORMAT = 1  # version of converted files; raised when their contents change
+_log = logging.getLogger("gantx")
 _EPSILON = 1e-3  # of every batch normalisation
 
 Carrier: TypeAlias = Literal["torchscript", "pytorch-fid"]
@@ -84,7 +88,8 @@ def load(path: Path, resize: str, *, digest: str | None = None) -> Inception:
             f"{path} is {_DESCRIPTIONS[weights.carrier]}, but {resize} resizing goes with "
             f"{_DESCRIPTIONS[wanted]}: name that file, or choose a protocol with another resizing"
         )
-    network = Inception(centred=wanted == "torchscript")
+    with global_state_kept():
+        network = Inception(centred=wanted == "torchscript")
     network.load_state_dict(weights.tensors)
     return network.eval().requires_grad_(False)
 
@@ -233,30 +238,38 @@ def _first_line(problem: Exception) -> str:
 
 def _keep(path: Path, weights: Weights) -> None:
     with replacing(path) as beside:
-        try:
-            save_file(
-                weights.tensors, beside, {"format": f"gantx.inception/{FORMAT}", "carrier": weights.carrier}
-            )
-        except SafetensorError as problem:  # how safetensors reports a full disk
-            raise OSError(str(problem)) from problem
+        metadata = {"format": f"gantx.inception/{FORMAT}", "carrier": weights.carrier}
+        sealed.save(beside, weights.tensors, metadata)
 
 
 def _read_kept(path: Path) -> Weights | None:
-    """The converted weights in the cache, or None where they are absent or damaged."""
-    try:
-        return _read_converted(path) if path.is_file() else None
-    except GantxError:
+    """The converted weights in the cache, or None where they are absent, damaged or without digests."""
+    if not path.is_file():
         return None
+    try:
+        if sealed.check_header(path):
+            return _read_converted(path)
+    except (GantxError, sealed.Damaged, OSError):
+        pass
+    _log.warning(
+        f"the converted weights {path} are damaged or of an older gantx, so they are converted again"
+    )
+    return None
 
 
 def _read_converted(path: Path) -> Weights:
     try:
-        with safe_open(path, framework="pt") as file:
+        sealed.check_header(path)
+        with utf8_path(path) as readable, safe_open(readable, framework="pt") as file:
             metadata = file.metadata() or {}
             # Copied: tensors mapped from the file would keep it alive.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except sealed.Damaged:
+        raise DataError(f"{path} is damaged: its header does not match its digest") from None
     except (SafetensorError, OSError) as problem:
         raise DataError(f"{path} is not a readable safetensors file: {problem}") from problem
+    if wrong := sealed.damaged_tensors(tensors, metadata):
+        raise DataError(f"{path} is damaged: its {wrong[0]} does not match its digest")
     if metadata.get("format") != f"gantx.inception/{FORMAT}":
         raise DataError(
             f"{path} is a safetensors file, but not of Inception weights that gantx converted: "

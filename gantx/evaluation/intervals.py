@@ -200,7 +200,10 @@ def share(indicators: Tensor) -> Interval:
     count, found = len(indicators), float(indicators.double().mean())
     centre = (found + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
     reach = _Z / (1 + _Z**2 / count) * math.sqrt(found * (1 - found) / count + _Z**2 / (4 * count**2))
-    return Interval(max(0.0, centre - reach), min(1.0, centre + reach))
+    # At the ends the difference is zero up to rounding, which would be shown as 1e-19.
+    return Interval(
+        max(0.0, centre - reach) if found > 0 else 0.0, min(1.0, centre + reach) if found < 1 else 1.0
+    )
 
 
 def mean(values: Tensor, *, seed: int = 0) -> Interval:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gantx.errors import DataError, MissingError
+from gantx.io.byte_names import utf8_path
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -49,7 +50,7 @@ class OnnxFeatures:
             raise DataError(f"{path} takes an input of shape {shape}: {CONTRACT}")
         self._fixed = shape  # None where a size is open
         trial = [size or default for size, default in zip(shape, _TRIAL_SHAPE, strict=True)]
-        self.dim = self._run(torch.zeros(trial, device=device)).shape[1]
+        self.dim = self._run(torch.zeros(trial, dtype=torch.float32, device=device)).shape[1]
         self.digest = _digest(path)
 
     @property
@@ -109,7 +110,8 @@ def _open_session(path: Path) -> tuple[InferenceSession, str, list[int | None]]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        with utf8_path(path) as readable:
+            session = onnxruntime.InferenceSession(readable, options, providers=["CPUExecutionProvider"])
         (wanted,), (_,) = session.get_inputs(), session.get_outputs()
     except Exception as problem:  # onnxruntime's errors have no common public base
         first = " ".join(str(problem).split())[:200]

@@ -1,15 +1,18 @@
 """Reference statistics: the features of real images, and their mean and covariance.
 
 They are computed once for a set of pixels, a feature network and a protocol, and kept in the cache under a
-digest of exactly these; `gantx stats` writes the same file to a given path. Statistics of other
-tools (.npz with `mu` and `sigma`) can be read, but do not record what they were made of.
+digest of exactly these; `gantx stats` writes the same file to a given path. All of its bytes are covered by
+digests (gantx.io.sealed). Statistics of other tools (.npz with `mu` and `sigma`) can be read, but do not
+record what they were made of; the checksums of the .npz are verified.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +21,17 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gantx.data.prepare import Prepared
-from gantx.errors import DataError, MissingError, UsageError
+from gantx.errors import DataError, MissingError, UsageError, first_line
 from gantx.evaluation.features import FeatureNetwork
 from gantx.evaluation.frechet import Gaussian, Moments
 from gantx.evaluation.protocols import Protocol, ratio_stamp
 from gantx.generation import sampling
+from gantx.io import sealed
 from gantx.io.atomic import replacing
+from gantx.io.byte_names import utf8_path
 from gantx.io.cache import cache_folder
 
 FORMAT = "gantx.reference/1"
@@ -47,6 +51,8 @@ class Reference:
         covariance: float64 [D, D], divided by N - 1; or as another tool made it.
         features: float32 [n, D] of at most `KEPT` images, or None when only moments were kept.
         stamp: what the statistics were made of; goes into the record of every score taken with them.
+        sealed: whether the file they come from was verified by its digests; False for one that was written
+            before gantx kept any.
     """
 
     count: int | None
@@ -54,6 +60,7 @@ class Reference:
     covariance: Tensor
     features: Tensor | None
     stamp: dict[str, Any]
+    sealed: bool = True
 
     def covariance_by(self, ddof: int) -> Tensor:
         """The covariance divided by N - ddof."""
@@ -103,8 +110,11 @@ def reference_for(
     device: torch.device,
     progress: Progress,
     use_cache: bool = True,
+    log: Callable[[str], None] = lambda text: None,
 ) -> tuple[Reference, bool]:
     """The statistics that `stamp` describes, from the cache or measured now and kept there.
+
+    Cached statistics that do not match their digests, or have none, are measured again.
 
     Args:
         prepared: the real images.
@@ -113,6 +123,7 @@ def reference_for(
         device: where the network is.
         progress: called with (done, total) images.
         use_cache: read the cache; it is written either way.
+        log: receives a line if cached statistics are measured again.
 
     Returns:
         The statistics, and whether they came from the cache.
@@ -122,9 +133,11 @@ def reference_for(
         try:
             found = read(path)
         except DataError:
-            found = None  # damaged: computed again
-        if found is not None and found.stamp == stamp and found.features is not None:
+            found = None
+        if found is not None and found.sealed and found.stamp == stamp and found.features is not None:
             return found, True
+        what = "damaged" if found is None or found.sealed else "of an older gantx, without digests"
+        log(f"reference: the cached statistics {path} are {what}, so they are measured again")
     measured = measure(prepared, network, stamp, device=device, progress=progress)
     write(path, measured)
     return measured, False
@@ -145,10 +158,11 @@ def measure(
     flips = rng.random(count) < 0.5 if stamp["mirror"] else np.zeros(count, bool)
     kept = np.sort(rng.permutation(count)[:KEPT]) if count > KEPT else np.arange(count)
     moments = Moments(network.dim)
-    features = torch.empty(len(kept), network.dim)
+    features = torch.empty(len(kept), network.dim, dtype=torch.float32)
     filled = 0
     for start in range(0, count, network.batch):
         stop = min(start + network.batch, count)
+        prepared.verify(rows[start:stop])
         pixels = sampling.crop(torch.from_numpy(prepared.images[rows[start:stop]]), stamp.get("ratio", 1.0))
         flipped = torch.from_numpy(flips[start:stop])
         pixels = torch.where(flipped[:, None, None, None], pixels.flip(3), pixels)
@@ -168,10 +182,7 @@ def write(path: Path, reference: Reference, *, with_features: bool = True) -> No
         tensors["features"] = reference.features
     metadata = {"format": FORMAT, "count": str(reference.count), "stamp": json.dumps(reference.stamp)}
     with replacing(path) as beside:
-        try:
-            save_file(tensors, beside, metadata)
-        except SafetensorError as problem:  # how safetensors reports a full disk
-            raise OSError(str(problem)) from problem
+        sealed.save(beside, tensors, metadata)
 
 
 def read(path: Path) -> Reference:
@@ -212,32 +223,59 @@ def check(reference: Reference, network: FeatureNetwork, wanted: dict[str, Any],
 
 
 def _read_safetensors(path: Path) -> Reference:
+    again = "make it again with gantx stats"
     try:
-        with safe_open(path, framework="pt") as file:
+        has_digest = sealed.check_header(path)
+        with utf8_path(path) as readable, safe_open(readable, framework="pt") as file:
             metadata = file.metadata() or {}
             names = set(file.keys())
             if metadata.get("format") != FORMAT or not {"mean", "covariance"} <= names:
                 raise DataError(f"{path} contains no reference statistics: make them with gantx stats")
             tensors = {name: file.get_tensor(name).clone() for name in names}
+        if wrong := sealed.damaged_tensors(tensors, metadata):
+            raise DataError(
+                f"{path} is damaged: its {' and '.join(wrong)} do not match their digest: {again}"
+            )
         stamp, count = json.loads(metadata["stamp"]), int(metadata["count"])
-    except (SafetensorError, OSError, KeyError, ValueError) as problem:
-        raise DataError(f"{path} is damaged ({problem}): make it again with gantx stats") from problem
-    return Reference(count, tensors["mean"], tensors["covariance"], tensors.get("features"), stamp)
+        if not isinstance(stamp, dict) or count < 2:
+            raise ValueError(f"statistics of {count} images")
+    except sealed.Damaged:
+        raise DataError(f"{path} is damaged: its header does not match its digest: {again}") from None
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as problem:
+        raise DataError(f"{path} is damaged ({first_line(problem)}): {again}") from problem
+    mean, covariance = tensors["mean"], tensors["covariance"]
+    if not has_digest:
+        _require_moments(mean, covariance, path)
+    return Reference(count, mean, covariance, tensors.get("features"), stamp, has_digest)
 
 
 def _read_npz(path: Path) -> Reference:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            mean, covariance = (torch.from_numpy(file[key].astype(np.float64)) for key in ("mu", "sigma"))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as problem:
-        raise DataError(f"{path} is not an .npz with `mu` and `sigma`: {problem}") from problem
+        with zipfile.ZipFile(path) as archive:
+            mean, covariance = (_array(archive, key) for key in ("mu", "sigma"))
+    except (
+        *(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error),
+        *(RuntimeError, NotImplementedError),  # encryption or a method of compression that is not known
+    ) as problem:
+        raise DataError(f"{path} is not an .npz with `mu` and `sigma`: {first_line(problem)}") from problem
+    _require_moments(mean, covariance, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Reference(None, mean, covariance, None, {"file_sha256": digest, "n_ref": None})
+
+
+def _array(archive: zipfile.ZipFile, key: str) -> Tensor:
+    """An array of an .npz, read as a whole, so that its checksum is verified."""
+    content = io.BytesIO(archive.read(f"{key}.npy"))
+    return torch.from_numpy(np.lib.format.read_array(content, allow_pickle=False).astype(np.float64))
+
+
+def _require_moments(mean: Tensor, covariance: Tensor, path: Path) -> None:
+    """DataError when the two cannot be the mean and the covariance of anything."""
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise DataError(
             f"{path}: mu {list(mean.shape)} and sigma {list(covariance.shape)} do not belong together"
         )
     Gaussian.of_moments(mean, covariance)  # DataError when they are invalid
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Reference(None, mean, covariance, None, {"file_sha256": digest, "n_ref": None})
 
 
 def _key(stamp: dict[str, Any]) -> str:

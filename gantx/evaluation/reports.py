@@ -43,13 +43,36 @@ def summary_rows(result: Result) -> list[tuple[str, ...]]:
     return rows
 
 
-def notes(result: Result) -> list[str]:
-    """The lines below the table: why gates did not pass, and the notes of the scores."""
+def reasons(result: Result) -> list[str]:
+    """Why gates did not pass."""
     problems = [verdict for verdict in result.verdicts if verdict.status != "passed"]
-    return [
-        *(f"{verdict.status}: {verdict.reason}" for verdict in problems),
-        *(f"{score.name}: {score.note}" for score in result.scores if score.note),
+    return [f"{verdict.status}: {verdict.reason}" for verdict in problems]
+
+
+def notes(result: Result) -> list[str]:
+    """The lines below the table of Markdown: why gates did not pass, and the notes of the scores."""
+    return [*reasons(result), *(f"{score.name}: {score.note}" for score in result.scores if score.note)]
+
+
+def table(result: Result) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Headings and rows of the table for people: with the notes of scores, without empty columns."""
+    notes_of = {score.name: score.note for score in result.scores}
+    rows = [(*row, notes_of.get(row[0], "")) for row in summary_rows(result)]
+    filled = [column for column in range(len(COLUMNS) + 1) if any(row[column] for row in rows)]
+    headings = (*COLUMNS, "note")
+    return tuple(headings[column] for column in filled), [
+        tuple(row[column] for column in filled) for row in rows
     ]
+
+
+def summary_line(result: Result) -> str:
+    """What was measured, in one short line; `protocol_line` has everything."""
+    protocol = result.protocol
+    images = f"{protocol['n_gen']:,} images" if isinstance(protocol.get("n_gen"), int) else "images"
+    real = protocol.get("n_ref")
+    against = f" against {real:,} real ones" if isinstance(real, int) else ""
+    name = protocol.get("name", "")
+    return f"{images}{against}, protocol {name} {result.protocol_hash} (--json has all of it)"
 
 
 def protocol_line(result: Result) -> str:

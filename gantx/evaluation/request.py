@@ -15,16 +15,17 @@ import torch
 from gantx import checkpoint
 from gantx.config.schema import DataConfig, EvaluationConfig, RunConfig
 from gantx.data.prepare import UnusableImage, prepare
-from gantx.errors import DataError, MissingError, UsageError, closest
+from gantx.errors import DataError, UsageError
 from gantx.evaluation import reference
-from gantx.evaluation.evaluator import METRICS, Evaluator, Log, Progress, Settings, open_network
+from gantx.evaluation.evaluator import Evaluator, Log, Progress, Settings, open_network
 from gantx.evaluation.image_sets import GeneratedImages, ImageSet, StoredImages, open_images, origin_of
 from gantx.evaluation.protocols import Protocol, named
 from gantx.evaluation.reference import Reference
 from gantx.evaluation.results import Result, compare
+from gantx.evaluation.scores import require_metric
+from gantx.evaluation.targets import is_checkpoint
 from gantx.generation import sampling
 from gantx.generation.labels import drawn_labels
-from gantx.io.decoding import SUFFIXES
 
 CPU_IMAGES = 5000  # of Inception on a CPU unless the user asks for more: 50,000 take an hour
 
@@ -86,7 +87,7 @@ def evaluate(target: Path | None, request: Request, *, log: Log, progress: Progr
         UsageError, MissingError, DataError, CheckpointError: before any image is generated, if possible.
     """
     target = target or checkpoint.newest_run(Path("runs"))
-    if _is_checkpoint(target):
+    if is_checkpoint(target):
         return _evaluate_checkpoint(target, request, log, progress)
     return _evaluate_images(target, request, log, progress)
 
@@ -128,6 +129,7 @@ def statistics(
         device=request.device,
         progress=lambda done, total: progress("measuring images", done, total),
         use_cache=request.use_cache,
+        log=log,
     )
     return found
 
@@ -201,10 +203,7 @@ def _score(evaluator: Evaluator, images: ImageSet, baseline: Result | None) -> R
 def _settings(request: Request, config: EvaluationConfig, data: DataConfig, *, mirrored: bool) -> Settings:
     metrics = request.metrics or _applicable(config.metrics, data, request)
     for metric in metrics:
-        if metric not in METRICS:
-            raise UsageError(
-                f"no metric '{metric}'{closest(metric, METRICS)}: there are {', '.join(METRICS)}"
-            )
+        require_metric(metric)
     protocol: Protocol = named(request.protocol or config.protocol)
     if request.neighbours is not None:
         protocol = dataclasses.replace(protocol, neighbours=request.neighbours)
@@ -235,20 +234,3 @@ def _applicable(metrics: tuple[str, ...], data: DataConfig, request: Request) ->
 
 def _objects(data: DataConfig) -> int | None:
     return data.shapes.objects if data.source == "shapes" else None
-
-
-_FOREIGN_WEIGHTS = (".pth", ".pt", ".pkl", ".ckpt", ".bin")  # refused where a checkpoint is read
-
-
-def _is_checkpoint(target: Path) -> bool:
-    """Whether `target` is a run or checkpoint rather than images."""
-    if target.is_file():
-        return target.suffix.lower() in (".safetensors", *_FOREIGN_WEIGHTS)
-    if not target.is_dir():
-        raise MissingError(f"there is no run, checkpoint or set of images at {target}")
-    if (target / "config.yaml").is_file() or (target / "checkpoints").is_dir():
-        return True
-    if runs := sorted(path.parent.name for path in target.glob("*/checkpoints")):
-        raise UsageError(f"{target} contains runs ({', '.join(runs[:4])}): name the one you mean")
-    images = any(path.suffix.lower() in SUFFIXES for path in target.iterdir())
-    return not images and any(target.glob("*.safetensors"))

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from gantx.errors import UsageError, closest
+
 # The metrics of --metric, and the scores that each gives.
 SCORES_OF: dict[str, tuple[str, ...]] = {
     "fid": ("fid",),
@@ -19,6 +21,7 @@ SCORES_OF: dict[str, tuple[str, ...]] = {
     "dc": ("density", "coverage"),
     "modes": ("modes", "confident", "whole"),
 }
+METRICS = tuple(SCORES_OF)
 # Scores by a feature network other than Inception: other names, so that they are not mistaken for FID or KID.
 _OTHER_NETWORK = re.compile(r"(fd|kd|precision|recall|density|coverage)(_rand|\[.+\])")
 
@@ -68,6 +71,12 @@ def name_of(score: str, network: str) -> str:
         return score
     base = {"fid": "fd", "kid": "kd"}.get(score, score)
     return f"{base}_rand" if network == "random" else f"{base}[{network}]"
+
+
+def require_metric(name: str) -> None:
+    """UsageError with the closest metric if there is none of this name."""
+    if name not in METRICS:
+        raise UsageError(f"no metric '{name}'{closest(name, METRICS)}: there are {', '.join(METRICS)}")
 
 
 def is_score(name: str) -> bool:

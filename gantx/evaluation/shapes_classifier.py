@@ -28,6 +28,8 @@ from torch import Tensor, nn
 
 from gantx.data.shapes import CLASS_NAMES
 from gantx.errors import CheckpointError, DataError, MissingError, UsageError
+from gantx.io.byte_names import utf8_path
+from gantx.runtime.random import global_state_kept
 
 MODES = len(CLASS_NAMES)  # kind * 6 + colour, named by gantx.data.shapes.CLASS_NAMES
 RESOLUTION = 32
@@ -105,7 +107,8 @@ class ShapesClassifier:
     def __init__(self, device: torch.device, path: Path = WEIGHTS) -> None:
         tensors, self.about, self.digest = _read(path)
         self.accuracy_on_real = float(self.about["accuracy_on_real"])
-        network = ShapesClassifierNetwork()
+        with global_state_kept():
+            network = ShapesClassifierNetwork()
         try:
             network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         except RuntimeError as problem:
@@ -186,7 +189,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
     """Tensors, description and digest of a file of weights."""
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        with safe_open(path, framework="pt") as file:
+        with utf8_path(path) as readable, safe_open(readable, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             about: dict[str, Any] = json.loads(file.metadata()["recogniser"])
             return tensors, about, digest

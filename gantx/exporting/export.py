@@ -8,77 +8,27 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gantx.checkpoint import Header
-from gantx.errors import DataError, MissingError, UsageError
+from gantx.errors import DataError, MissingError
 from gantx.exporting import hub, onnx, parity, program, web
-from gantx.exporting.generator import RANGES, ExportedGenerator, Morph, Pixels, latents_of
+from gantx.exporting.generator import ExportedGenerator, Morph, latents_of
 from gantx.exporting.parity import Difference, Run
+from gantx.exporting.request import FOLDERS, RANGES, Kind, Request, require_valid
 from gantx.generation import sampling
-from gantx.generation.truncation import Truncation
 from gantx.io.atomic import replacing
+from gantx.io.byte_names import utf8_name, utf8_path
 from gantx.models.interfaces import Generator
 from gantx.version import __version__
 
 SCHEMA = "gantx.export/1"
 RECORD = "export.json"
 CPU = torch.device("cpu")
-
-Kind = Literal["onnx", "pt2", "safetensors", "hf", "web"]
-_KINDS_OF_SUFFIX: dict[str, Kind] = {".onnx": "onnx", ".pt2": "pt2", ".safetensors": "safetensors", "": "hf"}
-FOLDERS: tuple[Kind, ...] = ("hf", "web")
-
-
-@dataclass(frozen=True)
-class Request:
-    """Settings of an export.
-
-    Attributes:
-        output: a file, or a folder for `hf` and `web`.
-        kind: the format; see `kind_of`.
-        pixels: range of the output of `onnx` and `pt2`.
-        truncation: built into `onnx` and `pt2`.
-        license: identifier of the weights' licence on the Hugging Face Hub.
-        scores: results of `gantx eval` for the card of `hf`; empty to take those found beside the checkpoint.
-        runtime: the npm package onnxruntime-web for `web`, or None to fetch it with npm.
-        force: overwrite existing files; other files of a folder are kept.
-    """
-
-    output: Path
-    kind: Kind
-    pixels: Pixels = "float"
-    truncation: Truncation | None = None
-    license: str = hub.UNSTATED
-    scores: tuple[Path, ...] = ()
-    runtime: Path | None = None
-    force: bool = False
-
-
-def kind_of(output: Path, wanted: str | None) -> Kind:
-    """The format `wanted`, or else the one of the output's suffix.
-
-    Raises:
-        UsageError: the format is unknown, or does not fit the name of the output.
-    """
-    suffix = output.suffix.lower()
-    if wanted is None:
-        kind = "hf" if output.is_dir() else _KINDS_OF_SUFFIX.get(suffix)
-        if kind is None:
-            raise UsageError(f"cannot export to '{output}': use .onnx, .pt2, .safetensors or a folder's name")
-        return kind
-    kinds: tuple[Kind, ...] = get_args(Kind)
-    found = next((kind for kind in kinds if kind == wanted), None)
-    if found is None:
-        raise UsageError(f"no form '{wanted}': there are {', '.join(kinds)}")
-    if found not in FOLDERS and suffix != f".{found}":
-        raise UsageError(f"the form {found} is a file called .{found}, but the output is {output}")
-    return found
 
 
 def export(target: Path, request: Request, log: Callable[[str], None]) -> Path:
@@ -96,11 +46,12 @@ def export(target: Path, request: Request, log: Callable[[str], None]) -> Path:
         CheckFailed: the other runtime computes different images; nothing is written.
         UsageError, MissingError, CheckpointError, DataError: the export is not possible as requested.
     """
-    _require_valid(request)
+    require_valid(request)
     if request.kind in ("onnx", "web"):
         onnx.require_packages()
     generator, header = sampling.open_generator(target, CPU)
-    home = request.output if request.kind in FOLDERS else request.output.parent
+    folder = request.kind in FOLDERS
+    home = request.output if folder else request.output.parent
     earlier = _read_record(home / RECORD)
     with _aside(request.output) as scratch:
         name, entry = _FORMATS[request.kind](generator, header, request, scratch, log)
@@ -117,8 +68,9 @@ def export(target: Path, request: Request, log: Callable[[str], None]) -> Path:
             "versions": {"gantx": __version__, "torch": str(torch.__version__)},
         }
         for path in sorted(path for path in scratch.rglob("*") if path.is_file()):
-            with replacing(home / path.relative_to(scratch)) as beside:
+            with replacing(home / path.relative_to(scratch) if folder else request.output) as beside:
                 path.replace(beside)
+    name = name if folder else request.output.name
     record = {"schema": SCHEMA, "files": {**earlier, name: entry}}
     with replacing(home / RECORD) as beside:
         hub.write_text(beside, json.dumps(record, indent=2) + "\n")
@@ -136,7 +88,7 @@ def _onnx(
     ratio = header.config.data.ratio
     exported = ExportedGenerator(generator, request.pixels, request.truncation, ratio=ratio).eval()
     z = latents_of(generator, range(max(parity.BATCHES)))
-    name = request.output.name
+    name = utf8_name(request.output.name)
     onnx.write_onnx(folder / name, program.trace(exported, [z]), _metadata(header, request))
     run, runtime = onnx.open_onnx(folder / name)
     checked = _checked(exported.unrounded(), run, [z], runtime, log)
@@ -149,7 +101,7 @@ def _pt2(
     ratio = header.config.data.ratio
     exported = ExportedGenerator(generator, request.pixels, request.truncation, ratio=ratio).eval()
     z = latents_of(generator, range(max(parity.BATCHES)))
-    name = request.output.name
+    name = utf8_name(request.output.name)
     program.write_program(folder / name, program.trace(exported, [z]), _metadata(header, request))
     runtime = f"torch.export.load {torch.__version__}"
     checked = _checked(exported.unrounded(), program.open_program(folder / name), [z], runtime, log)
@@ -159,7 +111,7 @@ def _pt2(
 def _safetensors(
     generator: Generator, header: Header, request: Request, folder: Path, log: Callable[[str], None]
 ) -> tuple[str, dict[str, Any]]:
-    name = request.output.name
+    name = utf8_name(request.output.name)
     hub.write_weights(folder / name, generator, header, request.license)
     return name, {"parity": _checked_weights(generator, folder / name, log)}
 
@@ -201,28 +153,6 @@ _FORMATS: dict[Kind, Format] = {
 
 
 # --- checks -----------------------------------------------------------------------------------------------
-
-
-def _require_valid(request: Request) -> None:
-    """UsageError if an option does not apply, or a file would be overwritten without --force."""
-    if request.kind not in ("onnx", "pt2"):
-        if request.truncation is not None:
-            raise UsageError(f"the form {request.kind} has no truncation built in: only onnx and pt2 have")
-        if request.pixels != "float":
-            raise UsageError(f"the form {request.kind} has no range built in: only onnx and pt2 have")
-    if request.scores and request.kind != "hf":
-        raise UsageError("scores go on the card of a Hugging Face folder: give a folder as the output")
-    if request.runtime is not None and request.kind != "web":
-        raise UsageError(f"--{web.PACKAGE} is for the page: add --format web")
-    if request.kind in FOLDERS and request.output.is_file():
-        raise UsageError(f"{request.output} is a file, but the form {request.kind} is a folder")
-    if request.kind not in FOLDERS and request.output.is_dir():
-        raise UsageError(f"{request.output} is a folder: name a file in it")
-    there = any(request.output.iterdir()) if request.output.is_dir() else request.output.exists()
-    if there and not request.force:
-        raise UsageError(
-            f"{request.output} already exists: name another output, or add --force to write over it"
-        )
 
 
 def _checked(
@@ -312,13 +242,14 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _aside(output: Path) -> Iterator[Path]:
-    """A temporary folder beside the output, for files that are not verified yet."""
+    """A temporary folder beside the output, for files that are not verified yet; its path is valid UTF-8."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     except OSError as problem:
         raise MissingError(f"cannot write beside {output}: {problem.strerror or problem}") from problem
     try:
-        yield scratch
+        with utf8_path(scratch) as writable:
+            yield writable
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

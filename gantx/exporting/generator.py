@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from gantx.errors import UsageError
+from gantx.exporting.request import Pixels
 from gantx.generation import sampling
 from gantx.generation.interpolation import slerp
 from gantx.generation.latents import style_shape
 from gantx.generation.truncation import Truncation, require_styles, truncate
 from gantx.models.interfaces import Generator, StyleBased
 from gantx.runtime.random import Draw, for_seeds
-
-Pixels = Literal["float", "unit", "uint8"]
-RANGES: dict[Pixels, str] = {
-    "float": "nominally -1..1, not clamped",
-    "unit": "0..1",
-    "uint8": "0..255",
-}
 
 
 class ExportedGenerator(nn.Module):
@@ -122,14 +114,6 @@ class Morph(nn.Module):
     def unrounded(self) -> Morph:
         """The same network without rounding."""
         return Morph(self.generator, ratio=self.ratio, rounded=False)
-
-
-def pixels_named(name: str) -> Pixels:
-    """Parse a key of `RANGES`; UsageError for anything else."""
-    found = next((pixels for pixels in RANGES if pixels == name), None)
-    if found is None:
-        raise UsageError(f"no pixels '{name}': use {', '.join(RANGES)}")
-    return found
 
 
 def as_pixels(images: Tensor, pixels: Pixels, rounded: bool = True) -> Tensor:

@@ -18,6 +18,7 @@ from gantx.data.crop import height_of
 from gantx.errors import GantxError, UsageError
 from gantx.evaluation import reports, results
 from gantx.evaluation.results import Result
+from gantx.exporting.request import UNSTATED
 from gantx.generation import sampling
 from gantx.generation.provenance import describe
 from gantx.io import imaging
@@ -25,7 +26,6 @@ from gantx.models.interfaces import Generator
 from gantx.version import __version__
 
 WEIGHTS = "model.safetensors"
-UNSTATED = "unknown"  # the Hub's identifier of an unstated licence
 _SHOWN = 16  # number of images in the picture on the card
 _TASK = "unconditional-image-generation"  # the Hub's name of the task
 
@@ -196,4 +196,4 @@ def _scored(result: Result) -> str | None:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 with Unix line endings on every system."""
-    path.write_text(text, encoding="utf-8", newline="\n")
+    path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")

@@ -17,8 +17,8 @@ from gantx.checkpoint import Header
 from gantx.errors import DataError, MissingError
 from gantx.exporting.generator import Morph, latents_of
 from gantx.exporting.hub import write_text
+from gantx.exporting.request import PACKAGE
 
-PACKAGE = "onnxruntime-web"
 VERSION = "1.30.0"  # fetched from npm unless the user names a package
 RUNTIME_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 MODEL = "model.onnx"

@@ -30,6 +30,7 @@ from gantx.generation.latents import spec_of_one
 from gantx.generation.truncation import Truncation, require_styles, truncate
 from gantx.io import imaging
 from gantx.models import interfaces
+from gantx.runtime import memory
 from gantx.runtime.random import for_seeds
 
 # --- colours ----------------------------------------------------------------------------------------------
@@ -41,7 +42,7 @@ def palette(count: int) -> Tensor:
     Hues start at 0.01, lightness is 0.6 and saturation 0.65, which is seaborn's "hls" palette.
     """
     colours = [colorsys.hls_to_rgb((index / count + 0.01) % 1, 0.6, 0.65) for index in range(count)]
-    return 2 * torch.tensor(colours) - 1
+    return 2 * torch.tensor(colours, dtype=torch.float32) - 1
 
 
 def argmax_map(attention: Tensor) -> Tensor:
@@ -58,7 +59,13 @@ def soft_map(attention: Tensor) -> Tensor:
 
 
 # Black, indigo, crimson, orange, pale yellow: lightness increases, so that grey prints keep the order.
-_HEAT = torch.tensor([[0, 0, 0], [70, 20, 120], [190, 50, 85], [250, 145, 20], [255, 255, 180]]) / 127.5 - 1
+_HEAT = (
+    torch.tensor(
+        [[0, 0, 0], [70, 20, 120], [190, 50, 85], [250, 145, 20], [255, 255, 180]], dtype=torch.float32
+    )
+    / 127.5
+    - 1
+)
 
 
 def heat_map(attention: Tensor) -> Tensor:
@@ -74,7 +81,7 @@ def heat_map(attention: Tensor) -> Tensor:
 # How a map is drawn, by kind; blends are overlaid on the image.
 SHARES = {"argmax": argmax_map, "soft": soft_map, "blend": argmax_map, "softblend": soft_map}
 HEAT = ("soft", "softblend")
-_LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+_LUMA = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float32).view(3, 1, 1)
 
 
 def draw_shares(kind: str, attention: Tensor, images: Tensor, share: float) -> Tensor:
@@ -372,7 +379,12 @@ def save(
     """
     names: list[str] = []
     if path.suffix:
-        all_rows = list(rows)
+        all_rows: list[Sequence[Picture]] = []
+        for row in rows:
+            if not all_rows:
+                size = len(seeds) * sum(picture.pixels.numel() for picture in row)
+                memory.require(size, f"a sheet of {len(seeds):,} rows", "name fewer seeds, or a folder")
+            all_rows.append(row)
         names = [picture.name for picture in all_rows[0]]
         chunks = {"gantx:seeds": ",".join(map(str, seeds)), "gantx:columns": ", ".join(names)}
         imaging.write_png(path, sheet(all_rows), {**text, **chunks})

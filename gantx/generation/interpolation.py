@@ -187,6 +187,8 @@ def plan(
     if len(seeds) % paths:
         raise UsageError(f"{len(seeds)} seeds cannot be shared by {paths} walks: give a multiple of {paths}")
     count = len(seeds) // paths
+    if count > whole_number(frames, "frames", 1):  # so many may be too many for the memory
+        raise UsageError(f"{frames} frames cannot pass {count} seeds: give at least {count}")
     of_paths = tuple(tuple(seeds[path * count : (path + 1) * count]) for path in range(paths))
     chosen: Space = "z" if space == "z" or not isinstance(generator, interfaces.StyleBased) else "w"
     return Walk(of_paths, frames, chosen, loop, "smooth" if easing == "smooth" else "linear", truncation)
@@ -225,12 +227,13 @@ def generate(
     """
     paths = len(walk.seeds)
     waiting: list[Tensor] = []
-    for filled, count in in_tiles(walk.points(), batch):
-        images = sampling.crop(_render(generator, walk, filled, device)[:count], ratio)
-        waiting += sampling.quantise(images).cpu()
-        while len(waiting) >= paths:
-            yield torch.stack(waiting[:paths])
-            del waiting[:paths]
+    with sampling.memory_explained(batch, device):
+        for filled, count in in_tiles(walk.points(), batch):
+            images = sampling.crop(_render(generator, walk, filled, device)[:count], ratio)
+            waiting += sampling.quantise(images).cpu()
+            while len(waiting) >= paths:
+                yield torch.stack(waiting[:paths])
+                del waiting[:paths]
 
 
 def _render(
@@ -242,7 +245,7 @@ def _render(
     row = {seed: index for index, seed in enumerate(seeds)}
     starts = torch.tensor([row[point.start] for point in points], device=device)
     ends = torch.tensor([row[point.end] for point in points], device=device)
-    weights = torch.tensor([point.weight for point in points], device=device)
+    weights = torch.tensor([point.weight for point in points], dtype=torch.float32, device=device)
     noise = _between(q["noise"], starts, ends, weights)
     if walk.space == "z" and walk.truncation is None:
         return generator(_between(q["z"], starts, ends, weights), noise)
@@ -253,7 +256,7 @@ def _render(
         first, second = (styled.mapping(q["z"][rows], noise=noise) for rows in (starts, ends))
         ws = torch.lerp(first, second, weights.view(-1, *[1] * (first.ndim - 1)).to(first))
     if walk.truncation is not None:
-        psi = torch.tensor([point.psi for point in points], device=device)
+        psi = torch.tensor([point.psi for point in points], dtype=torch.float32, device=device)
         ws = truncate(styled, ws, psi, walk.truncation.cutoff)
     return styled.synthesis(ws, noise)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from pathlib import Path
-from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -14,32 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gantx.errors import DataError, MissingError, UsageError
+from gantx.generation.parsing import parse_seeds as parse_seeds
+from gantx.generation.parsing import whole_number as whole_number
+from gantx.io.byte_names import utf8_path
 from gantx.models.interfaces import Generator, StyleBased
 from gantx.runtime.random import Draw, Spec
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Read `7`, `1,5,9` or `0-63` (ends included), and mixtures of them; UsageError otherwise."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise UsageError(f"seeds '{text}': write numbers and ranges, for example 0-63 or 1,5,9")
-        if dash and int(last) < int(first):
-            raise UsageError(f"seeds '{part}': the range ends before it begins")
-        seeds.extend(range(int(first), int(last) + 1) if dash else [int(first)])
-    return seeds
-
-
-def whole_number(value: SupportsIndex, what: str, least: int = 0) -> int:
-    """A value of any integer type as int; UsageError naming `what` if it is no integer or below `least`."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if number < least:
-        raise UsageError(f"{what} {value}: give a whole number, {least} or more")
-    return number
 
 
 def spec_of_one(generator: Generator) -> Spec:
@@ -59,7 +36,7 @@ def style_shape(generator: Generator) -> tuple[int, ...]:
     """Shape of the styles of one image of a `StyleBased` generator: (L, D), or (K, L, D) with K latents."""
     assert isinstance(generator, StyleBased)
     device = next(generator.parameters()).device
-    latent = torch.zeros(1, *generator.latent_shape, device=device)
+    latent = torch.zeros(1, *generator.latent_shape, dtype=torch.float32, device=device)
     label = torch.zeros(1, dtype=torch.int64, device=device)
     with torch.no_grad():
         return tuple(generator.mapping(latent, label).shape[1:])
@@ -96,7 +73,8 @@ def read_latents(path: Path, *shapes: tuple[int, ...]) -> Tensor:
         raise MissingError(f"there are no latents at {path}")
     try:
         if path.suffix == ".safetensors":
-            (latents,) = load_file(path).values()
+            with utf8_path(path) as readable:
+                (latents,) = load_file(readable).values()
         else:
             latents = torch.from_numpy(np.load(path, allow_pickle=False))
     except (SafetensorError, OSError, ValueError, TypeError, EOFError) as problem:

@@ -163,9 +163,9 @@ def project(
 
     offsets = torch.zeros_like(centre, requires_grad=True)
     optimizer = torch.optim.Adam([offsets], betas=(0.9, 0.99))
-    lowest = torch.full((len(centre),), math.inf, device=device)
+    lowest = torch.full((len(centre),), math.inf, dtype=torch.float32, device=device)
     kept = centre
-    at_start = torch.zeros((), device=device)
+    at_start = torch.zeros((), dtype=torch.float32, device=device)
     for step in range(steps + 1):
         point = centre + spread * offsets
         images = generate(point)
@@ -234,7 +234,7 @@ def _candidates(
     q: Any = for_seeds(latent, range(seed, seed + CANDIDATES), device)
     z: Tensor = q["z"]
     if space == "z":
-        return z, torch.ones((), device=device)
+        return z, torch.ones((), dtype=torch.float32, device=device)
     assert isinstance(generator, interfaces.StyleBased)
     with torch.no_grad():
         ws = generator.mapping(z)

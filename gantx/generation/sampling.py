@@ -11,12 +11,12 @@ replayed graph, and images are copied while the next ones are computed.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -26,12 +26,11 @@ from torch import Tensor
 from gantx import checkpoint, models
 from gantx.checkpoint import Header
 from gantx.data.crop import rectangle
-from gantx.errors import MissingError
 from gantx.generation.latents import require_labels, spec_of_one
 from gantx.generation.truncation import Truncation, require_styles, truncate
 from gantx.io.prefetch import ahead
 from gantx.models.interfaces import Generator, StyleBased
-from gantx.runtime import devices
+from gantx.runtime import devices, memory
 from gantx.runtime.compile import compile_whole
 from gantx.runtime.random import Draws, for_seeds, place
 from gantx.runtime.replay import Capture, CudaGraphs, Log, Replay
@@ -61,7 +60,7 @@ def open_generator(target: Path, device: torch.device, weights: Weights = "ema")
         CheckpointError: the file is corrupt, foreign or of an unknown version, or lacks these weights.
     """
     header = checkpoint.read_header(checkpoint.find(target))
-    network = models.build(header.config.generator).to(device)
+    network = models.build_to_load(header.config.generator).to(device)
     part = "generator_ema" if weights == "ema" else "generator"
     checkpoint.load_into(network, checkpoint.read_part(header, part, device), header.path)
     return network.eval().requires_grad_(False), header
@@ -222,10 +221,9 @@ def generate(
 
     runner = BatchRunner(work, device, batches=-(-len(seeds) // whole_tiles(batch)), log=log)
     parts = in_tiles(range(len(seeds)), batch, constant or runner.replays)
-    for draws, count in ahead(drawn, parts, threads=_DRAWERS, waiting=_DRAWERS):
-        with _memory_explained(batch, device):
-            images = runner(draws)[:count]
-        yield images
+    with memory_explained(batch, device):
+        for draws, count in ahead(drawn, parts, threads=_DRAWERS, waiting=_DRAWERS):
+            yield runner(draws)[:count]
 
 
 @torch.no_grad()
@@ -269,23 +267,19 @@ def from_latents(
         return crop(styled.synthesis(ws), ratio)
 
     runner = BatchRunner(work, device, batches=-(-len(latents) // whole_tiles(batch)), log=log)
-    for filled, count in in_tiles(range(len(latents)), batch, constant or runner.replays):
-        with _memory_explained(batch, device):
+    with memory_explained(batch, device):
+        for filled, count in in_tiles(range(len(latents)), batch, constant or runner.replays):
             q: Draws = {"ws" if styles else "z": latents[filled]}
             if labels is not None and not styles:
                 q["label"] = labels[filled]
-            images = runner(q)[:count]
-        yield images
+            yield runner(q)[:count]
 
 
-@contextlib.contextmanager
-def _memory_explained(batch: int, device: torch.device) -> Iterator[None]:
-    """Raise MissingError with advice when the GPU runs out of memory."""
-    try:
-        yield
-    except torch.OutOfMemoryError as problem:
-        advice = f"generate fewer, with --batch {batch // 2}" if batch > 8 else "use another device"
-        raise MissingError(f"{device} has no memory for {batch} images at once: {advice}") from problem
+def memory_explained(batch: int, device: torch.device) -> AbstractContextManager[None]:
+    """Raise MissingError with advice when the memory of the GPU or the host runs out."""
+    smaller = f"choose a smaller --batch, such as {min(batch // 2, BATCH)}"
+    advice = smaller if batch > 8 else "use another device"
+    return memory.explained(f"{device} has too little memory for {batch} images at once: {advice}")
 
 
 def crop(images: Tensor, ratio: float) -> Tensor:

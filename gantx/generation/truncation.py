@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
 from gantx.errors import UsageError
+from gantx.generation.parsing import Truncation as Truncation
+from gantx.generation.parsing import parse_truncation as parse_truncation
 from gantx.models.interfaces import Generator, StyleBased
-
-
-class Truncation(NamedTuple):
-    """How far styles are interpolated towards their average: less variety, fewer failures.
-
-    Attributes:
-        psi: 1 leaves styles unchanged, 0 replaces them by the average; values outside of [0, 1] extrapolate.
-        cutoff: number of leading layers that are truncated, or None for all.
-    """
-
-    psi: float
-    cutoff: int | None = None
-
-
-def parse_truncation(psi: float | None, cutoff: int | None = None) -> Truncation | None:
-    """Truncation from the values of a user, None without psi; UsageError when they are invalid."""
-    if psi is None:
-        if cutoff is not None:
-            raise UsageError("a cutoff says which layers are truncated: give the truncation too")
-        return None
-    if not math.isfinite(psi):
-        raise UsageError(f"truncation {psi}: give a number, 1 for none, 0.7 for fewer failures")
-    return Truncation(psi, cutoff)
 
 
 def require_styles(generator: Generator, what: str) -> StyleBased:

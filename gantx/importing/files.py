@@ -22,6 +22,7 @@ from gantx.importing.ganformer import read_ganformer
 from gantx.importing.layouts import Conversion, Imported
 from gantx.importing.transgan import read_transgan
 from gantx.importing.vitgan import read_vitgan
+from gantx.io.byte_names import utf8_path
 from gantx.models.interfaces import Discriminator, Generator
 
 ADAPTERS: dict[str, Callable[[Path, RunConfig], Conversion]] = {
@@ -90,7 +91,8 @@ def compare(conversion: Conversion, path: Path, *, device: torch.device | str = 
     if not path.is_file():
         raise MissingError(f"there are no recorded outputs at {path}")
     try:
-        recorded = load_file(path)
+        with utf8_path(path) as readable:
+            recorded = load_file(readable)
     except SafetensorError as problem:
         raise DataError(f"{path} is not a readable safetensors file: {problem}") from problem
     scale, shift = conversion.pixels
@@ -190,6 +192,6 @@ def _shaped(recorded: Mapping[str, Tensor], name: str, shape: Sequence[int], pat
 
 
 def _built(imported: Imported) -> Generator | Discriminator:
-    network: Generator | Discriminator = models.build(imported.section)
+    network: Generator | Discriminator = models.build_to_load(imported.section)
     network.load_state_dict(imported.tensors)
     return network.eval().requires_grad_(False)

@@ -35,6 +35,7 @@ from gantx.importing.layouts import (
     without_prefix,
 )
 from gantx.importing.reading import origin_of, read_torch, tensors_of
+from gantx.io.byte_names import utf8_path
 from gantx.models.vitgan.mapping import Mapping as MappingNetwork
 
 PARTS = {"gen": "generator", "gen_ema": "generator_ema", "dis": "discriminator"}  # of `<name>.pt`
@@ -318,7 +319,8 @@ def _read_norms(path: Path) -> dict[str, Tensor] | None:
     if not path.is_file():
         return None
     try:
-        return load_file(path)
+        with utf8_path(path) as readable:
+            return load_file(readable)
     except SafetensorError as problem:
         raise DataError(f"{path} is not a readable safetensors file: {problem}") from problem
 

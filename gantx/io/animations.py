@@ -15,15 +15,16 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from gantx.errors import MissingError, UsageError
 from gantx.io import imaging
 from gantx.io.atomic import replacing
+
+if TYPE_CHECKING:  # outputs are checked before torch is imported
+    from torch import Tensor
 
 SUFFIXES = (".gif", ".webp", ".apng", ".mp4", ".png")
 _SIDES = {".gif": 65_535, ".webp": 16_383, ".mp4": 16_384}  # largest side in pixels that the format can store
@@ -250,6 +251,8 @@ def _video_package() -> Any:
 
 
 def _write_mp4(path: Path, sheets: Iterator[Tensor], fps: int, text: Mapping[str, str]) -> None:
+    import torch.nn.functional as F
+
     av = _video_package()
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         container.metadata["comment"] = _lines(text)
@@ -260,7 +263,7 @@ def _write_mp4(path: Path, sheets: Iterator[Tensor], fps: int, text: Mapping[str
                 stream = container.add_stream("libx264", rate=fps, options={"crf": "16"})
                 stream.width, stream.height = width + width % 2, height + height % 2
                 stream.pix_fmt = "yuv420p"  # most widely supported: one colour for 2x2 pixels
-            even = torch.nn.functional.pad(sheet, (0, width % 2, 0, height % 2), value=255)
+            even = F.pad(sheet, (0, width % 2, 0, height % 2), value=255)
             frame = av.VideoFrame.from_ndarray(even.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
             container.mux(stream.encode(frame))
         assert stream is not None

@@ -39,6 +39,30 @@ def recognized(path: Path) -> str | None:
     return _cut_safetensors(path, size, start)
 
 
+_SETS = {
+    b"\x89HDF\r\n\x1a\n": "is an HDF5 file, which gantx does not read; save its images with numpy.save",
+    b"Rar!\x1a\x07": "is a RAR archive, which gantx does not read; unpack it",
+    b"7z\xbc\xaf\x27\x1c": "is a 7z archive, which gantx does not read; unpack it",
+    b"\x1f\x8b": "is compressed with gzip, so that single images cannot be read from it; unpack it",
+    b"\xfd7zXZ\x00": "is compressed with xz, so that single images cannot be read from it; unpack it",
+    b"(\xb5/\xfd": "is compressed with zstd, so that single images cannot be read from it; unpack it",
+    b"BZh": "is compressed with bzip2, so that single images cannot be read from it; unpack it",
+    b"MATLAB 5.0 MAT-file": "is a MATLAB file, which gantx does not read; save its images with numpy.save",
+}
+
+
+def recognized_set(path: Path) -> str | None:
+    """What a file meant as a set of images is instead, as the end of a sentence; None if unknown."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError:
+        return None
+    if path.suffix.lower() in (".tfrecord", ".tfrecords"):
+        return "is a TFRecord file, which gantx does not read; write its images as files or a tar"
+    return next((what for magic, what in _SETS.items() if start.startswith(magic)), None)
+
+
 _IMPORT = "official checkpoints are converted with `gantx import`"
 
 

@@ -11,6 +11,7 @@ import contextlib
 import io
 import math
 import os
+import shutil
 import tempfile
 import threading
 import zipfile
@@ -18,21 +19,24 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
-import torch
 from PIL import Image, PngImagePlugin
-from torch import Tensor
 
 from gantx.errors import MissingError, UsageError
 from gantx.io.atomic import replacing
 from gantx.io.prefetch import ahead
-from gantx.runtime import cores
+from gantx.runtime import cores, memory
+from gantx.runtime.seeds import seeds_of
+
+if TYPE_CHECKING:  # outputs are checked before torch is imported
+    from torch import Tensor
 
 Result = TypeVar("Result")
 
 _ENCODERS = 8  # threads at most; more would wait for the global interpreter lock
+_SMALLEST_PNG = 300  # bytes, text chunks included
 _TOGETHER = 1 << 15  # pixels that a thread encodes at a time: small images are grouped
 
 
@@ -122,6 +126,12 @@ def write_png(path: Path, image: Tensor, text: Mapping[str, str]) -> None:
         beside.write_bytes(encode_png(image, text))
 
 
+def require_format(path: Path) -> None:
+    """UsageError if `save_images` cannot write such a file."""
+    if path.suffix.lower() not in (".png", ".zip", ".npy", ""):
+        raise UsageError(f"cannot write '{path.suffix}' files: use .png, .zip, .npy, or a folder name")
+
+
 def check_output(path: Path) -> None:
     """Check that a file can be written there, before the work for it starts.
 
@@ -144,16 +154,40 @@ def require_distinct(path: Path, seeds: Sequence[int]) -> None:
     Raises:
         UsageError: a seed is named twice; grids and arrays have a place for each.
     """
-    if isinstance(seeds, range) or path.suffix.lower() not in ("", ".zip"):
+    if path.suffix.lower() not in ("", ".zip"):
         return
-    known: set[int] = set()
-    for seed in seeds:
-        if seed in known:
-            raise UsageError(
-                f"seed {seed} is named twice, but the files of {path} are named by their seeds: name it "
-                "once, or write a .png, which has a place for each"
-            )
-        known.add(seed)
+    if (seed := seeds_of(seeds).repeated()) is not None:
+        raise UsageError(
+            f"seed {seed} is named twice, but the files of {path} are named by their seeds: name it once, or "
+            "write a .png, which has a place for each"
+        )
+
+
+def require_room(path: Path, count: int, shape: Sequence[int], itemsize: int = 1) -> None:
+    """Check that images fit where `save_images` puts them, before the work for it starts.
+
+    Args:
+        path: the file or folder to write.
+        count: number of images.
+        shape: of one image, (3, H, W).
+        itemsize: bytes of a value.
+
+    Raises:
+        MissingError: the memory is too small for a grid, or the disk for an array or for so many PNGs.
+    """
+    size = count * math.prod(shape) * itemsize
+    if path.suffix.lower() == ".png":
+        # The images, and a copy of them as a sheet.
+        advice = "generate fewer images, or write a .zip, .npy or folder, which needs no memory for all"
+        memory.require(2 * size, f"a grid of {count:,} images", advice)
+        return
+    least = size if path.suffix.lower() == ".npy" else _SMALLEST_PNG * count
+    folder = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
+    if least > (free := shutil.disk_usage(folder).free):
+        raise MissingError(
+            f"{count:,} images take {least / 1e9:,.1f} GB or more but {folder} has {free / 1e9:,.1f} GB "
+            "free: generate fewer images, or write to another disk"
+        )
 
 
 def save_images(
@@ -185,9 +219,11 @@ def save_images(
     """
     match path.suffix.lower():
         case ".png":
+            import torch
+
             columns, rows = shape or grid_shape(len(seeds))
             sheet = grid(torch.cat(list(batches)), columns, rows)
-            write_png(path, sheet, {**text, f"gantx:{origin}s": _compact(seeds)})
+            write_png(path, sheet, {**text, f"gantx:{origin}s": str(seeds_of(seeds))})
         case ".npy":
             with replacing(path) as beside, beside.open("wb") as file:
                 _write_array(file, batches, len(seeds))
@@ -203,7 +239,7 @@ def save_images(
             for _ in _by_threads(write, batches, seeds):
                 pass
         case _:
-            raise UsageError(f"cannot write '{path.suffix}' files: use .png, .zip, .npy, or a folder name")
+            require_format(path)
 
 
 def _write_array(file: BinaryIO, batches: Iterable[Tensor], count: int) -> None:
@@ -256,10 +292,3 @@ def _write_pngs(folder: Path, group: _Group, text: Mapping[str, str], origin: st
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
         raise MissingError(f"cannot write into {folder}: {problem.strerror or problem}") from problem
-
-
-def _compact(seeds: Sequence[int]) -> str:
-    """`0-63` for a run of consecutive seeds, else `1,5,9`."""
-    if len(seeds) > 1 and list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
-        return f"{seeds[0]}-{seeds[-1]}"
-    return ",".join(str(seed) for seed in seeds)

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any, overload
 
 from gantx.config.networks import (
+    DCGANDiscriminatorConfig,
     DiscriminatorConfig,
     GANformerDiscriminatorConfig,
     GANformerGeneratorConfig,
     GeneratorConfig,
+    ImplicitGeneratorConfig,
     StyleGAN2DiscriminatorConfig,
     StyleGAN2GeneratorConfig,
     TransGAN2DiscriminatorConfig,
@@ -20,8 +22,10 @@ from gantx.config.networks import (
     ViTGANGeneratorConfig,
 )
 from gantx.config.section import Section
-from gantx.models import ganformer, stylegan2, transgan, transgan2, vitgan
+from gantx.models import dcgan, ganformer, implicit, stylegan2, transgan, transgan2, vitgan
 from gantx.models.interfaces import Discriminator, Generator
+from gantx.runtime.precision import float32_parameters
+from gantx.runtime.random import global_state_kept
 
 _NETWORKS: dict[type[Section], Callable[[Any], Generator | Discriminator]] = {
     TransGANGeneratorConfig: transgan.Generator,
@@ -29,11 +33,13 @@ _NETWORKS: dict[type[Section], Callable[[Any], Generator | Discriminator]] = {
     ViTGANGeneratorConfig: vitgan.Generator,
     StyleGAN2GeneratorConfig: stylegan2.Generator,
     GANformerGeneratorConfig: ganformer.Generator,
+    ImplicitGeneratorConfig: implicit.Generator,
     TransGANDiscriminatorConfig: transgan.Discriminator,
     TransGAN2DiscriminatorConfig: transgan2.Discriminator,
     ViTGANDiscriminatorConfig: vitgan.Discriminator,
     StyleGAN2DiscriminatorConfig: stylegan2.Discriminator,
     GANformerDiscriminatorConfig: ganformer.Discriminator,
+    DCGANDiscriminatorConfig: dcgan.Discriminator,
 }
 
 
@@ -44,6 +50,22 @@ def build(section: DiscriminatorConfig) -> Discriminator: ...
 @overload
 def build(section: Section) -> Generator | Discriminator: ...
 def build(section: Section) -> Generator | Discriminator:
-    """Build the network that a `generator:` or `discriminator:` section describes."""
-    found: Generator | Discriminator = _NETWORKS[type(section)](section)
+    """Build the network that a `generator:` or `discriminator:` section describes, in float32.
+
+    Its weights are drawn from torch's global generator, which the caller seeds; see `build_to_load`.
+    """
+    with float32_parameters():
+        found: Generator | Discriminator = _NETWORKS[type(section)](section)
     return found
+
+
+@overload
+def build_to_load(section: GeneratorConfig) -> Generator: ...
+@overload
+def build_to_load(section: DiscriminatorConfig) -> Discriminator: ...
+@overload
+def build_to_load(section: Section) -> Generator | Discriminator: ...
+def build_to_load(section: Section) -> Generator | Discriminator:
+    """As `build`, for weights that are loaded next: torch's global generator is left as it was."""
+    with global_state_kept():
+        return build(section)

@@ -8,6 +8,9 @@ in eager and in compiled code, and a test of them on a CPU is valid for a GPU.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -32,3 +35,14 @@ def to_compute(x: Tensor, dtype: torch.dtype | None) -> Tensor:
 def widened(x: Tensor) -> Tensor:
     """Cast half precision to float32; float32 and float64 are unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@contextlib.contextmanager
+def float32_parameters() -> Iterator[None]:
+    """Build networks in float32 whatever torch's default type is, which belongs to the caller."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)

@@ -9,6 +9,7 @@ from its name (`draw`, `for_seeds`), so that a new random feature never changes 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias, Union
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gantx.runtime.flat import flat_zeros
+from gantx.runtime.precision import float32_parameters
 
 
 class Draw(NamedTuple):
@@ -39,6 +41,16 @@ class Draw(NamedTuple):
 
 Spec: TypeAlias = dict[str, Union[Draw, "Spec"]]
 Draws: TypeAlias = dict[str, Union[Tensor, "Draws"]]
+
+
+@contextlib.contextmanager
+def global_state_kept() -> Iterator[None]:
+    """Leave torch's global generator and default type alone while networks are built, to load weights next.
+
+    Layers draw their initial weights from that generator; inside, the default type is float32.
+    """
+    with torch.random.fork_rng(devices=[]), float32_parameters():
+        yield
 
 
 def draw(spec: Spec, *, seed: int, stream: str, step: int, device: torch.device) -> Draws:
@@ -210,11 +222,15 @@ def _seed_of(path: str) -> int:
 
 
 def _normal(wanted: Draw, generator: torch.Generator, out: Tensor | None = None) -> Tensor:
-    return torch.randn(wanted.shape, generator=generator, device=generator.device, out=out)
+    return torch.randn(
+        wanted.shape, generator=generator, dtype=torch.float32, device=generator.device, out=out
+    )
 
 
 def _uniform(wanted: Draw, generator: torch.Generator, out: Tensor | None = None) -> Tensor:
-    return torch.rand(wanted.shape, generator=generator, device=generator.device, out=out)
+    return torch.rand(
+        wanted.shape, generator=generator, dtype=torch.float32, device=generator.device, out=out
+    )
 
 
 def _integers(wanted: Draw, generator: torch.Generator, out: Tensor | None = None) -> Tensor:

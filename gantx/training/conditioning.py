@@ -18,8 +18,8 @@ from torch import Tensor
 from gantx.config import presets
 from gantx.config.schema import ConditioningConfig, RunConfig
 from gantx.data.labels import counts
-from gantx.data.prepare import Prepared
-from gantx.errors import DataError, UsageError
+from gantx.data.prepare import Prepared, without_labels
+from gantx.errors import UsageError
 from gantx.runtime.random import Draw, Spec
 
 ASSUMED = 10  # classes of `auto` where no data is read: for estimates of time and memory
@@ -87,10 +87,7 @@ def with_classes(settings: RunConfig, prepared: Prepared, log: Callable[[str], N
             log(f"data: its labels ({what}) are not used; conditioning.classes=auto trains with them")
         return settings
     if prepared.labels is None:
-        raise DataError(
-            f"{source} has no labels: put the images of each class into a folder of their own, or add "
-            "dataset.json or labels.csv, or train with conditioning.classes=null"
-        )
+        raise without_labels(settings.data)
     names = prepared.class_names
     if wanted not in ("auto", len(names)):
         raise UsageError(

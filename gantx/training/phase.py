@@ -164,6 +164,9 @@ class Statistics:
         """Forget all observations."""
         for sums in self._groups.values():
             sums.zero_()
+        # Restored sums that nothing was added to yet have no group: they would be added to later ones.
+        grouped = {name for names in self._groups for name in names}
+        self.sums = {name: total for name, total in self.sums.items() if name in grouped}
         self.counts = {}
 
     def restore(self, sums: dict[str, Tensor], counts: dict[str, float]) -> None:

@@ -20,10 +20,10 @@ from gantx.checkpoint import Header
 from gantx.config import presets
 from gantx.config.schema import EvaluationConfig, RunConfig
 from gantx.data.batches import Batches
-from gantx.data.prepare import Prepared, prepare
+from gantx.data.prepare import Prepared, prepare, require_enough
 from gantx.errors import CheckpointError, DataError, GantxError, MissingError, UsageError
 from gantx.io.atomic import replacing
-from gantx.runtime import devices
+from gantx.runtime import devices, memory
 from gantx.runtime.signals import StopAfterIteration, StopAtOnce, StopNow
 from gantx.training.conditioning import with_classes
 from gantx.training.diagnostics import diagnose
@@ -31,9 +31,17 @@ from gantx.training.loop import target_images, train
 from gantx.training.microbatch import resolve_micro_batch
 from gantx.training.periodic_eval import PeriodicEvaluation
 from gantx.training.phases import penalty_micro_batch_size
+from gantx.training.preconditions import require_new_run, require_run
 from gantx.training.progress import ProgressDisplay
 from gantx.training.resolve import Log, frozen_garbage, prepared_process, resolve
-from gantx.training.run_logger import RunLogger, claimed, create_folder
+from gantx.training.run_folder import (
+    ClaimedFolder,
+    RunExistsError,
+    claimed,
+    claimed_for_new_run,
+    create_folder,
+)
+from gantx.training.run_logger import RunLogger
 from gantx.training.schedules import window_scale
 from gantx.training.state import TrainingState
 from gantx.training.steps import Required, build_steps
@@ -94,28 +102,23 @@ def start(
         UsageError: no data is named, or `out` is in use.
         Stopped: a signal ended the run; its state is saved.
     """
-    if settings.data.source is None:
-        raise UsageError("no data: add --data with a folder, a zip, a known data set, or `shapes`")
-    if out is not None and out.is_file():
-        raise UsageError(f"{out} is a file: name a folder for the run")
-    if out is not None and out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out} already exists and is not empty: name another, or go on with --resume {out}")
+    require_new_run(settings, out)
     notes = _Notes(log)
     required = Required(settings.training.compile is True, settings.training.cuda_graphs is True)
     settings = resolve(settings, device, _steps_left(settings, 0), notes)
-    with StopAtOnce(_WHILE_PREPARING):
-        prepared = _prepared(settings, notes, progress)
-        settings = with_classes(settings, prepared, notes)
-        evaluation = _periodic_evaluation(settings, device, notes, progress)
-    folder = out or create_folder(parent, f"{settings.name}-{prepared.name}")
-    try:
-        _write_text(folder / "config.yaml", settings.to_yaml())
-    except BaseException:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # without its configuration it is no run
-        raise
-    with _stop_at_once(folder), claimed(folder):
-        return _run(settings, folder, None, prepared, evaluation, device, command, notes, required)
+    with contextlib.ExitStack() as claim:
+        with StopAtOnce(_WHILE_PREPARING):
+            folder = claim.enter_context(claimed_for_new_run(out)) if out is not None else None
+            prepared = _prepared(settings, notes, progress)
+            settings = with_classes(settings, prepared, notes)
+            require_enough(len(prepared.images), settings.data, notes)
+            evaluation = _periodic_evaluation(settings, device, notes, progress)
+            if folder is None:
+                made = create_folder(parent, f"{settings.name}-{prepared.name}")
+                folder = claim.enter_context(claimed_for_new_run(made, made=True))
+            _write_text(folder, "config.yaml", settings.to_yaml())
+        with _stop_at_once(folder.path):
+            return _run(settings, folder, None, prepared, evaluation, device, command, notes, required)
 
 
 def start_or_resume(
@@ -147,15 +150,16 @@ def start_or_resume(
         GantxError: see `start` and `resume`.
     """
     if not (folder / "config.yaml").is_file():
-        return start(
-            settings,
-            parent=folder.parent,
-            out=folder,
-            device=device,
-            command=command,
-            log=log,
-            progress=progress,
-        )
+        with contextlib.suppress(RunExistsError):  # started by another process in between
+            return start(
+                settings,
+                parent=folder.parent,
+                out=folder,
+                device=device,
+                command=command,
+                log=log,
+                progress=progress,
+            )
     return resume(
         folder,
         changes={key: value for key, value in changes.items() if _counts(key, value)},
@@ -205,9 +209,8 @@ def resume(
         DataError: the images are not those the run began with.
         CheckpointError: the latest checkpoint cannot be read.
     """
-    if not (folder / "config.yaml").is_file():
-        raise MissingError(f"{folder} is no run: --resume takes the folder that `gantx train` made")
-    with claimed(folder):
+    require_run(folder)
+    with claimed(folder) as ours:
         intended = presets.load(files=[folder / "config.yaml"])
         settings = presets.load(base=intended, settings=changes, overrides=overrides)
         with _naming_an_older_checkpoint(folder):
@@ -254,8 +257,8 @@ def resume(
                 f"{settings.data.source} does not contain the {what} that {folder.name} began with: "
                 "name them with --data"
             )
-        _write_text(folder / "config.yaml", settings.to_yaml())
-        return _run(settings, folder, header, prepared, evaluation, device, command, notes, required)
+        _write_text(ours, "config.yaml", settings.to_yaml())
+        return _run(settings, ours, header, prepared, evaluation, device, command, notes, required)
 
 
 def _prepared(settings: RunConfig, log: Log, progress: Progress | None) -> Prepared:
@@ -281,7 +284,7 @@ def _contradictions(trained: RunConfig, settings: RunConfig) -> list[str]:
 
 def _run(
     settings: RunConfig,
-    folder: Path,
+    claimed: ClaimedFolder,
     header: Header | None,
     prepared: Prepared,
     evaluation: PeriodicEvaluation | None,
@@ -290,9 +293,13 @@ def _run(
     notes: _Notes,
     required: Required,
 ) -> Path:
-    training = settings.training
+    training, folder = settings.training, claimed.path
     at_once = _stop_at_once(folder)
-    with at_once, prepared_process(settings, device), _explaining_memory(device, training.batch):
+    too_little = (
+        f"{device} has too little memory for this run: set training.micro_batch to auto or to a divisor of "
+        f"the batch {training.batch}, or choose a smaller preset"
+    )
+    with at_once, prepared_process(settings, device), memory.explained(too_little):
         state = TrainingState(settings, device)
         if header is not None:
             with _naming_an_older_checkpoint(folder):
@@ -300,7 +307,7 @@ def _run(
         if (resolved := resolve_micro_batch(settings, state, notes)) is not settings:
             settings = state.config = resolved
             training = settings.training
-            _write_text(folder / "config.yaml", settings.to_yaml())
+            _write_text(claimed, "config.yaml", settings.to_yaml())
         batches = Batches(
             prepared,
             seed=training.seed,
@@ -308,7 +315,7 @@ def _run(
             device=device,
             resident=settings.data.resident,
         )
-        _record(folder, settings, device, command)
+        _record(claimed, settings, device, command)
         display = ProgressDisplay(target_images(settings))
         began = state.images
         stop = StopAfterIteration(display.log, folder, lambda: state.images == began)
@@ -317,7 +324,7 @@ def _run(
             data = {"name": prepared.name, "digest": digest, "images": len(prepared.images)}
             diagnostics = functools.partial(_diagnose, state, batches) if training.diagnostics else dict
             logger = RunLogger(
-                folder, settings, state, data, display, signals.reason, evaluation, diagnostics
+                claimed, settings, state, data, display, signals.reason, evaluation, diagnostics
             )
             try:
                 logger.rewind()
@@ -408,25 +415,11 @@ def _naming_an_older_checkpoint(folder: Path) -> Iterator[None]:
     try:
         yield
     except CheckpointError as problem:
-        older = checkpoint.all_in(folder / "checkpoints")[:-1]
-        remedy = f"remove it to go on from {older[-1].name}" if older else "remove it to start over"
-        raise CheckpointError(f"{problem}; {remedy}") from problem
-
-
-@contextlib.contextmanager
-def _explaining_memory(device: torch.device, batch: int) -> Iterator[None]:
-    """Turn running out of memory, on a GPU or on the host, into a MissingError with advice."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as problem:
-        if not isinstance(problem, MemoryError | torch.OutOfMemoryError) and (
-            "can't allocate memory" not in str(problem)
-        ):
+        if isinstance(problem.__cause__, OSError):  # it may be good
             raise
-        raise MissingError(
-            f"{device} has too little memory for this run: set training.micro_batch to auto or to a divisor "
-            f"of the batch {batch}, or choose a smaller preset"
-        ) from problem
+        *older, latest = checkpoint.all_in(folder / "checkpoints")
+        goal = f"go on from {older[-1].name}" if older else "start over"
+        raise CheckpointError(f"{problem}; remove {latest.name} to {goal}") from problem
 
 
 def _announce(logger: RunLogger, settings: RunConfig, state: TrainingState, header: Header | None) -> None:
@@ -444,7 +437,7 @@ def _announce(logger: RunLogger, settings: RunConfig, state: TrainingState, head
         )
 
 
-def _record(folder: Path, settings: RunConfig, device: torch.device, command: Sequence[str]) -> None:
+def _record(folder: ClaimedFolder, settings: RunConfig, device: torch.device, command: Sequence[str]) -> None:
     """Record how and on what the run was started."""
     environment = {
         **checkpoint.versions(),
@@ -457,13 +450,14 @@ def _record(folder: Path, settings: RunConfig, device: torch.device, command: Se
         "compile": settings.training.compile,
         "cuda_graphs": settings.training.cuda_graphs,
     }
-    _write_text(folder / "env.json", json.dumps(environment, indent=2) + "\n")
-    lines = folder / "command.txt"
-    before = lines.read_text(encoding="utf-8", errors="replace") if lines.is_file() else ""
+    _write_text(folder, "env.json", json.dumps(environment, indent=2) + "\n")
+    lines = folder.path / "command.txt"
+    before = lines.read_text(encoding="utf-8", errors="surrogateescape") if lines.is_file() else ""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    _write_text(lines, f"{before}{stamp} {shlex.join(command)}\n")
+    _write_text(folder, lines.name, f"{before}{stamp} {shlex.join(command)}\n")
 
 
-def _write_text(path: Path, text: str) -> None:
-    with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+def _write_text(folder: ClaimedFolder, name: str, text: str) -> None:
+    folder.require()
+    with replacing(folder.path / name) as beside:
+        beside.write_text(text, encoding="utf-8", errors="surrogateescape")

@@ -2,78 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from gantx import checkpoint
 from gantx.config.schema import RunConfig
-from gantx.errors import DivergedError, GantxError, MissingError, UsageError
+from gantx.errors import DivergedError, GantxError, MissingError
 from gantx.generation import sampling
 from gantx.generation.labels import drawn_labels
-from gantx.io import imaging, lock
+from gantx.io import imaging
 from gantx.io.atomic import replacing
 from gantx.runtime import devices
 from gantx.training.periodic_eval import PeriodicEvaluation
 from gantx.training.progress import ProgressDisplay
+from gantx.training.run_folder import ClaimedFolder
 from gantx.training.schedules import due
 from gantx.training.state import TrainingState
 
 _SAMPLE = re.compile(r"kimg-(\d{6}\.\d{3})\.png")
 
 
-def create_folder(parent: Path, name: str) -> Path:
-    """Make `parent/NNNN-name` with the next free number; MissingError when it cannot be made."""
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            matches = [re.match(r"(\d{4,})-", path.name) for path in parent.iterdir()]
-            taken = [int(match[1]) for match in matches if match]
-            folder = parent / f"{max(taken, default=0) + 1:04d}-{name}"
-            try:
-                folder.mkdir()
-            except FileExistsError:  # another run started at the same moment
-                continue
-            return folder
-    except OSError as problem:
-        raise MissingError(
-            f"cannot make a run folder in {parent}: {problem.strerror or problem}"
-        ) from problem
-
-
-@contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Lock a run's folder for this process; the system releases the lock however the process ends.
-
-    Raises:
-        UsageError: another process trains this run.
-        MissingError: the folder cannot be written.
-    """
-    try:
-        claim = lock.claim(folder / ".lock")
-    except lock.LockedError as problem:
-        raise UsageError(
-            f"{folder} is being trained by process {problem.owner}: wait for it or stop it"
-        ) from None
-    except OSError as problem:
-        raise MissingError(f"cannot write into {folder}: {problem.strerror or problem}") from problem
-    with claim:
-        yield
-
-
 class RunLogger:
     """Writes metrics, pictures, checkpoints and the log of one run.
 
     Args:
-        folder: the run's folder.
+        folder: the run's folder, claimed.
         config: the resolved configuration.
         state: the state of training.
         data: name and digest of the images, for checkpoints.
@@ -85,7 +46,7 @@ class RunLogger:
 
     def __init__(
         self,
-        folder: Path,
+        folder: ClaimedFolder,
         config: RunConfig,
         state: TrainingState,
         data: Mapping[str, Any],
@@ -94,7 +55,8 @@ class RunLogger:
         evaluation: PeriodicEvaluation | None = None,
         diagnose: Callable[[], dict[str, float]] = dict,
     ) -> None:
-        self.folder = folder
+        self.folder = folder.path
+        self._claim = folder
         self.config = config
         self.state = state
         self.data = dict(data)
@@ -102,11 +64,12 @@ class RunLogger:
         self.stop = stop
         self.evaluation = evaluation
         self.diagnose = diagnose
-        self.checkpoints = folder / "checkpoints"
+        self.checkpoints = folder.path / "checkpoints"
         self.last_picture: Path | None = None
         self._clock = time.monotonic()
         self._reported = (state.images, state.seconds)
         self._scored = self._saved = -1  # images at the last evaluation, and at the last save
+        self._best = -1  # images at the best evaluation of a resumed run
 
     def log(self, text: str) -> None:
         """Show a line and write it to train.log."""
@@ -119,9 +82,21 @@ class RunLogger:
         self._append("train.log", f"{stamp} {text}\n")
 
     def start(self) -> None:
-        """Start the clocks, and compute a score that a stop prevented; call right before the loop."""
+        """Start the clocks, and complete an evaluation that was stopped; call right before the loop.
+
+        Raises:
+            Stopped: a stop was requested meanwhile; no iteration is made, so that the next start repeats it.
+        """
         self.display.advance(self.state.images)
-        self.evaluate(self.state.images - self.config.training.batch)
+        images = self.state.images
+        if (
+            self._best == images
+            and not (self.checkpoints / "best" / checkpoint.checkpoint_name(images)).exists()
+        ):
+            self._keep_best()
+        self.evaluate(images - self.config.training.batch)
+        if (reason := self.stop()) is not None:
+            raise reason
         self._clock = time.monotonic()
 
     def after_iteration(self, before: int, *, finished: bool) -> None:
@@ -234,6 +209,7 @@ class RunLogger:
             "gantx:preset": self.config.name,
             "gantx:images": str(self.state.images),
         }
+        self._claim.require()
         self.last_picture = self.folder / "samples" / name
         imaging.save_images(self.last_picture, images, seeds, text)
 
@@ -242,6 +218,7 @@ class RunLogger:
         if self._saved == self.state.images:
             return
         self._refuse_divergence(self.state.statistics.means())
+        self._claim.require()
         self._flush_metrics()
         try:
             self.state.save(self.checkpoints / checkpoint.checkpoint_name(self.state.images), self.data)
@@ -275,8 +252,8 @@ class RunLogger:
             for line in lines:
                 if "scores" in line:
                     self._scored = line["images"]
-                    if self.evaluation is not None:
-                        self.evaluation.improves(line)
+                    if self.evaluation is not None and self.evaluation.improves(line):
+                        self._best = line["images"]
             if reports := [line for line in lines if "scores" not in line]:
                 self._reported = (reports[-1]["images"], reports[-1]["seconds"])
 
@@ -304,8 +281,9 @@ class RunLogger:
             raise MissingError(f"cannot write {metrics}: {problem.strerror or problem}") from problem
 
     def _append(self, name: str, text: str) -> None:
+        self._claim.require()
         try:
-            with (self.folder / name).open("a", encoding="utf-8") as file:
+            with (self.folder / name).open("a", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(text)
         except OSError as problem:
             raise MissingError(

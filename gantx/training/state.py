@@ -133,13 +133,18 @@ class TrainingState:
         for name, network in networks.items():
             checkpoint.load_into(network, checkpoint.read_part(header, name, self.device), header.path)
         self._restore_optimizers(header)
-        self.iteration = int(header.progress["iteration"])
-        self.seconds = float(header.progress["seconds"])
-        counts = dict(header.progress["observations"])
         stored = checkpoint.read_part(header, "state", self.device) if "state" in header.digests else {}
-        self.statistics.restore({name: stored[f"statistics.{name}"] for name in counts}, counts)
-        if self.config.objective.path_length is not None:
-            self.path_length.copy_(stored["path_length"])
+        try:
+            self.iteration = int(header.progress["iteration"])
+            self.seconds = float(header.progress["seconds"])
+            counts = dict(header.progress["observations"])
+            self.statistics.restore({name: stored[f"statistics.{name}"] for name in counts}, counts)
+            if self.config.objective.path_length is not None:
+                self.path_length.copy_(stored["path_length"])
+        except KeyError as problem:
+            raise CheckpointError(
+                f"{header.path} lacks {problem}, so training cannot resume from it"
+            ) from problem
 
     def _restore_optimizers(self, header: Header) -> None:
         if "optimizer" not in header.digests:
@@ -151,4 +156,9 @@ class TrainingState:
                 for key, value in stored.items()
                 if key.startswith(f"{name}.")
             }
-            optimized.load_optimizer_state(own)
+            try:
+                optimized.load_optimizer_state(own)
+            except RuntimeError as problem:
+                raise CheckpointError(
+                    f"{header.path} has an optimizer state of other shapes than its {name}"
+                ) from problem

@@ -44,7 +44,7 @@ def rows(result):
 
 def test_ls_is_a_table_of_one_line_each(server):
     lines = run("ls").stdout.splitlines()
-    assert lines[0].split() == ["asset", "file", "size", "state", "where"]
+    assert lines[0].split() == ["asset", "size", "state", "file"]
     assert [line.split()[0] for line in lines[1:]] == ["inception", "inception-pytorch"]
     assert all("missing" in line for line in lines[1:])
     path = run("fetch", "inception").stdout.strip()

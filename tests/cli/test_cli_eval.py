@@ -89,7 +89,7 @@ def test_images_of_another_size_get_advice_that_the_command_takes(tmp_path):
             Image.new("RGB", (size, size), (index, 9, 9)).save(tmp_path / name / f"{index}.png")
     result = run("eval", tmp_path / "big", "--data", tmp_path / "small", "--metric", "fid", *FAST)
     assert result.exit_code == 4
-    assert "0.png is 8×8 pixels, smaller than the resolution 16" in result.stderr
+    assert "0.png: 8×8 pixels, smaller than the resolution 16" in result.stderr
     assert "real images of at least this size with --data" in result.stderr
     stats = ("--resolution", "16", "-o", tmp_path / "s.safetensors", *FAST)
     lower = run("stats", tmp_path / "small", *stats)

@@ -191,7 +191,7 @@ def test_latents_from_a_file_as_the_generator_gives_them(run_folder, tmp_path):
         (np.zeros((5, 3), np.float32), 4, "takes latents [N, "),
         (np.full((1, 64), np.nan, np.float32), 4, "finite"),
         (np.array([print], dtype=object), 4, "cannot read latents"),
-        (None, 3, "no latents at"),
+        (None, 3, "latents at"),
     ],
 )
 def test_latents_that_do_not_fit(run_folder, tmp_path, latents, code, complaint):

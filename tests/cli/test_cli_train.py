@@ -72,15 +72,19 @@ def test_training_prints_the_run_folder(train, tmp_path, pictures):
 
 def test_dry_run_writes_nothing_and_says_what_would_be(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = run(
-        *("train", "--preset", "transgan-s", "--data", "nowhere", "--dry-run", "--no-probe", "--kimg", "800")
-    )
+    result = run("train", "--preset", "transgan-s", "--dry-run", "--no-probe", "--kimg", "800")
     assert result.exit_code == 0, result.output
     assert "800 kimg = 12,500 D steps of 64 images" in result.stdout
     assert "2,500 of 128 images" in result.stdout
     assert "1.61 GFLOP" in result.stdout
     assert "34,368,555 parameters" in result.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_fails_where_training_would(train, tmp_path, pictures):
+    fails(train("--dry-run", "--no-probe", data=tmp_path / "nowhere"), 3, "there is no data at")
+    (pictures / "broken.png").write_bytes(b"no image")
+    fails(train("--dry-run", "--no-probe", data=pictures), 4, "broken.png", "on_bad_image=skip")
 
 
 def test_dry_run_tries_steps(train, tmp_path):

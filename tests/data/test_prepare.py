@@ -18,11 +18,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.flipped_bits import COUNTS, flips
 from PIL import Image
 
 from gantx.config.schema import DataConfig, ShapesConfig
+from gantx.data import blocks
+from gantx.data import pixels as pixels_module
 from gantx.data import prepare as module
-from gantx.data.prepare import prepare, to_rgb
+from gantx.data.pixels import to_rgb
+from gantx.data.prepare import check, prepare, require_enough
 from gantx.data.shapes import ShapesSource
 from gantx.data.sources import ZipSource, open_source
 from gantx.errors import DataError, MissingError, UsageError
@@ -199,12 +203,31 @@ def test_resizing_is_antialiased(tmp_path):
 
 def test_small_images_are_refused_by_name(tmp_path):
     save(tmp_path / "set", a=photo(16, 16), b=photo(9, 5), c=photo(4, 4))
-    with pytest.raises(DataError, match=r"b\.png is 9×5 pixels.*data\.allow_upscale") as caught:
+    with pytest.raises(DataError, match=r"b\.png: 9×5 pixels.*data\.allow_upscale") as caught:
         made(tmp_path / "set")
     assert caught.value.exit_code == 4
-    with pytest.raises(DataError, match=r"b\.png"):
-        made(tmp_path / "set", on_bad_image="skip")
+    assert "c.png: 4×4 pixels" in str(caught.value)
     assert cached() == []
+
+
+def test_small_images_are_skipped_on_demand(tmp_path):
+    save(tmp_path / "set", a=photo(16, 16), b=photo(9, 5))
+    prepared = made(tmp_path / "set", on_bad_image="skip")
+    assert len(prepared.images) == 1
+    assert prepared.skipped[0].endswith("b.png")
+
+
+def test_all_unusable_images_are_in_one_message(tmp_path):
+    save(tmp_path / "set", good=photo(), small=photo(4, 4))
+    for number in range(6):
+        (tmp_path / "set" / f"bad{number}.png").write_bytes(b"this is text")
+    with pytest.raises(
+        DataError, match=r"cannot use 7 of 8 images: .*bad0\.png: .*on_bad_image=skip"
+    ) as caught:
+        made(tmp_path / "set")
+    listed = Path(str(caught.value).split("(all in ")[1].split(")")[0]).read_text().splitlines()
+    assert len(listed) == 7
+    assert "small.png: 4×4 pixels" in listed[-1]
 
 
 def test_small_images_may_be_enlarged(tmp_path):
@@ -325,7 +348,7 @@ def test_a_bad_image_is_an_error_that_names_it(tmp_path, name):
 
 def test_the_first_bad_image_is_named_whatever_the_threads(tmp_path, monkeypatch):
     monkeypatch.setattr(cores, "allowed", lambda: set(range(4)))
-    monkeypatch.setattr(module, "_WORTH_A_THREAD", 0)
+    monkeypatch.setattr(pixels_module, "_WORTH_A_THREAD", 0)
     save(tmp_path, **{f"{number:04}": photo(seed=number) for number in range(700)})
     for number in (300, 301, 650):
         (tmp_path / f"{number:04}.png").write_bytes(b"bad")
@@ -349,7 +372,7 @@ def test_bad_images_are_skipped_on_demand(tmp_path):
         np.testing.assert_array_equal(prepared.labels, [0, 0, 1])
         for index, name in enumerate("abc"):
             np.testing.assert_array_equal(pixels(prepared, index), np.asarray(images[name]))
-        assert said[-2].startswith("data: 7 unreadable left out: ")
+        assert said[-2].startswith("data: 7 unusable left out: ")
         assert f"(see {cache_folder()}/prepared" in said[-2]
         assert "3 images, 2 classes" in said[-1]
         assert origin in said[-1]
@@ -395,7 +418,7 @@ def test_a_second_start_maps_the_cache_and_decodes_nothing(tmp_path, monkeypatch
     said = []
     first = made(tmp_path, said=said)
     assert said[-1].startswith("data: 2 images, 2 classes, 8×8 (prepared in ")
-    monkeypatch.setattr(module, "_read_chunk", never)
+    monkeypatch.setattr(pixels_module, "read_chunk", never)
     monkeypatch.setattr(Image, "open", never)
     said.clear()
     second = made(tmp_path, said=said)
@@ -450,7 +473,23 @@ def empty(folder):
     folder.mkdir()
 
 
-@pytest.mark.parametrize("damage", [cut, lengthen, lose_labels, garble, age, empty])
+def flip(folder):
+    images = bytearray((folder / "images.npy").read_bytes())
+    images[-100] ^= 128
+    (folder / "images.npy").write_bytes(images)
+
+
+def relabel(folder):
+    np.save(folder / "labels.npy", np.array([1, 0]))
+
+
+def unseal(folder):
+    meta = json.loads((folder / "meta.json").read_text())
+    del meta["sha256"]
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+@pytest.mark.parametrize("damage", [cut, lengthen, lose_labels, garble, age, empty, flip, relabel, unseal])
 def test_a_damaged_or_old_cache_is_made_again(tmp_path, damage):
     save(tmp_path / "cat", a=photo(seed=1))
     save(tmp_path / "dog", b=photo(seed=2))
@@ -463,6 +502,38 @@ def test_a_damaged_or_old_cache_is_made_again(tmp_path, damage):
     np.testing.assert_array_equal(second.labels, [0, 1])
     assert any("made again" in line for line in said)
     assert cached() == [first.fingerprint]
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "meta.json"])
+def test_every_flipped_bit_is_found_or_changes_nothing(tmp_path, name, count):
+    save(tmp_path / "cat", a=photo(seed=1))
+    save(tmp_path / "dog", b=photo(seed=2))
+    first = made(tmp_path)
+    folder = cache_folder() / "prepared" / first.fingerprint
+    for place in flips(folder / name, count):
+        if (found := module._load(folder, 8, first.name)) is not None:
+            np.testing.assert_array_equal(found.images, first.images, place)
+            np.testing.assert_array_equal(found.labels, first.labels, place)
+            assert (found.digest, found.class_names) == (first.digest, first.class_names), place
+
+
+def test_a_large_set_is_verified_before_its_images_are_used(tmp_path, monkeypatch):
+    """Large: it is not verified when it is mapped."""
+    monkeypatch.setattr(blocks, "BLOCK", 100)
+    save(tmp_path / "set", a=photo(seed=1), b=photo(seed=2), c=photo(seed=3))
+    first = made(tmp_path / "set")
+    monkeypatch.setattr(module, "_AT_ONCE", 0)
+    flip(cache_folder() / "prepared" / first.fingerprint)  # the last image
+    damaged = made(tmp_path / "set")
+    damaged.verify(np.array([0, 1]))
+    with pytest.raises(DataError, match="are damaged: start again"):
+        damaged.verify(np.array([1, 2]))
+    with pytest.raises(DataError, match="are damaged"):
+        damaged.verify()
+    said = []
+    made(tmp_path / "set", said=said).verify()
+    assert any("made again" in line for line in said)
 
 
 @pytest.mark.parametrize("damaged", [False, True])
@@ -532,7 +603,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path):
 
 def test_order_labels_and_progress_are_the_same_with_many_threads(tmp_path, monkeypatch):
     monkeypatch.setattr(cores, "allowed", lambda: set(range(4)))
-    monkeypatch.setattr(module, "_WORTH_A_THREAD", 0)
+    monkeypatch.setattr(pixels_module, "_WORTH_A_THREAD", 0)
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         for number in range(900):
             content = io.BytesIO()
@@ -554,7 +625,7 @@ def test_shapes_go_the_same_way(monkeypatch):
     assert prepared.labels.tolist() == [source.label(index) for index in range(300)]
     assert (prepared.name, len(prepared.class_names), prepared.skipped) == ("shapes", 18, ())
     assert said[-1].startswith("data: 300 images, 18 classes, 16×16")
-    monkeypatch.setattr(module, "_read_chunk", never)
+    monkeypatch.setattr(pixels_module, "read_chunk", never)
     assert made("shapes", 16, shapes=shapes).fingerprint == prepared.fingerprint
 
 
@@ -609,3 +680,34 @@ def test_leftovers_of_killed_preparations_are_swept(tmp_path):
     made(tmp_path / "set")
     assert not old.exists()
     assert recent.exists(), "another process may be writing it"
+
+
+# --- a check without a cache ------------------------------------------------------------------------------
+
+
+def test_a_check_refuses_what_the_preparation_would_and_stores_nothing(tmp_path):
+    save(tmp_path / "set", a=photo(), b=photo(seed=1))
+    said = []
+    assert check(DataConfig(source=str(tmp_path / "set"), resolution=8), log=said.append) == 2
+    assert said == ["data: 2 images, 8×8"]
+    assert cached() == []
+    (tmp_path / "set" / "c.png").write_bytes(b"bad")
+    with pytest.raises(DataError, match=r"c\.png"):
+        check(DataConfig(source=str(tmp_path / "set"), resolution=8), log=said.append)
+
+
+def test_a_check_trusts_the_cache(tmp_path, monkeypatch):
+    made(save(tmp_path / "set", a=photo()))
+    monkeypatch.setattr(pixels_module, "read_chunk", never)
+    assert check(DataConfig(source=str(tmp_path / "set"), resolution=8), log=print) == 1
+
+
+def test_few_images_are_a_warning_and_one_is_an_error_unless_asked_for():
+    said = []
+    require_enough(100, DataConfig(), said.append)
+    assert said == []
+    require_enough(99, DataConfig(), said.append)
+    assert "99 images are few" in said.pop()
+    with pytest.raises(DataError, match=r"data\.allow_single=true"):
+        require_enough(1, DataConfig(), said.append)
+    require_enough(1, DataConfig(allow_single=True), said.append)

@@ -221,7 +221,7 @@ def test_writers_at_once_forget_nothing(asset, tmp_path):
     locate(asset, files[1], allow_unverified=True)
     known = json.loads((cache_folder() / "assets" / "digests.json").read_text())
     assert len(known) == 15
-    assert known[str(files[1])][-1] == hashlib.sha256(OTHER).hexdigest()
+    assert known[str(files[1])][3] == hashlib.sha256(OTHER).hexdigest()
 
 
 # --- downloading ------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.flipped_bits import COUNTS, flips, header_size
 from safetensors.torch import save_file
 
 from gantx.data.prepare import Prepared
@@ -12,6 +13,7 @@ from gantx.errors import DataError, MissingError, UsageError
 from gantx.evaluation import reference
 from gantx.evaluation.features import open_features
 from gantx.evaluation.protocols import named
+from gantx.io.cache import cache_folder
 
 CPU = torch.device("cpu")
 
@@ -153,3 +155,73 @@ def test_files_that_are_no_statistics(tmp_path):
     for name in ("a.safetensors", "b.npz", "c.npz", "d.npz", "e.safetensors"):
         with pytest.raises(DataError, match=name):
             reference.read(tmp_path / name)
+
+
+def same(one, other):
+    return (
+        (one.count, one.stamp) == (other.count, other.stamp)
+        and torch.equal(one.mean, other.mean)
+        and torch.equal(one.covariance, other.covariance)
+        and (one.features is None) == (other.features is None)
+        and (one.features is None or torch.equal(one.features, other.features))
+    )
+
+
+def small():
+    features = torch.arange(12.0).reshape(4, 3) ** 2
+    return reference.Reference(4, features.double().mean(0), features.double().T.cov(), features, {"a": "b"})
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("name", ["s.safetensors", "s.npz"])
+def test_every_flipped_bit_is_found_or_changes_nothing(tmp_path, name, count):
+    path = tmp_path / name
+    made = small()
+    if path.suffix == ".npz":
+        np.savez(path, mu=made.mean.numpy(), sigma=made.covariance.numpy())
+    else:
+        reference.write(path, made)
+    whole, found = reference.read(path), 0
+    for place in flips(path, count, header_size(path) if path.suffix != ".npz" else 0):
+        try:
+            read = reference.read(path)
+        except DataError:
+            found += 1
+            continue
+        assert whole.count is None, place
+        assert torch.equal(read.mean, whole.mean), place
+        assert torch.equal(read.covariance, whole.covariance), place
+    assert found == count or path.suffix == ".npz"  # dates of a zip, for example, mean nothing
+
+
+def test_statistics_without_digests_are_read_and_marked(tmp_path):
+    path, made = tmp_path / "s.safetensors", small()
+    reference.write(path, made)
+    assert reference.read(path).sealed
+    assert same(reference.read(path), made)
+    metadata = {"format": reference.FORMAT, "count": "4", "stamp": "{}"}
+    save_file({"mean": made.mean, "covariance": made.covariance}, path, metadata)
+    assert not reference.read(path).sealed
+    save_file({"mean": made.mean, "covariance": made.covariance}, path, {**metadata, "count": "1"})
+    with pytest.raises(DataError, match="statistics of 1 images"):
+        reference.read(path)
+
+
+def test_damaged_cached_statistics_are_measured_again_and_that_is_said(network):
+    prepared, lines = reals(seed=5), []
+    stamp = reference.describe(prepared, network, named("clean-50k"), split="train", mirrored=False)
+
+    def found():
+        how = {"device": CPU, "progress": lambda done, total: None, "log": lines.append}
+        return reference.reference_for(prepared, network, stamp, **how)
+
+    first, _ = found()
+    (path,) = [p for p in (cache_folder() / "reference").iterdir() if reference.read(p).stamp == stamp]
+    raw = bytearray(path.read_bytes())
+    raw[-2] ^= 64
+    path.write_bytes(raw)
+    again, cached = found()
+    assert not cached
+    assert same(first, again)
+    assert lines == [f"reference: the cached statistics {path} are damaged, so they are measured again"]
+    assert found()[1]

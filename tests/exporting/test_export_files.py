@@ -14,7 +14,7 @@ from gantx import checkpoint
 from gantx.errors import CheckFailed, DataError, MissingError, UsageError
 from gantx.evaluation.results import Result
 from gantx.evaluation.scores import Score
-from gantx.exporting import export, hub, parity, program, web
+from gantx.exporting import export, hub, parity, program, request, web
 from gantx.generation.sampling import open_generator
 from gantx.generation.truncation import Truncation
 
@@ -158,7 +158,7 @@ def test_scores_of_other_weights_are_refused(run, tmp_path):
         hub.read_scores([path], header)
 
 
-def npm_package(folder, name=web.PACKAGE):
+def npm_package(folder, name=request.PACKAGE):
     """A stand-in for the npm package: right names, no content to speak of."""
     (folder / "dist").mkdir(parents=True)
     (folder / "package.json").write_text(json.dumps({"name": name, "version": "1.2.3", "license": "MIT"}))
@@ -207,9 +207,9 @@ def test_packages_that_are_not_the_runtime(tmp_path, monkeypatch):
 def test_without_the_onnx_extra(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     monkeypatch.setitem(sys.modules, "onnx", None)
-    for request in (export.Request(tmp_path / "m.onnx", "onnx"), export.Request(tmp_path / "d", "web")):
+    for wanted in (export.Request(tmp_path / "m.onnx", "onnx"), export.Request(tmp_path / "d", "web")):
         with pytest.raises(MissingError, match=r"pip install .gantx\[onnx\]"):
-            export.export(run, request, print)
+            export.export(run, wanted, print)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -256,7 +256,7 @@ def test_force_leaves_other_files_of_a_folder(run, tmp_path):
     ],
 )
 def test_the_name_tells_the_form(name, wanted, kind, tmp_path):
-    assert export.kind_of(tmp_path / name, wanted) == kind
+    assert request.kind_of(tmp_path / name, wanted) == kind
 
 
 @pytest.mark.parametrize(
@@ -265,4 +265,4 @@ def test_the_name_tells_the_form(name, wanted, kind, tmp_path):
 )
 def test_names_that_tell_nothing(name, wanted, words, tmp_path):
     with pytest.raises(UsageError, match=words):
-        export.kind_of(tmp_path / name, wanted)
+        request.kind_of(tmp_path / name, wanted)

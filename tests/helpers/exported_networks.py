@@ -50,7 +50,7 @@ def save(folder, family):
         path,
         {**averaged, **trained},
         config=settings,
-        progress={"images": 12000, "iteration": 375, "seconds": 1.0},
+        progress={"images": 12000, "iteration": 12000 // settings.training.batch, "seconds": 1.0},
         data={"name": "faces", "images": 9, "digest": "d"},
     )
     return path

@@ -51,3 +51,12 @@ def test_shares_of_micro_batches_add_up():
     add_shares(sums, {"a": torch.tensor(3.0, requires_grad=True)}, 0.75)
     assert sums["a"] == 2.5
     assert not sums["a"].requires_grad
+
+
+def test_restored_sums_end_with_the_report_even_if_nothing_was_added_to_them():
+    statistics = Statistics()
+    statistics.restore({"a": torch.tensor(3.0)}, {"a": 1.0})
+    assert statistics.means() == {"a": 3.0}
+    statistics.clear()  # a report, before the phase that observes it has run again
+    observe(statistics, a=2.0)
+    assert statistics.means() == {"a": 2.0}

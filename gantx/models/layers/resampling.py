@@ -92,4 +92,4 @@ def filter_matrix(row: Tensor, resolution: int, up: int, down: int, before: int,
 
 def low_pass(gain: float = 1.0) -> Tensor:
     """The filter along one axis, [4]; its sum is `gain`."""
-    return torch.tensor([1.0, 3.0, 3.0, 1.0]) * (gain / 8)
+    return torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float32) * (gain / 8)

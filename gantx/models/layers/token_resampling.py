@@ -28,7 +28,9 @@ def blurring(side: int) -> Tensor:
 
 def _bicubic(side: int, factor: int) -> Tensor:
     """The matrix [factor·side, side] of bicubic interpolation."""
-    scaled = F.interpolate(torch.eye(side)[None, None], (factor * side, side), mode="bicubic")
+    scaled = F.interpolate(
+        torch.eye(side, dtype=torch.float32)[None, None], (factor * side, side), mode="bicubic"
+    )
     return scaled[0, 0]
 
 

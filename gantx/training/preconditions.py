@@ -1,0 +1,36 @@
+"""What a run needs, by names and paths. Imports no torch: a wrong path is reported before that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gantx.config.schema import RunConfig
+from gantx.data.sources import require_source
+from gantx.errors import MissingError, UsageError
+from gantx.training.run_folder import is_used
+
+
+def require_new_run(settings: RunConfig, out: Path | None) -> None:
+    """Check that a run can be started.
+
+    Args:
+        settings: its configuration.
+        out: its folder, if that is named.
+
+    Raises:
+        UsageError: no data is named, or `out` is in use.
+        MissingError: there is no such data.
+    """
+    if settings.data.source is None:
+        raise UsageError("no data: add --data with a folder, a zip, a known data set, or `shapes`")
+    if out is not None and out.is_file():
+        raise UsageError(f"{out} is a file: name a folder for the run")
+    if out is not None and out.exists() and is_used(out):
+        raise UsageError(f"{out} already exists and is not empty: name another, or go on with --resume {out}")
+    require_source(settings.data.source)
+
+
+def require_run(folder: Path) -> None:
+    """MissingError if there is no run in the folder."""
+    if not (folder / "config.yaml").is_file():
+        raise MissingError(f"{folder} is no run: --resume takes the folder that `gantx train` made")

@@ -1,0 +1,44 @@
+"""`gantx runs`: what a user sees of the runs in a folder."""
+
+import json
+import shutil
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from gantx.cli import app
+
+BEGUN = Path(__file__).resolve().parents[1] / "golden" / "begun_runs"
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_runs_are_listed_one_a_line(tmp_path):
+    for family in ("vitgan", "transgan"):
+        shutil.copytree(BEGUN / family, tmp_path / family)
+    result = run("runs", "ls", tmp_path)
+    assert result.exit_code == 0
+    heading, *lines = result.stdout.splitlines()
+    assert heading.split() == ["run", "state", "kimg", "MB", "scores"]
+    assert [line.split()[0] for line in lines] == ["transgan", "vitgan"]
+    document = json.loads(run("runs", "ls", tmp_path, "--json").stdout)
+    assert document["schema"] == "gantx.runs/1"
+    assert [entry["kimg"] for entry in document["runs"]] == [0.012, 0.012]
+
+
+def test_a_folder_without_runs_says_so(tmp_path):
+    assert run("runs", "ls", tmp_path).stdout == f"no runs in {tmp_path}\n"
+    assert run("runs", "ls", tmp_path / "nowhere").exit_code == 3
+
+
+def test_verification_names_what_is_damaged(tmp_path):
+    shutil.copytree(BEGUN / "vitgan", tmp_path / "vitgan")
+    assert "sound" in run("runs", "verify", tmp_path / "vitgan").stdout
+    (file,) = (tmp_path / "vitgan" / "checkpoints").glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-1])
+    result = run("runs", "verify", tmp_path / "vitgan")
+    assert result.exit_code == 1
+    assert str(file) in result.stdout
+    assert json.loads(run("runs", "verify", tmp_path / "vitgan", "--json").stdout)["files"][1]["problem"]
