@@ -35,19 +35,21 @@ _KEY_SHARE = 0.3  # of the style in the keys, whose other part is the same for a
 
 
 class Mapping(nn.Module):
-    """Mapping network: linear layers with leaky ReLU; the first adds the embedding of a discrete latent.
+    """Mapping network: linear layers with leaky ReLU; the first adds the embeddings of discrete latents.
 
     Args:
         latent_dim: size of z.
         style_dim: size of w.
         layers: number of linear layers.
-        categories: values of the discrete latent, 0 for none. It is the index of the largest of so many
-            leading numbers of z, so that each value is equally likely.
+        categories: number of values of each discrete latent. It is the index of the largest of so many
+            numbers of z, so that each value is equally likely.
     """
 
-    def __init__(self, latent_dim: int, style_dim: int, layers: int, categories: int) -> None:
+    def __init__(self, latent_dim: int, style_dim: int, layers: int, categories: tuple[int, ...]) -> None:
         super().__init__()
-        self.embedding = nn.Parameter(_SPREAD * torch.randn(categories, style_dim)) if categories else None
+        self.embeddings = nn.ParameterList(
+            _SPREAD / math.sqrt(len(categories)) * torch.randn(values, style_dim) for values in categories
+        )
         self.layers = nn.ModuleList(
             Linear(style_dim if layer else latent_dim, style_dim, widen=True) for layer in range(layers)
         )
@@ -59,8 +61,10 @@ class Mapping(nn.Module):
         """[B, latent_dim] to [B, style_dim]."""
         first, *others = self.layers
         x: Tensor = first(z)
-        if self.embedding is not None:
-            x = x + self.embedding[z[:, : len(self.embedding)].argmax(1)]
+        start = 0
+        for embedding in self.embeddings:
+            x = x + embedding[z[:, start : start + len(embedding)].argmax(1)]
+            start += len(embedding)
         w = F.leaky_relu(x, SLOPE)
         for layer in others:
             w = F.leaky_relu(layer(w), SLOPE)
