@@ -28,6 +28,7 @@ from gantx.data.shapes import ShapesSource, Split
 from gantx.errors import DataError, MissingError, UsageError, closest
 from gantx.io.decoding import SUFFIXES, open_image
 from gantx.io.file_kinds import recognized, recognized_set
+from gantx.io.home import expanded
 
 _LARGEST_ENTRY = 2**30  # bytes; an entry of a zip that unpacks to more is not read into memory
 
@@ -123,7 +124,7 @@ def open_source(data: DataConfig, progress: Progress | None = None, *, labelled:
         return ShapesSource(data.shapes, data.resolution, split)
     if wanted in published.SETS:
         return published.from_download(wanted, split, progress, labelled)
-    path = Path(wanted).expanduser()
+    path = expanded(wanted)
     require_source(wanted)
     try:
         return _open_folder(path, split, labelled) if path.is_dir() else _open_file(path, split, labelled)
@@ -140,7 +141,7 @@ def require_source(wanted: str) -> None:
     Raises:
         MissingError: it is neither, or cannot be read.
     """
-    path = Path(wanted).expanduser()
+    path = expanded(wanted)
     try:
         if wanted in known_names() or path.is_dir() or path.is_file():
             return
