@@ -9,7 +9,7 @@ import typer
 
 from gantx.cli.options import Checkpoint, require_checkpoint
 from gantx.cli.path_arguments import file_path
-from gantx.cli.status import StatusDisplay
+from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import MissingError, UsageError
 from gantx.io.atomic import require_folder
 
@@ -104,6 +104,7 @@ def export(
     if onnxruntime_web is not None and not onnxruntime_web.exists():
         raise MissingError(f"there is no npm package at {onnxruntime_web}")
     require_checkpoint(checkpoint)
+    load_torch()
 
     from gantx.exporting import export as exporting
 

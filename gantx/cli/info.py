@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from gantx.cli.options import AsJson, Checkpoint
-from gantx.cli.status import StatusDisplay
+from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import UsageError
+from gantx.io.escaping import printable
 
 
 def info(
@@ -36,7 +37,8 @@ def info(
     if config:
         print(header.config.to_yaml(), end="")
         return
-    with StatusDisplay() as status, status.working(f"verifying {header.path.name}"):
+    load_torch()
+    with StatusDisplay() as status, status.working(f"verifying {header.path.name}", noted=False):
         checkpoints.verify(header)
     if as_json:
         document = {
@@ -67,7 +69,7 @@ def info(
         "integrity": "header and weights match their digests" if header.sealed else _UNSEALED,
     }
     for label, value in rows.items():
-        print(f"{label:<14}{value}")
+        print(printable(f"{label:<14}{value}"))
     print("\nthe whole configuration: --config")
 
 

@@ -10,6 +10,7 @@ import typer
 from gantx import api
 from gantx.cli.options import Batch, Checkpoint, Device, Weights, require_checkpoint
 from gantx.cli.path_arguments import file_path
+from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import UsageError
 from gantx.io.atomic import require_folder
 
@@ -55,22 +56,24 @@ def mix(
     of_layers = None if layers is None else parse_seeds(layers)
     of_components = None if components is None else parse_seeds(components)
     require_checkpoint(checkpoint)
+    load_torch()
 
     from gantx.generation import sampling, style_mixing
     from gantx.io import imaging
 
     model = api.load(checkpoint, weights=cast(Any, weights), device=device)
-    images = style_mixing.table(
-        model.network,
-        changed,
-        taken,
-        layers=of_layers,
-        components=of_components,
-        batch=batch or sampling.BATCH,
-        device=model.device,
-        truncation=parse_truncation(truncation),
-        ratio=model.config.data.ratio,
-    )
+    with StatusDisplay() as status, status.working("generating", noted=False):
+        images = style_mixing.table(
+            model.network,
+            changed,
+            taken,
+            layers=of_layers,
+            components=of_components,
+            batch=batch or sampling.BATCH,
+            device=model.device,
+            truncation=parse_truncation(truncation),
+            ratio=model.config.data.ratio,
+        )
     text = model.provenance(truncation) | {"gantx:rows": rows, "gantx:columns": columns}
     text |= {"gantx:layers": layers} if layers else {}
     text |= {"gantx:components": components} if components else {}

@@ -19,9 +19,10 @@ from gantx.cli.options import (
     require_unused,
 )
 from gantx.cli.path_arguments import file_path
-from gantx.cli.status import StatusDisplay
+from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import CheckFailed, UsageError
 from gantx.io.atomic import require_folder
+from gantx.io.escaping import printable
 
 
 def sample(
@@ -131,6 +132,7 @@ def sample(
     parse_truncation(truncation, cutoff)
     chosen = None if seeds is None else parse_seeds(seeds)
     require_checkpoint(checkpoint)
+    load_torch()
 
     from gantx.generation import sampling
     from gantx.generation.latents import latents_for
@@ -161,6 +163,7 @@ def sample(
             images = (sampling.quantise(part) for part in images)
         if compile:
             status.log("compiling the generator: the first images may take minutes")
+        status.show("generating", 0, len(numbers))
         shown = _shown(fetch(images), len(numbers), status)
         imaging.save_images(output, shown, numbers, text, shape, origin)
     print(output)
@@ -168,6 +171,7 @@ def sample(
 
 def _compare(source: Path, target: Path | None, batch: int | None, device: str) -> None:
     """Generate pictures again; one line for each, CheckFailed when one differs."""
+    load_torch()
     from gantx.generation import provenance, sampling
 
     pictures = provenance.read_pictures(source)
@@ -183,12 +187,11 @@ def _compare(source: Path, target: Path | None, batch: int | None, device: str) 
     ):
         if found.largest:
             different += found.largest > 1
-            print(
-                f"{found.name}: {100 * found.differing:.2g}% of the values differ, by {found.largest} at most"
-            )
+            share = f"{100 * found.differing:.2g}%"
+            print(f"{printable(found.name)}: {share} of the values differ, by {found.largest} at most")
         else:
-            print(f"{found.name}: the same to the last bit")
-    print(f"generated again by {file} ({weights})")
+            print(f"{printable(found.name)}: the same to the last bit")
+    print(f"generated again by {printable(str(file))} ({weights})")
     if different:
         raise CheckFailed(
             f"{different} of {len(pictures)} pictures differ by more than the rounding of one grey level "

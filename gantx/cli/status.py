@@ -9,10 +9,17 @@ from typing import Any
 
 from rich.console import Console
 
+from gantx.io.escaping import printable
 from gantx.io.streams import unfailing_stderr
 from gantx.runtime.activity import NOTED, duration
 
 _EVERY = 30.0  # seconds between lines where there is no terminal to draw a bar in
+
+
+def load_torch() -> None:
+    """Import torch, which takes seconds, and say so in a terminal meanwhile."""
+    with StatusDisplay() as status, status.working("loading PyTorch", noted=False):
+        import torch  # noqa: F401
 
 
 class StatusDisplay:
@@ -40,7 +47,7 @@ class StatusDisplay:
     def log(self, text: str) -> None:
         """Show a line."""
         self._close()
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(printable(text, lines=True), markup=False, soft_wrap=True)
         self._last_log = time.monotonic()
 
     def show(self, what: str, done: int, total: int) -> None:
@@ -69,8 +76,13 @@ class StatusDisplay:
             self._close()
 
     @contextlib.contextmanager
-    def working(self, what: str) -> Iterator[None]:
-        """Show that `what` is being done: a spinner and the seconds so far; afterwards how long it took."""
+    def working(self, what: str, *, noted: bool = True) -> Iterator[None]:
+        """Show that `what` is being done: a spinner and the seconds so far; afterwards how long it took.
+
+        Args:
+            what: is done.
+            noted: print a line for it too; otherwise it is shown in terminals only, while it goes on.
+        """
         started = time.monotonic()
         self._close()
         if self._console.is_terminal:
@@ -80,13 +92,13 @@ class StatusDisplay:
             self._bar = Progress(*columns, console=self._console, transient=True)
             self._bar.add_task(what, total=None)
             self._bar.start()
-        else:
+        elif noted:
             self.log(what)
         try:
             yield
         finally:
             self._close()
-        if (seconds := time.monotonic() - started) >= NOTED:
+        if noted and (seconds := time.monotonic() - started) >= NOTED:
             self.log(f"{what} took {duration(seconds)}")
 
     def _close(self) -> None:

@@ -6,14 +6,12 @@ and compared pixel by pixel.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from gantx import checkpoint
@@ -23,13 +21,14 @@ from gantx.generation import sampling
 from gantx.generation.latents import parse_seeds
 from gantx.generation.sampling import Weights
 from gantx.generation.truncation import Truncation, parse_truncation
-from gantx.io import imaging
-from gantx.io.decoding import open_image
+from gantx.io import archives, imaging
+from gantx.io.decoding import decoded
 from gantx.models.interfaces import Generator
 from gantx.version import __version__
 
 # Keys of `describe` and `gantx sample`; pictures with other keys were not generated from seeds alone.
 _KNOWN = {"version", "preset", "images", "weights", "digest", "truncation", "cutoff", "seed", "seeds"}
+MOST_BYTES = 2**31  # of the pixels of all pictures that are read at once
 _PART: dict[Weights, str] = {"ema": "generator_ema", "raw": "generator"}
 
 
@@ -104,23 +103,37 @@ def read_pictures(path: Path) -> list[Picture]:
         DataError: a file is not a picture, or has no provenance.
         UsageError: a picture was not generated from seeds.
     """
-    if path.is_dir():
-        files = sorted(path.glob("*.png"))
-        pictures = [_read(str(file), file.read_bytes()) for file in files]
-    elif path.is_file() and path.suffix.lower() == ".zip":
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = sorted(name for name in archive.namelist() if name.lower().endswith(".png"))
-                pictures = [_read(f"{path}/{name}", archive.read(name)) for name in names]
-        except zipfile.BadZipFile as problem:
-            raise DataError(f"{path} is not a zip archive: {problem}") from problem
-    elif path.is_file():
-        pictures = [_read(str(path), path.read_bytes())]
-    else:
-        raise MissingError(f"there is no picture at {path}")
+    pictures, total = [], 0
+    for name, content in _files_of(path):
+        pictures.append(_read(name, content))
+        total += pictures[-1].pixels.numel()
+        if total > MOST_BYTES:
+            raise UsageError(
+                f"the pictures in {path} take more than {MOST_BYTES:,} bytes: pass fewer at once"
+            )
     if not pictures:
         raise MissingError(f"there is no PNG in {path}")
     return pictures
+
+
+def _files_of(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the PNGs in a folder or a .zip, or of one file; see `read_pictures`."""
+    try:
+        if path.is_dir():
+            yield from ((str(file), file.read_bytes()) for file in sorted(path.glob("*.png")))
+        elif path.is_file() and path.suffix.lower() == ".zip":
+            with archives.open_zip(path) as archive:
+                entries = [entry for entry in archive.infolist() if entry.filename.lower().endswith(".png")]
+                for entry in sorted(entries, key=lambda entry: entry.filename):
+                    yield f"{path}/{entry.filename}", archives.read_entry(archive, entry)
+        elif path.is_file():
+            yield str(path), path.read_bytes()
+        else:
+            raise MissingError(f"there is no picture at {path}")
+    except ValueError as problem:
+        raise DataError(f"{path} is a damaged zip archive: {problem}") from problem
+    except OSError as problem:
+        raise MissingError(f"cannot read {path}: {problem.strerror or problem}") from problem
 
 
 def find_weights(pictures: Sequence[Picture], target: Path | None, runs: Path) -> tuple[Path, Weights]:
@@ -235,13 +248,8 @@ def _weights_of(header: Header, digest: str) -> Weights | None:
 
 
 def _read(name: str, data: bytes) -> Picture:
-    try:
-        with open_image(data) as image:
-            image.load()
-            text = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
-            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError) as problem:
-        raise DataError(f"cannot read {name}: {problem}") from problem
+    image, text = decoded(data, name)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     said = {key[len("gantx:") :] for key in text if key.startswith("gantx:")}
     if not said:
         raise DataError(

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from gantx.io.escaping import printable
 from gantx.io.streams import unfailing_stderr
 from gantx.runtime.activity import duration
 
@@ -53,7 +54,7 @@ class ProgressDisplay:
 
     def log(self, text: str) -> None:
         """Print one line, above the live line if there is one."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(printable(text, lines=True), markup=False, soft_wrap=True)
 
     def advance(self, images: int) -> str | None:
         """Record progress, without waiting for the device.

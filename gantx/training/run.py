@@ -22,6 +22,7 @@ from gantx.config.schema import EvaluationConfig, RunConfig
 from gantx.data.batches import Batches
 from gantx.data.prepare import Prepared, prepare, require_enough
 from gantx.errors import CheckpointError, DataError, GantxError, MissingError, UsageError
+from gantx.generation import sampling
 from gantx.io.atomic import replacing
 from gantx.runtime import devices, memory
 from gantx.runtime.signals import StopAfterIteration, StopAtOnce, StopNow
@@ -282,6 +283,9 @@ def _run(
         f"{training.batch}, or choose a smaller preset"
     )
     with at_once, prepared_process(settings, device), memory.explained(too_little):
+        if header is not None:
+            for part in ("generator_ema", "discriminator"):
+                sampling.check_size(header, part)
         state = TrainingState(settings, device)
         if header is not None:
             with _naming_an_older_checkpoint(folder):

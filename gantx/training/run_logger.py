@@ -20,8 +20,10 @@ from gantx.errors import DivergedError, GantxError, MissingError
 from gantx.generation import sampling
 from gantx.io import imaging
 from gantx.io.atomic import replacing
+from gantx.io.escaping import printable
 from gantx.runtime import devices
 from gantx.runtime.activity import duration
+from gantx.training import metrics_file
 from gantx.training.periodic_eval import PeriodicEvaluation
 from gantx.training.progress import ProgressDisplay
 from gantx.training.run_folder import ClaimedFolder
@@ -80,7 +82,7 @@ class RunLogger:
     def record(self, text: str) -> None:
         """Write a line to train.log only."""
         stamp = datetime.now().astimezone().isoformat(timespec="seconds")
-        self._append("train.log", f"{stamp} {text}\n")
+        self._append("train.log", f"{stamp} {printable(text, lines=True)}\n")
 
     @contextlib.contextmanager
     def working(self, what: str) -> Iterator[None]:
@@ -260,16 +262,16 @@ class RunLogger:
         metrics = self.folder / "metrics.jsonl"
         if metrics.is_file():
             text = metrics.read_text(encoding="utf-8", errors="replace")
-            kept = [line for line in text.splitlines() if _within(line, images)]
+            kept = metrics_file.kept_lines(text.splitlines(), images)
             with replacing(metrics) as beside:
-                beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            lines = [json.loads(line) for line in kept]
+                beside.write_text("".join(f"{line}\n" for line, _ in kept), encoding="utf-8")
+            lines = [line for _, line in kept]
             for line in lines:
-                if "scores" in line:
+                if metrics_file.is_score(line):
                     self._scored = line["images"]
                     if self.evaluation is not None and self.evaluation.improves(line):
                         self._best = line["images"]
-            if reports := [line for line in lines if "scores" not in line]:
+            if reports := [line for line in lines if metrics_file.is_report(line)]:
                 self._reported = (reports[-1]["images"], reports[-1]["seconds"])
 
     def _refuse_divergence(self, means: Mapping[str, float]) -> None:
@@ -304,11 +306,3 @@ class RunLogger:
             raise MissingError(
                 f"cannot write {self.folder / name}: {problem.strerror or problem}"
             ) from problem
-
-
-def _within(line: str, images: int) -> bool:
-    """Whether a line of metrics.jsonl is complete and not newer than `images`."""
-    try:
-        return int(json.loads(line)["images"]) <= images
-    except (ValueError, KeyError, TypeError):
-        return False  # cut off by a kill
