@@ -19,7 +19,7 @@ from gantx.errors import DataError, MissingError
 from gantx.exporting import hub, onnx, parity, program, web
 from gantx.exporting.generator import ExportedGenerator, Morph, latents_of
 from gantx.exporting.parity import Difference, Run
-from gantx.exporting.request import FOLDERS, RANGES, Kind, Request, require_valid
+from gantx.exporting.request import FOLDERS, RANGES, UNSTATED, Kind, Request, require_valid
 from gantx.generation import sampling
 from gantx.io.atomic import replacing
 from gantx.io.byte_names import utf8_name, utf8_path
@@ -62,7 +62,7 @@ def export(target: Path, request: Request, log: Callable[[str], None]) -> Path:
                 "preset": header.config.name,
                 "kimg": header.images / 1000,
                 "digest": header.digest,
-                "license": request.license,
+                "license": _license(header, request),
             },
             **entry,
             "versions": {"gantx": __version__, "torch": str(torch.__version__)},
@@ -112,7 +112,8 @@ def _safetensors(
     generator: Generator, header: Header, request: Request, folder: Path, log: Callable[[str], None]
 ) -> tuple[str, dict[str, Any]]:
     name = utf8_name(request.output.name)
-    hub.write_weights(folder / name, generator, header, request.license)
+    scores = hub.read_scores(request.scores, header)
+    hub.write_weights(folder / name, generator, header, _license(header, request), scores)
     return name, {"parity": _checked_weights(generator, folder / name, log)}
 
 
@@ -120,7 +121,7 @@ def _hf(
     generator: Generator, header: Header, request: Request, folder: Path, log: Callable[[str], None]
 ) -> tuple[str, dict[str, Any]]:
     scores = hub.read_scores(request.scores, header)
-    hub.write_folder(folder, generator, header, request.license, scores)
+    hub.write_folder(folder, generator, header, _license(header, request), scores)
     log(f"scores on the card: {len(scores) or 'none'}")
     checked = _checked_weights(generator, folder / hub.WEIGHTS, log)
     return hub.WEIGHTS, {"scores": [result.protocol_hash for result in scores], "parity": checked}
@@ -184,6 +185,11 @@ def _sentence(difference: Difference, runtime: str) -> str:
     )
 
 
+def _license(header: Header, request: Request) -> str:
+    """The licence asked for, or the one that an exported file names."""
+    return request.license or str(header.data.get("license") or UNSTATED)
+
+
 # --- metadata ---------------------------------------------------------------------------------------------
 
 
@@ -194,7 +200,7 @@ def _metadata(header: Header, request: Request) -> dict[str, str]:
         "gantx.preset": header.config.name,
         "gantx.kimg": f"{header.images / 1000:g}",
         "gantx.digest": header.digest,
-        "gantx.license": request.license,
+        "gantx.license": _license(header, request),
     }
     if request.kind != "web":
         metadata |= {"gantx.input": "z, standard normal", "gantx.range": RANGES[request.pixels]}
