@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -167,11 +168,14 @@ class Model:
             MissingError: a GPU has too little memory for the batch, or compilation lacks a requirement.
         """
         import torch
+        from torch import Tensor
 
         from gantx.errors import UsageError
         from gantx.generation import sampling
         from gantx.generation.latents import whole_number
         from gantx.generation.sampling import fetch
+        from gantx.runtime import memory
+        from gantx.runtime.seeds import Seeds
 
         if sum(given is not None for given in (n, seeds, latents)) > 1:
             raise UsageError("n, seeds and latents each say which images are meant: give one of them")
@@ -179,11 +183,15 @@ class Model:
         if latents is not None:
             what = torch.as_tensor(latents)
         elif seeds is not None:
-            what = list(seeds)
+            what = seeds if isinstance(seeds, range | Seeds) else list(seeds)
         else:
-            what = range(64 if n is None else whole_number(n, "n", 1))
+            what = Seeds([range(64 if n is None else whole_number(n, "n", 1))])
         if seeds is not None and not len(what):
             raise UsageError("there is nothing to generate: ask for one image or more")
+        if not isinstance(what, Tensor):
+            size = len(what) * math.prod(sampling.cropped_shape(self.network, self.config.data.ratio))
+            advice = "ask for fewer, or iterate over `generate`, which keeps one batch"
+            memory.require(2 * size, f"a tensor of {len(what):,} images", advice)  # and the batches in it
         images = self.generate(what, truncation=truncation, cutoff=cutoff, batch=batch)
         return torch.cat(list(fetch(sampling.quantise(part) for part in images)))
 
@@ -217,6 +225,7 @@ class Model:
         from gantx.generation.latents import as_latents, latent_shapes, whole_number
         from gantx.generation.sampling import to_log
         from gantx.generation.truncation import parse_truncation, require_styles
+        from gantx.runtime.seeds import Seeds, seeds_of
 
         drawn = parse_truncation(truncation, cutoff)
         if drawn is not None:
@@ -232,7 +241,9 @@ class Model:
             latents = as_latents(what, latent_shapes(self.network), "the tensor")
             size = self._batch(batch, len(latents))
             return sampling.from_latents(self._generator, latents, batch=size, **how)
-        seeds = [whole_number(seed, "seed") for seed in what]
+        given = what if isinstance(what, range | Seeds) else [whole_number(seed, "seed") for seed in what]
+        seeds = seeds_of(given)
+        whole_number(min((part.start for part in seeds.ranges), default=0), "seed")
         size = self._batch(batch, len(seeds))
         return sampling.generate(self._generator, seeds, batch=size, **how)
 

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 import torch
+from helpers.flipped_bits import COUNTS, flips, header_size
 from safetensors.torch import save_file
 
 from gantx import checkpoint
 from gantx.config import presets
 from gantx.errors import CheckpointError, DivergedError, MissingError, UsageError
-from tests.helpers.flipped_bits import COUNTS, flips, header_size
 
 TENSORS = {
     "generator_ema.weight": torch.arange(6.0).view(2, 3),

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from gantx import checkpoint
-from gantx.errors import MissingError
-from gantx.runtime import devices
+from gantx.runtime import devices, memory
 
 
 @dataclass(frozen=True)
@@ -65,13 +64,12 @@ def measuring(device: torch.device, threads: str | int, batch: int | None) -> It
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.cuda.reset_peak_memory_stats(device)
+    much = "this" if batch is None else f"batches of {batch}"
     try:
-        yield
-    except torch.OutOfMemoryError as problem:
-        much = "this" if batch is None else f"batches of {batch}"
-        raise MissingError(
+        with memory.explained(
             f"{device} has too little memory for {much}: choose a smaller --batch, or, for training, set "
             "training.micro_batch to a divisor of it"
-        ) from problem
+        ):
+            yield
     finally:
         torch.set_num_threads(before)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -35,6 +36,7 @@ from gantx.cli.help import Command, Group
 from gantx.cli.numbers import number_refused
 from gantx.cli.path_arguments import path_refused
 from gantx.errors import GantxError, MissingError, Stopped
+from gantx.runtime import memory
 from gantx.runtime.signals import StopAtOnce
 from gantx.version import __version__
 
@@ -84,6 +86,15 @@ class Program(Group):
                     f"cannot write to {name}: {problem.strerror or problem}; files that were completed stay"
                 )
                 raise typer.Exit(MissingError.exit_code) from None
+            if memory.ran_out(problem):
+                _complain(
+                    "this command needs more memory than it gets here: end other programs, raise the limit "
+                    "(ulimit -v), or use a larger machine"
+                )
+                raise typer.Exit(MissingError.exit_code) from None
+            if isinstance(problem, OSError) and problem.filename is not None:  # such as a name too long
+                _complain(f"cannot use {problem.filename}: {problem.strerror or problem}")
+                raise typer.Exit(MissingError.exit_code) from None
             _complain(
                 f"this is a bug in gantx: {type(problem).__name__}: {problem} "
                 "(run again with GANTX_DEBUG=1 for the details and report them)"
@@ -126,6 +137,7 @@ def main() -> None:
     # set before torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     output.open_closed_streams()
+    warnings.filterwarnings("ignore", module="PIL")  # what is wrong with an image is an error or no matter
     try:
         app()
     except SystemExit as end:

@@ -10,6 +10,7 @@ import typer
 from gantx import api
 from gantx.cli.options import Batch, Checkpoint, Device, Labels, Scale, Weights, require_checkpoint
 from gantx.cli.path_arguments import file_path
+from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import UsageError
 from gantx.io.atomic import require_folder
 
@@ -43,11 +44,11 @@ def mix(
 
     Examples:
 
-      gantx mix stylegan2.safetensors
+      gantx mix demo
 
-      gantx mix stylegan2.safetensors --rows 1-4 --columns 5-8 --layers 0-3
+      gantx mix demo --rows 1-4 --columns 5-8 --layers 3
 
-      gantx mix ganformer.safetensors --rows 1-4 --columns 5-8 --components 0-2 -o parts.png
+      gantx mix demo --rows 1-4 --columns 5-8 --layers 0-2 -o outlines.png
     """
     if output.exists() and not force:
         raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
@@ -61,26 +62,29 @@ def mix(
     of_layers = None if layers is None else parse_seeds(layers)
     of_components = None if components is None else parse_seeds(components)
     require_checkpoint(checkpoint)
+    load_torch()
 
     from gantx.generation import sampling, style_mixing
-    from gantx.io import imaging, sheets
+    from gantx.io import sheets
+    from gantx.runtime.seeds import seeds_of
 
     model = api.load(checkpoint, weights=cast(Any, weights), device=device)
     if of_layers is None and of_components is None:
-        of_layers = style_mixing.coarse_layers(model.network)
-    images = style_mixing.table(
-        model.network,
-        changed,
-        taken,
-        layers=of_layers,
-        components=of_components,
-        batch=batch or sampling.BATCH,
-        device=model.device,
-        truncation=parse_truncation(truncation),
-        ratio=model.config.data.ratio,
-    )
+        of_layers = seeds_of(style_mixing.coarse_layers(model.network))
+    with StatusDisplay() as status, status.working("generating", noted=False):
+        images = style_mixing.table(
+            model.network,
+            changed,
+            taken,
+            layers=of_layers,
+            components=of_components,
+            batch=batch or sampling.BATCH,
+            device=model.device,
+            truncation=parse_truncation(truncation),
+            ratio=model.config.data.ratio,
+        )
     text = model.provenance(truncation) | {"gantx:rows": rows, "gantx:columns": columns}
-    text |= {"gantx:layers": imaging.compact(of_layers)} if of_layers is not None else {}
+    text |= {"gantx:layers": str(of_layers)} if of_layers is not None else {}
     text |= {"gantx:components": components} if components else {}
     sheet = style_mixing.sheet(
         images,

@@ -22,9 +22,10 @@ from gantx.cli.options import (
     require_unused,
 )
 from gantx.cli.path_arguments import file_path
-from gantx.cli.status import StatusDisplay
+from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import CheckFailed, Interrupted, Stopped, UsageError
 from gantx.io.atomic import require_folder
+from gantx.io.escaping import printable
 from gantx.runtime.signals import StopNow
 
 
@@ -33,7 +34,7 @@ def sample(
         Path | None,
         typer.Argument(
             parser=file_path,
-            help="A run, a folder of checkpoints, or a .safetensors file; --from finds it in ./runs itself.",
+            help="A run, a folder of checkpoints, a .safetensors file, or demo; --from searches ./runs.",
         ),
     ] = None,
     output: Annotated[
@@ -100,21 +101,19 @@ def sample(
 
     Examples:
 
-      gantx sample runs/0001-transgan-tiny-shapes -n 64 -o grid.png
+      gantx sample demo -n 64 -o grid.png
 
-      gantx sample ckpt.safetensors --seeds 1,5,9 --labels -o figure.pdf
+      gantx sample demo --from grid.png
 
-      gantx sample ckpt.safetensors --seeds 0-999 -o faces.zip
+      gantx sample demo --seeds 1,5,9 --labels -o named.png
 
-      gantx sample ckpt.safetensors -n 50000 -o images --continue
+      gantx sample demo --seeds 0-999 -o shapes.zip
 
-      gantx sample ckpt.safetensors -n 50000 -o all.npy --compile
+      gantx sample demo -n 2000 -o shapes --continue
 
-      gantx sample ckpt.safetensors --latents z.npy -o images.npy --dtype float32
+      gantx sample demo --truncation 0.7 -o alike.png
 
-      gantx sample ganformer.safetensors --truncation 0.7 -o grid.png
-
-      gantx sample --from grid.png
+      gantx sample demo -n 50000 -o all.npy --dtype float32
     """
     if seeds is not None and (number is not None or seed):
         raise UsageError("--seeds selects every image: omit -n and --seed")
@@ -161,10 +160,12 @@ def sample(
     parse_truncation(truncation, cutoff)
     chosen = None if seeds is None else parse_seeds(seeds)
     require_checkpoint(checkpoint)
+    load_torch()
 
     from gantx.generation import sampling
     from gantx.generation.latents import latents_for
     from gantx.generation.sampling import fetch
+    from gantx.runtime.seeds import Seeds, seeds_of
 
     model = api.load(checkpoint, weights=cast(Any, weights), device=device, compile=compile)
     what: Any
@@ -176,16 +177,18 @@ def sample(
         imaging.require_distinct(output, numbers)
     else:
         columns, rows = imaging.grid_shape(0, grid) if grid is not None else (8, 8)
-        what = numbers = range(seed, seed + (number or columns * rows))
+        what = numbers = Seeds([range(seed, seed + (number or columns * rows))])
+    if scale is None and (not picture or len(numbers) == 1):
+        scale = 1  # single images are data
+    size = sampling.cropped_shape(model.network, model.config.data.ratio)
+    imaging.require_room(output, len(numbers), size, 4 if dtype == "float32" else 1, scale or 1)
     shape = imaging.grid_shape(len(numbers), grid) if picture else None
     origin = "seed" if latents is None else "latent"
     text = model.provenance(truncation, cutoff)
-    if scale is None and (not picture or len(numbers) == 1):
-        scale = 1  # single images are data
     if go_on:
         kept = imaging.kept(output, numbers, text, scale or 1)
         output_log.log(f"{len(kept):,} of {len(numbers):,} images are in {output} already")
-        what = numbers = [each for each in numbers if each not in kept]
+        what = numbers = seeds_of(each for each in numbers if each not in kept)
         if not numbers:
             print(output)
             return
@@ -197,6 +200,7 @@ def sample(
             images = (sampling.quantise(part) for part in images)
         if compile:
             status.log("compiling the generator: the first images may take minutes")
+        status.show("generating", 0, len(numbers))
         shown = _shown(fetch(images), len(numbers), status)
         with _stop_explained(output):
             imaging.save_images(output, shown, numbers, text, shape, origin, scale, labels)
@@ -220,6 +224,7 @@ def _stop_explained(output: Path) -> Iterator[None]:
 
 def _compare(source: Path, target: Path | None, batch: int | None, device: str) -> None:
     """Generate pictures again; one line for each, CheckFailed when one differs."""
+    load_torch()
     from gantx.generation import provenance, sampling
 
     pictures = provenance.read_pictures(source)
@@ -235,12 +240,11 @@ def _compare(source: Path, target: Path | None, batch: int | None, device: str) 
     ):
         if found.largest:
             different += found.largest > 1
-            print(
-                f"{found.name}: {100 * found.differing:.2g}% of the values differ, by {found.largest} at most"
-            )
+            share = f"{100 * found.differing:.2g}%"
+            print(f"{printable(found.name)}: {share} of the values differ, by {found.largest} at most")
         else:
-            print(f"{found.name}: the same to the last bit")
-    print(f"generated again by {file} ({weights})")
+            print(f"{printable(found.name)}: the same to the last bit")
+    print(f"generated again by {printable(str(file))} ({weights})")
     if different:
         raise CheckFailed(
             f"{different} of {len(pictures)} pictures differ by more than the rounding of one grey level "

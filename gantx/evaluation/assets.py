@@ -85,7 +85,10 @@ def _left_by_cleanfid() -> tuple[Path, ...]:
 def _left_by_torch_hub() -> tuple[Path, ...]:
     """As torch.hub.get_dir, but without importing torch; torch-fidelity names it `weights-…`."""
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = Path(os.environ.get("TORCH_HOME") or Path(caches) / "torch").expanduser()
+    try:
+        home = Path(os.environ.get("TORCH_HOME") or Path(caches) / "torch").expanduser()
+    except RuntimeError:  # this user has no home folder
+        return ()
     names = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")
     return tuple(home / "hub" / "checkpoints" / name for name in names)
 

@@ -29,6 +29,7 @@ from gantx.io import figures, sheets
 from gantx.io.sheets import Box, Cell, ColourBar, Sheet, Swatches
 from gantx.models import interfaces
 from gantx.models.layers.attention_maps import SelfAttention, attention_variances
+from gantx.runtime import memory
 from gantx.runtime.random import for_seeds
 
 # --- colours ----------------------------------------------------------------------------------------------
@@ -187,7 +188,8 @@ def completed(generator: interfaces.Generator, view: View) -> View:
             )
     else:
         raise UsageError(
-            "this network has no attention maps: choose a checkpoint of transgan, vitgan or ganformer"
+            "this network has no attention maps: choose a checkpoint of transgan, vitgan, ganformer or "
+            "implicit"
         )
     for kind in view.kinds:
         if kind not in known:
@@ -431,7 +433,13 @@ def _legend(row: Row) -> Swatches | ColourBar:
 
 
 def save(
-    path: Path, rows: Iterable[Row], text: Mapping[str, str], *, scale: int | None = None, note: str = ""
+    path: Path,
+    seeds: Sequence[int],
+    rows: Iterable[Row],
+    text: Mapping[str, str],
+    *,
+    scale: int | None = None,
+    note: str = "",
 ) -> list[str]:
     """Save pictures as one sheet or as separate files.
 
@@ -441,6 +449,7 @@ def save(
 
     Args:
         path: of the file or folder.
+        seeds: of the rows.
         rows: of `pictures`.
         text: text chunks that describe the origin; seeds, queries and names are added.
         scale: factor by which pictures are enlarged; None for the default of a sheet, and for 1 in a folder.
@@ -455,10 +464,19 @@ def save(
     """
     names: list[str] = []
     if path.suffix:
-        all_rows = list(rows)
+        all_rows: list[Row] = []
+        for row in rows:
+            if not all_rows:
+                size = len(seeds) * sum(picture.pixels.numel() for picture in row.pictures)
+                memory.require(
+                    2 * size * sheet([row], scale).factor ** 2,
+                    f"a sheet of {len(seeds):,} rows",
+                    "name fewer seeds, or a folder",
+                )
+            all_rows.append(row)
         names = [picture.name for picture in all_rows[0].pictures]
         chunks = {
-            "gantx:seeds": ",".join(str(row.seed) for row in all_rows),
+            "gantx:seeds": ",".join(map(str, seeds)),
             "gantx:columns": ", ".join(names),
             **_query_text(all_rows),
         }

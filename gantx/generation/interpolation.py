@@ -201,6 +201,8 @@ def plan(
     if len(seeds) % paths:
         raise UsageError(f"{len(seeds)} seeds cannot be shared by {paths} walks: give a multiple of {paths}")
     count = len(seeds) // paths
+    if count > whole_number(frames, "frames", 1):  # so many may be too many for the memory
+        raise UsageError(f"{frames} frames cannot pass {count} seeds: give at least {count}")
     of_paths = tuple(tuple(seeds[path * count : (path + 1) * count]) for path in range(paths))
     chosen: Space = "z" if space == "z" or not isinstance(generator, interfaces.StyleBased) else "w"
     return Walk(of_paths, frames, chosen, loop, "smooth" if easing == "smooth" else "linear", truncation)
@@ -239,12 +241,13 @@ def generate(
     """
     paths = len(walk.seeds)
     waiting: list[Tensor] = []
-    for filled, count in in_tiles(walk.points(), batch):
-        images = sampling.crop(_render(generator, walk, filled, device)[:count], ratio)
-        waiting += sampling.quantise(images).cpu()
-        while len(waiting) >= paths:
-            yield torch.stack(waiting[:paths])
-            del waiting[:paths]
+    with sampling.memory_explained(batch, device):
+        for filled, count in in_tiles(walk.points(), batch):
+            images = sampling.crop(_render(generator, walk, filled, device)[:count], ratio)
+            waiting += sampling.quantise(images).cpu()
+            while len(waiting) >= paths:
+                yield torch.stack(waiting[:paths])
+                del waiting[:paths]
 
 
 def _render(

@@ -10,19 +10,24 @@ import operator
 from typing import NamedTuple, SupportsIndex
 
 from gantx.errors import UsageError
+from gantx.runtime.seeds import Seeds
+
+_DIGITS = 100  # of a seed in text
 
 
-def parse_seeds(text: str) -> list[int]:
+def parse_seeds(text: str) -> Seeds:
     """Read `7`, `1,5,9` or `0-63` (ends included), and mixtures of them; UsageError otherwise."""
-    seeds: list[int] = []
+    ranges = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise UsageError(f"seeds '{text}': write numbers and ranges, for example 0-63 or 1,5,9")
+        if len(first) > _DIGITS or len(last) > _DIGITS:
+            raise UsageError(f"seeds '{part[:_DIGITS]}…': a seed has {_DIGITS} digits at most")
         if dash and int(last) < int(first):
             raise UsageError(f"seeds '{part}': the range ends before it begins")
-        seeds.extend(range(int(first), int(last) + 1) if dash else [int(first)])
-    return seeds
+        ranges.append(range(int(first), int(last if dash else first) + 1))
+    return Seeds(ranges)
 
 
 def whole_number(value: SupportsIndex, what: str, least: int = 0) -> int:

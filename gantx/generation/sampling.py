@@ -11,12 +11,12 @@ replayed graph, and images are copied while the next ones are computed.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -26,12 +26,13 @@ from torch import Tensor
 from gantx import checkpoint, models
 from gantx.checkpoint import Header
 from gantx.data.crop import rectangle
-from gantx.errors import MissingError
+from gantx.errors import CheckpointError
 from gantx.generation.latents import spec_of_one
 from gantx.generation.truncation import Truncation, require_styles, truncate
 from gantx.io.prefetch import ahead
+from gantx.models import bounded
 from gantx.models.interfaces import Generator, StyleBased
-from gantx.runtime import devices
+from gantx.runtime import devices, memory
 from gantx.runtime.compile import compile_whole
 from gantx.runtime.random import Draws, for_seeds, place
 from gantx.runtime.replay import Capture, CudaGraphs, Log, Replay
@@ -61,10 +62,21 @@ def open_generator(target: Path, device: torch.device, weights: Weights = "ema")
         CheckpointError: the file is corrupt, foreign or of an unknown version, or lacks these weights.
     """
     header = checkpoint.read_header(checkpoint.find(target))
-    network = models.build_to_load(header.config.generator).to(device)
     part = "generator_ema" if weights == "ema" else "generator"
+    if part in header.digests:  # else reading the part says that it is absent
+        check_size(header, part)
+    network = models.build_to_load(header.config.generator).to(device)
     checkpoint.load_into(network, checkpoint.read_part(header, part, device), header.path)
     return network.eval().requires_grad_(False), header
+
+
+def check_size(header: Header, part: str) -> None:
+    """CheckpointError when a checkpoint describes a network of more weights than it has in `part`."""
+    section = header.config.discriminator if part == "discriminator" else header.config.generator
+    try:
+        bounded.check_within(section, checkpoint.numbers_in(header, part))
+    except bounded.TooLargeError as problem:
+        raise CheckpointError(f"{header.path} has a damaged header: {problem}") from problem
 
 
 def compiled(generator: Generator) -> Generator:
@@ -212,10 +224,9 @@ def generate(
 
     runner = BatchRunner(work, device, batches=-(-len(seeds) // whole_tiles(batch)), log=log)
     parts = in_tiles(seeds, batch, constant or runner.replays)
-    for draws, count in ahead(drawn, parts, threads=_DRAWERS, waiting=_DRAWERS):
-        with _memory_explained(batch, device):
-            images = runner(draws)[:count]
-        yield images
+    with memory_explained(batch, device):
+        for draws, count in ahead(drawn, parts, threads=_DRAWERS, waiting=_DRAWERS):
+            yield runner(draws)[:count]
 
 
 @torch.no_grad()
@@ -255,20 +266,16 @@ def from_latents(
         return crop(styled.synthesis(ws), ratio)
 
     runner = BatchRunner(work, device, batches=-(-len(latents) // whole_tiles(batch)), log=log)
-    for filled, count in in_tiles(range(len(latents)), batch, constant or runner.replays):
-        with _memory_explained(batch, device):
-            images = runner({"ws" if styles else "z": latents[filled]})[:count]
-        yield images
+    with memory_explained(batch, device):
+        for filled, count in in_tiles(range(len(latents)), batch, constant or runner.replays):
+            yield runner({"ws" if styles else "z": latents[filled]})[:count]
 
 
-@contextlib.contextmanager
-def _memory_explained(batch: int, device: torch.device) -> Iterator[None]:
-    """Raise MissingError with advice when the GPU runs out of memory."""
-    try:
-        yield
-    except torch.OutOfMemoryError as problem:
-        advice = f"generate fewer, with --batch {batch // 2}" if batch > 8 else "use another device"
-        raise MissingError(f"{device} has no memory for {batch} images at once: {advice}") from problem
+def memory_explained(batch: int, device: torch.device) -> AbstractContextManager[None]:
+    """Raise MissingError with advice when the memory of the GPU or the host runs out."""
+    smaller = f"choose a smaller --batch, such as {min(batch // 2, BATCH)}"
+    advice = smaller if batch > 8 else "use another device"
+    return memory.explained(f"{device} has too little memory for {batch} images at once: {advice}")
 
 
 def crop(images: Tensor, ratio: float) -> Tensor:

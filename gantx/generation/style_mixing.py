@@ -6,6 +6,7 @@ image (GANformer) single latents, called components, can be exchanged as well.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,10 +19,11 @@ from gantx.generation.latents import spec_of_one, style_shape
 from gantx.generation.sampling import in_tiles
 from gantx.generation.truncation import Truncation, require_styles, truncate
 from gantx.io import sheets
-from gantx.io.imaging import compact
 from gantx.io.sheets import Cell, Sheet
 from gantx.models.interfaces import Generator, StyleBased
+from gantx.runtime import memory
 from gantx.runtime.random import Spec, for_seeds
+from gantx.runtime.seeds import seeds_of
 
 
 class _Cell(NamedTuple):
@@ -75,14 +77,18 @@ def table(
         raise UsageError("components need a network with several latents per image: take layers")
     if latents:
         taken = taken & _mask(components, latents[0], "components")[:, None, None]  # [K, L, 1]
+    number = (1 + len(rows)) * (1 + len(columns))
+    size = 3 * number * math.prod(sampling.cropped_shape(generator, ratio))  # as a list, a tensor and a sheet
+    memory.require(size, f"a table of {number:,} images", "name fewer --rows or --columns")
     cells = [_Cell(column, column, False) for column in columns]
     for row in rows:
         cells += [_Cell(row, row, False), *(_Cell(row, column, True) for column in columns)]
     mixtures: list[Tensor] = []
     spec = spec_of_one(generator)
-    for filled, number in in_tiles(cells, batch):
-        images = _mix(styled, spec, filled, taken, truncation, device)
-        mixtures += sampling.quantise(sampling.crop(images[:number], ratio)).cpu()
+    with sampling.memory_explained(batch, device):
+        for filled, number in in_tiles(cells, batch):
+            images = _mix(styled, spec, filled, taken, truncation, device)
+            mixtures += sampling.quantise(sampling.crop(images[:number], ratio)).cpu()
     return torch.stack([torch.full_like(mixtures[0], 255), *mixtures])
 
 
@@ -118,8 +124,8 @@ def sheet(
     cells = [Cell(image) for image in images]
     if not labels:
         return Sheet(cells, 1 + len(columns), factor)
-    what = [] if layers is None else [f"layers {compact(layers)}"]
-    what += [] if components is None else [f"components {compact(components)}"]
+    what = [] if layers is None else [f"layers {seeds_of(layers)}"]
+    what += [] if components is None else [f"components {seeds_of(components)}"]
     return Sheet(
         cells,
         1 + len(columns),

@@ -4,44 +4,75 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from gantx.errors import MissingError
-from gantx.io.byte_names import utf8_name, utf8_path
+from gantx.io import temporary
+from gantx.io.byte_names import utf8_path
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on success flush and rename the file, on failure remove it.
+    """Yield a temporary file beside `path`; on success flush and rename it, on failure remove it.
+
+    Its name is random. The first call for a folder removes what killed processes left there.
 
     The temporary name is valid UTF-8 where `path` is not, for libraries that accept no other.
 
     Raises:
         MissingError: the disk is full or the folder cannot be written.
     """
-    beside = path.with_name(f".{utf8_name(path.name)}.{os.getpid()}.part")
+    beside, descriptor = None, None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.touch()
+        temporary.sweep_once(path.parent)
+        beside, descriptor = temporary.create_file(path)
         mode = beside.stat().st_mode
+        if os.name != "posix":  # Windows renames no open files
+            os.close(descriptor)
+            descriptor = None
         with utf8_path(path.parent) as folder:
             yield folder / beside.name
         beside.chmod(mode)  # safetensors makes files that only their owner can read
         with beside.open("r+b") as written:  # Windows flushes only files opened for writing
             os.fsync(written.fileno())
         beside.replace(path)
+        beside = None
         if os.name == "posix":  # so that the new name survives a power cut too
-            descriptor = os.open(path.parent, os.O_RDONLY)
+            opened = os.open(path.parent, os.O_RDONLY)
             try:
-                os.fsync(descriptor)
+                os.fsync(opened)
             finally:
-                os.close(descriptor)
+                os.close(opened)
     except OSError as problem:
         raise MissingError(f"cannot write {path}: {problem.strerror or problem}") from problem
     finally:
         with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+            if beside is not None:
+                beside.unlink(missing_ok=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `target` and remove it in the end, unless it was renamed.
+
+    The first call for a parent folder removes what killed processes left there.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    temporary.sweep_once(target.parent)
+    folder, descriptor = temporary.create_folder(target)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def require_folder(path: Path) -> None:

@@ -17,6 +17,7 @@ from PIL import Image, PngImagePlugin
 
 from gantx.errors import MissingError, UsageError
 from gantx.io.atomic import replacing
+from gantx.io.decoding import DESCRIPTION, MOST_PIXELS
 from gantx.io.sheets import Drawing
 
 if TYPE_CHECKING:  # outputs are checked before torch is imported
@@ -30,9 +31,7 @@ _SIDES = {
     ".jpeg": 65_500,
     ".webp": 16_383,
 }  # most pixels per side that the format stores
-_MOST_PIXELS = 178_956_970  # Pillow opens no larger picture
 _JPEG_QUALITY = 95
-_DESCRIPTION = 0x010E  # EXIF ImageDescription
 _POINTS = 72  # per inch: one pixel of a drawing is one point of a vector graphic
 # Letters of matplotlib's font are wider than those of Pillow's, for which texts are laid out.
 _NARROWER = 0.85
@@ -74,7 +73,7 @@ def require_size(path: Path, width: int, height: int) -> None:
 
 def require_readable(width: int, height: int) -> None:
     """UsageError if an enlarged picture would be too large to be opened again."""
-    if width * height > _MOST_PIXELS:
+    if width * height > MOST_PIXELS:
         raise UsageError(
             f"a picture of {width}x{height} pixels is too large to be opened: choose a smaller --scale"
         )
@@ -106,7 +105,7 @@ def encode(image: Tensor, suffix: str, text: Mapping[str, str]) -> bytes:
     if suffix == ".png":
         return encode_png(image, text)
     exif = Image.Exif()
-    exif[_DESCRIPTION] = described(text)
+    exif[DESCRIPTION] = described(text)
     buffer = io.BytesIO()
     pixels = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     if suffix == ".webp":
@@ -138,15 +137,6 @@ def write_png(path: Path, image: Tensor, text: Mapping[str, str]) -> None:
 def described(text: Mapping[str, str]) -> str:
     """Where a picture comes from as one text, for formats without text chunks."""
     return "\n".join(f"{key}={value}" for key, value in text.items())
-
-
-def text_of(image: Image.Image) -> dict[str, str]:
-    """What an opened picture says about its origin; empty if it is not a picture of gantx."""
-    if image.format == "PNG":
-        return {str(key): value for key, value in image.info.items() if isinstance(value, str)}
-    said = image.getexif().get(_DESCRIPTION, "")
-    lines = said.split("\n") if isinstance(said, str) else []
-    return {key: value for key, equals, value in (line.partition("=") for line in lines) if equals}
 
 
 def _matplotlib(module: str) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shutil
 import tempfile
 import threading
 import zipfile
@@ -24,12 +25,13 @@ from PIL import Image, UnidentifiedImageError
 from gantx.errors import MissingError, UsageError
 from gantx.io import figures, sheets
 from gantx.io.atomic import replacing
-from gantx.io.decoding import open_image
+from gantx.io.decoding import open_image, text_of
 from gantx.io.figures import encode_png as encode_png
 from gantx.io.figures import write_png as write_png
 from gantx.io.prefetch import ahead
 from gantx.io.sheets import GAP as GAP
-from gantx.runtime import cores
+from gantx.runtime import cores, memory
+from gantx.runtime.seeds import seeds_of
 
 if TYPE_CHECKING:  # outputs are checked before torch is imported
     from torch import Tensor
@@ -39,6 +41,7 @@ Result = TypeVar("Result")
 _PNG_END = b"IEND\xaeB`\x82"
 
 _ENCODERS = 8  # threads at most; more would wait for the global interpreter lock
+_SMALLEST_PNG = 300  # bytes, text chunks included
 _TOGETHER = 1 << 15  # pixels that a thread encodes at a time: small images are grouped
 
 
@@ -134,16 +137,41 @@ def require_distinct(path: Path, seeds: Sequence[int]) -> None:
     Raises:
         UsageError: a seed is named twice; grids and arrays have a place for each.
     """
-    if isinstance(seeds, range) or path.suffix.lower() not in ("", ".zip"):
+    if path.suffix.lower() not in ("", ".zip"):
         return
-    known: set[int] = set()
-    for seed in seeds:
-        if seed in known:
-            raise UsageError(
-                f"seed {seed} is named twice, but the files of {path} are named by their seeds: name it "
-                "once, or write a .png, which has a place for each"
-            )
-        known.add(seed)
+    if (seed := seeds_of(seeds).repeated()) is not None:
+        raise UsageError(
+            f"seed {seed} is named twice, but the files of {path} are named by their seeds: name it once, or "
+            "write a .png, which has a place for each"
+        )
+
+
+def require_room(path: Path, count: int, shape: Sequence[int], itemsize: int = 1, scale: int = 1) -> None:
+    """Check that images fit where `save_images` puts them, before the work for it starts.
+
+    Args:
+        path: the file or folder to write.
+        count: number of images.
+        shape: of one image, (3, H, W).
+        itemsize: bytes of a value.
+        scale: factor by which images are enlarged in a grid.
+
+    Raises:
+        MissingError: the memory is too small for a grid, or the disk for an array or for so many PNGs.
+    """
+    size = count * math.prod(shape) * itemsize
+    if figures.is_picture(path):
+        # The images, and a copy of them as a sheet.
+        advice = "generate fewer images, or write a .zip, .npy or folder, which needs no memory for all"
+        memory.require(2 * size * scale**2, f"a grid of {count:,} images", advice)
+        return
+    least = size if path.suffix.lower() == ".npy" else _SMALLEST_PNG * count
+    folder = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
+    if least > (free := shutil.disk_usage(folder).free):
+        raise MissingError(
+            f"{count:,} images take {least / 1e9:,.1f} GB or more but {folder} has {free / 1e9:,.1f} GB "
+            "free: generate fewer images, or write to another disk"
+        )
 
 
 def kept(folder: Path, seeds: Sequence[int], text: Mapping[str, str], scale: int = 1) -> set[int]:
@@ -169,7 +197,7 @@ def kept(folder: Path, seeds: Sequence[int], text: Mapping[str, str], scale: int
             continue
         try:
             with open_image(data) as image:
-                said = figures.text_of(image)
+                said = text_of(image)
         except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError):
             continue
         if said != {**wanted, "gantx:seed": str(seed)}:
@@ -260,7 +288,7 @@ def _save_grid(
             if factor > 1:
                 figures.require_readable(*size)
         images += batch
-    text = {**text, f"gantx:{origin}s": compact(numbers)}
+    text = {**text, f"gantx:{origin}s": str(seeds_of(numbers))}
     text |= {"gantx:scale": str(factor)} if factor > 1 else {}
     text |= {"gantx:labels": f"{origin}s"} if labels else {}
     cells = [
@@ -322,10 +350,3 @@ def _write_pngs(folder: Path, group: _Group, text: Mapping[str, str], origin: st
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
         raise MissingError(f"cannot write into {folder}: {problem.strerror or problem}") from problem
-
-
-def compact(seeds: Sequence[int]) -> str:
-    """Numbers as text: `0-63` for a run of consecutive seeds, else `1,5,9`."""
-    if len(seeds) > 1 and list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
-        return f"{seeds[0]}-{seeds[-1]}"
-    return ",".join(str(seed) for seed in seeds)

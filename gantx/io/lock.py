@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+_PATIENCE = 0.3  # seconds until a lock counts as taken
 _PAUSE = 0.1  # seconds between two calls of `waiting`
 # Errors of flock on a file system without locks. filelock's substitute for it, a file that exists while
 # the lock is taken, would survive a process that was killed: it is switched off below.
@@ -24,7 +26,7 @@ class LockedError(Exception):
     """Another process has the lock.
 
     Attributes:
-        owner: its process id, or "?" where that cannot be read.
+        owner: its process id and host, or "?" where they cannot be read.
     """
 
     def __init__(self, owner: str) -> None:
@@ -57,21 +59,54 @@ def alone(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[No
                 path.unlink()
 
 
-def claim(path: Path) -> contextlib.AbstractContextManager[object]:
-    """Take a lock and write the id of this process into its file, without waiting.
+class Claim:
+    """A lock that names its owner; a context manager that releases it. Made by `claim`.
+
+    Args:
+        path: the lock file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._identity: tuple[int, int] | None = None  # of the locked file; None without locks
+        # A process that only looks whether the lock is free has it for a moment.
+        lock = FileLock(path, timeout=_PATIENCE, fallback_to_soft=False, on_acquired=self._acquired)
+        self._lock = _acquire(lock)
+
+    def holds(self) -> bool:
+        """Whether the locked file is still where it was; a folder that was renamed takes it along."""
+        try:
+            if self._identity is None:
+                return self._path.parent.is_dir()
+            facts = self._path.stat()
+        except OSError:
+            return False
+        return (facts.st_dev, facts.st_ino) == self._identity
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.__exit__(None, None, None)
+
+    def _acquired(self, descriptor: int) -> None:
+        facts = os.fstat(descriptor)
+        self._identity = facts.st_dev, facts.st_ino
+        _write_owner(descriptor)
+
+
+def claim(path: Path) -> Claim:
+    """Take a lock and write the id and host of this process into its file; wait for a moment at most.
 
     Args:
         path: the lock file, in a folder that exists.
-
-    Returns:
-        A context manager that releases the lock.
 
     Raises:
         LockedError: another process has the lock.
         OSError: the file cannot be written.
     """
     try:
-        return _acquire(FileLock(path, timeout=0, fallback_to_soft=False, on_acquired=_write_owner))
+        return Claim(path)
     except Timeout:
         raise LockedError(_read_owner(path)) from None
 
@@ -82,7 +117,7 @@ def _acquire(
     """Acquire the lock; without `waiting`, one attempt that may raise Timeout."""
     while True:
         try:
-            return lock.acquire(timeout=0 if waiting is None else _PAUSE)
+            return lock.acquire(timeout=_PATIENCE if waiting is None else _PAUSE)
         except Timeout:
             if waiting is None:
                 raise
@@ -93,17 +128,18 @@ def _acquire(
             return contextlib.nullcontext()
 
 
-# Windows locks the first byte of the file against readers too: the process id begins at the second.
+# Windows locks the first byte of the file against readers too: the text begins at the second.
 
 
 def _write_owner(descriptor: int) -> None:
     os.ftruncate(descriptor, 0)
     os.lseek(descriptor, 0, os.SEEK_SET)
-    os.write(descriptor, f" {os.getpid()}".encode())
+    # A process id alone says little: containers have their own.
+    os.write(descriptor, f" {os.getpid()} on {socket.gethostname()}".encode())
 
 
 def _read_owner(path: Path) -> str:
     with contextlib.suppress(OSError, UnicodeDecodeError), path.open("rb", buffering=0) as file:
         file.seek(1)
-        return file.read().decode("ascii").strip() or "?"
+        return file.read().decode().strip() or "?"
     return "?"

@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from gantx.errors import MissingError
-from gantx.runtime import cores
+from gantx.runtime import cores, memory
 from gantx.runtime.device_names import require_device_name
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -152,13 +152,7 @@ def free_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + reusable
-    found = []
-    with contextlib.suppress(OSError):
-        found.append(int(psutil.virtual_memory().available))
-    with contextlib.suppress(OSError, ValueError):  # a container may have less than its machine
-        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text() for name in ("max", "current"))
-        found.append(max(0, int(limit) - int(used)))
-    return min(found, default=None)
+    return memory.free_on_host()
 
 
 def moment(device: torch.device) -> float:

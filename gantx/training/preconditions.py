@@ -7,6 +7,7 @@ from pathlib import Path
 from gantx.config.schema import RunConfig
 from gantx.data.sources import require_source
 from gantx.errors import MissingError, UsageError
+from gantx.training.run_folder import is_used
 
 
 def require_new_run(settings: RunConfig, out: Path | None) -> None:
@@ -24,7 +25,7 @@ def require_new_run(settings: RunConfig, out: Path | None) -> None:
         raise UsageError("no data: add --data with a folder, a zip, a known data set, or `shapes`")
     if out is not None and out.is_file():
         raise UsageError(f"{out} is a file: name a folder for the run")
-    if out is not None and out.exists() and any(out.iterdir()):
+    if out is not None and out.exists() and is_used(out):
         raise UsageError(f"{out} already exists and is not empty: name another, or go on with --resume {out}")
     require_source(settings.data.source)
 

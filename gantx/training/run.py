@@ -22,8 +22,9 @@ from gantx.config.schema import EvaluationConfig, RunConfig
 from gantx.data.batches import Batches
 from gantx.data.prepare import Prepared, prepare, require_enough
 from gantx.errors import CheckpointError, DataError, GantxError, MissingError, UsageError
+from gantx.generation import sampling
 from gantx.io.atomic import replacing
-from gantx.runtime import devices
+from gantx.runtime import devices, memory
 from gantx.runtime.signals import StopAfterIteration, StopAtOnce, StopNow
 from gantx.training.diagnostics import diagnose
 from gantx.training.loop import target_images, train
@@ -33,7 +34,14 @@ from gantx.training.phases import penalty_micro_batch_size
 from gantx.training.preconditions import require_new_run, require_run
 from gantx.training.progress import ProgressDisplay
 from gantx.training.resolve import Log, frozen_garbage, prepared_process, resolve
-from gantx.training.run_logger import RunLogger, claimed, create_folder
+from gantx.training.run_folder import (
+    ClaimedFolder,
+    RunExistsError,
+    claimed,
+    claimed_for_new_run,
+    create_folder,
+)
+from gantx.training.run_logger import RunLogger
 from gantx.training.schedules import window_scale
 from gantx.training.state import TrainingState
 from gantx.training.steps import Required, build_steps
@@ -95,19 +103,18 @@ def start(
     notes = _Notes(log)
     required = Required(settings.training.compile is True, settings.training.cuda_graphs is True)
     settings = resolve(settings, device, _steps_left(settings, 0), notes)
-    with StopAtOnce(_WHILE_PREPARING):
-        prepared = prepare(settings.data, log=notes, progress=progress)
-        require_enough(len(prepared.images), settings.data, notes)
-        evaluation = _periodic_evaluation(settings, device, notes, progress)
-    folder = out or create_folder(parent, f"{settings.name}-{prepared.name}")
-    try:
-        _write_text(folder / "config.yaml", settings.to_yaml())
-    except BaseException:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # without its configuration it is no run
-        raise
-    with _stop_at_once(folder), claimed(folder):
-        return _run(settings, folder, None, prepared, evaluation, device, command, notes, required)
+    with contextlib.ExitStack() as claim:
+        with StopAtOnce(_WHILE_PREPARING):
+            folder = claim.enter_context(claimed_for_new_run(out)) if out is not None else None
+            prepared = prepare(settings.data, log=notes, progress=progress)
+            require_enough(len(prepared.images), settings.data, notes)
+            evaluation = _periodic_evaluation(settings, device, notes, progress)
+            if folder is None:
+                made = create_folder(parent, f"{settings.name}-{prepared.name}")
+                folder = claim.enter_context(claimed_for_new_run(made, made=True))
+            _write_text(folder, "config.yaml", settings.to_yaml())
+        with _stop_at_once(folder.path):
+            return _run(settings, folder, None, prepared, evaluation, device, command, notes, required)
 
 
 def start_or_resume(
@@ -139,15 +146,16 @@ def start_or_resume(
         GantxError: see `start` and `resume`.
     """
     if not (folder / "config.yaml").is_file():
-        return start(
-            settings,
-            parent=folder.parent,
-            out=folder,
-            device=device,
-            command=command,
-            log=log,
-            progress=progress,
-        )
+        with contextlib.suppress(RunExistsError):  # started by another process in between
+            return start(
+                settings,
+                parent=folder.parent,
+                out=folder,
+                device=device,
+                command=command,
+                log=log,
+                progress=progress,
+            )
     return resume(
         folder,
         changes={key: value for key, value in changes.items() if _counts(key, value)},
@@ -198,7 +206,7 @@ def resume(
         CheckpointError: the latest checkpoint cannot be read.
     """
     require_run(folder)
-    with claimed(folder):
+    with claimed(folder) as ours:
         intended = presets.load(files=[folder / "config.yaml"])
         settings = presets.load(base=intended, settings=changes, overrides=overrides)
         with _naming_an_older_checkpoint(folder):
@@ -242,8 +250,8 @@ def resume(
                 f"{settings.data.source} does not contain the images that {folder.name} began with: "
                 "name them with --data"
             )
-        _write_text(folder / "config.yaml", settings.to_yaml())
-        return _run(settings, folder, header, prepared, evaluation, device, command, notes, required)
+        _write_text(ours, "config.yaml", settings.to_yaml())
+        return _run(settings, ours, header, prepared, evaluation, device, command, notes, required)
 
 
 def _stop_at_once(folder: Path) -> StopAtOnce:
@@ -258,7 +266,7 @@ def _contradictions(trained: RunConfig, settings: RunConfig) -> list[str]:
 
 def _run(
     settings: RunConfig,
-    folder: Path,
+    claimed: ClaimedFolder,
     header: Header | None,
     prepared: Prepared,
     evaluation: PeriodicEvaluation | None,
@@ -267,9 +275,17 @@ def _run(
     notes: _Notes,
     required: Required,
 ) -> Path:
-    training = settings.training
+    training, folder = settings.training, claimed.path
     at_once = _stop_at_once(folder)
-    with at_once, prepared_process(settings, device), _explaining_memory(device, training.batch):
+    size = "auto or to a divisor" if device.type == "cuda" else "a divisor"
+    too_little = (
+        f"{device} has too little memory for this run: set training.micro_batch to {size} of the batch "
+        f"{training.batch}, or choose a smaller preset"
+    )
+    with at_once, prepared_process(settings, device), memory.explained(too_little):
+        if header is not None:
+            for part in ("generator_ema", "discriminator"):
+                sampling.check_size(header, part)
         state = TrainingState(settings, device)
         if header is not None:
             with _naming_an_older_checkpoint(folder):
@@ -277,7 +293,7 @@ def _run(
         if (resolved := resolve_micro_batch(settings, state, notes)) is not settings:
             settings = state.config = resolved
             training = settings.training
-            _write_text(folder / "config.yaml", settings.to_yaml())
+            _write_text(claimed, "config.yaml", settings.to_yaml())
         batches = Batches(
             prepared,
             seed=training.seed,
@@ -285,7 +301,7 @@ def _run(
             device=device,
             resident=settings.data.resident,
         )
-        _record(folder, settings, device, command)
+        _record(claimed, settings, device, command)
         display = ProgressDisplay(target_images(settings))
         began = state.images
         stop = StopAfterIteration(display.log, folder, lambda: state.images == began)
@@ -293,14 +309,16 @@ def _run(
             data = {"name": prepared.name, "digest": prepared.digest, "images": len(prepared.images)}
             diagnostics = functools.partial(_diagnose, state, batches) if training.diagnostics else dict
             logger = RunLogger(
-                folder, settings, state, data, display, signals.reason, evaluation, diagnostics
+                claimed, settings, state, data, display, signals.reason, evaluation, diagnostics
             )
             try:
                 logger.rewind()
                 for note in notes.lines:
                     logger.record(note)
                 _announce(logger, settings, state, header)
-                steps = build_steps(settings, state, log=logger.log, required=required)
+                steps = build_steps(
+                    settings, state, log=logger.log, required=required, working=logger.working
+                )
                 with frozen_garbage():
                     logger.start()
                     train(settings, state, steps, batches, logger)
@@ -389,22 +407,6 @@ def _naming_an_older_checkpoint(folder: Path) -> Iterator[None]:
         raise CheckpointError(f"{problem}; remove {latest.name} to {goal}") from problem
 
 
-@contextlib.contextmanager
-def _explaining_memory(device: torch.device, batch: int) -> Iterator[None]:
-    """Turn running out of memory, on a GPU or on the host, into a MissingError with advice."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as problem:
-        if not isinstance(problem, MemoryError | torch.OutOfMemoryError) and (
-            "can't allocate memory" not in str(problem)
-        ):
-            raise
-        raise MissingError(
-            f"{device} has too little memory for this run: set training.micro_batch to auto or to a divisor "
-            f"of the batch {batch}, or choose a smaller preset"
-        ) from problem
-
-
 def _announce(logger: RunLogger, settings: RunConfig, state: TrainingState, header: Header | None) -> None:
     where = "starting" if header is None else f"resuming at {state.images / 1000:g} kimg"
     training = settings.training
@@ -420,7 +422,7 @@ def _announce(logger: RunLogger, settings: RunConfig, state: TrainingState, head
         )
 
 
-def _record(folder: Path, settings: RunConfig, device: torch.device, command: Sequence[str]) -> None:
+def _record(folder: ClaimedFolder, settings: RunConfig, device: torch.device, command: Sequence[str]) -> None:
     """Record how and on what the run was started."""
     environment = {
         **checkpoint.versions(),
@@ -433,13 +435,14 @@ def _record(folder: Path, settings: RunConfig, device: torch.device, command: Se
         "compile": settings.training.compile,
         "cuda_graphs": settings.training.cuda_graphs,
     }
-    _write_text(folder / "env.json", json.dumps(environment, indent=2) + "\n")
-    lines = folder / "command.txt"
+    _write_text(folder, "env.json", json.dumps(environment, indent=2) + "\n")
+    lines = folder.path / "command.txt"
     before = lines.read_text(encoding="utf-8", errors="surrogateescape") if lines.is_file() else ""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    _write_text(lines, f"{before}{stamp} {shlex.join(command)}\n")
+    _write_text(folder, lines.name, f"{before}{stamp} {shlex.join(command)}\n")
 
 
-def _write_text(path: Path, text: str) -> None:
-    with replacing(path) as beside:
+def _write_text(folder: ClaimedFolder, name: str, text: str) -> None:
+    folder.require()
+    with replacing(folder.path / name) as beside:
         beside.write_text(text, encoding="utf-8", errors="surrogateescape")

@@ -16,63 +16,28 @@ from typing import Any
 
 from gantx import checkpoint
 from gantx.config.schema import RunConfig
-from gantx.errors import DivergedError, GantxError, MissingError, UsageError
+from gantx.errors import DivergedError, GantxError, MissingError
 from gantx.generation import sampling
-from gantx.io import imaging, lock
+from gantx.io import imaging
 from gantx.io.atomic import replacing
+from gantx.io.escaping import printable
 from gantx.runtime import devices
+from gantx.runtime.activity import duration
+from gantx.training import metrics_file
 from gantx.training.periodic_eval import PeriodicEvaluation
 from gantx.training.progress import ProgressDisplay
+from gantx.training.run_folder import ClaimedFolder
 from gantx.training.schedules import due
 from gantx.training.state import TrainingState
 
 _SAMPLE = re.compile(r"kimg-(\d{6}\.\d{3})\.png")
 
 
-def create_folder(parent: Path, name: str) -> Path:
-    """Make `parent/NNNN-name` with the next free number; MissingError when it cannot be made."""
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            matches = [re.match(r"(\d{4,})-", path.name) for path in parent.iterdir()]
-            taken = [int(match[1]) for match in matches if match]
-            folder = parent / f"{max(taken, default=0) + 1:04d}-{name}"
-            try:
-                folder.mkdir()
-            except FileExistsError:  # another run started at the same moment
-                continue
-            return folder
-    except OSError as problem:
-        raise MissingError(
-            f"cannot make a run folder in {parent}: {problem.strerror or problem}"
-        ) from problem
-
-
-@contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Lock a run's folder for this process; the system releases the lock however the process ends.
-
-    Raises:
-        UsageError: another process trains this run.
-        MissingError: the folder cannot be written.
-    """
-    try:
-        claim = lock.claim(folder / ".lock")
-    except lock.LockedError as problem:
-        raise UsageError(
-            f"{folder} is being trained by process {problem.owner}: wait for it or stop it"
-        ) from None
-    except OSError as problem:
-        raise MissingError(f"cannot write into {folder}: {problem.strerror or problem}") from problem
-    with claim:
-        yield
-
-
 class RunLogger:
     """Writes metrics, pictures, checkpoints and the log of one run.
 
     Args:
-        folder: the run's folder.
+        folder: the run's folder, claimed.
         config: the resolved configuration.
         state: the state of training.
         data: name and digest of the images, for checkpoints.
@@ -84,7 +49,7 @@ class RunLogger:
 
     def __init__(
         self,
-        folder: Path,
+        folder: ClaimedFolder,
         config: RunConfig,
         state: TrainingState,
         data: Mapping[str, Any],
@@ -93,7 +58,8 @@ class RunLogger:
         evaluation: PeriodicEvaluation | None = None,
         diagnose: Callable[[], dict[str, float]] = dict,
     ) -> None:
-        self.folder = folder
+        self.folder = folder.path
+        self._claim = folder
         self.config = config
         self.state = state
         self.data = dict(data)
@@ -101,11 +67,12 @@ class RunLogger:
         self.stop = stop
         self.evaluation = evaluation
         self.diagnose = diagnose
-        self.checkpoints = folder / "checkpoints"
+        self.checkpoints = folder.path / "checkpoints"
         self.last_picture: Path | None = None
         self._clock = time.monotonic()
         self._reported = (state.images, state.seconds)
         self._scored = self._saved = -1  # images at the last evaluation, and at the last save
+        self._best = -1  # images at the best evaluation of a resumed run
 
     def log(self, text: str) -> None:
         """Show a line and write it to train.log."""
@@ -115,12 +82,37 @@ class RunLogger:
     def record(self, text: str) -> None:
         """Write a line to train.log only."""
         stamp = datetime.now().astimezone().isoformat(timespec="seconds")
-        self._append("train.log", f"{stamp} {text}\n")
+        self._append("train.log", f"{stamp} {printable(text, lines=True)}\n")
+
+    @contextlib.contextmanager
+    def working(self, what: str) -> Iterator[None]:
+        """Log that `what` begins, show it while it goes on, and log how long it took."""
+        self.log(what)
+        started = time.monotonic()
+        with self.display.working(what):
+            yield
+        self.log(f"{what} took {duration(time.monotonic() - started)}")
+
+    def _advance(self) -> None:
+        if (line := self.display.advance(self.state.images)) is not None:
+            self.record(line)
 
     def start(self) -> None:
-        """Start the clocks, and compute a score that a stop prevented; call right before the loop."""
-        self.display.advance(self.state.images)
-        self.evaluate(self.state.images - self.config.training.batch)
+        """Start the clocks, and complete an evaluation that was stopped; call right before the loop.
+
+        Raises:
+            Stopped: a stop was requested meanwhile; no iteration is made, so that the next start repeats it.
+        """
+        self._advance()
+        images = self.state.images
+        if (
+            self._best == images
+            and not (self.checkpoints / "best" / checkpoint.checkpoint_name(images)).exists()
+        ):
+            self._keep_best()
+        self.evaluate(images - self.config.training.batch)
+        if (reason := self.stop()) is not None:
+            raise reason
         self._clock = time.monotonic()
 
     def after_iteration(self, before: int, *, finished: bool) -> None:
@@ -136,7 +128,7 @@ class RunLogger:
         settings, images = self.config.training, self.state.images
         if finished or due(settings.report_kimg, before, images):
             self.report()
-        self.display.advance(images)
+        self._advance()
         if finished or due(settings.sample_kimg, before, images):
             self.picture()
         self.evaluate(before, finished=finished)
@@ -166,7 +158,9 @@ class RunLogger:
         self._refuse_divergence(self.state.statistics.means())
         # A stop does not cancel the last evaluation: no resumed run would repeat it.
         average = self.state.average.network
-        scored = self.evaluation.score(average, lambda: not finished and self.stop() is not None)
+        scored = self.evaluation.score(
+            average, lambda: not finished and self.stop() is not None, self.display.show
+        )
         if scored is None:
             return
         line = {"kimg": images / 1000, "images": images, "seconds": round(self.state.seconds, 2), **scored}
@@ -232,6 +226,7 @@ class RunLogger:
             "gantx:preset": self.config.name,
             "gantx:images": str(self.state.images),
         }
+        self._claim.require()
         self.last_picture = self.folder / "samples" / name
         imaging.save_images(self.last_picture, images, seeds, text)
 
@@ -240,6 +235,7 @@ class RunLogger:
         if self._saved == self.state.images:
             return
         self._refuse_divergence(self.state.statistics.means())
+        self._claim.require()
         self._flush_metrics()
         try:
             self.state.save(self.checkpoints / checkpoint.checkpoint_name(self.state.images), self.data)
@@ -266,16 +262,16 @@ class RunLogger:
         metrics = self.folder / "metrics.jsonl"
         if metrics.is_file():
             text = metrics.read_text(encoding="utf-8", errors="replace")
-            kept = [line for line in text.splitlines() if _within(line, images)]
+            kept = metrics_file.kept_lines(text.splitlines(), images)
             with replacing(metrics) as beside:
-                beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            lines = [json.loads(line) for line in kept]
+                beside.write_text("".join(f"{line}\n" for line, _ in kept), encoding="utf-8")
+            lines = [line for _, line in kept]
             for line in lines:
-                if "scores" in line:
+                if metrics_file.is_score(line):
                     self._scored = line["images"]
-                    if self.evaluation is not None:
-                        self.evaluation.improves(line)
-            if reports := [line for line in lines if "scores" not in line]:
+                    if self.evaluation is not None and self.evaluation.improves(line):
+                        self._best = line["images"]
+            if reports := [line for line in lines if metrics_file.is_report(line)]:
                 self._reported = (reports[-1]["images"], reports[-1]["seconds"])
 
     def _refuse_divergence(self, means: Mapping[str, float]) -> None:
@@ -302,6 +298,7 @@ class RunLogger:
             raise MissingError(f"cannot write {metrics}: {problem.strerror or problem}") from problem
 
     def _append(self, name: str, text: str) -> None:
+        self._claim.require()
         try:
             with (self.folder / name).open("a", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(text)
@@ -309,11 +306,3 @@ class RunLogger:
             raise MissingError(
                 f"cannot write {self.folder / name}: {problem.strerror or problem}"
             ) from problem
-
-
-def _within(line: str, images: int) -> bool:
-    """Whether a line of metrics.jsonl is complete and not newer than `images`."""
-    try:
-        return int(json.loads(line)["images"]) <= images
-    except (ValueError, KeyError, TypeError):
-        return False  # cut off by a kill

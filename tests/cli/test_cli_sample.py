@@ -83,6 +83,7 @@ def test_a_grid_option_sets_the_number_of_images(run_folder, tmp_path):
         (["--seeds", "x"], "write numbers"),
         (["--seeds", "5,5,7", "-o", "dup"], "seed 5 is named twice"),
         (["--seeds", "5-7,6", "-o", "dup.zip"], "seed 6 is named twice"),
+        (["-n", "20000000000000000000"], "20,000,000,000,000,000,000 seeds are too many"),
         (["-n", "0"], "error: -n 0: give 1 or more"),
         (["-n", "many"], "error: -n many: give a whole number"),
         (["--seed", "-1"], "error: --seed -1: give 0 or more"),
@@ -142,6 +143,23 @@ def test_ctrl_c_says_that_an_array_was_not_written(run_folder, tmp_path, monkeyp
     result = run("sample", run_folder, "-n", "8", "-o", tmp_path / "a.npy")
     assert result.exit_code == 130
     assert "a.npy was not written" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--seeds", "0-9999999999", "-o", "o.npy"], "10,000,000,000 images take 30,720.0 GB or more but"),
+        (["-n", "200000000000", "-o", "o.npy", "--dtype", "float32"], "generate fewer images, or write to"),
+        (["-n", "20000000000000", "-o", "o.png"], "a grid of 20,000,000,000,000 images takes"),
+        (["-n", "20000000000000", "-o", "o.zip"], "20,000,000,000,000 images take"),
+    ],
+)
+def test_what_cannot_fit_is_refused_at_once(run_folder, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    result = run("sample", run_folder, *arguments)
+    assert result.exit_code == 3, result.output
+    assert words in " ".join(result.stderr.split())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -244,7 +262,7 @@ def test_latents_from_a_file_as_the_generator_gives_them(run_folder, tmp_path):
         (np.zeros((5, 3), np.float32), 4, "takes latents [N, "),
         (np.full((1, 64), np.nan, np.float32), 4, "finite"),
         (np.array([print], dtype=object), 4, "cannot read latents"),
-        (None, 3, "no latents at"),
+        (None, 3, "latents at"),
     ],
 )
 def test_latents_that_do_not_fit(run_folder, tmp_path, latents, code, complaint):

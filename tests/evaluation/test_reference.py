@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.flipped_bits import COUNTS, flips, header_size
 from safetensors.torch import save_file
 
 from gantx.data.prepare import Prepared
@@ -13,7 +14,6 @@ from gantx.evaluation import reference
 from gantx.evaluation.features import open_features
 from gantx.evaluation.protocols import named
 from gantx.io.cache import cache_folder
-from tests.helpers.flipped_bits import COUNTS, flips, header_size
 
 CPU = torch.device("cpu")
 

@@ -1,6 +1,7 @@
 """Attention maps: drawn as by the official code, and arranged on a sheet."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -10,12 +11,13 @@ from PIL import Image
 
 from gantx import models
 from gantx.config import presets
-from gantx.errors import UsageError
+from gantx.errors import MissingError, UsageError
 from gantx.generation import attention_visualization, sampling
 from gantx.generation.attention_visualization import Picture, Row, View
 from gantx.generation.latents import spec_of_one
 from gantx.generation.truncation import Truncation, truncate
 from gantx.runtime import random
+from gantx.runtime.seeds import Seeds
 
 CPU = torch.device("cpu")
 
@@ -269,7 +271,7 @@ def test_large_pictures_stay_as_they_are_unless_asked_otherwise():
 def test_a_folder_contains_every_picture_unchanged(tmp_path):
     generator = styled("ganformer")
     rows = [row_of(generator, seed) for seed in (7, 8)]
-    names = attention_visualization.save(tmp_path / "maps", iter(rows), {"Software": "gantx"})
+    names = attention_visualization.save(tmp_path / "maps", [7, 8], iter(rows), {"Software": "gantx"})
     assert names == ["image", "16x16.1.head0.argmax", "16x16.1.head0.blend"]
     assert len(list((tmp_path / "maps").iterdir())) == 6
     for row in rows:
@@ -281,3 +283,10 @@ def test_a_folder_contains_every_picture_unchanged(tmp_path):
                     "gantx:picture": picture.name,
                 }
                 assert list(file.tobytes()) == picture.pixels.permute(1, 2, 0).flatten().tolist()
+
+
+def test_a_sheet_that_cannot_fit_is_refused_after_its_first_row(tmp_path):
+    rows = itertools.repeat(row_of(styled("ganformer"), 7))
+    with pytest.raises(MissingError, match="name fewer seeds, or a folder"):
+        attention_visualization.save(tmp_path / "a.png", Seeds([range(10**12)]), rows, {})
+    assert list(tmp_path.iterdir()) == []

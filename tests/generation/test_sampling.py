@@ -65,7 +65,7 @@ def test_pixels_are_clamped_and_rounded():
     ("text", "seeds"), [("7", [7]), ("1,5,9", [1, 5, 9]), ("0-3", [0, 1, 2, 3]), ("4, 6-7", [4, 6, 7])]
 )
 def test_seed_lists(text, seeds):
-    assert parse_seeds(text) == seeds
+    assert list(parse_seeds(text)) == seeds
 
 
 @pytest.mark.parametrize("text", ["", "a", "3-", "-3", "5-2", "1;2"])
@@ -233,6 +233,7 @@ def test_a_gpu_without_enough_memory_is_explained(generator):
         sampling.from_latents(network, latents, batch=256, device=CPU),
     ):
         with pytest.raises(
-            MissingError, match="no memory for 256 images at once: generate fewer, with --batch 128"
+            MissingError,
+            match="too little memory for 256 images at once: choose a smaller --batch, such as 64",
         ):
             next(generated)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from gantx.errors import MissingError, UsageError
 from gantx.io import figures, sheets
+from gantx.io.decoding import text_of
 from gantx.io.sheets import Cell, Sheet
 
 TEXT = {"Software": "gantx", "gantx:seeds": "1,5", "gantx:preset": "a=b"}
@@ -25,7 +26,7 @@ def test_raster_formats_keep_the_picture_and_tell_its_origin(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     figures.save(path, drawing(), TEXT)
     with Image.open(path) as image:
-        assert figures.text_of(image) == TEXT
+        assert text_of(image) == TEXT
         pixels = np.asarray(image.convert("RGB")).astype(int)
     apart = np.abs(pixels - drawing().pixels().permute(1, 2, 0).numpy())
     assert apart.max() == 0 if suffix in figures.EXACT else apart.mean() < 6
@@ -34,7 +35,7 @@ def test_raster_formats_keep_the_picture_and_tell_its_origin(tmp_path, suffix):
 def test_a_picture_of_another_program_says_nothing(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg")
     with Image.open(tmp_path / "a.jpg") as image:
-        assert figures.text_of(image) == {}
+        assert text_of(image) == {}
 
 
 @pytest.mark.parametrize("suffix", [".pdf", ".svg"])

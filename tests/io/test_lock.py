@@ -71,12 +71,12 @@ def test_a_claim_is_refused_at_once_with_the_owner_until_that_is_killed(tmp_path
     for _ in range(2):  # a refused claim leaves the owner's process id alone
         with pytest.raises(LockedError) as caught:
             claim(tmp_path / "lock")
-        assert caught.value.owner == str(process.pid)
+        assert caught.value.owner.startswith(f"{process.pid} on ")
     process.kill()
     process.communicate()
     with claim(tmp_path / "lock"), pytest.raises(LockedError) as caught:
         claim(tmp_path / "lock")
-    assert caught.value.owner == str(os.getpid())
+    assert caught.value.owner.startswith(f"{os.getpid()} on ")
     with claim(tmp_path / "lock"):
         pass
 
@@ -96,3 +96,17 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
     for function in (alone, claim):
         with pytest.raises(OSError, match="file"), function(tmp_path / "file" / "lock"):
             pass
+
+
+def test_a_claim_notices_that_its_folder_is_gone_or_another(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with claim(folder / "lock") as held:
+        assert held.holds()
+        folder.rename(tmp_path / "renamed")
+        assert not held.holds()
+        folder.mkdir()
+        with claim(folder / "lock"):
+            assert not held.holds()
+    with claim(tmp_path / "renamed" / "lock"):  # released where it went
+        pass

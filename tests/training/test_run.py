@@ -20,7 +20,7 @@ from gantx import checkpoint
 from gantx.config import presets
 from gantx.errors import CheckpointError, DataError, DivergedError, MissingError, Stopped, UsageError
 from gantx.runtime import signals
-from gantx.training import run, run_logger, schedules
+from gantx.training import run, run_folder, schedules
 
 CPU = torch.device("cpu")
 TIMINGS = {"seconds", "images_per_second", "memory_gb"}
@@ -264,7 +264,7 @@ def test_an_edited_config_file_is_refused_by_key(tmp_path):
 
 def test_two_processes_cannot_train_one_run(tmp_path):
     folder = start(tmp_path, "training.kimg=0.008")
-    with run_logger.claimed(folder), pytest.raises(UsageError, match=f"by process {os.getpid()}"):
+    with run_folder.claimed(folder), pytest.raises(UsageError, match=f"by process {os.getpid()}"):
         resume(folder, **{"training.kimg": 1})
     resume(folder, **{"training.kimg": 0.016})
 
@@ -409,7 +409,7 @@ def test_weights_that_are_not_finite_stop_the_run_like_losses_do(tmp_path):
 def test_runs_are_numbered_beyond_four_digits(tmp_path):
     (tmp_path / "9999-a").mkdir()
     (tmp_path / "10000-b").mkdir()
-    assert run_logger.create_folder(tmp_path, "c").name == "10001-c"
+    assert run_folder.create_folder(tmp_path, "c").name == "10001-c"
 
 
 def test_sigterm_while_images_are_prepared_leaves_nothing(tmp_path, monkeypatch):

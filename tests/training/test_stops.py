@@ -14,7 +14,7 @@ from gantx import checkpoint
 from gantx.config import presets
 from gantx.errors import Interrupted, Stopped, UsageError
 from gantx.runtime import devices
-from gantx.training import run, run_logger
+from gantx.training import run, run_folder
 
 CPU = torch.device("cpu")
 SIGNALS = [name for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU") if hasattr(signal, name)]
@@ -95,13 +95,13 @@ def test_a_stop_while_the_networks_are_built_names_the_run(tmp_path, monkeypatch
         patch.setattr(run, "TrainingState", stopped)
         with pytest.raises(Stopped, match="go on with: gantx train --resume"):
             start_or_resume(tmp_path / "run")
-    with run_logger.claimed(tmp_path / "run"):
+    with run_folder.claimed(tmp_path / "run"):
         pass
 
 
 def test_a_stop_before_the_configuration_is_written_leaves_no_folder(tmp_path, monkeypatch):
-    def stopped(path, text):
-        path.parent.mkdir()
+    def stopped(*_):
+        assert (tmp_path / "run" / ".lock").exists()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "_write_text", stopped)

@@ -1,0 +1,105 @@
+"""Temporary names are random, exclusive, and removed once their owner has ended."""
+
+import os
+import secrets
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gantx.io import temporary
+from gantx.io.atomic import replacing, scratch_folder
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from gantx.io.atomic import replacing, scratch_folder
+with replacing(Path(sys.argv[1]) / "file"), scratch_folder(Path(sys.argv[1]) / "folder") as folder:
+    (folder / "deep").mkdir()
+    (folder / "deep" / "half").write_text("half")
+    print("made", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_planted_link_is_not_followed(tmp_path, monkeypatch):
+    target = tmp_path / "victim"
+    target.write_text("unharmed")
+    monkeypatch.setattr(temporary, "_host", lambda: "0" * 6)
+    tokens = iter(["0" * 10, "1" * 10])
+    monkeypatch.setattr(secrets, "token_hex", lambda count: next(tokens))
+    (tmp_path / f".file.{'0' * 16}.part").symlink_to(target)
+    with replacing(tmp_path / "file") as beside:
+        assert beside.name == f".file.{'0' * 6}{'1' * 10}.part"
+        beside.write_text("new")
+    assert target.read_text() == "unharmed"
+    assert (tmp_path / "file").read_text() == "new"
+
+
+def test_names_differ_between_processes_of_one_id(tmp_path):
+    with replacing(tmp_path / "file") as one, replacing(tmp_path / "file") as other:
+        assert one != other
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "ä" * 127])
+def test_long_names_can_be_replaced(tmp_path, name):
+    with replacing(tmp_path / name) as beside:
+        beside.write_text("new")
+    assert (tmp_path / name).read_text() == "new"
+
+
+def test_leftovers_are_swept_once_their_owner_has_ended(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", OWNER, tmp_path], stdout=subprocess.PIPE, env=environment
+    )
+    assert process.stdout.readline() == b"made\n"
+    others = {".file.part", ".file.12345.part", "file.0123456789abcdef.part", "kept.txt"}
+    for name in others:
+        (tmp_path / name).write_text("")
+    (tmp_path / f".link.{'0' * 16}.part").symlink_to(tmp_path / "kept.txt")
+    before = {path.name for path in tmp_path.iterdir()}
+    temporary.sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == before
+    process.kill()
+    process.communicate()
+    with replacing(tmp_path / "new") as beside:
+        assert {path.name for path in tmp_path.iterdir()} == {
+            *others,
+            f".link.{'0' * 16}.part",
+            beside.name,
+        }
+
+
+def test_what_another_host_made_is_swept_after_a_while(tmp_path):
+    left = tmp_path / f".file.{'0' * 16}.part"
+    left.mkdir()
+    (left / "half").write_text("")
+    temporary.sweep(tmp_path)
+    assert left.exists()
+    old = time.time() - 7000
+    os.utime(left, (old, old))
+    temporary.sweep(tmp_path)
+    assert left.exists()
+    os.utime(left / "half", (old, old))
+    temporary.sweep(tmp_path)
+    assert not left.exists()
+
+
+def test_without_locks_only_what_is_old_is_swept(tmp_path, monkeypatch):
+    def fails(*_):
+        raise OSError(37, "No locks available")
+
+    left = tmp_path / f".file.{temporary._host()}{'0' * 10}.part"
+    left.write_text("")
+    monkeypatch.setattr(temporary.fcntl, "flock", fails)
+    temporary.sweep(tmp_path)
+    assert left.exists()
+    old = time.time() - 100_000
+    os.utime(left, (old, old))
+    temporary.sweep(tmp_path)
+    assert not left.exists()
+    with replacing(tmp_path / "file") as beside, scratch_folder(tmp_path / "folder"):
+        beside.write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
