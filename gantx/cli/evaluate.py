@@ -120,7 +120,7 @@ def evaluate(
 
       gantx sample demo -n 1000 -o images.zip
 
-      gantx eval images.zip --metric modes
+      gantx eval images.zip --data shapes --metric modes
     """
     from gantx import checkpoint
     from gantx.data.sources import require_source

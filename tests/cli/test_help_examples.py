@@ -25,7 +25,7 @@ QUICK = {
     "interpolate demo --seeds 1,5,9 --loop": "--frames 6",
     "interpolate demo --seeds 7": "--frames 4",
     "project": "--steps 4",
-    "eval demo --metric modes": "--num 100",
+    "eval demo --metric modes": "--num 50",
     "attend demo --seeds 0-7": "--seeds 0-1",
 }
 
@@ -37,6 +37,8 @@ def examples(module):
 
 
 def shortened(line):
+    """The same with less work, and without what only a shell understands."""
+    line = line.partition(" > ")[0]
     for long, short in SMALLER.items():
         line = line.replace(long, short)
     return " ".join([line, *(more for start, more in QUICK.items() if line.startswith(start))])
