@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FORMAT_VERSION = 1
+DEMO = Path(__file__).parent / "demo" / "demo.safetensors"  # trained on the shapes by a preset; in the wheel
 _NAME = re.compile(r"kimg-(\d{6}\.\d{3})\.safetensors")
 
 
@@ -235,9 +236,15 @@ def numbers_in(header: Header, part: str) -> int:
 
 
 def verify(header: Header) -> None:
-    """Read all parts of a checkpoint and verify their digests; CheckpointError when one does not match."""
+    """Read all parts of a checkpoint; CheckpointError for a wrong digest or a value that is not finite."""
+    import torch
+
     for part in header.digests:
-        read_part(header, part)
+        for name, tensor in read_part(header, part).items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise CheckpointError(
+                    _damaged(header.path, f"is corrupt: {part}.{name} has values that are not finite")
+                )
 
 
 def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -249,13 +256,24 @@ def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
         raise CheckpointError(f"{path} does not fit the network its own header describes: {first}") from None
 
 
+def is_demo(target: Path) -> bool:
+    """Whether `target` is the word `demo`, which means the packaged generator, and no path of this name."""
+    return str(target) == "demo" and not target.exists()
+
+
 def find(target: Path) -> Path:
     """The checkpoint file of a run (its newest), of a folder of checkpoints, or the file itself.
+
+    `demo` is the small generator that gantx carries, unless there is a path of this name.
 
     Raises:
         MissingError: there is nothing of this name, or no checkpoint in it.
         UsageError: the folder has several other safetensors files.
     """
+    if is_demo(target):
+        if not DEMO.is_file():
+            raise MissingError(f"the weights of the demo are not at {DEMO}: reinstall gantx")
+        return DEMO
     if target.is_file():
         return target
     if not target.is_dir():

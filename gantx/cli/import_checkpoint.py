@@ -12,6 +12,7 @@ import typer
 from gantx.cli.options import ConfigFiles, require_file
 from gantx.cli.output import log
 from gantx.cli.path_arguments import file_path
+from gantx.cli.status import StatusDisplay, load_torch
 from gantx.cli.tables import table_lines, terminal_width
 from gantx.errors import MissingError, UsageError
 from gantx.io.atomic import require_folder
@@ -78,9 +79,11 @@ def import_checkpoint(
     from gantx.config import presets
 
     settings = presets.load(preset, config or [], overrides or [])
+    load_torch()
     from gantx.importing import files
 
-    conversion = files.convert(file, settings)
+    with StatusDisplay() as status, status.working(f"reading {file}", noted=False):
+        conversion = files.convert(file, settings)
     for line in _coverage(conversion):
         log(line)
     for part, imported in conversion.parts.items():
@@ -95,7 +98,8 @@ def import_checkpoint(
             for ours, reason in imported.computed.items():
                 print(f"{part}\t-\t{ours}: {reason}")
     if check is not None:
-        differences = files.compare(conversion, check)
+        with StatusDisplay() as status, status.working("comparing with the recorded outputs", noted=False):
+            differences = files.compare(conversion, check)
         for difference in differences:
             largest, scale = f"{difference.largest:.2e}", f"{difference.scale:.3g}"
             print(f"{difference.name}: largest difference {largest}, values to {scale}")

@@ -15,7 +15,7 @@ import typer
 from gantx.cli import output
 from gantx.cli.options import ConfigFiles, Device
 from gantx.cli.path_arguments import file_path, path_or_name
-from gantx.cli.status import StatusDisplay
+from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import UsageError
 from gantx.runtime.signals import StopAtOnce, time_limit
 
@@ -124,6 +124,7 @@ def train(
 
         require_run(resume)
         with time_limit(limit), StopAtOnce(_BEFORE, leaves=True):
+            load_torch()
             from gantx.training import run
 
             _follow(device, partial(run.resume, resume, changes=changes, overrides=texts))
@@ -146,6 +147,7 @@ def train(
 
         require_new_run(settings, out)
     with time_limit(limit), StopAtOnce(_BEFORE, leaves=True):
+        load_torch()
         from gantx.training import run
 
         if auto and out is not None:
@@ -216,7 +218,12 @@ def _dry_run(settings: RunConfig) -> None:
     print(settings.to_yaml())
     if settings.data.source not in (None, *SETS):  # which would be downloaded
         with StatusDisplay() as status:
-            count = check(settings.data, log=status.log, progress=partial(status.show, "reading images"))
+            count = check(
+                settings.data,
+                log=status.log,
+                progress=partial(status.show, "reading images"),
+                labels=settings.conditioning.classes is not None,
+            )
             require_enough(count, settings.data, status.log)
     _show_plan(sizes(settings))
 

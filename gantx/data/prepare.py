@@ -15,7 +15,6 @@ import hashlib
 import json
 import shutil
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from gantx.data.labels import Labels, digest_of
 from gantx.data.pixels import Tally, Unusable, at_ratio, read_all
 from gantx.data.sources import HasLabelFiles, Source, open_source
 from gantx.errors import DataError, MissingError
+from gantx.io.atomic import scratch_folder
 from gantx.io.cache import cache_folder
 
 Log = Callable[[str], None]
@@ -131,10 +131,8 @@ def prepare(
     for note in source.notes:
         log(f"data: {note}")
     files = source.label_files if isinstance(source, HasLabelFiles) else None
-    found = of_files = None
-    if labels and isinstance(source, HasLabelFiles) and files is not None:
-        found, of_files = files.labels(source.image_names) or _NO_LABELS, files.digest()
-    fingerprint = _fingerprint(source, data, of_files)
+    found = _labels_of(source) if labels else None
+    fingerprint = _fingerprint(source, data, files.digest() if files and found else None)
     folder = cache_folder() / "prepared" / fingerprint
     prepared = _load(folder, data.resolution, source.name)
     origin = "from cache"
@@ -161,24 +159,44 @@ def prepare(
     return prepared
 
 
-def check(data: DataConfig, *, log: Log, progress: Progress | None = None) -> int:
+def check(data: DataConfig, *, log: Log, progress: Progress | None = None, labels: bool = False) -> int:
     """Whether `prepare` would succeed: read every image, but store none; the number of usable images.
 
     A set that is in the cache is not read again. Takes and raises what `prepare` does.
     """
-    source = open_source(data, progress)
+    source = open_source(data, progress, labelled=labels)
     for note in source.notes:
         log(f"data: {note}")
-    folder = cache_folder() / "prepared" / _fingerprint(source, data)
+    files = source.label_files if isinstance(source, HasLabelFiles) else None
+    found = _labels_of(source) if labels else None
+    if labels and not (source.class_names if found is None else found.names):
+        raise without_labels(data)
+    of_files = files.digest() if files and found else None
+    folder = cache_folder() / "prepared" / _fingerprint(source, data, of_files)
     if (prepared := _load(folder, data.resolution, source.name)) is not None:
         count = len(prepared.images)
     else:
         total = len(source)
-        found = _read(source, data, total, lambda pixels: None, progress)
-        _log_changes(found.tally, data, total, log)
-        count = len(found.kept)
+        read = _read(source, data, total, lambda pixels: None, progress)
+        _log_changes(read.tally, data, total, log)
+        count = len(read.kept)
     log(f"data: {count:,} image{'' if count == 1 else 's'}, {_size(data)}")
     return count
+
+
+def without_labels(data: DataConfig) -> DataError:
+    """What to say of a set without labels that a conditional run is to be trained on."""
+    return DataError(
+        f"{data.source} has no labels: put the images of each class into a folder of their own, or add "
+        "dataset.json or labels.csv, or train with conditioning.classes=null"
+    )
+
+
+def _labels_of(source: Source) -> Labels | None:
+    """The labels that files give to the images of a source; None without such files."""
+    if not isinstance(source, HasLabelFiles) or source.label_files is None:
+        return None
+    return source.label_files.labels(source.image_names) or _NO_LABELS
 
 
 def require_enough(count: int, data: DataConfig, log: Log) -> None:
@@ -268,7 +286,6 @@ def _build(
 ) -> None:
     """Write the set to a temporary folder, then rename it to `folder`; on failure nothing is left."""
     total = len(source)  # may download, and raise its own errors
-    beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         needed, free = total * 3 * data.resolution**2, shutil.disk_usage(folder.parent).free
@@ -277,25 +294,14 @@ def _build(
                 f"the prepared images take {needed / 1e9:.1f} GB but {folder.parent} has {free / 1e9:.1f} GB "
                 "free: free space there or set GANTX_CACHE to another folder"
             )
-        _sweep(folder)
-        beside.mkdir()
-        _write(source, labels, data, total, beside, log, progress)
-        _install(beside, folder, lambda: _load(folder, data.resolution, source.name) is not None)
+        with scratch_folder(folder) as beside:
+            _write(source, labels, data, total, beside, log, progress)
+            _install(beside, folder, lambda: _load(folder, data.resolution, source.name) is not None)
     except OSError as problem:
         raise MissingError(
             f"cannot write the prepared images into {folder.parent} ({problem.strerror or problem}): free "
             "space there or set GANTX_CACHE to another folder"
         ) from problem
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def _sweep(folder: Path, seconds: float = 3600.0) -> None:
-    """Remove temporary folders of preparations that were killed: those unchanged for an hour."""
-    for left in folder.parent.glob(f".{folder.name}.*"):
-        times = [path.stat().st_mtime for path in (left, *left.glob("*"))]
-        if time.time() - max(times) > seconds:
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _write(
@@ -458,10 +464,6 @@ def _install(made: Path, folder: Path, is_whole: Callable[[], bool]) -> None:
                 raise
         if is_whole():
             return
-        aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-        try:
-            folder.rename(aside)
-        except FileNotFoundError:
-            continue
-        shutil.rmtree(aside, ignore_errors=True)
+        with scratch_folder(folder) as aside, contextlib.suppress(FileNotFoundError):
+            folder.rename(aside / "damaged")
     raise MissingError(f"cannot replace the damaged cache in {folder}: delete that folder")

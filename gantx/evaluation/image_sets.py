@@ -30,6 +30,7 @@ from gantx.generation import sampling
 from gantx.generation.sampling import Rounding
 from gantx.io.arrays import read_npy
 from gantx.models.interfaces import Generator
+from gantx.runtime.seeds import Seeds
 
 LOSSY = (".jpg", ".jpeg", ".webp")
 
@@ -65,6 +66,7 @@ class GeneratedImages:
         quantise: how floats become grey levels.
         ratio: height / width to which images are cropped; see `sampling.crop`.
         batch: images generated at once.
+        labels: one per image, in the proportions of the training data; None for an unconditional generator.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class GeneratedImages:
         quantise: Rounding,
         ratio: float = 1.0,
         batch: int = sampling.BATCH,
+        labels: Sequence[int] | None = None,
     ) -> None:
         self.warnings: tuple[str, ...] = ()
         self.stamp = {
@@ -88,10 +91,12 @@ class GeneratedImages:
             "truncation": 1.0,
             "precision": "fp32",
             **ratio_stamp(ratio),
+            **({} if labels is None else {"labels": "as in the training data"}),
         }
+        self._labels = labels
         self._generator = generator
         self._origin = origin
-        self._seeds = range(seed, seed + num)
+        self._seeds = Seeds([range(seed, seed + num)])
         self._quantise = quantise
         self._ratio = ratio
         self._batch = batch
@@ -103,7 +108,12 @@ class GeneratedImages:
         """Generate; DataError when the generator gives values that are not finite."""
         finite = torch.ones((), dtype=torch.bool, device=device)
         generated = sampling.generate(
-            self._generator, self._seeds, batch=self._batch, device=device, ratio=self._ratio
+            self._generator,
+            self._seeds,
+            batch=self._batch,
+            device=device,
+            ratio=self._ratio,
+            labels=self._labels,
         )
         while True:
             with full_precision(device):  # around each batch: the consumer keeps its own settings

@@ -22,10 +22,12 @@ from gantx.data.batches import Batches
 from gantx.data.prepare import Prepared, prepare, require_enough
 from gantx.errors import CheckpointError, DataError, DivergedError, GantxError, MissingError, UsageError
 from gantx.generation import sampling
+from gantx.generation.labels import drawn_labels
 from gantx.io.atomic import replacing
 from gantx.runtime import devices, memory
 from gantx.runtime.signals import StopAfterIteration, StopAtOnce, StopNow
 from gantx.training import health
+from gantx.training.conditioning import with_classes
 from gantx.training.diagnostics import diagnose
 from gantx.training.loop import target_images, train
 from gantx.training.microbatch import resolve_micro_batch
@@ -66,6 +68,9 @@ CHANGEABLE = {
     "training.max_rollbacks",
     *(f"evaluation.{field}" for field in EvaluationConfig.model_fields),
 }
+
+# What follows from `conditioning.classes` and the data, whose digest is compared.
+OF_THE_DATA = {"conditioning.names", "conditioning.counts", "generator.classes", "discriminator.classes"}
 
 DIAGNOSED = 16  # images for `training.diagnostics`
 
@@ -109,7 +114,8 @@ def start(
     with contextlib.ExitStack() as claim:
         with StopAtOnce(_WHILE_PREPARING):
             folder = claim.enter_context(claimed_for_new_run(out)) if out is not None else None
-            prepared = prepare(settings.data, log=notes, progress=progress)
+            prepared = _prepared(settings, notes, progress)
+            settings = with_classes(settings, prepared, notes)
             require_enough(len(prepared.images), settings.data, notes)
             evaluation = _periodic_evaluation(settings, device, notes, progress)
             if folder is None:
@@ -219,6 +225,8 @@ def resume(
         changed = _contradictions(trained, settings)
         if whole is not None:
             chosen = presets.automatic(whole)  # by this program when the run began
+            if trained.conditioning.classes is None:  # `auto` classes would have been a number
+                chosen = [key for key in chosen if key != "conditioning.classes"]
             here = resolve(whole, device, 0, lambda text: None)  # bf16 may mean fp32 here
             changed += [key for key in _contradictions(trained, here) if key not in {*changed, *chosen}]
         if changed:
@@ -246,15 +254,27 @@ def resume(
         if header:
             _note_changes(header, settings, device, notes)
         with StopAtOnce(_WHILE_PREPARING):
-            prepared = prepare(settings.data, log=notes, progress=progress)
+            prepared = _prepared(settings, notes, progress)
             evaluation = _periodic_evaluation(settings, device, notes, progress)
-        if header and header.data.get("digest") != prepared.digest:
+        if header and header.data.get("digest") != _digest(settings, prepared):
+            what = "images" if settings.conditioning.classes is None else "images and classes"
             raise DataError(
-                f"{settings.data.source} does not contain the images that {folder.name} began with: "
+                f"{settings.data.source} does not contain the {what} that {folder.name} began with: "
                 "name them with --data"
             )
         _write_text(ours, "config.yaml", settings.to_yaml())
         return _run(settings, ours, header, prepared, evaluation, device, command, notes, required)
+
+
+def _prepared(settings: RunConfig, log: Log, progress: Progress | None) -> Prepared:
+    """The images of a run, with labels if it is conditional."""
+    labels = settings.conditioning.classes is not None
+    return prepare(settings.data, log=log, progress=progress, labels=labels)
+
+
+def _digest(settings: RunConfig, prepared: Prepared) -> str:
+    """Digest of what the networks are given of the data: pixels, and labels in a conditional run."""
+    return prepared.digest if settings.conditioning.classes is None else prepared.labelled_digest
 
 
 def _stop_at_once(folder: Path) -> StopAtOnce:
@@ -264,7 +284,7 @@ def _stop_at_once(folder: Path) -> StopAtOnce:
 
 def _contradictions(trained: RunConfig, settings: RunConfig) -> list[str]:
     """What may not change when a run is resumed, and does."""
-    return [key for key in presets.differences(trained, settings) if key not in CHANGEABLE]
+    return [key for key in presets.differences(trained, settings) if key not in CHANGEABLE | OF_THE_DATA]
 
 
 def _run(
@@ -309,9 +329,10 @@ def _attempt(
 ) -> Path:
     training, folder = settings.training, claimed.path
     at_once = _stop_at_once(folder)
+    size = "auto or to a divisor" if device.type == "cuda" else "a divisor"
     too_little = (
-        f"{device} has too little memory for this run: set training.micro_batch to auto or to a divisor of "
-        f"the batch {training.batch}, or choose a smaller preset"
+        f"{device} has too little memory for this run: set training.micro_batch to {size} of the batch "
+        f"{training.batch}, or choose a smaller preset"
     )
     with at_once, prepared_process(settings, device), memory.explained(too_little):
         if header is not None:
@@ -338,7 +359,8 @@ def _attempt(
         began = state.images
         stop = StopAfterIteration(display.log, folder, lambda: state.images == began)
         with stop as signals, contextlib.closing(display):
-            data = {"name": prepared.name, "digest": prepared.digest, "images": len(prepared.images)}
+            digest = _digest(settings, prepared)
+            data = {"name": prepared.name, "digest": digest, "images": len(prepared.images)}
             diagnostics = _Diagnostics(state, batches)
             logger = RunLogger(
                 claimed, settings, state, data, display, signals.reason, evaluation, diagnostics
@@ -350,7 +372,9 @@ def _attempt(
                 if rollbacks:
                     logger.save()  # so that the run remembers it, however soon it is stopped
                 _announce(logger, settings, state, header)
-                steps = build_steps(settings, state, log=logger.log, required=required)
+                steps = build_steps(
+                    settings, state, log=logger.log, required=required, working=logger.working
+                )
                 with frozen_garbage():
                     logger.start()
                     train(settings, state, steps, batches, logger)
@@ -403,6 +427,7 @@ class _Diagnostics:
                         batch=health.IMAGES,
                         device=state.device,
                         ratio=ratio,
+                        labels=drawn_labels(state.config.conditioning, range(health.IMAGES)),
                     )
                 )
             )
@@ -416,7 +441,9 @@ class _Diagnostics:
         if not training.diagnostics:
             return {}
         size = min(penalty_micro_batch_size(training, training.batch), DIAGNOSED)
-        return diagnose(state.discriminator.network, self._batches.at("real", state.images - size, size))
+        first = state.images - size
+        labels = self._batches.labels_at("real", first, size) if state.config.conditioning.labels else None
+        return diagnose(state.discriminator.network, self._batches.at("real", first, size), labels)
 
 
 class _Notes:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from gantx import checkpoint
 from gantx.config.schema import RunConfig
 from gantx.errors import DivergedError, GantxError, MissingError
 from gantx.generation import sampling
+from gantx.generation.labels import drawn_labels
 from gantx.io import imaging
 from gantx.io.atomic import replacing
 from gantx.io.escaping import printable
 from gantx.runtime import devices
+from gantx.runtime.activity import duration
 from gantx.training import metrics_file
 from gantx.training.health import FATAL, Health, Unhealthy
 from gantx.training.periodic_eval import PeriodicEvaluation
@@ -72,6 +75,7 @@ class RunLogger:
         self._clock = time.monotonic()
         self._reported = (state.images, state.seconds)
         self._scored = self._saved = -1  # images at the last evaluation, and at the last save
+        self._best = -1  # images at the best evaluation of a resumed run
 
     def log(self, text: str) -> None:
         """Show a line and write it to train.log."""
@@ -83,10 +87,35 @@ class RunLogger:
         stamp = datetime.now().astimezone().isoformat(timespec="seconds")
         self._append("train.log", f"{stamp} {printable(text, lines=True)}\n")
 
+    @contextlib.contextmanager
+    def working(self, what: str) -> Iterator[None]:
+        """Log that `what` begins, show it while it goes on, and log how long it took."""
+        self.log(what)
+        started = time.monotonic()
+        with self.display.working(what):
+            yield
+        self.log(f"{what} took {duration(time.monotonic() - started)}")
+
+    def _advance(self) -> None:
+        if (line := self.display.advance(self.state.images)) is not None:
+            self.record(line)
+
     def start(self) -> None:
-        """Start the clocks, and compute a score that a stop prevented; call right before the loop."""
-        self.display.advance(self.state.images)
-        self.evaluate(self.state.images - self.config.training.batch)
+        """Start the clocks, and complete an evaluation that was stopped; call right before the loop.
+
+        Raises:
+            Stopped: a stop was requested meanwhile; no iteration is made, so that the next start repeats it.
+        """
+        self._advance()
+        images = self.state.images
+        if (
+            self._best == images
+            and not (self.checkpoints / "best" / checkpoint.checkpoint_name(images)).exists()
+        ):
+            self._keep_best()
+        self.evaluate(images - self.config.training.batch)
+        if (reason := self.stop()) is not None:
+            raise reason
         self._clock = time.monotonic()
 
     def after_iteration(self, before: int, *, finished: bool) -> None:
@@ -102,7 +131,7 @@ class RunLogger:
         settings, images = self.config.training, self.state.images
         if finished or due(settings.report_kimg, before, images):
             self.report()
-        self.display.advance(images)
+        self._advance()
         if finished or due(settings.sample_kimg, before, images):
             self.picture()
         self.evaluate(before, finished=finished)
@@ -132,7 +161,9 @@ class RunLogger:
         self._refuse_divergence(self.state.statistics.means())
         # A stop does not cancel the last evaluation: no resumed run would repeat it.
         average = self.state.average.network
-        scored = self.evaluation.score(average, lambda: not finished and self.stop() is not None)
+        scored = self.evaluation.score(
+            average, lambda: not finished and self.stop() is not None, self.display.show
+        )
         if scored is None:
             return
         line = {"kimg": images / 1000, "images": images, "seconds": round(self.state.seconds, 2), **scored}
@@ -197,6 +228,7 @@ class RunLogger:
             batch=sampling.BATCH,
             device=self.state.device,
             ratio=self.config.data.ratio,
+            labels=drawn_labels(self.config.conditioning, seeds),
         )
         self._refuse_divergence(self.state.statistics.means())
         name = f"kimg-{self.state.images / 1000:010.3f}.png"
@@ -250,8 +282,8 @@ class RunLogger:
                     self.health.observe(line)
                 if metrics_file.is_score(line):
                     self._scored = line["images"]
-                    if self.evaluation is not None:
-                        self.evaluation.improves(line)
+                    if self.evaluation is not None and self.evaluation.improves(line):
+                        self._best = line["images"]
             if reports := [line for line in lines if metrics_file.is_report(line)]:
                 self._reported = (reports[-1]["images"], reports[-1]["seconds"])
 

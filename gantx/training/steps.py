@@ -14,11 +14,12 @@ from torch import Tensor
 
 from gantx.config.schema import RunConfig
 from gantx.data.batches import Batches
+from gantx.runtime.activity import Working, unnoticed
 from gantx.runtime.random import RandomInputs
 from gantx.runtime.replay import Capture, CudaGraphs, Replay
-from gantx.training.compiled_losses import compiled
+from gantx.training.compiled_losses import CompiledDifferentiation, compiled
 from gantx.training.ema import Average
-from gantx.training.phase import Phase, Statistics, run_phase
+from gantx.training.phase import Phase, Statistics, labels_of, run_phase
 from gantx.training.phases import phases
 from gantx.training.state import TrainingState
 
@@ -42,7 +43,7 @@ NOTHING_REQUIRED = Required()
 
 
 class RealInputs:
-    """Tensors with the real images of an iteration; phases that read the same images share them.
+    """Tensors with the real images of an iteration and their labels; phases that read the same share them.
 
     Args:
         image_shape: (3, H, W).
@@ -61,10 +62,19 @@ class RealInputs:
             self._tensors[stream, batch] = torch.zeros(batch, *self._shape, device=self._device)
         return self._tensors[stream, batch]
 
+    def labels(self, stream: str, batch: int) -> Tensor:
+        """The tensor for the labels of images of a stream, int64 [batch]."""
+        key = labels_of(stream), batch
+        if key not in self._tensors:
+            self._tensors[key] = torch.zeros(batch, dtype=torch.int64, device=self._device)
+        return self._tensors[key]
+
     def fill(self, batches: Batches, stream: str, batch: int, start: int) -> None:
         """Write images start, start + 1, ... of a stream to its tensor, unless they are there already."""
         if self._filled.get((stream, batch)) != start:
             batches.fill(self._tensors[stream, batch], stream, start)
+            if (key := (labels_of(stream), batch)) in self._tensors:
+                batches.fill_labels(self._tensors[key], stream, start)
             self._filled[stream, batch] = start
 
 
@@ -95,6 +105,8 @@ class Step:
         self._random = RandomInputs(phase.spec, phase.trained.weights.device)
         self._inputs = reals
         self._reals = {stream: reals.tensor(stream, phase.batch) for stream in phase.reals}
+        for stream in phase.labelled:
+            self._reals[labels_of(stream)] = reals.labels(stream, phase.batch)
         self.inputs = [*self._reals.values(), *self._random.tensors]
         self._statistics = statistics
         self._names: tuple[str, ...] = ()
@@ -130,6 +142,9 @@ class Step:
     def forget(self) -> None:
         """Capture the step again, because something other than the values of tensors has changed."""
         self._replay.forget()
+        for each in self.phase.passes:
+            if isinstance(each.differentiate, CompiledDifferentiation):
+                each.differentiate.forget()
 
     def _run(self) -> None:
         self._names = run_phase(self.phase, self._reals, self._random.draws, self._statistics)
@@ -189,7 +204,12 @@ def capture_for(settings: RunConfig, device: torch.device) -> Capture | None:
 
 
 def build_steps(
-    settings: RunConfig, state: TrainingState, *, log: Log, required: Required = NOTHING_REQUIRED
+    settings: RunConfig,
+    state: TrainingState,
+    *,
+    log: Log,
+    required: Required = NOTHING_REQUIRED,
+    working: Working = unnoticed,
 ) -> Steps:
     """The steps of a run, compiled and replayed according to its resolved settings.
 
@@ -198,10 +218,11 @@ def build_steps(
         state: what is trained.
         log: receives a sentence if an optimisation fails and the run continues without it.
         required: the optimisations whose failure is an error.
+        working: shows that a loss is being compiled.
     """
     plain = phases(settings, state.generator, state.discriminator, state.path_length)
     return Steps(
-        compiled(plain, settings, log=log, required=required.compile),
+        compiled(plain, settings, log=log, required=required.compile, working=working),
         state.average,
         (3, settings.data.resolution, settings.data.resolution),
         state.statistics,
