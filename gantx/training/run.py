@@ -26,6 +26,7 @@ from gantx.generation import sampling
 from gantx.io.atomic import replacing
 from gantx.runtime import devices, memory
 from gantx.runtime.signals import StopAfterIteration, StopAtOnce, StopNow
+from gantx.training.conditioning import with_classes
 from gantx.training.diagnostics import diagnose
 from gantx.training.loop import target_images, train
 from gantx.training.microbatch import resolve_micro_batch
@@ -63,6 +64,9 @@ CHANGEABLE = {
     "training.diagnostics",
     *(f"evaluation.{field}" for field in EvaluationConfig.model_fields),
 }
+
+# What follows from `conditioning.classes` and the data, whose digest is compared.
+OF_THE_DATA = {"conditioning.names", "conditioning.counts", "generator.classes", "discriminator.classes"}
 
 DIAGNOSED = 16  # images for `training.diagnostics`
 
@@ -106,7 +110,8 @@ def start(
     with contextlib.ExitStack() as claim:
         with StopAtOnce(_WHILE_PREPARING):
             folder = claim.enter_context(claimed_for_new_run(out)) if out is not None else None
-            prepared = prepare(settings.data, log=notes, progress=progress)
+            prepared = _prepared(settings, notes, progress)
+            settings = with_classes(settings, prepared, notes)
             require_enough(len(prepared.images), settings.data, notes)
             evaluation = _periodic_evaluation(settings, device, notes, progress)
             if folder is None:
@@ -216,6 +221,8 @@ def resume(
         changed = _contradictions(trained, settings)
         if whole is not None:
             chosen = presets.automatic(whole)  # by this program when the run began
+            if trained.conditioning.classes is None:  # `auto` classes would have been a number
+                chosen = [key for key in chosen if key != "conditioning.classes"]
             here = resolve(whole, device, 0, lambda text: None)  # bf16 may mean fp32 here
             changed += [key for key in _contradictions(trained, here) if key not in {*changed, *chosen}]
         if changed:
@@ -243,15 +250,27 @@ def resume(
         if header:
             _note_changes(header, settings, device, notes)
         with StopAtOnce(_WHILE_PREPARING):
-            prepared = prepare(settings.data, log=notes, progress=progress)
+            prepared = _prepared(settings, notes, progress)
             evaluation = _periodic_evaluation(settings, device, notes, progress)
-        if header and header.data.get("digest") != prepared.digest:
+        if header and header.data.get("digest") != _digest(settings, prepared):
+            what = "images" if settings.conditioning.classes is None else "images and classes"
             raise DataError(
-                f"{settings.data.source} does not contain the images that {folder.name} began with: "
+                f"{settings.data.source} does not contain the {what} that {folder.name} began with: "
                 "name them with --data"
             )
         _write_text(ours, "config.yaml", settings.to_yaml())
         return _run(settings, ours, header, prepared, evaluation, device, command, notes, required)
+
+
+def _prepared(settings: RunConfig, log: Log, progress: Progress | None) -> Prepared:
+    """The images of a run, with labels if it is conditional."""
+    labels = settings.conditioning.classes is not None
+    return prepare(settings.data, log=log, progress=progress, labels=labels)
+
+
+def _digest(settings: RunConfig, prepared: Prepared) -> str:
+    """Digest of what the networks are given of the data: pixels, and labels in a conditional run."""
+    return prepared.digest if settings.conditioning.classes is None else prepared.labelled_digest
 
 
 def _stop_at_once(folder: Path) -> StopAtOnce:
@@ -261,7 +280,7 @@ def _stop_at_once(folder: Path) -> StopAtOnce:
 
 def _contradictions(trained: RunConfig, settings: RunConfig) -> list[str]:
     """What may not change when a run is resumed, and does."""
-    return [key for key in presets.differences(trained, settings) if key not in CHANGEABLE]
+    return [key for key in presets.differences(trained, settings) if key not in CHANGEABLE | OF_THE_DATA]
 
 
 def _run(
@@ -306,7 +325,8 @@ def _run(
         began = state.images
         stop = StopAfterIteration(display.log, folder, lambda: state.images == began)
         with stop as signals, contextlib.closing(display):
-            data = {"name": prepared.name, "digest": prepared.digest, "images": len(prepared.images)}
+            digest = _digest(settings, prepared)
+            data = {"name": prepared.name, "digest": digest, "images": len(prepared.images)}
             diagnostics = functools.partial(_diagnose, state, batches) if training.diagnostics else dict
             logger = RunLogger(
                 claimed, settings, state, data, display, signals.reason, evaluation, diagnostics
@@ -353,7 +373,9 @@ def _diagnose(state: TrainingState, batches: Batches) -> dict[str, float]:
     """Figures of D on the images it saw last."""
     training = state.config.training
     size = min(penalty_micro_batch_size(training, training.batch), DIAGNOSED)
-    return diagnose(state.discriminator.network, batches.at("real", state.images - size, size))
+    first = state.images - size
+    labels = batches.labels_at("real", first, size) if state.config.conditioning.labels else None
+    return diagnose(state.discriminator.network, batches.at("real", first, size), labels)
 
 
 class _Notes:

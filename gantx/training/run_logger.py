@@ -18,6 +18,7 @@ from gantx import checkpoint
 from gantx.config.schema import RunConfig
 from gantx.errors import DivergedError, GantxError, MissingError
 from gantx.generation import sampling
+from gantx.generation.labels import drawn_labels
 from gantx.io import imaging
 from gantx.io.atomic import replacing
 from gantx.io.escaping import printable
@@ -218,6 +219,7 @@ class RunLogger:
             batch=sampling.BATCH,
             device=self.state.device,
             ratio=self.config.data.ratio,
+            labels=drawn_labels(self.config.conditioning, seeds),
         )
         self._refuse_divergence(self.state.statistics.means())
         name = f"kimg-{self.state.images / 1000:010.3f}.png"

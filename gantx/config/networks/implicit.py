@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from gantx.config.section import Positive, Section
+from gantx.config.section import Classes, Positive, Section
 
 
 class ImplicitGeneratorConfig(Section):
@@ -22,6 +22,7 @@ class ImplicitGeneratorConfig(Section):
         width: units of every layer of the function.
         depth: layers of the function between the coordinates and the attention.
         components: latents that each pixel attends to; each has one colour.
+        classes: number of classes, 0 for none; a run sets it from `conditioning`.
     """
 
     family: Literal["implicit"] = "implicit"
@@ -34,6 +35,7 @@ class ImplicitGeneratorConfig(Section):
     width: Positive = 32
     depth: Positive = 2
     components: Annotated[int, Field(ge=2)] = 4
+    classes: Classes = 0
 
     @model_validator(mode="after")
     def _has_numbers_for_categories(self) -> ImplicitGeneratorConfig:
