@@ -33,12 +33,16 @@ _TASK = "unconditional-image-generation"  # the Hub's name of the task
 def write_weights(path: Path, generator: Generator, header: Header, license_: str) -> None:
     """Write a checkpoint that contains only the averaged generator; every command accepts it.
 
-    Of the path of the training images only the last component is stored.
+    Of the paths of the training images and of `initialization` only the last component is stored.
     """
     config = header.config
     if config.data.source is not None:
         name = re.split(r"[\\/]", config.data.source.rstrip("\\/"))[-1]
         config = config.model_copy(update={"data": config.data.model_copy(update={"source": name})})
+    if config.initialization is not None:
+        name = re.split(r"[\\/]", config.initialization.checkpoint.rstrip("\\/"))[-1]
+        origin = config.initialization.model_copy(update={"checkpoint": name})
+        config = config.model_copy(update={"initialization": origin})
     checkpoint.write(
         path,
         {f"generator_ema.{name}": tensor for name, tensor in generator.state_dict().items()},

@@ -230,7 +230,7 @@ class RunLogger:
         metrics = self.folder / "metrics.jsonl"
         if metrics.is_file():
             text = metrics.read_text(encoding="utf-8", errors="replace")
-            kept = [line for line in text.splitlines() if _within(line, images)]
+            kept = [line for line in text.splitlines() if is_within(line, images)]
             with replacing(metrics) as beside:
                 beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
             lines = [json.loads(line) for line in kept]
@@ -276,7 +276,7 @@ class RunLogger:
             ) from problem
 
 
-def _within(line: str, images: int) -> bool:
+def is_within(line: str, images: int) -> bool:
     """Whether a line of metrics.jsonl is complete and not newer than `images`."""
     try:
         return int(json.loads(line)["images"]) <= images
