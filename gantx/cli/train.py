@@ -60,10 +60,27 @@ def train(
         Path | None,
         typer.Option(
             parser=file_path,
-            metavar="RUN|auto",
-            help="Resume this run; auto: resume the run in --out, or start it there.",
+            metavar="RUN|CKPT|auto",
+            help="Resume this run, or go back to this checkpoint of it; auto: resume the run in --out, or "
+            "start it there.",
         ),
     ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            parser=file_path,
+            metavar="CKPT",
+            help="Start from the weights of this run or checkpoint that fit, with new optimisers; without "
+            "--preset and --config also from its configuration.",
+        ),
+    ] = None,
+    allow_changes: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changes",
+            help="With --resume: go on with other learning rates, losses or augmentation from here.",
+        ),
+    ] = False,
     max_time: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="Save and stop (exit code 75) after 90s, 45m, 3h50m or 1d2h."),
@@ -87,12 +104,14 @@ def train(
 
       gantx train --resume runs/0001-transgan-s-cifar
 
+      gantx train --resume runs/0001-transgan-s-cifar/checkpoints/kimg-000800.000.safetensors
+
+      gantx train --init runs/0001-transgan-s-cifar --data ./birds
+
       gantx train --preset transgan-s --data ./cifar --out runs/a --resume auto --max-time 3h50m
     """
     refuse_several_processes(os.environ)
     limit = None if max_time is None else parse_time(max_time)
-    from gantx.config import presets
-
     flags: dict[str, Any] = {
         "name": name,
         "data.source": data,
@@ -115,24 +134,24 @@ def train(
                 "--resume takes the configuration of the run: omit --preset, --config, --out, --dry-run and "
                 "--print-config"
             )
-        if resume.is_file():
-            from gantx.io.file_kinds import recognized
+        if init:
+            raise UsageError("--init starts a new run: omit --resume, or write --resume auto with --out DIR")
+        from gantx.training.preconditions import require_run, run_of
 
-            what = recognized(resume) or "is a file, not a run"
-            raise UsageError(f"{resume} {what}; --resume takes the folder that `gantx train` made")
-        from gantx.training.preconditions import require_run
-
-        require_run(resume)
+        folder, back_to = (run_of(resume), resume) if resume.is_file() else (resume, None)
+        require_run(folder)
         with time_limit(limit), StopAtOnce(_BEFORE, leaves=True):
             load_torch()
             from gantx.training import run
 
-            _follow(device, partial(run.resume, resume, changes=changes, overrides=texts))
+            how: dict[str, Any] = {"changes": changes, "overrides": texts, "allow_changes": allow_changes}
+            _follow(device, partial(run.resume, folder, back_to=back_to, **how))
         return
 
-    if preset is None and not config:
-        raise UsageError("no recipe: add --preset NAME (`gantx presets ls` lists them) or --config FILE")
-    settings = presets.load(preset, config or [], texts, changes)
+    if allow_changes and not auto:
+        raise UsageError("--allow-changes is for a run that goes on: add --resume RUN, or leave it out")
+    begun = out if auto and out is not None and (out / "config.yaml").is_file() else None
+    settings = _configuration(preset, config or [], texts, changes, init, begun)
     if print_config:
         print(settings.to_yaml(), end="")
         return
@@ -142,7 +161,7 @@ def train(
             _probe(settings, device)
         return
 
-    if not (auto and out is not None and (out / "config.yaml").is_file()):
+    if begun is None:
         from gantx.training.preconditions import require_new_run
 
         require_new_run(settings, out)
@@ -151,10 +170,43 @@ def train(
         from gantx.training import run
 
         if auto and out is not None:
-            work = partial(run.start_or_resume, settings, out, changes=changes, overrides=texts)
+            how = {"changes": changes, "overrides": texts, "allow_changes": allow_changes}
+            work = partial(run.start_or_resume, settings, out, **how)
         else:
             work = partial(run.start, settings, parent=runs, out=out)
         _follow(device, work)
+
+
+def _configuration(
+    preset: str | None,
+    config: list[Path],
+    overrides: list[str],
+    changes: dict[str, Any],
+    init: Path | None,
+    begun: Path | None,
+) -> RunConfig:
+    """The configuration of a new run; one that is `begun` in its folder does not need `init` any more."""
+    from gantx.config import presets
+
+    base = None
+    if init is not None:
+        changes = {**changes, "initialization.checkpoint": str(init), "initialization.digest": None}
+        if preset is None and not config:
+            from gantx import checkpoint
+            from gantx.training.initialization import configuration_of
+
+            if begun is not None:
+                base = presets.load(files=[begun / "config.yaml"])
+            else:
+                base = configuration_of(checkpoint.read_header(checkpoint.find(init)))
+    elif preset is None and not config:
+        raise UsageError("no recipe: add --preset NAME (`gantx presets ls` lists them) or --config FILE")
+    settings = presets.load(preset, config, overrides, changes, base)
+    if begun is None:
+        from gantx.training.initialization import located
+
+        settings = located(settings)
+    return settings
 
 
 def refuse_several_processes(environment: Mapping[str, str]) -> None:

@@ -96,17 +96,41 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
     """Dotted keys whose values differ, sorted."""
-    before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
+    before, after = flat(old), flat(new)
     return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+
+
+def flat(config: RunConfig) -> dict[str, Any]:
+    """All values by their dotted keys, as JSON has them."""
+    return _flatten(config.model_dump(mode="json"))
+
+
+def with_values_of(config: RunConfig, other: RunConfig, keys: Iterable[str]) -> RunConfig:
+    """A configuration in which the fields behind some dotted keys are those of another.
+
+    Args:
+        config: the configuration.
+        other: where the fields come from.
+        keys: of `section.field`, or deeper, which then means all of the field.
+    """
+    tree, source = config.model_dump(mode="json"), other.model_dump(mode="json")
+    for key in keys:
+        section, _, rest = key.partition(".")
+        field = rest.partition(".")[0]
+        tree[section][field] = source[section][field]
+    return validate(tree)
 
 
 def automatic(config: RunConfig) -> list[str]:
     """Dotted keys whose values are left to the program: `auto`, or None where that means the same."""
-    flat = _flatten(config.model_dump(mode="json"))
-    return [key for key, value in flat.items() if value == "auto" or (key in _NONE_IS_AUTO and value is None)]
+    return [
+        key
+        for key, value in flat(config).items()
+        if value == "auto" or (key in _NONE_IS_AUTO and value is None)
+    ]
 
 
-_NONE_IS_AUTO = ("training.deterministic",)
+_NONE_IS_AUTO = ("training.deterministic", "initialization.digest")
 
 
 LONGEST_FILE = 2**18  # bytes of a configuration

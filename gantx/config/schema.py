@@ -422,6 +422,18 @@ class EvaluationConfig(Section):
     num_during_training: Annotated[int, Field(ge=2, le=1_000_000_000)] = 5000
 
 
+class InitializationConfig(Section):
+    """Another run, from whose weights this one starts with a new optimiser; set by `--init`.
+
+    Attributes:
+        checkpoint: a run, a folder of checkpoints, or a .safetensors file.
+        digest: of the networks in it, filled in when the run starts.
+    """
+
+    checkpoint: Annotated[str, Field(min_length=1)]
+    digest: str | None = None
+
+
 class PaperConfig(Section):
     """The publication a preset reproduces."""
 
@@ -437,6 +449,7 @@ class RunConfig(Section):
     summary: str = ""
     paper: PaperConfig | None = None
     reported: dict[str, float | str] = Field(default_factory=dict)
+    initialization: InitializationConfig | None = None
     data: DataConfig = DataConfig()
     conditioning: ConditioningConfig = ConditioningConfig()
     generator: GeneratorConfig = TransGANGeneratorConfig()

@@ -36,13 +36,17 @@ def write_weights(
 ) -> None:
     """Write a checkpoint that contains only the averaged generator; every command accepts it.
 
-    Of the path of the training images only the last component is stored. Licence and scores are stored too,
-    so that an export of this file has them.
+    Of the paths of the training images and of `initialization` only the last component is stored. Licence and
+    scores are stored too, so that an export of this file has them.
     """
     config = header.config
     if config.data.source is not None:
         name = re.split(r"[\\/]", config.data.source.rstrip("\\/"))[-1]
         config = config.model_copy(update={"data": config.data.model_copy(update={"source": name})})
+    if config.initialization is not None:
+        name = re.split(r"[\\/]", config.initialization.checkpoint.rstrip("\\/"))[-1]
+        origin = config.initialization.model_copy(update={"checkpoint": name})
+        config = config.model_copy(update={"initialization": origin})
     data = {key: value for key, value in header.data.items() if key != "scores"} | {"license": license_}
     if scores:
         data["scores"] = [_portable(result).to_document() for result in scores]

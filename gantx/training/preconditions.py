@@ -7,6 +7,7 @@ from pathlib import Path
 from gantx.config.schema import RunConfig
 from gantx.data.sources import require_source
 from gantx.errors import MissingError, UsageError
+from gantx.io.file_kinds import recognized
 from gantx.training.run_folder import is_used
 
 
@@ -28,6 +29,23 @@ def require_new_run(settings: RunConfig, out: Path | None) -> None:
     if out is not None and out.exists() and is_used(out):
         raise UsageError(f"{out} already exists and is not empty: name another, or go on with --resume {out}")
     require_source(settings.data.source)
+
+
+def run_of(path: Path) -> Path:
+    """The folder of the run that a checkpoint belongs to; UsageError for any other file."""
+    path = path.absolute()
+    folder = path.parent.parent if path.parent.name == "best" else path.parent
+    run = folder.parent
+    if folder.name == "checkpoints" and (run / "config.yaml").is_file() and path.suffix == ".safetensors":
+        return run
+    if path.suffix == ".safetensors" and recognized(path) is None:
+        raise UsageError(
+            f"{path} is not in the checkpoints folder of a run: start a new run from its weights with --init"
+        )
+    what = recognized(path) or "is a file, not a run"
+    raise UsageError(
+        f"{path} {what}; --resume takes the folder that `gantx train` made, or a checkpoint in it"
+    )
 
 
 def require_run(folder: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from gantx import checkpoint
 from gantx.checkpoint import Header
 from gantx.config import presets
-from gantx.config.schema import EvaluationConfig, RunConfig
+from gantx.config.schema import RunConfig
 from gantx.data.batches import Batches
 from gantx.data.prepare import Prepared, prepare, require_enough
 from gantx.errors import CheckpointError, DataError, DivergedError, GantxError, MissingError, UsageError
@@ -26,9 +26,12 @@ from gantx.generation.labels import drawn_labels
 from gantx.io.atomic import replacing
 from gantx.runtime import devices, memory
 from gantx.runtime.signals import StopAfterIteration, StopAtOnce, StopNow
+from gantx.training import changes as allowed_changes
 from gantx.training import health
+from gantx.training.changes import CHANGEABLE, contradictions
 from gantx.training.conditioning import with_classes
 from gantx.training.diagnostics import diagnose
+from gantx.training.initialization import initialize, located, same_origin
 from gantx.training.loop import target_images, train
 from gantx.training.microbatch import resolve_micro_batch
 from gantx.training.periodic_eval import PeriodicEvaluation
@@ -46,31 +49,9 @@ from gantx.training.run_folder import (
 )
 from gantx.training.run_logger import RunLogger
 from gantx.training.schedules import window_scale
+from gantx.training.set_aside import set_newer_aside
 from gantx.training.state import TrainingState
 from gantx.training.steps import Required, build_steps
-
-# What may differ when a run is resumed: its length, what it writes and how often, where its images are.
-CHANGEABLE = {
-    "data.source",
-    "data.resident",
-    "training.kimg",
-    "training.keep_checkpoints",
-    "training.checkpoint_kimg",
-    "training.sample_kimg",
-    "training.report_kimg",
-    "training.samples",
-    "training.threads",
-    "training.compile",
-    "training.cuda_graphs",
-    "training.evaluate_every",
-    "training.diagnostics",
-    "training.on_divergence",
-    "training.max_rollbacks",
-    *(f"evaluation.{field}" for field in EvaluationConfig.model_fields),
-}
-
-# What follows from `conditioning.classes` and the data, whose digest is compared.
-OF_THE_DATA = {"conditioning.names", "conditioning.counts", "generator.classes", "discriminator.classes"}
 
 DIAGNOSED = 16  # images for `training.diagnostics`
 
@@ -104,13 +85,15 @@ def start(
         The run's folder.
 
     Raises:
-        UsageError: no data is named, or `out` is in use.
+        UsageError: no data is named, or `out` is in use, or no weight of `initialization` fits.
+        MissingError: the checkpoint of `initialization` does not exist.
+        CheckpointError: it cannot be used.
         Stopped: a signal ended the run; its state is saved.
     """
     require_new_run(settings, out)
     notes = _Notes(log)
     required = Required(settings.training.compile is True, settings.training.cuda_graphs is True)
-    settings = resolve(settings, device, _steps_left(settings, 0), notes)
+    settings = resolve(located(settings), device, _steps_left(settings, 0), notes)
     with contextlib.ExitStack() as claim:
         with StopAtOnce(_WHILE_PREPARING):
             folder = claim.enter_context(claimed_for_new_run(out)) if out is not None else None
@@ -136,6 +119,7 @@ def start_or_resume(
     command: Sequence[str],
     log: Log,
     progress: Progress | None = None,
+    allow_changes: bool = False,
 ) -> Path:
     """Train the run in a folder to its end, however often this is called: start it, resume it, or do nothing.
 
@@ -150,6 +134,7 @@ def start_or_resume(
         command: see `resume`.
         log: see `resume`.
         progress: see `resume`.
+        allow_changes: see `resume`; values of presets and files then count as well.
 
     Raises:
         GantxError: see `start` and `resume`.
@@ -174,6 +159,7 @@ def start_or_resume(
         log=log,
         progress=progress,
         whole=settings,
+        allow_changes=allow_changes,
     )
 
 
@@ -192,8 +178,10 @@ def resume(
     log: Log,
     progress: Progress | None = None,
     whole: RunConfig | None = None,
+    back_to: Path | None = None,
+    allow_changes: bool = False,
 ) -> Path:
-    """Resume a run from its latest checkpoint, or start it over if it has none yet.
+    """Resume a run from its latest checkpoint or an earlier one, or start it over if it has none yet.
 
     The run's config.yaml describes its goal (an earlier resume may have extended it), the checkpoint what it
     was trained with so far.
@@ -207,6 +195,9 @@ def resume(
         log: receives lines until the run's own log is open.
         progress: receives (done, total) while images are prepared.
         whole: the configuration that a new run would have; a complete run is then no error.
+        back_to: a checkpoint of the run to go back to, with the values it was trained with; what is newer is
+            set aside.
+        allow_changes: go on with other values of what does not make another run (gantx.training.changes).
 
     Raises:
         MissingError: there is no such run.
@@ -217,23 +208,26 @@ def resume(
     require_run(folder)
     with claimed(folder) as ours:
         intended = presets.load(files=[folder / "config.yaml"])
-        settings = presets.load(base=intended, settings=changes, overrides=overrides)
-        with _naming_an_older_checkpoint(folder):
-            latest = checkpoint.latest_in(folder / "checkpoints")
+        with _naming_an_older_checkpoint(folder, back_to):
+            latest = back_to or checkpoint.latest_in(folder / "checkpoints")
             header = checkpoint.read_header(latest) if latest else None
+            if header and back_to:
+                checkpoint.verify(header)
         trained = header.config if header else intended
-        changed = _contradictions(trained, settings)
+        if back_to:
+            intended = presets.with_values_of(trained, intended, CHANGEABLE)
+        settings = presets.load(base=intended, settings=changes, overrides=overrides)
+        changed = contradictions(trained, settings)
+        allowed_changes.require_allowed(folder, trained, settings, changed, allow=allow_changes)
         if whole is not None:
             chosen = presets.automatic(whole)  # by this program when the run began
             if trained.conditioning.classes is None:  # `auto` classes would have been a number
                 chosen = [key for key in chosen if key != "conditioning.classes"]
-            here = resolve(whole, device, 0, lambda text: None)  # bf16 may mean fp32 here
-            changed += [key for key in _contradictions(trained, here) if key not in {*changed, *chosen}]
-        if changed:
-            raise UsageError(
-                f"{folder} was trained with other values of {', '.join(changed)}: resume without changing "
-                "them, or start a new run"
-            )
+            # bf16 may mean fp32 here
+            here = resolve(same_origin(whole, trained), device, 0, lambda text: None)
+            changed = [key for key in contradictions(settings, here) if key not in chosen]
+            allowed_changes.require_allowed(folder, settings, here, changed, allow=allow_changes)
+            settings = presets.with_values_of(settings, here, changed)
         if header and header.images >= target_images(settings):
             if whole is not None:
                 log(f"{folder} is complete at {header.images / 1000:g} kimg: nothing to do")
@@ -250,7 +244,7 @@ def resume(
         )
         notes = _Notes(log)
         steps = _steps_left(settings, header.images if header else 0)
-        settings = resolve(settings, device, steps, notes)
+        wanted, settings = settings, resolve(settings, device, steps, notes)
         if header:
             _note_changes(header, settings, device, notes)
         with StopAtOnce(_WHILE_PREPARING):
@@ -262,6 +256,11 @@ def resume(
                 f"{settings.data.source} does not contain the {what} that {folder.name} began with: "
                 "name them with --data"
             )
+        if header and back_to and (line := set_newer_aside(folder, header)):
+            notes(line)
+        images = header.images if header else 0
+        if line := allowed_changes.record(folder, images, trained, wanted):
+            notes(line)
         _write_text(ours, "config.yaml", settings.to_yaml())
         return _run(settings, ours, header, prepared, evaluation, device, command, notes, required)
 
@@ -280,11 +279,6 @@ def _digest(settings: RunConfig, prepared: Prepared) -> str:
 def _stop_at_once(folder: Path) -> StopAtOnce:
     """For the time in which a run is set up: it can be resumed, whatever it has by then."""
     return StopAtOnce(f"stopped; go on with: gantx train --resume {folder}", leaves=True)
-
-
-def _contradictions(trained: RunConfig, settings: RunConfig) -> list[str]:
-    """What may not change when a run is resumed, and does."""
-    return [key for key in presets.differences(trained, settings) if key not in CHANGEABLE | OF_THE_DATA]
 
 
 def _run(
@@ -339,9 +333,13 @@ def _attempt(
             for part in ("generator_ema", "discriminator"):
                 sampling.check_size(header, part)
         state = TrainingState(settings, device)
+        initialized = header is None and settings.initialization is not None
         if header is not None:
-            with _naming_an_older_checkpoint(folder):
+            with _naming_an_older_checkpoint(folder, header.path):
                 state.restore(header)
+        elif initialized:
+            for line in initialize(state):
+                notes(line)
         state.rollbacks = max(state.rollbacks, rollbacks)
         if (resolved := resolve_micro_batch(settings, state, notes)) is not settings:
             settings = state.config = resolved
@@ -372,6 +370,8 @@ def _attempt(
                 if rollbacks:
                     logger.save()  # so that the run remembers it, however soon it is stopped
                 _announce(logger, settings, state, header)
+                if initialized:
+                    logger.save()  # so that the run can be resumed without the other checkpoint
                 steps = build_steps(
                     settings, state, log=logger.log, required=required, working=logger.working
                 )
@@ -490,16 +490,26 @@ def _note_changes(header: Header, settings: RunConfig, device: torch.device, log
 
 
 @contextlib.contextmanager
-def _naming_an_older_checkpoint(folder: Path) -> Iterator[None]:
-    """Add to a CheckpointError how to resume from the checkpoint before the damaged one."""
+def _naming_an_older_checkpoint(folder: Path, chosen: Path | None = None) -> Iterator[None]:
+    """Add to a CheckpointError how to resume from the checkpoint before the damaged one.
+
+    Args:
+        folder: the run.
+        chosen: the checkpoint that is read; None for the newest.
+    """
     try:
         yield
     except CheckpointError as problem:
         if isinstance(problem.__cause__, OSError):  # it may be good
             raise
-        *older, latest = checkpoint.all_in(folder / "checkpoints")
-        goal = f"go on from {older[-1].name}" if older else "start over"
-        raise CheckpointError(f"{problem}; remove {latest.name} to {goal}") from problem
+        found = checkpoint.all_in(folder / "checkpoints")
+        damaged = chosen or found[-1]
+        older = [path for path in found if path.name < damaged.name]
+        if older:
+            raise CheckpointError(
+                f"{problem}; go on from there with: gantx train --resume {older[-1]}"
+            ) from problem
+        raise CheckpointError(f"{problem}; remove {damaged.name} to start over") from problem
 
 
 def _announce(logger: RunLogger, settings: RunConfig, state: TrainingState, header: Header | None) -> None:
