@@ -36,7 +36,7 @@ _KEY_SHARE = 0.3  # of the style in the keys, whose other part is the same for a
 
 
 class Mapping(nn.Module):
-    """Mapping network: linear layers with leaky ReLU; the first adds the embedding of a discrete latent.
+    """Mapping network: linear layers with leaky ReLU; the first adds the embeddings of discrete latents.
 
     With classes, the label's embedding is joined to z.
 
@@ -44,17 +44,19 @@ class Mapping(nn.Module):
         latent_dim: size of z.
         style_dim: size of w.
         layers: number of linear layers.
-        categories: values of the discrete latent, 0 for none. It is the index of the largest of so many
-            leading numbers of z, so that each value is equally likely.
+        categories: number of values of each discrete latent. It is the index of the largest of so many
+            numbers of z, so that each value is equally likely.
         classes: number of classes, 0 for none.
     """
 
     def __init__(
-        self, latent_dim: int, style_dim: int, layers: int, categories: int, classes: int = 0
+        self, latent_dim: int, style_dim: int, layers: int, categories: tuple[int, ...], classes: int = 0
     ) -> None:
         super().__init__()
         inputs = 2 * latent_dim if classes else latent_dim
-        self.embedding = nn.Parameter(_SPREAD * torch.randn(categories, style_dim)) if categories else None
+        self.embeddings = nn.ParameterList(
+            _SPREAD / math.sqrt(len(categories)) * torch.randn(values, style_dim) for values in categories
+        )
         self.layers = nn.ModuleList(
             Linear(style_dim if layer else inputs, style_dim, widen=True) for layer in range(layers)
         )
@@ -68,8 +70,10 @@ class Mapping(nn.Module):
         first, *others = self.layers
         joined = z if self.label_embedding is None else torch.cat([z, self.label_embedding(labels)], dim=1)
         x: Tensor = first(joined)
-        if self.embedding is not None:
-            x = x + self.embedding[z[:, : len(self.embedding)].argmax(1)]
+        start = 0
+        for embedding in self.embeddings:
+            x = x + embedding[z[:, start : start + len(embedding)].argmax(1)]
+            start += len(embedding)
         w = F.leaky_relu(x, SLOPE)
         for layer in others:
             w = F.leaky_relu(layer(w), SLOPE)

@@ -416,6 +416,7 @@ class _Diagnostics:
 
     def __call__(self) -> dict[str, float]:
         state, ratio = self._state, self._state.config.data.ratio
+        seeds = range(health.IMAGES)
         if self._real is None:
             real = self._batches.at("health", 0, health.IMAGES)
             self._real = health.diversity(sampling.crop(sampling.quantise(real), ratio))
@@ -423,11 +424,11 @@ class _Diagnostics:
             torch.cat(
                 list(
                     sampling.sample(
-                        *(network, range(health.IMAGES)),
+                        *(network, seeds),
                         batch=health.IMAGES,
                         device=state.device,
                         ratio=ratio,
-                        labels=drawn_labels(state.config.conditioning, range(health.IMAGES)),
+                        labels=drawn_labels(state.config.conditioning, seeds),
                     )
                 )
             )
