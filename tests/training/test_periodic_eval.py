@@ -145,7 +145,7 @@ def test_modes_decide_beside_a_network_too(tmp_path):
 def test_a_stop_does_not_lose_the_last_score(tmp_path, monkeypatch):
     measure, calls = periodic_eval.PeriodicEvaluation.score, []
 
-    def stopped(self, generator, interrupted):
+    def stopped(self, generator, interrupted, *show):
         calls.append(None)
         if len(calls) == 4:
             signal.raise_signal(signal.SIGTERM)
