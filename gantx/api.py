@@ -80,11 +80,13 @@ def evaluate(
     """
     from gantx.evaluation import request as evaluation
     from gantx.runtime import devices
+    from gantx.runtime.precision import usual_defaults
 
     request = evaluation.Request(metrics=tuple(metrics), device=devices.pick_device(device), **how)
-    return evaluation.evaluate(
-        Path(target), request, log=lambda line: None, progress=lambda what, done, total: None
-    )
+    with usual_defaults():
+        return evaluation.evaluate(
+            Path(target), request, log=lambda line: None, progress=lambda what, done, total: None
+        )
 
 
 class Model:
@@ -327,7 +329,8 @@ class Model:
         Args:
             seed: of the image.
             layer: `last`, `all`, or the name of one.
-            query: row and column of the query pixel, for self-attention; None for the centre.
+            query: row and column of the query pixel, for self-attention; None for the pixel whose attention
+                varies most, which usually lies on the object.
             truncation: psi of the styles; default 0.7 for attention over latents.
 
         Returns:
