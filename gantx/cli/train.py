@@ -164,7 +164,7 @@ def train(
     if begun is None:
         from gantx.training.preconditions import require_new_run
 
-        require_new_run(settings, out)
+        require_new_run(settings, out, runs)
     with time_limit(limit), StopAtOnce(_BEFORE, leaves=True):
         load_torch()
         from gantx.training import run

@@ -30,7 +30,7 @@ from gantx.data.crop import height_of
 from gantx.data.labels import Labels, digest_of
 from gantx.data.pixels import Tally, Unusable, at_ratio, read_all
 from gantx.data.sources import HasLabelFiles, Source, open_source
-from gantx.errors import DataError, MissingError
+from gantx.errors import DataError, MissingError, system_reason
 from gantx.io.atomic import scratch_folder
 from gantx.io.cache import cache_folder
 
@@ -299,7 +299,7 @@ def _build(
             _install(beside, folder, lambda: _load(folder, data.resolution, source.name) is not None)
     except OSError as problem:
         raise MissingError(
-            f"cannot write the prepared images into {folder.parent} ({problem.strerror or problem}): free "
+            f"cannot write the prepared images into {folder.parent} ({system_reason(problem)}): free "
             "space there or set GANTX_CACHE to another folder"
         ) from problem
 

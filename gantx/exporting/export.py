@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gantx.checkpoint import Header
-from gantx.errors import DataError, MissingError
+from gantx.errors import DataError, MissingError, system_reason
 from gantx.exporting import hub, onnx, parity, program, web
 from gantx.exporting.generator import ExportedGenerator, Morph, latents_of
 from gantx.exporting.parity import Difference, Run
@@ -272,5 +272,5 @@ def _aside(output: Path) -> Iterator[Path]:
             output.parent.mkdir(parents=True, exist_ok=True)
             scratch = stack.enter_context(scratch_folder(output))
         except OSError as problem:
-            raise MissingError(f"cannot write beside {output}: {problem.strerror or problem}") from problem
+            raise MissingError(f"cannot write beside {output}: {system_reason(problem)}") from problem
         yield stack.enter_context(utf8_path(scratch))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from gantx.errors import MissingError, UsageError
+from gantx.errors import MissingError, UsageError, system_reason
 from gantx.io import figures, sheets
 from gantx.io.atomic import replacing
 from gantx.io.decoding import open_image, text_of
@@ -128,7 +128,7 @@ def check_output(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as problem:
-        raise MissingError(f"cannot write {path}: {problem.strerror or problem}") from problem
+        raise MissingError(f"cannot write {path}: {system_reason(problem)}") from problem
 
 
 def require_distinct(path: Path, seeds: Sequence[int]) -> None:
@@ -349,4 +349,4 @@ def _write_pngs(folder: Path, group: _Group, text: Mapping[str, str], origin: st
     except OSError as problem:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
-        raise MissingError(f"cannot write into {folder}: {problem.strerror or problem}") from problem
+        raise MissingError(f"cannot write into {folder}: {system_reason(problem)}") from problem
