@@ -80,11 +80,13 @@ def evaluate(
     """
     from gantx.evaluation import request as evaluation
     from gantx.runtime import devices
+    from gantx.runtime.precision import usual_defaults
 
     request = evaluation.Request(metrics=tuple(metrics), device=devices.pick_device(device), **how)
-    return evaluation.evaluate(
-        Path(target), request, log=lambda line: None, progress=lambda what, done, total: None
-    )
+    with usual_defaults():
+        return evaluation.evaluate(
+            Path(target), request, log=lambda line: None, progress=lambda what, done, total: None
+        )
 
 
 class Model:

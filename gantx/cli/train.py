@@ -218,7 +218,12 @@ def _dry_run(settings: RunConfig) -> None:
     print(settings.to_yaml())
     if settings.data.source not in (None, *SETS):  # which would be downloaded
         with StatusDisplay() as status:
-            count = check(settings.data, log=status.log, progress=partial(status.show, "reading images"))
+            count = check(
+                settings.data,
+                log=status.log,
+                progress=partial(status.show, "reading images"),
+                labels=settings.conditioning.classes is not None,
+            )
             require_enough(count, settings.data, status.log)
     _show_plan(sizes(settings))
 
