@@ -111,9 +111,12 @@ def attend(
         ),
     )
     text = provenance.describe(model.header, model.weights, view.truncation) | {"gantx:noise": noise}
-    note = "query (row,column): the position whose attention varies most" if view.query is None else ""
-    if isinstance(model.network, interfaces.ShowsAttention) and view.truncation is not None:
-        note = f"styles truncated, psi {view.truncation.psi:g}"
+    notes = []
+    if view.query is None and not isinstance(model.network, interfaces.ShowsAttention):
+        notes.append("query (row,column): the position whose attention varies most")
+    if view.truncation is not None and view.truncation.psi != 1:
+        notes.append(f"styles truncated, psi {view.truncation.psi:g}")
+    note = "\n".join(notes)
     with StatusDisplay() as status:
 
         def pictures() -> Any:

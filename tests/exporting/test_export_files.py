@@ -160,9 +160,8 @@ def test_an_export_of_an_export_keeps_licence_and_scores(own_run, tmp_path):
     card = (second / "README.md").read_text()
     assert "license: cc-by-4.0" in card
     assert f"protocol {result_of(header).protocol_hash}: name clean-50k" in card
-    export.export(second, export.Request(tmp_path / "m.pt2", "pt2"), print)
-    entry = json.loads((tmp_path / "export.json").read_text())["files"]["m.pt2"]
-    assert entry["checkpoint"]["license"] == "cc-by-4.0"
+    record = json.loads((second / "export.json").read_text())["files"]["model.safetensors"]
+    assert record["checkpoint"]["license"] == "cc-by-4.0"
     export.export(second, export.Request(tmp_path / "h.safetensors", "safetensors", license="mit"), print)
     after = checkpoint.read_header(tmp_path / "h.safetensors")
     assert after.data["license"] == "mit"
