@@ -329,7 +329,8 @@ class Model:
         Args:
             seed: of the image.
             layer: `last`, `all`, or the name of one.
-            query: row and column of the query pixel, for self-attention; None for the centre.
+            query: row and column of the query pixel, for self-attention; None for the pixel whose attention
+                varies most, which usually lies on the object.
             truncation: psi of the styles; default 0.7 for attention over latents.
 
         Returns:

@@ -43,11 +43,13 @@ def export(
         int | None, typer.Option(min=1, help="Number of leading layers to truncate (all).")
     ] = None,
     license_: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--license", help="License of the weights by its name on the Hugging Face Hub: cc-by-4.0."
+            "--license",
+            help="License of the weights by its name on the Hugging Face Hub: cc-by-4.0. By default that of "
+            "an exported file, else unknown.",
         ),
-    ] = "unknown",
+    ] = None,
     scores: Annotated[
         list[Path] | None,
         typer.Option(

@@ -368,6 +368,9 @@ class TrainingConfig(Section):
         sample_kimg: how often images of fixed latents are generated and saved.
         checkpoint_kimg: how often the state is saved.
         keep_checkpoints: how many of the latest checkpoints are kept.
+        on_divergence: stop when a loss or gradient is not finite; or also go back, when gradients explode or
+            the generator collapses too, to the last healthy checkpoint with half the learning rate.
+        max_rollbacks: how often a run may go back, each time with half the rate before.
         evaluate_every: how often the averaged generator is scored as `evaluation` says; null for never. The
             best checkpoint by the first metric is kept in checkpoints/best.
         samples: number of images in a grid of samples.
@@ -391,6 +394,8 @@ class TrainingConfig(Section):
     sample_kimg: Kimg = 50.0
     checkpoint_kimg: Kimg = 50.0
     keep_checkpoints: Positive = 3
+    on_divergence: Literal["stop", "rollback"] = "stop"
+    max_rollbacks: Annotated[int, Field(ge=1, le=100)] = 3
     evaluate_every: Kimg | None = None
     samples: Annotated[int, Field(ge=1, le=4096)] = 64
 

@@ -17,7 +17,7 @@ from gantx.errors import DataError, MissingError
 from gantx.exporting import hub, onnx, parity, program, web
 from gantx.exporting.generator import ExportedGenerator, Morph, latents_of
 from gantx.exporting.parity import Difference, Run
-from gantx.exporting.request import FOLDERS, PACKAGE, RANGES, Kind, Request, require_valid
+from gantx.exporting.request import FOLDERS, PACKAGE, RANGES, UNSTATED, Kind, Request, require_valid
 from gantx.generation import sampling
 from gantx.io.atomic import replacing, scratch_folder
 from gantx.io.byte_names import utf8_name, utf8_path
@@ -65,7 +65,7 @@ def export(target: Path, request: Request, log: Log, working: Working = unnotice
                 "preset": header.config.name,
                 "kimg": header.images / 1000,
                 "digest": header.digest,
-                "license": request.license,
+                "license": _license(header, request),
             },
             **entry,
             "versions": {"gantx": __version__, "torch": str(torch.__version__)},
@@ -122,7 +122,8 @@ def _safetensors(
     generator: Generator, header: Header, request: Request, folder: Path, log: Log, working: Working
 ) -> tuple[str, dict[str, Any]]:
     name = utf8_name(request.output.name)
-    hub.write_weights(folder / name, generator, header, request.license)
+    scores = hub.read_scores(request.scores, header)
+    hub.write_weights(folder / name, generator, header, _license(header, request), scores)
     return name, {"parity": _checked_weights(generator, folder / name, log)}
 
 
@@ -130,7 +131,7 @@ def _hf(
     generator: Generator, header: Header, request: Request, folder: Path, log: Log, working: Working
 ) -> tuple[str, dict[str, Any]]:
     scores = hub.read_scores(request.scores, header)
-    hub.write_folder(folder, generator, header, request.license, scores)
+    hub.write_folder(folder, generator, header, _license(header, request), scores)
     log(f"scores on the card: {len(scores) or 'none'}")
     checked = _checked_weights(generator, folder / hub.WEIGHTS, log)
     return hub.WEIGHTS, {"scores": [result.protocol_hash for result in scores], "parity": checked}
@@ -202,6 +203,11 @@ def _sentence(difference: Difference, runtime: str) -> str:
     )
 
 
+def _license(header: Header, request: Request) -> str:
+    """The licence asked for, or the one that an exported file names."""
+    return request.license or str(header.data.get("license") or UNSTATED)
+
+
 # --- metadata ---------------------------------------------------------------------------------------------
 
 
@@ -212,7 +218,7 @@ def _metadata(header: Header, request: Request) -> dict[str, str]:
         "gantx.preset": header.config.name,
         "gantx.kimg": f"{header.images / 1000:g}",
         "gantx.digest": header.digest,
-        "gantx.license": request.license,
+        "gantx.license": _license(header, request),
     }
     if request.kind != "web":
         metadata |= {"gantx.input": "z, standard normal", "gantx.range": RANGES[request.pixels]}

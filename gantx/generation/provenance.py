@@ -18,16 +18,17 @@ from gantx import checkpoint
 from gantx.checkpoint import Header
 from gantx.errors import CheckFailed, CheckpointError, DataError, MissingError, UsageError
 from gantx.generation import sampling
-from gantx.generation.latents import parse_seeds
+from gantx.generation.latents import parse_seeds, whole_number
 from gantx.generation.sampling import Weights
 from gantx.generation.truncation import Truncation, parse_truncation
-from gantx.io import archives, imaging
-from gantx.io.decoding import decoded
+from gantx.io import archives, imaging, sheets
+from gantx.io.decoding import JPEG, decoded
 from gantx.models.interfaces import Generator
 from gantx.version import __version__
 
 # Keys of `describe` and `gantx sample`; pictures with other keys were not generated from seeds alone.
 _KNOWN = {"version", "preset", "images", "weights", "digest", "truncation", "cutoff", "seed", "seeds"}
+_KNOWN |= {"scale", "labels"}
 MOST_BYTES = 2**31  # of the pixels of all pictures that are read at once
 _PART: dict[Weights, str] = {"ema": "generator_ema", "raw": "generator"}
 
@@ -68,6 +69,8 @@ class Picture:
         digest: SHA-256 of the weights; "" if it is not recorded, as in pictures written during training.
         images: number of real images shown to the discriminator before, or None.
         truncation: of its styles, or None.
+        scale: factor by which its images are enlarged.
+        labels: whether a line above each image names its seed.
     """
 
     name: str
@@ -76,6 +79,8 @@ class Picture:
     digest: str
     images: int | None
     truncation: Truncation | None
+    scale: int = 1
+    labels: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class Comparison:
 
 
 def read_pictures(path: Path) -> list[Picture]:
-    """Read pictures of `gantx sample`: a .png, or a folder or .zip of them, sorted by name.
+    """Read pictures of `gantx sample`: a .png or .webp, or a folder or .zip of .png, sorted by name.
 
     Raises:
         MissingError: the path does not exist, or there is no PNG in it.
@@ -229,14 +234,24 @@ def _candidates(folder: Path) -> list[Path]:
 
 
 def _compared(picture: Picture, images: Tensor) -> Comparison:
-    columns, rows = imaging.grid_of(picture.pixels.shape[-2:], images.shape[-2:])
-    if columns * rows < len(images):
-        height, width = images.shape[-2:]
+    count, _, height, width = images.shape
+    height, width = height * picture.scale, width * picture.scale
+    gap = sheets.gap_for(picture.scale)
+    above = sheets.caption_height(width) if picture.labels else 0
+    columns, rows = imaging.grid_of(picture.pixels.shape[-2:], (above + height, width), gap)
+    if columns * rows < count:
         raise DataError(
             f"{picture.name} is {picture.pixels.shape[2]}x{picture.pixels.shape[1]} pixels, not a grid of "
-            f"{len(images)} images of {width}x{height}: it was cut or resized"
+            f"{count} images of {width}x{height}: it was cut or resized"
         )
-    regenerated = imaging.grid(images, columns, rows)
+    images = sheets.enlarged(images, picture.scale)
+    if picture.labels:  # their letters depend on the version of a font: only images are compared
+        regenerated = picture.pixels.clone()
+        for index, image in enumerate(images):
+            y, x = index // columns * (above + height + gap) + above, index % columns * (width + gap)
+            regenerated[:, y : y + height, x : x + width] = image
+    else:
+        regenerated = imaging.grid(images, columns, rows, gap)
     difference = (regenerated.int() - picture.pixels.int()).abs()
     return Comparison(
         picture.name, regenerated, int(difference.max()), float((difference > 0).float().mean())
@@ -254,6 +269,10 @@ def _read(name: str, data: bytes) -> Picture:
     if not said:
         raise DataError(
             f"{name} does not say where it comes from: another program made it, or removed its text chunks"
+        )
+    if data.startswith(JPEG):
+        raise UsageError(
+            f"{name} does not keep exact pixels, so it cannot be compared: write a .png or .webp"
         )
     seeds = text.get("gantx:seeds", text.get("gantx:seed"))
     if seeds is None or said - _KNOWN:
@@ -273,6 +292,8 @@ def _read(name: str, data: bytes) -> Picture:
             digest=text.get("gantx:digest", ""),
             images=int(images) if (images := text.get("gantx:images")) else None,
             truncation=truncation,
+            scale=whole_number(int(text.get("gantx:scale", "1")), "scale", 1),
+            labels="gantx:labels" in text,
         )
     except (UsageError, ValueError) as problem:
         raise DataError(f"{name} has damaged text chunks: {problem}") from problem

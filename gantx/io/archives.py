@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 LARGEST_ENTRY = 2**29  # bytes; an entry that unpacks to more is not read into memory
+LONGEST_NAME = 1000  # characters of the name of an entry
 
 
 def open_zip(file: Path | BinaryIO) -> zipfile.ZipFile:
@@ -22,9 +23,12 @@ def open_zip(file: Path | BinaryIO) -> zipfile.ZipFile:
         raise
     except Exception as problem:  # a damaged directory makes zipfile raise many types
         raise ValueError(str(problem) or type(problem).__name__) from problem
-    if any(not entry.filename for entry in archive.infolist()):
+    lengths = {len(entry.filename) for entry in archive.infolist()}
+    if 0 in lengths or max(lengths, default=0) > LONGEST_NAME:
         archive.close()
-        raise ValueError("an entry without a name")
+        raise ValueError(
+            "an entry without a name" if 0 in lengths else f"a name of {max(lengths):,} characters"
+        )
     return archive
 
 

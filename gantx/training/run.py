@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import platform
@@ -21,11 +20,13 @@ from gantx.config import presets
 from gantx.config.schema import EvaluationConfig, RunConfig
 from gantx.data.batches import Batches
 from gantx.data.prepare import Prepared, prepare, require_enough
-from gantx.errors import CheckpointError, DataError, GantxError, MissingError, UsageError
+from gantx.errors import CheckpointError, DataError, DivergedError, GantxError, MissingError, UsageError
 from gantx.generation import sampling
+from gantx.generation.labels import drawn_labels
 from gantx.io.atomic import replacing
 from gantx.runtime import devices, memory
 from gantx.runtime.signals import StopAfterIteration, StopAtOnce, StopNow
+from gantx.training import health
 from gantx.training.conditioning import with_classes
 from gantx.training.diagnostics import diagnose
 from gantx.training.loop import target_images, train
@@ -35,6 +36,7 @@ from gantx.training.phases import penalty_micro_batch_size
 from gantx.training.preconditions import require_new_run, require_run
 from gantx.training.progress import ProgressDisplay
 from gantx.training.resolve import Log, frozen_garbage, prepared_process, resolve
+from gantx.training.rollback import go_back
 from gantx.training.run_folder import (
     ClaimedFolder,
     RunExistsError,
@@ -62,6 +64,8 @@ CHANGEABLE = {
     "training.cuda_graphs",
     "training.evaluate_every",
     "training.diagnostics",
+    "training.on_divergence",
+    "training.max_rollbacks",
     *(f"evaluation.{field}" for field in EvaluationConfig.model_fields),
 }
 
@@ -294,6 +298,35 @@ def _run(
     notes: _Notes,
     required: Required,
 ) -> Path:
+    """Train to the end; where `training.on_divergence` says so, go back after a divergence."""
+    rollbacks = 0
+    while True:
+        try:
+            return _attempt(
+                *(settings, claimed, header, prepared, evaluation, device, command, notes, required),
+                rollbacks=rollbacks,
+            )
+        except DivergedError as problem:
+            if settings.training.on_divergence != "rollback":
+                raise
+            header, rollbacks, sentence = go_back(claimed.path, settings.training, problem)
+            notes = notes.anew()
+            notes(sentence)
+
+
+def _attempt(
+    settings: RunConfig,
+    claimed: ClaimedFolder,
+    header: Header | None,
+    prepared: Prepared,
+    evaluation: PeriodicEvaluation | None,
+    device: torch.device,
+    command: Sequence[str],
+    notes: _Notes,
+    required: Required,
+    *,
+    rollbacks: int,
+) -> Path:
     training, folder = settings.training, claimed.path
     at_once = _stop_at_once(folder)
     size = "auto or to a divisor" if device.type == "cuda" else "a divisor"
@@ -309,6 +342,7 @@ def _run(
         if header is not None:
             with _naming_an_older_checkpoint(folder):
                 state.restore(header)
+        state.rollbacks = max(state.rollbacks, rollbacks)
         if (resolved := resolve_micro_batch(settings, state, notes)) is not settings:
             settings = state.config = resolved
             training = settings.training
@@ -327,7 +361,7 @@ def _run(
         with stop as signals, contextlib.closing(display):
             digest = _digest(settings, prepared)
             data = {"name": prepared.name, "digest": digest, "images": len(prepared.images)}
-            diagnostics = functools.partial(_diagnose, state, batches) if training.diagnostics else dict
+            diagnostics = _Diagnostics(state, batches)
             logger = RunLogger(
                 claimed, settings, state, data, display, signals.reason, evaluation, diagnostics
             )
@@ -335,6 +369,8 @@ def _run(
                 logger.rewind()
                 for note in notes.lines:
                     logger.record(note)
+                if rollbacks:
+                    logger.save()  # so that the run remembers it, however soon it is stopped
                 _announce(logger, settings, state, header)
                 steps = build_steps(
                     settings, state, log=logger.log, required=required, working=logger.working
@@ -350,7 +386,8 @@ def _run(
                 raise
             except GantxError as problem:
                 with contextlib.suppress(MissingError):  # a full disk must not hide the reason
-                    logger.record(str(problem))
+                    if not isinstance(problem, health.Unhealthy):  # said already
+                        logger.record(str(problem))
                 if isinstance(problem, MissingError):
                     again = f"{problem}; once that is mended, go on with: gantx train --resume {folder}"
                     raise MissingError(again) from problem
@@ -369,13 +406,45 @@ def _periodic_evaluation(
     )
 
 
-def _diagnose(state: TrainingState, batches: Batches) -> dict[str, float]:
-    """Figures of D on the images it saw last."""
-    training = state.config.training
-    size = min(penalty_micro_batch_size(training, training.batch), DIAGNOSED)
-    first = state.images - size
-    labels = batches.labels_at("real", first, size) if state.config.conditioning.labels else None
-    return diagnose(state.discriminator.network, batches.at("real", first, size), labels)
+class _Diagnostics:
+    """Figures of the networks for every report: the diversity of images, and of D if that is asked for."""
+
+    def __init__(self, state: TrainingState, batches: Batches) -> None:
+        self._state = state
+        self._batches = batches
+        self._real: tuple[float, float] | None = None
+
+    def __call__(self) -> dict[str, float]:
+        state, ratio = self._state, self._state.config.data.ratio
+        seeds = range(health.IMAGES)
+        if self._real is None:
+            real = self._batches.at("health", 0, health.IMAGES)
+            self._real = health.diversity(sampling.crop(sampling.quantise(real), ratio))
+        generator, average = (
+            torch.cat(
+                list(
+                    sampling.sample(
+                        *(network, seeds),
+                        batch=health.IMAGES,
+                        device=state.device,
+                        ratio=ratio,
+                        labels=drawn_labels(state.config.conditioning, seeds),
+                    )
+                )
+            )
+            for network in (state.generator.network, state.average.network)
+        )
+        return {**health.figures(self._real, generator, average), **self._of_discriminator()}
+
+    def _of_discriminator(self) -> dict[str, float]:
+        """Figures of D on the images it saw last."""
+        state, training = self._state, self._state.config.training
+        if not training.diagnostics:
+            return {}
+        size = min(penalty_micro_batch_size(training, training.batch), DIAGNOSED)
+        first = state.images - size
+        labels = self._batches.labels_at("real", first, size) if state.config.conditioning.labels else None
+        return diagnose(state.discriminator.network, self._batches.at("real", first, size), labels)
 
 
 class _Notes:
@@ -388,6 +457,10 @@ class _Notes:
     def __call__(self, text: str) -> None:
         self.lines.append(text)
         self._log(text)
+
+    def anew(self) -> _Notes:
+        """The same without the lines so far."""
+        return _Notes(self._log)
 
 
 def _steps_left(settings: RunConfig, images: int) -> int:
