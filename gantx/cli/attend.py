@@ -8,7 +8,16 @@ from typing import Annotated, Any, cast
 import typer
 
 from gantx import api
-from gantx.cli.options import Checkpoint, Device, Force, Scale, Weights, require_checkpoint, require_unused
+from gantx.cli.options import (
+    Checkpoint,
+    ClassName,
+    Device,
+    Force,
+    Scale,
+    Weights,
+    require_checkpoint,
+    require_unused,
+)
 from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import UsageError
@@ -59,6 +68,7 @@ def attend(
     ] = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Share of the image in a blend.")] = 0.3,
     scale: Scale = None,
+    class_: ClassName = None,
     weights: Weights = "ema",
     device: Device = "auto",
     force: Force = False,
@@ -96,7 +106,7 @@ def attend(
     from gantx.generation import attention_visualization, provenance
     from gantx.models import interfaces
 
-    model = api.load(checkpoint, weights=cast(Any, weights), device=device)
+    model = api.load(checkpoint, weights=cast(Any, weights), device=device).of_class(class_, seed=chosen[0])
     view = attention_visualization.completed(
         model.network,
         attention_visualization.View(
@@ -111,6 +121,7 @@ def attend(
         ),
     )
     text = provenance.describe(model.header, model.weights, view.truncation) | {"gantx:noise": noise}
+    text |= {key: value for key, value in model.provenance().items() if key == "gantx:classes"}
     notes = []
     if view.query is None and not isinstance(model.network, interfaces.ShowsAttention):
         notes.append("query (row,column): the position whose attention varies most")
@@ -118,6 +129,8 @@ def attend(
         notes.append(f"styles truncated, psi {view.truncation.psi:g}")
     note = "\n".join(notes)
     with StatusDisplay() as status:
+        if model.of_one_class is not None and class_ is None:
+            status.log(f"class: {model.of_one_class} (others with --class)")
 
         def pictures() -> Any:
             status.show("drawing", 0, len(chosen))

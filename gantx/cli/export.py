@@ -42,6 +42,13 @@ def export(
     cutoff: Annotated[
         int | None, typer.Option(min=1, help="Number of leading layers to truncate (all).")
     ] = None,
+    class_: Annotated[
+        str | None,
+        typer.Option(
+            "--class",
+            help="The class, by name or number, that onnx, pt2 and web generate of a conditional model.",
+        ),
+    ] = None,
     license_: Annotated[
         str | None,
         typer.Option(
@@ -95,6 +102,7 @@ def export(
         kind=kind_of(output, form),
         pixels=pixels_named(pixels),
         truncation=parse_truncation(truncation, cutoff),
+        class_=class_,
         license=license_,
         scores=tuple(scores or ()),
         runtime=onnxruntime_web,

@@ -11,6 +11,7 @@ from gantx import api
 from gantx.cli.options import (
     Batch,
     Checkpoint,
+    ClassName,
     Cutoff,
     Device,
     Force,
@@ -61,6 +62,7 @@ def interpolate(
     cutoff: Cutoff = None,
     scale: Scale = None,
     labels: Labels = True,
+    class_: ClassName = None,
     weights: Weights = "ema",
     batch: Batch = None,
     device: Device = "auto",
@@ -94,7 +96,7 @@ def interpolate(
     strip = output.suffix.lower() in animations.STRIPS
     require_checkpoint(checkpoint)
     load_torch()
-    model = api.load(checkpoint, weights=cast(Any, weights), device=device)
+    model = api.load(checkpoint, weights=cast(Any, weights), device=device).of_class(class_, seed=chosen[0])
     walk = model.walk(
         chosen,
         frames or (10 if strip else 60),
@@ -106,6 +108,8 @@ def interpolate(
         cutoff=cutoff,
     )
     with StatusDisplay() as status:
+        if model.of_one_class is not None and class_ is None:
+            status.log(f"class: {model.of_one_class} (others with --class)")
 
         def shown() -> Any:
             status.show("generating frames", 0, walk.frames)

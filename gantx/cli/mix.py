@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from gantx import api
-from gantx.cli.options import Batch, Checkpoint, Device, Labels, Scale, Weights, require_checkpoint
+from gantx.cli.options import Batch, Checkpoint, ClassName, Device, Labels, Scale, Weights, require_checkpoint
 from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import UsageError
@@ -33,6 +33,7 @@ def mix(
         typer.Option(help="Latents to replace (GANformer); the last is the global one. All by default."),
     ] = None,
     truncation: Annotated[float | None, typer.Option(help="Truncation psi; 1 for none.")] = None,
+    class_: ClassName = None,
     weights: Weights = "ema",
     scale: Scale = None,
     labels: Labels = True,
@@ -68,10 +69,12 @@ def mix(
     from gantx.io import sheets
     from gantx.runtime.seeds import seeds_of
 
-    model = api.load(checkpoint, weights=cast(Any, weights), device=device)
+    model = api.load(checkpoint, weights=cast(Any, weights), device=device).of_class(class_, seed=changed[0])
     if of_layers is None and of_components is None:
         of_layers = seeds_of(style_mixing.coarse_layers(model.network))
     with StatusDisplay() as status, status.working("generating", noted=False):
+        if model.of_one_class is not None and class_ is None:
+            status.log(f"class: {model.of_one_class} (others with --class)")
         images = style_mixing.table(
             model.network,
             changed,

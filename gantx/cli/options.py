@@ -50,6 +50,10 @@ Scale = Annotated[
 Labels = Annotated[
     bool, typer.Option("--labels/--no-labels", help="Name seeds and settings beside the images.")
 ]
+ClassName = Annotated[
+    str | None,
+    typer.Option("--class", help="Class of a conditional model, by name or number (that of the first seed)."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Force = Annotated[
     bool,

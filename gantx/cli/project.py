@@ -10,6 +10,7 @@ import typer
 from gantx import api
 from gantx.cli.options import (
     Checkpoint,
+    ClassName,
     Device,
     Labels,
     Scale,
@@ -58,6 +59,7 @@ def project(
     ] = None,
     scale: Scale = None,
     labels: Labels = True,
+    class_: ClassName = None,
     weights: Weights = "ema",
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", "-f", help="Write over existing outputs.")] = False,
@@ -98,11 +100,13 @@ def project(
 
     for path in (output, latents):
         imaging.check_output(path)
-    model = api.load(checkpoint, weights=cast(Any, weights), device=device)
+    model = api.load(checkpoint, weights=cast(Any, weights), device=device).of_class(class_, seed=seed)
     ratio = model.config.data.ratio
     target = projection.read_target(image, sampling.cropped_shape(model.network, ratio))
     network = projection.inception_features(feature_file, model.device) if features else None
     with StatusDisplay() as status:
+        if model.of_one_class is not None and class_ is None:
+            status.log(f"class: {model.of_one_class} (others with --class)")
         status.show("optimising", 0, steps)
         found = projection.project(
             model.network,

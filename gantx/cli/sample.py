@@ -75,6 +75,14 @@ def sample(
     ] = "uint8",
     grid: Annotated[str | None, typer.Option(help="Columns x rows of a grid: 8x8.")] = None,
     scale: Scale = None,
+    class_: Annotated[
+        str | None,
+        typer.Option(
+            "--class",
+            help="Class of a conditional model, by name or number; several (0-4, all) are a row each. By "
+            "default every seed has its own.",
+        ),
+    ] = None,
     labels: Annotated[
         bool, typer.Option("--labels/--no-labels", help="Name the seed above each image of a grid.")
     ] = False,
@@ -121,7 +129,7 @@ def sample(
         raise UsageError("--latents provides every latent: omit -n, --seed and --seeds")
     if source is not None:
         images_told = (number, seed or None, seeds, latents, truncation, cutoff)
-        told = (*images_told, grid, scale, labels or None, go_on or None, output, compile or None)
+        told = (*images_told, class_, grid, scale, labels or None, go_on or None, output, compile or None)
         if any(option is not None for option in told):
             raise UsageError(
                 "--from takes the settings from the picture and only compares: name nothing else"
@@ -163,6 +171,7 @@ def sample(
     load_torch()
 
     from gantx.generation import sampling
+    from gantx.generation.labels import parse_classes
     from gantx.generation.latents import latents_for
     from gantx.generation.sampling import fetch
     from gantx.runtime.seeds import Seeds, seeds_of
@@ -178,6 +187,20 @@ def sample(
     else:
         columns, rows = imaging.grid_shape(0, grid) if grid is not None else (8, 8)
         what = numbers = Seeds([range(seed, seed + (number or columns * rows))])
+    label: Any = None
+    if class_ is not None:
+        label = parse_classes(model.config.conditioning, class_)
+        if len(label) == 1:
+            label = label[0]
+        elif latents is not None or not (picture or output.suffix.lower() == ".npy"):
+            raise UsageError(
+                "several classes are rows of one picture or .npy: name one class, or such an output"
+            )
+        else:  # every class with the same seeds, 8 unless more are asked for
+            each = numbers if chosen is not None or number is not None else numbers[:8]
+            what = numbers = seeds_of(seed for _ in label for seed in each)
+            grid = grid or (f"{len(each)}x{len(label)}" if picture else None)
+            label = [one for one in label for _ in each]
     if scale is None and (not picture or len(numbers) == 1):
         scale = 1  # single images are data
     size = sampling.cropped_shape(model.network, model.config.data.ratio)
@@ -185,6 +208,8 @@ def sample(
     shape = imaging.grid_shape(len(numbers), grid) if picture else None
     origin = "seed" if latents is None else "latent"
     text = model.provenance(truncation, cutoff)
+    if label is not None:
+        text["gantx:classes"] = str(label if isinstance(label, int) else seeds_of(label))
     if go_on:
         kept = imaging.kept(output, numbers, text, scale or 1)
         output_log.log(f"{len(kept):,} of {len(numbers):,} images are in {output} already")
@@ -194,7 +219,7 @@ def sample(
             return
     with StatusDisplay() as status:
         images: Iterator[Any] = model.generate(
-            what, truncation=truncation, cutoff=cutoff, batch=batch, log=status.log
+            what, label=label, truncation=truncation, cutoff=cutoff, batch=batch, log=status.log
         )
         if dtype == "uint8":
             images = (sampling.quantise(part) for part in images)
@@ -237,6 +262,7 @@ def _compare(source: Path, target: Path | None, batch: int | None, device: str) 
         batch=batch or sampling.BATCH,
         device=model.device,
         ratio=model.config.data.ratio,
+        conditioning=model.config.conditioning,
     ):
         if found.largest:
             different += found.largest > 1

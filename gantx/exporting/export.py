@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from gantx.checkpoint import Header
-from gantx.errors import DataError, MissingError, system_reason
+from gantx.errors import DataError, MissingError, UsageError, system_reason
 from gantx.exporting import hub, onnx, parity, program, web
 from gantx.exporting.generator import ExportedGenerator, Morph, latents_of
 from gantx.exporting.parity import Difference, Run
 from gantx.exporting.request import FOLDERS, PACKAGE, RANGES, UNSTATED, Kind, Request, require_valid
 from gantx.generation import sampling
+from gantx.generation.labels import parse_class, with_label
 from gantx.io.atomic import replacing, scratch_folder
 from gantx.io.byte_names import utf8_name, utf8_path
 from gantx.models.interfaces import Generator
@@ -53,6 +54,11 @@ def export(target: Path, request: Request, log: Log, working: Working = unnotice
     if request.kind in ("onnx", "web"):
         onnx.require_packages()
     generator, header = sampling.open_generator(target, CPU)
+    if request.kind in ("onnx", "pt2", "web"):
+        label = parse_class(header.config.conditioning, request.class_)
+        generator = generator if label is None else with_label(generator, label)
+    elif request.class_ is not None:
+        raise UsageError(f"an export of weights ({request.kind}) has all classes: leave --class away")
     folder = request.kind in FOLDERS
     home = request.output if folder else request.output.parent
     earlier = _read_record(home / RECORD)
@@ -192,6 +198,8 @@ def _checked(
 def _checked_weights(generator: Generator, path: Path, log: Log) -> dict[str, Any]:
     """As `_checked`, for a checkpoint that is loaded again."""
     again, _ = sampling.open_generator(path, CPU)
+    if generator.classes:  # the labels are the same for both
+        generator, again = with_label(generator, 0), with_label(again, 0)
     z = latents_of(generator, range(max(parity.BATCHES)))
     return _checked(generator, again, [z], f"gantx {__version__}", log)
 

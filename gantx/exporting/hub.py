@@ -20,6 +20,7 @@ from gantx.evaluation import reports, results
 from gantx.evaluation.results import Result
 from gantx.exporting.request import UNSTATED
 from gantx.generation import sampling
+from gantx.generation.labels import drawn_labels
 from gantx.generation.provenance import describe
 from gantx.io import imaging
 from gantx.io.escaping import markdown, markdown_code
@@ -90,7 +91,15 @@ def write_folder(
     }
     write_text(folder / "config.json", json.dumps(about, indent=2) + "\n")
     ratio = header.config.data.ratio
-    images = sampling.sample(generator, range(_SHOWN), batch=_SHOWN, device=torch.device("cpu"), ratio=ratio)
+    seeds = range(_SHOWN)
+    images = sampling.sample(
+        generator,
+        seeds,
+        batch=_SHOWN,
+        device=torch.device("cpu"),
+        ratio=ratio,
+        labels=drawn_labels(header.config.conditioning, seeds) if generator.classes else None,
+    )
     imaging.write_png(
         folder / "samples.png",
         imaging.grid(torch.cat(list(images)), *imaging.grid_shape(_SHOWN)),

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import overload
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gantx.config.schema import ConditioningConfig
 from gantx.errors import UsageError, closest
-from gantx.runtime.random import Draw, for_seeds
+from gantx.models.interfaces import Generator, StyleBased
+from gantx.runtime.random import Draw, Draws, for_seeds
 
 _SHOWN = 6  # names of classes in a message
 
@@ -32,6 +36,61 @@ def drawn_labels(conditioning: ConditioningConfig, seeds: Sequence[int]) -> list
     assert isinstance(u, torch.Tensor)
     labels: list[int] = np.searchsorted(sums[:-1] / sums[-1], u.double().numpy(), side="right").tolist()
     return labels
+
+
+class DrawnLabels(Sequence[int]):
+    """The labels of `drawn_labels`, each computed when it is asked for: a billion of them take no memory.
+
+    Args:
+        conditioning: of a conditional run.
+        seeds: one per image.
+    """
+
+    def __init__(self, conditioning: ConditioningConfig, seeds: Sequence[int]) -> None:
+        self._conditioning = conditioning
+        self._seeds = seeds
+
+    def __len__(self) -> int:
+        return len(self._seeds)
+
+    @overload
+    def __getitem__(self, where: int) -> int: ...
+    @overload
+    def __getitem__(self, where: slice) -> DrawnLabels: ...
+    def __getitem__(self, where: int | slice) -> int | DrawnLabels:
+        if isinstance(where, slice):
+            return DrawnLabels(self._conditioning, self._seeds[where])
+        labels = drawn_labels(self._conditioning, [self._seeds[where]])
+        assert labels is not None
+        return labels[0]
+
+
+def with_label(generator: Generator, label: int) -> Generator:
+    """A generator with the same weights that generates one class, and is given no labels.
+
+    Args:
+        generator: a conditional network of `gantx.models`; it is not changed.
+        label: of all images.
+    """
+    bound = copy.copy(generator)
+    bound.classes = 0
+
+    def labels(z: Tensor) -> Tensor:
+        return torch.full((len(z),), label, dtype=torch.int64, device=z.device)
+
+    def forward(z: Tensor, noise: Draws | None = None) -> Tensor:
+        images: Tensor = generator.forward(z, noise, labels(z))
+        return images
+
+    setattr(bound, "forward", forward)  # noqa: B010 -- a method of this object alone
+    if isinstance(generator, StyleBased):
+        styled = generator
+
+        def mapping(z: Tensor, given: Tensor | None = None, noise: Draws | None = None) -> Tensor:
+            return styled.mapping(z, labels(z), noise)
+
+        setattr(bound, "mapping", mapping)  # noqa: B010
+    return bound
 
 
 def parse_classes(conditioning: ConditioningConfig, text: str) -> list[int]:

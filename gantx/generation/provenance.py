@@ -16,8 +16,10 @@ from torch import Tensor
 
 from gantx import checkpoint
 from gantx.checkpoint import Header
+from gantx.config.schema import ConditioningConfig
 from gantx.errors import CheckFailed, CheckpointError, DataError, MissingError, UsageError
 from gantx.generation import sampling
+from gantx.generation.labels import drawn_labels
 from gantx.generation.latents import parse_seeds, whole_number
 from gantx.generation.sampling import Weights
 from gantx.generation.truncation import Truncation, parse_truncation
@@ -28,7 +30,8 @@ from gantx.version import __version__
 
 # Keys of `describe` and `gantx sample`; pictures with other keys were not generated from seeds alone.
 _KNOWN = {"version", "preset", "images", "weights", "digest", "truncation", "cutoff", "seed", "seeds"}
-_KNOWN |= {"scale", "labels"}
+_KNOWN |= {"scale", "labels", "classes"}
+_UNCONDITIONAL = ConditioningConfig()
 MOST_BYTES = 2**31  # of the pixels of all pictures that are read at once
 _PART: dict[Weights, str] = {"ema": "generator_ema", "raw": "generator"}
 
@@ -71,6 +74,7 @@ class Picture:
         truncation: of its styles, or None.
         scale: factor by which its images are enlarged.
         labels: whether a line above each image names its seed.
+        classes: of its images, one for all or one for each; () where each seed has its own.
     """
 
     name: str
@@ -81,6 +85,7 @@ class Picture:
     truncation: Truncation | None
     scale: int = 1
     labels: bool = False
+    classes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,13 @@ def find_weights(pictures: Sequence[Picture], target: Path | None, runs: Path) -
 
 
 def regenerate(
-    generator: Generator, pictures: Sequence[Picture], *, batch: int, device: torch.device, ratio: float = 1.0
+    generator: Generator,
+    pictures: Sequence[Picture],
+    *,
+    batch: int,
+    device: torch.device,
+    ratio: float = 1.0,
+    conditioning: ConditioningConfig = _UNCONDITIONAL,
 ) -> Iterator[Comparison]:
     """Generate pictures again and compare them.
 
@@ -196,20 +207,41 @@ def regenerate(
         batch: images computed at once.
         device: where the generator is.
         ratio: height / width to which images are cropped; see `sampling.crop`.
+        conditioning: of the run.
 
     Raises:
-        DataError: the size of a picture does not fit its images.
+        DataError: the classes of a picture are not those of the model, or its size does not fit its images.
     """
     for truncation in dict.fromkeys(picture.truncation for picture in pictures):
         alike = [picture for picture in pictures if picture.truncation == truncation]
         seeds = [seed for picture in alike for seed in picture.seeds]
+        labels = [label for picture in alike for label in _labels_of(picture, conditioning)]
         batches = sampling.sample(
-            generator, seeds, batch=batch, device=device, truncation=truncation, ratio=ratio
+            generator,
+            seeds,
+            batch=batch,
+            device=device,
+            truncation=truncation,
+            ratio=ratio,
+            labels=labels if generator.classes else None,
         )
         generated = (image for images in batches for image in images)
         for picture in alike:
             images = torch.stack([next(generated) for _ in picture.seeds])
             yield _compared(picture, images)
+
+
+def _labels_of(picture: Picture, conditioning: ConditioningConfig) -> list[int]:
+    """The labels of the images of a picture; [] for an unconditional model."""
+    count = conditioning.labels
+    if not picture.classes:
+        return drawn_labels(conditioning, picture.seeds) or []
+    labels = picture.classes * (len(picture.seeds) if len(picture.classes) == 1 else 1)
+    if len(labels) != len(picture.seeds) or max(labels) >= count:
+        raise DataError(
+            f"{picture.name} names classes that do not fit its {len(picture.seeds)} images of {count} classes"
+        )
+    return list(labels)
 
 
 def _of_training(picture: Picture, target: Path | None) -> Path:
@@ -294,6 +326,7 @@ def _read(name: str, data: bytes) -> Picture:
             truncation=truncation,
             scale=whole_number(int(text.get("gantx:scale", "1")), "scale", 1),
             labels="gantx:labels" in text,
+            classes=tuple(parse_seeds(text["gantx:classes"])) if "gantx:classes" in text else (),
         )
     except (UsageError, ValueError) as problem:
         raise DataError(f"{name} has damaged text chunks: {problem}") from problem
