@@ -87,7 +87,7 @@ def create_folder(target: Path) -> tuple[Path, int | None]:
 
 
 def discard(path: Path | None, descriptor: int | None) -> None:
-    """Remove a temporary file or folder, if there is one, and close its descriptor, also if a signal interrupts.
+    """Remove a temporary file or folder, if there is one, and close its descriptor, also if a stop comes.
 
     Args:
         path: the file or folder; None if it was renamed.
