@@ -78,7 +78,7 @@ def with_label(generator: Generator, label: int) -> Generator:
     def labels(z: Tensor) -> Tensor:
         return torch.full((len(z),), label, dtype=torch.int64, device=z.device)
 
-    def forward(z: Tensor, noise: Draws | None = None) -> Tensor:
+    def forward(z: Tensor, noise: Draws | None = None, given: Tensor | None = None) -> Tensor:
         images: Tensor = generator.forward(z, noise, labels(z))
         return images
 

@@ -1,0 +1,119 @@
+"""Classes of a conditional model on the command line: chosen, drawn for each seed, and generated again."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from helpers.small_run import SMALL
+from PIL import Image
+from typer.testing import CliRunner
+
+import gantx
+from gantx.cli import app
+from gantx.config import presets
+from gantx.errors import UsageError
+from gantx.training import run as training
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in (*arguments, "--device", "cpu")])
+
+
+def done(*arguments):
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of a few images of 8x8 shapes, with their 18 classes; its average has moved from the start."""
+    folder = tmp_path_factory.mktemp("classes")
+    training.start(
+        presets.load(
+            overrides=[*SMALL, "conditioning.classes=auto", "training.kimg=0.04", "ema.half_life_kimg=0.001"],
+            settings={"data.source": "shapes"},
+        ),
+        parent=folder,
+        out=folder / "run",
+        device=torch.device("cpu"),
+        command=["gantx"],
+        log=lambda text: None,
+    )
+    return folder / "run"
+
+
+@pytest.fixture
+def here(trained, tmp_path, monkeypatch):
+    """The run in a working folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained, tmp_path / "run")
+    return tmp_path
+
+
+def cells(path, rows, columns, size=8, gap=2):
+    with Image.open(path) as image:
+        pixels = np.asarray(image)
+    return [
+        [
+            pixels[y * (size + gap) : y * (size + gap) + size, x * (size + gap) : x * (size + gap) + size]
+            for x in range(columns)
+        ]
+        for y in range(rows)
+    ]
+
+
+def test_all_classes_are_rows_of_the_same_seeds_and_can_be_generated_again(here):
+    done("sample", "run", "--class", "all", "-n", 3, "--scale", 1, "-o", "all.png")
+    grid = cells("all.png", 18, 3)
+    assert not np.array_equal(grid[0][0], grid[1][0])
+    model = gantx.load("run", device="cpu")
+    for label in (0, 17):
+        images = model.sample(3, label=label).permute(0, 2, 3, 1).numpy()
+        for column in range(3):
+            np.testing.assert_array_equal(grid[label][column], images[column])
+    assert "the same to the last bit" in done("sample", "--from", "all.png", "run").stdout
+
+
+def test_every_seed_has_a_class_of_its_own_unless_one_is_chosen(here):
+    done("sample", "run", "-n", 4, "--scale", 1, "-o", "drawn.png")
+    assert "the same to the last bit" in done("sample", "--from", "drawn.png", "run").stdout
+    done("sample", "run", "-n", 2, "--class", "red square", "-o", "one")
+    assert "the same to the last bit" in done("sample", "--from", "one", "run").stdout
+    model = gantx.load("run", device="cpu")
+    assert len(model.classes) == 18
+    assert torch.equal(model.sample(2, label="red square"), model.of_class("red square").sample(2))
+
+
+def test_other_commands_take_a_class_or_that_of_the_first_seed(here):
+    walk = ("interpolate", "run", "--seeds", "1,5", "--frames", 3)
+    assert "class: " in done(*walk, "-o", "drawn.png").stderr
+    assert "class: " not in done(*walk, "--class", 3, "-o", "chosen.png").stderr
+    with Image.open("chosen.png") as picture:
+        assert picture.text["gantx:classes"] == "3"
+    done("attend", "run", "--class", 3, "-o", "maps.png")
+
+
+def test_an_exported_program_generates_one_class(here):
+    refused = CliRunner().invoke(app, ["export", "run", "-o", "g.pt2"])
+    assert refused.exit_code == 2
+    assert "choose one with --class" in refused.stderr
+    result = CliRunner().invoke(app, ["export", "run", "--class", "2", "-o", "g.pt2"])
+    assert result.exit_code == 0, result.output
+    z = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
+    exported = torch.export.load("g.pt2").module()(z)
+    expected = next(gantx.load("run", device="cpu").generate(z, label=2))
+    torch.testing.assert_close(exported, expected, rtol=0, atol=1e-4)
+
+
+def test_what_there_is_no_class_for_is_refused(here):
+    unknown = run("sample", "run", "--class", "cat", "-o", "x.png")
+    assert unknown.exit_code == 2
+    assert "no class 'cat'" in unknown.stderr
+    several = run("sample", "run", "--class", "0-3", "-o", "folder")
+    assert several.exit_code == 2
+    assert "rows of one picture" in several.stderr
+    assert run("sample", "demo", "--class", "0", "-o", "x.png").exit_code == 2
+    with pytest.raises(UsageError, match="give one number for each image"):
+        gantx.load("run", device="cpu").sample(3, label=[1, 2])
