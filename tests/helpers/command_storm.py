@@ -39,7 +39,6 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "export pt2": ["export", model, "-o", "OUT/m.pt2"],
         "stats": ["stats", images, "--resolution", "8", *random_features, "-o", "OUT/s.safetensors"],
         "eval": ["eval", model, "--data", images, *random_features, "--num", "800", "--metric", "fid"],
-        "data preview": ["data", "preview", images, "--resolution", "8", "-o", "OUT/p.png"],
     }
 
 
