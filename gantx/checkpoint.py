@@ -30,6 +30,7 @@ from gantx.errors import CheckpointError, DivergedError, MissingError, UsageErro
 from gantx.io import sealed
 from gantx.io.atomic import replacing
 from gantx.io.byte_names import utf8_path
+from gantx.io.escaping import shortened
 from gantx.io.file_kinds import recognized
 from gantx.version import __version__
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FORMAT_VERSION = 1
+DEMO = Path(__file__).parent / "demo" / "demo.safetensors"  # trained on the shapes by a preset; in the wheel
 _NAME = re.compile(r"kimg-(\d{6}\.\d{3})\.safetensors")
 
 
@@ -145,6 +147,7 @@ def read_header(path: Path) -> Header:
             if not isinstance(value, dict):
                 raise _Absurd(f"its {key} is no object")
         _check_progress(stored["progress"], config.training.batch)
+        _check_data(stored["data"])
         for key in ("versions", "digests"):
             if not all(isinstance(value, str) for value in stored[key].values()):
                 raise _Absurd(f"its {key} are no texts")
@@ -180,8 +183,19 @@ def _check_progress(progress: dict[str, Any], batch: int) -> None:
     if not isinstance(counts, dict):
         raise _Absurd(f"observations is {counts!r:.60}")
     for name, value in {"seconds": progress.get("seconds", 0.0), **counts}.items():
-        if type(value) not in (int, float) or not 0 <= value < math.inf:
+        if type(value) not in (int, float) or not 0 <= value < 2**53:
             raise _Absurd(f"{name} is {value!r:.60}")
+
+
+def _check_data(data: dict[str, Any]) -> None:
+    """Check the fields about the training images that are shown or compared."""
+    if type(number := data.get("images", 0)) is not int or not 0 <= number < 2**53:
+        raise _Absurd(f"the number of training images is {shortened(number)}")
+    for name in ("name", "digest", "license"):
+        if not isinstance(data.get(name, ""), str):
+            raise _Absurd(f"data.{name} is {shortened(data[name])}")
+    if not isinstance(data.get("imported_from", {}), dict):
+        raise _Absurd(f"data.imported_from is {shortened(data['imported_from'])}")
 
 
 def read_part(header: Header, part: str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -214,10 +228,23 @@ def read_part(header: Header, part: str, device: torch.device | str = "cpu") -> 
     return {name.removeprefix(prefix): tensor.to(device, copy=True) for name, tensor in found.items()}
 
 
+def numbers_in(header: Header, part: str) -> int:
+    """How many numbers the tensors of a part have; 0 where it is absent. Reads the names and shapes alone."""
+    with _opened(header.path) as (file, _):
+        names = [name for name in file.keys() if name.startswith(f"{part}.")]  # noqa: SIM118 (no mapping)
+        return sum(int(math.prod(file.get_slice(name).get_shape())) for name in names)
+
+
 def verify(header: Header) -> None:
-    """Read all parts of a checkpoint and verify their digests; CheckpointError when one does not match."""
+    """Read all parts of a checkpoint; CheckpointError for a wrong digest or a value that is not finite."""
+    import torch
+
     for part in header.digests:
-        read_part(header, part)
+        for name, tensor in read_part(header, part).items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise CheckpointError(
+                    _damaged(header.path, f"is corrupt: {part}.{name} has values that are not finite")
+                )
 
 
 def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -229,13 +256,24 @@ def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
         raise CheckpointError(f"{path} does not fit the network its own header describes: {first}") from None
 
 
+def is_demo(target: Path) -> bool:
+    """Whether `target` is the word `demo`, which means the packaged generator, and no path of this name."""
+    return str(target) == "demo" and not target.exists()
+
+
 def find(target: Path) -> Path:
     """The checkpoint file of a run (its newest), of a folder of checkpoints, or the file itself.
+
+    `demo` is the small generator that gantx carries, unless there is a path of this name.
 
     Raises:
         MissingError: there is nothing of this name, or no checkpoint in it.
         UsageError: the folder has several other safetensors files.
     """
+    if is_demo(target):
+        if not DEMO.is_file():
+            raise MissingError(f"the weights of the demo are not at {DEMO}: reinstall gantx")
+        return DEMO
     if target.is_file():
         return target
     if not target.is_dir():

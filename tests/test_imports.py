@@ -246,7 +246,7 @@ def test_the_check_of_mentions_sees_one(text, count):
     assert len(mentions(text)) == count
 
 
-FAMILIES = ("transgan", "transgan2", "vitgan", "stylegan2", "ganformer")
+FAMILIES = ("transgan", "transgan2", "vitgan", "stylegan2", "ganformer", "dcgan", "implicit")
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("gantx.models.")])

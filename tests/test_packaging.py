@@ -54,7 +54,7 @@ def test_the_wheel_carries_presets_and_the_typing_mark(wheel):
         names = set(archive.namelist())
         preset = archive.read("gantx/presets/transgan-tiny.yaml")
     assert {f"gantx/presets/{name}.yaml" for name in names_of_checkout()} <= names
-    assert "gantx/py.typed" in names
+    assert {"gantx/py.typed", "gantx/demo/demo.safetensors"} <= names
     assert preset == (ROOT / "presets" / "transgan-tiny.yaml").read_bytes()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -88,6 +89,9 @@ class Program(Group):
                     "(ulimit -v), or use a larger machine"
                 )
                 raise typer.Exit(MissingError.exit_code) from None
+            if isinstance(problem, OSError) and problem.filename is not None:  # such as a name too long
+                _complain(f"cannot use {problem.filename}: {problem.strerror or problem}")
+                raise typer.Exit(MissingError.exit_code) from None
             _complain(
                 f"this is a bug in gantx: {type(problem).__name__}: {problem} "
                 "(run again with GANTX_DEBUG=1 for the details and report them)"
@@ -130,6 +134,7 @@ def main() -> None:
     # set before torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     output.open_closed_streams()
+    warnings.filterwarnings("ignore", module="PIL")  # what is wrong with an image is an error or no matter
     try:
         app()
     except SystemExit as end:

@@ -10,7 +10,7 @@ import typer
 from gantx import api
 from gantx.cli.options import Checkpoint, Device, Force, Weights, require_checkpoint, require_unused
 from gantx.cli.path_arguments import file_path
-from gantx.cli.status import StatusDisplay
+from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import UsageError
 from gantx.io.atomic import require_folder
 
@@ -59,11 +59,9 @@ def attend(
 
     Examples:
 
-      gantx attend ganformer.safetensors --seed 7 -o maps.png
+      gantx attend demo --seed 7 -o maps.png
 
-      gantx attend ganformer.safetensors --seeds 0-7 --layer all --kind soft -o maps/
-
-      gantx attend runs/0001-transgan-tiny-shapes --query 20,5 --layer all
+      gantx attend demo --seeds 0-7 --layer all --kind soft -o maps/
     """
     if seeds is not None and seed:
         raise UsageError("--seeds selects every image: omit --seed")
@@ -83,6 +81,7 @@ def attend(
     chosen = parse_seeds(seeds) if seeds is not None else [seed]
     imaging.require_distinct(output, chosen)
     require_checkpoint(checkpoint)
+    load_torch()
 
     from gantx.generation import attention_visualization, provenance
 
@@ -106,6 +105,7 @@ def attend(
     with StatusDisplay() as status:
 
         def pictures() -> Any:
+            status.show("drawing", 0, len(chosen))
             for done, each in enumerate(chosen, 1):
                 yield attention_visualization.pictures(model.network, each, view, model.device)
                 status.show("drawing", done, len(chosen))

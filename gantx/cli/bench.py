@@ -10,7 +10,7 @@ import typer
 
 from gantx.cli.help import Command, Group
 from gantx.cli.options import AsJson, Device
-from gantx.cli.status import StatusDisplay
+from gantx.cli.status import StatusDisplay, load_torch
 from gantx.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def train(
     changes = {"training.batch": batch, "training.compile": compile}
     settings = _settings(preset, overrides, changes)
 
+    load_torch()
     from gantx.benchmarking import training
     from gantx.runtime import devices
 
@@ -103,6 +104,7 @@ def sample(
     """
     settings = _settings(preset, overrides, {})
 
+    load_torch()
     from gantx.benchmarking import sampling
     from gantx.runtime import devices
 
@@ -137,6 +139,7 @@ def evaluate(
     """
     settings = _settings(preset, overrides, {})
 
+    load_torch()
     from gantx.benchmarking import scoring
     from gantx.runtime import devices
 

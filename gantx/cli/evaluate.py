@@ -10,10 +10,11 @@ import typer
 
 from gantx.cli.options import AsJson, Device, require_checkpoint, require_file
 from gantx.cli.path_arguments import file_path, path_or_name
-from gantx.cli.status import StatusDisplay
+from gantx.cli.status import StatusDisplay, load_torch
 from gantx.cli.tables import print_table
 from gantx.errors import MissingError, UsageError
 from gantx.io.atomic import require_folder
+from gantx.io.escaping import printable
 
 if TYPE_CHECKING:
     from gantx.evaluation.results import Result
@@ -24,7 +25,7 @@ def evaluate(
         Path | None,
         typer.Argument(
             parser=file_path,
-            help="A run, a checkpoint, or images (folder, .zip, .npy); by default the newest run in ./runs.",
+            help="A run, a checkpoint, demo, or images (folder, .zip, .npy); the newest run by default.",
         ),
     ] = None,
     metric: Annotated[
@@ -111,13 +112,15 @@ def evaluate(
 
     Examples:
 
-      gantx eval --metric fid
+      gantx eval demo --metric modes
 
-      gantx eval runs/0001-transgan-s-cifar --metric fid,kid --num 50000 --json > eval.json
+      gantx eval demo --metric modes --fail-below modes=18 --junit out.xml
 
-      gantx eval ckpt.safetensors --data ./cifar --metric fid --fail-above fid=20 --junit out.xml
+      gantx eval demo --metric fid,kid --features random --num 1000 --output eval.json
 
-      gantx eval ./folder-of-images --data ./cifar --metric fid
+      gantx sample demo -n 1000 -o images.zip
+
+      gantx eval images.zip --data shapes --metric fid --features random --num 1000
     """
     from gantx import checkpoint
     from gantx.data.sources import require_source
@@ -159,6 +162,7 @@ def evaluate(
     if targets.is_checkpoint(target):
         require_checkpoint(target)
 
+    load_torch()
     from gantx.evaluation import request as evaluation
     from gantx.generation import sampling
     from gantx.runtime import devices
@@ -184,7 +188,9 @@ def evaluate(
     )
     with StatusDisplay() as status:
         status.log(devices.use_threads(threads or "auto"))
-        result = evaluation.evaluate(target, request, log=status.log, progress=status.show)
+        result = evaluation.evaluate(
+            target, request, log=status.log, progress=status.show, working=status.working
+        )
         result = result.with_verdicts(thresholds, regressions, earlier, strict=strict)
 
     if as_json:
@@ -209,7 +215,7 @@ def _show(result: Result) -> None:
     from gantx.evaluation import reports
 
     headings, rows = reports.table(result)
-    print_table(headings, rows, right=reports.RIGHT)
+    print_table(headings, [tuple(map(printable, row)) for row in rows], right=reports.RIGHT)
     print(reports.summary_line(result))
     for line in (*reports.reasons(result), *(f"warning: {warning}" for warning in result.warnings)):
-        print(line)
+        print(printable(line))

@@ -9,7 +9,7 @@ import typer
 
 from gantx.cli.options import Checkpoint, require_checkpoint
 from gantx.cli.path_arguments import file_path
-from gantx.cli.status import StatusDisplay
+from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import MissingError, UsageError
 from gantx.io.atomic import require_folder
 
@@ -72,13 +72,13 @@ def export(
 
     Examples:
 
-      gantx export runs/0001-transgan-tiny-shapes -o model.onnx --pixels uint8
+      gantx export demo -o model.onnx --pixels uint8
 
-      gantx export ckpt.safetensors -o g.safetensors
+      gantx export demo -o g.safetensors
 
-      gantx export ckpt.safetensors -o hub --license cc-by-4.0 --scores eval.json
+      gantx export demo -o hub --license apache-2.0
 
-      gantx export ckpt.safetensors -o demo --format web
+      gantx export demo -o page --format web
     """
     if output is None:
         raise UsageError("no output: add -o with model.onnx, model.pt2, g.safetensors or a folder")
@@ -104,11 +104,12 @@ def export(
     if onnxruntime_web is not None and not onnxruntime_web.exists():
         raise MissingError(f"there is no npm package at {onnxruntime_web}")
     require_checkpoint(checkpoint)
+    load_torch()
 
     from gantx.exporting import export as exporting
 
     with StatusDisplay() as status:
-        record = exporting.export(checkpoint, request, status.log)
+        record = exporting.export(checkpoint, request, status.log, status.working)
         status.log(f"checks recorded in {record}")
     if request.kind == "web":
         status.log(f"to see the page: python -m http.server --directory {output}")

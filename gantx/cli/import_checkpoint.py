@@ -12,9 +12,11 @@ import typer
 from gantx.cli.options import ConfigFiles, require_file
 from gantx.cli.output import log
 from gantx.cli.path_arguments import file_path
+from gantx.cli.status import StatusDisplay, load_torch
 from gantx.cli.tables import table_lines, terminal_width
 from gantx.errors import MissingError, UsageError
 from gantx.io.atomic import require_folder
+from gantx.io.escaping import printable
 
 if TYPE_CHECKING:
     from gantx.importing.layouts import Conversion
@@ -77,9 +79,11 @@ def import_checkpoint(
     from gantx.config import presets
 
     settings = presets.load(preset, config or [], overrides or [])
+    load_torch()
     from gantx.importing import files
 
-    conversion = files.convert(file, settings)
+    with StatusDisplay() as status, status.working(f"reading {file}", noted=False):
+        conversion = files.convert(file, settings)
     for line in _coverage(conversion):
         log(line)
     for part, imported in conversion.parts.items():
@@ -88,13 +92,14 @@ def import_checkpoint(
     if keys:
         for part, imported in conversion.parts.items():
             for official, ours in imported.names.items():
-                print(f"{part}\t{official}\t{ours}")
+                print(printable(f"{part}\t{official}\t{ours}", lines=True))
             for official, reason in imported.ignored.items():
-                print(f"{part}\t{official}\tignored: {reason}")
+                print(printable(f"{part}\t{official}\tignored: {reason}", lines=True))
             for ours, reason in imported.computed.items():
                 print(f"{part}\t-\t{ours}: {reason}")
     if check is not None:
-        differences = files.compare(conversion, check)
+        with StatusDisplay() as status, status.working("comparing with the recorded outputs", noted=False):
+            differences = files.compare(conversion, check)
         for difference in differences:
             largest, scale = f"{difference.largest:.2e}", f"{difference.scale:.3g}"
             print(f"{difference.name}: largest difference {largest}, values to {scale}")
@@ -113,7 +118,7 @@ def _coverage(conversion: Conversion) -> list[str]:
         mapped, ignored = len(imported.names), len(imported.ignored)
         rows.append((part, str(mapped + ignored), str(mapped), str(ignored), "0", why))
     if conversion.skipped:
-        why = "no weights of a network: " + ", ".join(conversion.skipped)
+        why = printable("no weights of a network: " + ", ".join(conversion.skipped))
         rows.append(("the rest", "", "", "all", "", why))
     headings = ("part", "keys", "mapped", "ignored", "missing", "why ignored")
     return table_lines(headings, rows, width=terminal_width(sys.stderr))

@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from gantx.cli.options import AsJson, Checkpoint
+from gantx.cli.status import StatusDisplay, load_torch
+from gantx.errors import UsageError
+from gantx.io.escaping import printable
 
 
 def info(
     checkpoint: Checkpoint,
+    config: Annotated[
+        bool, typer.Option("--config", help="Print the whole configuration as YAML instead.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a checkpoint's configuration, progress and origin, and verify that it is undamaged."""
+    """Show what a checkpoint is, how far it was trained and on what, and verify that it is undamaged.
+
+    Examples:
+
+      gantx info demo
+
+      gantx info demo --config > mine.yaml
+    """
+    if config and as_json:
+        raise UsageError("--json has the configuration already: leave --config away")
     from gantx import checkpoint as checkpoints
     from gantx.data.crop import height_of
 
     header = checkpoints.read_header(checkpoints.find(checkpoint))
-    checkpoints.verify(header)
+    if config:
+        print(header.config.to_yaml(), end="")
+        return
+    load_torch()
+    with StatusDisplay() as status, status.working(f"verifying {header.path.name}", noted=False):
+        checkpoints.verify(header)
     if as_json:
         document = {
             "schema": "gantx.info/1",
@@ -47,8 +69,8 @@ def info(
         "integrity": "header and weights match their digests" if header.sealed else _UNSEALED,
     }
     for label, value in rows.items():
-        print(f"{label:<14}{value}")
-    print("\n" + header.config.to_yaml(), end="")
+        print(printable(f"{label:<14}{value}"))
+    print("\nthe whole configuration: --config")
 
 
 _UNSEALED = "weights match their digests; no digest of the header (written before gantx kept one)"

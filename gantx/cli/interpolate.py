@@ -19,7 +19,7 @@ from gantx.cli.options import (
     require_unused,
 )
 from gantx.cli.path_arguments import file_path
-from gantx.cli.status import StatusDisplay
+from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import UsageError
 from gantx.io.atomic import require_folder
 
@@ -65,11 +65,11 @@ def interpolate(
 
     Examples:
 
-      gantx interpolate runs/0001-transgan-tiny-shapes --seeds 1,5,9 --loop -o walk.gif
+      gantx interpolate demo --seeds 1,5,9 --loop -o walk.gif
 
-      gantx interpolate ckpt.safetensors --seeds 0-31 --grid 4x2 --frames 600 --loop -o walk.mp4
+      gantx interpolate demo --seeds 0-31 --grid 4x2 --frames 600 --loop -o walks.webp
 
-      gantx interpolate ganformer.safetensors --seeds 7 --truncation 0:1 -o sweep.webp
+      gantx interpolate demo --seeds 7 --truncation 0:1 -o sweep.webp
     """
     require_unused(output, force)
     require_folder(output)
@@ -87,6 +87,7 @@ def interpolate(
             "each, or sweep the truncation of a network with styles, --truncation 0:1"
         )
     require_checkpoint(checkpoint)
+    load_torch()
     model = api.load(checkpoint, weights=cast(Any, weights), device=device)
     walk = model.walk(
         chosen,
@@ -101,6 +102,7 @@ def interpolate(
     with StatusDisplay() as status:
 
         def shown() -> Any:
+            status.show("generating frames", 0, walk.frames)
             for done, frame in enumerate(model.interpolate(walk, batch=batch), 1):
                 status.show("generating frames", done, walk.frames)
                 yield frame

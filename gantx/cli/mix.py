@@ -10,6 +10,7 @@ import typer
 from gantx import api
 from gantx.cli.options import Batch, Checkpoint, Device, Weights, require_checkpoint
 from gantx.cli.path_arguments import file_path
+from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import UsageError
 from gantx.io.atomic import require_folder
 
@@ -39,9 +40,9 @@ def mix(
 
     Examples:
 
-      gantx mix stylegan2.safetensors --rows 1-4 --columns 5-8 --layers 0-3
+      gantx mix demo --rows 1-4 --columns 5-8 --layers 3
 
-      gantx mix ganformer.safetensors --rows 1-4 --columns 5-8 --components 0-2 -o parts.png
+      gantx mix demo --rows 1-4 --columns 5-8 --layers 0-2 -o outlines.png
     """
     if output.suffix.lower() != ".png":
         raise UsageError(f"a table is a .png, but the output is {output}")
@@ -55,22 +56,24 @@ def mix(
     of_layers = None if layers is None else parse_seeds(layers)
     of_components = None if components is None else parse_seeds(components)
     require_checkpoint(checkpoint)
+    load_torch()
 
     from gantx.generation import sampling, style_mixing
     from gantx.io import imaging
 
     model = api.load(checkpoint, weights=cast(Any, weights), device=device)
-    images = style_mixing.table(
-        model.network,
-        changed,
-        taken,
-        layers=of_layers,
-        components=of_components,
-        batch=batch or sampling.BATCH,
-        device=model.device,
-        truncation=parse_truncation(truncation),
-        ratio=model.config.data.ratio,
-    )
+    with StatusDisplay() as status, status.working("generating", noted=False):
+        images = style_mixing.table(
+            model.network,
+            changed,
+            taken,
+            layers=of_layers,
+            components=of_components,
+            batch=batch or sampling.BATCH,
+            device=model.device,
+            truncation=parse_truncation(truncation),
+            ratio=model.config.data.ratio,
+        )
     text = model.provenance(truncation) | {"gantx:rows": rows, "gantx:columns": columns}
     text |= {"gantx:layers": layers} if layers else {}
     text |= {"gantx:components": components} if components else {}

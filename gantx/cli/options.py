@@ -12,7 +12,8 @@ from gantx.errors import MissingError, UsageError
 from gantx.runtime.device_names import require_device_name
 
 Checkpoint = Annotated[
-    Path, typer.Argument(parser=file_path, help="A run, a folder of checkpoints, or a .safetensors file.")
+    Path,
+    typer.Argument(parser=file_path, help="A run, a folder of checkpoints, a .safetensors file, or demo."),
 ]
 
 

@@ -9,6 +9,8 @@ import os
 import sys
 from pathlib import Path
 
+from gantx.io.escaping import printable
+
 _OF_STREAMS = {
     errno.EPIPE,
     errno.ENOSPC,
@@ -68,12 +70,12 @@ def silence_broken(failed: OSError | None = None) -> str | None:
 def log(text: str) -> None:
     """Print a line on stderr; ignored where stderr is closed or full."""
     with contextlib.suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text, lines=True), file=sys.stderr, flush=True)
 
 
 def print_result(text: str) -> None:
     """Print the result of saved work on stdout; a closed or full stdout is no error."""
     try:
-        print(text, flush=True)
+        print(text if not sys.stdout.isatty() else printable(text, lines=True), flush=True)
     except (OSError, ValueError):
         silence_broken()

@@ -10,7 +10,7 @@ import typer
 from gantx import api
 from gantx.cli.options import Checkpoint, Device, Weights, require_checkpoint, require_file
 from gantx.cli.path_arguments import file_path
-from gantx.cli.status import StatusDisplay
+from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import UsageError
 from gantx.io.atomic import require_folder
 
@@ -56,9 +56,11 @@ def project(
 
     Examples:
 
-      gantx project face.jpg runs/0001-transgan-tiny-shapes -o found.png
+      gantx sample demo --seeds 3 -o target.png
 
-      gantx sample runs/0001-transgan-tiny-shapes --latents found.safetensors -o again.png
+      gantx project target.png demo -o found.png
+
+      gantx sample demo --latents found.safetensors -o again.png
     """
     if output.suffix.lower() != ".png":
         raise UsageError(f"the comparison is a .png, but the output is {output}")
@@ -78,6 +80,7 @@ def project(
     require_file(image, "image")
     require_file(feature_file, "file of Inception weights")
     require_checkpoint(checkpoint)
+    load_torch()
 
     import torch
 
@@ -91,6 +94,7 @@ def project(
     target = projection.read_target(image, sampling.cropped_shape(model.network, ratio))
     network = projection.inception_features(feature_file, model.device) if features else None
     with StatusDisplay() as status:
+        status.show("optimising", 0, steps)
         found = projection.project(
             model.network,
             target,

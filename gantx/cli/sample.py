@@ -19,9 +19,10 @@ from gantx.cli.options import (
     require_unused,
 )
 from gantx.cli.path_arguments import file_path
-from gantx.cli.status import StatusDisplay
+from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import CheckFailed, UsageError
 from gantx.io.atomic import require_folder
+from gantx.io.escaping import printable
 
 
 def sample(
@@ -29,7 +30,7 @@ def sample(
         Path | None,
         typer.Argument(
             parser=file_path,
-            help="A run, a folder of checkpoints, or a .safetensors file; --from finds it in ./runs itself.",
+            help="A run, a folder of checkpoints, a .safetensors file, or demo; --from searches ./runs.",
         ),
     ] = None,
     output: Annotated[
@@ -87,17 +88,15 @@ def sample(
 
     Examples:
 
-      gantx sample runs/0001-transgan-tiny-shapes -n 64 -o grid.png
+      gantx sample demo -n 64 -o grid.png
 
-      gantx sample ckpt.safetensors --seeds 0-999 -o faces.zip
+      gantx sample demo --from grid.png
 
-      gantx sample ckpt.safetensors -n 50000 -o all.npy --compile
+      gantx sample demo --seeds 0-999 -o shapes.zip
 
-      gantx sample ckpt.safetensors --latents z.npy -o images.npy --dtype float32
+      gantx sample demo --truncation 0.7 -o alike.png
 
-      gantx sample ganformer.safetensors --truncation 0.7 -o grid.png
-
-      gantx sample --from grid.png
+      gantx sample demo -n 50000 -o all.npy --dtype float32
     """
     if seeds is not None and (number is not None or seed):
         raise UsageError("--seeds selects every image: omit -n and --seed")
@@ -133,6 +132,7 @@ def sample(
     parse_truncation(truncation, cutoff)
     chosen = None if seeds is None else parse_seeds(seeds)
     require_checkpoint(checkpoint)
+    load_torch()
 
     from gantx.generation import sampling
     from gantx.generation.latents import latents_for
@@ -163,6 +163,7 @@ def sample(
             images = (sampling.quantise(part) for part in images)
         if compile:
             status.log("compiling the generator: the first images may take minutes")
+        status.show("generating", 0, len(numbers))
         shown = _shown(fetch(images), len(numbers), status)
         imaging.save_images(output, shown, numbers, text, shape, origin)
     print(output)
@@ -170,6 +171,7 @@ def sample(
 
 def _compare(source: Path, target: Path | None, batch: int | None, device: str) -> None:
     """Generate pictures again; one line for each, CheckFailed when one differs."""
+    load_torch()
     from gantx.generation import provenance, sampling
 
     pictures = provenance.read_pictures(source)
@@ -185,12 +187,11 @@ def _compare(source: Path, target: Path | None, batch: int | None, device: str) 
     ):
         if found.largest:
             different += found.largest > 1
-            print(
-                f"{found.name}: {100 * found.differing:.2g}% of the values differ, by {found.largest} at most"
-            )
+            share = f"{100 * found.differing:.2g}%"
+            print(f"{printable(found.name)}: {share} of the values differ, by {found.largest} at most")
         else:
-            print(f"{found.name}: the same to the last bit")
-    print(f"generated again by {file} ({weights})")
+            print(f"{printable(found.name)}: the same to the last bit")
+    print(f"generated again by {printable(str(file))} ({weights})")
     if different:
         raise CheckFailed(
             f"{different} of {len(pictures)} pictures differ by more than the rounding of one grey level "

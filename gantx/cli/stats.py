@@ -9,7 +9,7 @@ import typer
 
 from gantx.cli.options import Device, require_file
 from gantx.cli.path_arguments import file_path, path_or_name
-from gantx.cli.status import StatusDisplay
+from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import UsageError
 from gantx.io.atomic import require_folder
 
@@ -73,6 +73,7 @@ def stats(
     require_features(features, weights)
     require_source(data)
 
+    load_torch()
     from gantx.evaluation import reference
     from gantx.evaluation.request import Request, statistics
     from gantx.runtime import devices

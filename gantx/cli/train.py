@@ -15,7 +15,7 @@ import typer
 from gantx.cli import output
 from gantx.cli.options import ConfigFiles, Device
 from gantx.cli.path_arguments import file_path, path_or_name
-from gantx.cli.status import StatusDisplay
+from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import UsageError
 from gantx.runtime.signals import StopAtOnce, time_limit
 
@@ -141,6 +141,7 @@ def train(
         folder, back_to = (run_of(resume), resume) if resume.is_file() else (resume, None)
         require_run(folder)
         with time_limit(limit), StopAtOnce(_BEFORE, leaves=True):
+            load_torch()
             from gantx.training import run
 
             how: dict[str, Any] = {"changes": changes, "overrides": texts, "allow_changes": allow_changes}
@@ -165,6 +166,7 @@ def train(
 
         require_new_run(settings, out)
     with time_limit(limit), StopAtOnce(_BEFORE, leaves=True):
+        load_torch()
         from gantx.training import run
 
         if auto and out is not None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from gantx.config.networks import DISCRIMINATORS, GENERATORS
 from gantx.config.schema import RunConfig
 from gantx.errors import closest
+from gantx.io.escaping import shortened
 
 _FAMILIES = {"generator": GENERATORS, "discriminator": DISCRIMINATORS}
 
@@ -33,12 +35,15 @@ def explain(problem: ValidationError) -> str:
     if error["type"] == "union_tag_invalid":
         families = _FAMILIES[where[0]]
         found = error["ctx"]["tag"]
-        return f"{key}.family cannot be '{found}'{closest(found, families)}: use {', '.join(families)}"
+        return (
+            f"{key}.family cannot be {_quoted(found)}{closest(found[:80], families)}: "
+            f"use {', '.join(families)}"
+        )
     if error["type"] == "missing":
         return f"{key} is missing: it has no default"
     if error["type"] == "model_type":
         keys = ", ".join(section.model_fields)
-        return f"{key} cannot be {error['input']!r}: it is a section with the keys {keys}"
+        return f"{key} cannot be {shortened(error['input'])}: it is a section with the keys {keys}"
     if error["type"] == "literal_error":
         expected = str(error["ctx"]["expected"])
         known = [word.strip(" '") for word in expected.replace(" or ", ", ").split(",")]
@@ -49,23 +54,53 @@ def explain(problem: ValidationError) -> str:
             for other in _alternatives(problem)
         )
         return (
-            f"{key} cannot be '{error['input']}'{closest(str(error['input']), known)}: use {expected}{rest}"
+            f"{key} cannot be {_quoted(error['input'])}{closest(str(error['input'])[:80], known)}: "
+            f"use {expected}{rest}"
         )
     if error["type"] == "string_pattern_mismatch":  # `name` alone has a pattern
         return (
-            f"{key} cannot be '{error['input']}': use at most 64 letters, digits, dots, hyphens and "
+            f"{key} cannot be {_quoted(error['input'])}: use at most 64 letters, digits, dots, hyphens and "
             "underscores, and begin with a letter or digit"
         )
     reason = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{key}: {reason}" if key else reason
-    return f"{key} cannot be {error['input']!r}: {_lower(reason)}"
+    wanted = _range(section, where[-1:]) if error["type"] in _OUTSIDE else None
+    return f"{key} cannot be {shortened(error['input'])}: {wanted or _lower(reason)}"
 
 
 def _alternatives(problem: ValidationError) -> list[Any]:
     """The errors of the other members of a union, such as `auto or a number`, for the key of the first."""
     first, *others = problem.errors(include_url=False)
     return [other for other in others if other["loc"][:-1] == first["loc"][:-1] and other is not first]
+
+
+_OUTSIDE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
+
+
+def _range(section: type[BaseModel], key: list[str]) -> str | None:
+    """The numbers that a field takes, as "use 1 to 4096"; None where it is not limited on both sides."""
+    low = high = None
+    waiting: list[Any] = [section.model_fields[name] for name in key if name in section.model_fields]
+    while waiting:
+        part = waiting.pop()
+        for attribute in ("metadata", "__metadata__", "__args__"):
+            waiting += getattr(part, attribute, ())
+        if isinstance(part, FieldInfo):
+            waiting.append(part.annotation)
+        low = next((getattr(part, name) for name in ("ge", "gt") if hasattr(part, name)), low)
+        high = next((getattr(part, name) for name in ("le", "lt") if hasattr(part, name)), high)
+    return None if low is None or high is None else f"use {_number(low)} to {_number(high)}"
+
+
+def _number(limit: float) -> str:
+    return f"{limit:g}" if isinstance(limit, float) else str(limit)
+
+
+def _quoted(value: object) -> str:
+    """A value from a file or the command line between single quotes, not too long."""
+    text = str(value)
+    return f"'{text if len(text) <= 80 else text[:70] + '…' + text[-8:]}'"
 
 
 def _lower(text: str) -> str:

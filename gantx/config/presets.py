@@ -16,8 +16,9 @@ from pydantic import ValidationError
 
 from gantx.config.messages import explain
 from gantx.config.schema import RunConfig
-from gantx.errors import MissingError, UsageError, closest
+from gantx.errors import MissingError, UsageError, closest, first_line
 from gantx.io.atomic import replacing
+from gantx.io.escaping import printable, shortened
 
 
 def preset_folder() -> Path:
@@ -132,35 +133,98 @@ def automatic(config: RunConfig) -> list[str]:
 _NONE_IS_AUTO = ("training.deterministic", "initialization.digest")
 
 
+LONGEST_FILE = 2**18  # bytes of a configuration
+LONGEST_CHAIN = 16  # files that extend one another
+MOST_VALUES = 5_000  # of a configuration, each counted as often as an alias repeats it
+DEEPEST = 32  # levels of a configuration
+LONGEST_NUMBER = 400  # characters of a number
+
+
 def _read_with_parents(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
     if path in children:
         raise UsageError(f"{path} extends itself through {children[-1].name}: remove one `extends`")
+    if len(children) >= LONGEST_CHAIN:
+        raise UsageError(
+            f"{children[0]} extends more than {LONGEST_CHAIN} files, one through the other: "
+            "extend a nearer one"
+        )
     tree = _read_yaml(path)
     parent = tree.pop("extends", None)
     if parent is None:
         return tree
+    if not isinstance(parent, str) or not parent.isprintable() or len(parent) > 200:
+        raise UsageError(f"{path}: extends names a preset or a file beside it without .yaml, as text")
     beside = path.parent / f"{parent}.yaml"
     # A copy named like the preset that it extends means the preset, not itself.
     local = beside.is_file() and not (beside == path and parent in preset_names())
-    base = _read_with_parents(beside if local else preset_path(str(parent)), (*children, path))
+    base = _read_with_parents(beside if local else preset_path(parent), (*children, path))
     tree.setdefault("name", path.stem)
     return _merge(base, tree)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
+        with path.open("rb") as file:
+            content = file.read(LONGEST_FILE + 1)
+        if len(content) > LONGEST_FILE:
+            raise UsageError(f"{path} is no configuration: it has more than {LONGEST_FILE:,} bytes")
+        tree = _parse(content.decode("utf-8"))
     except FileNotFoundError as problem:
         raise MissingError(f"no such configuration file: {path}") from problem
     except OSError as problem:
         raise UsageError(f"cannot read configuration {path}: {problem.strerror or problem}") from problem
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise UsageError(f"{path} is not valid YAML: {' '.join(str(problem).split())}") from problem
+    except (yaml.YAMLError, ValueError) as problem:
+        what = printable(" ".join(str(problem).split()))[:500]
+        raise UsageError(f"{path} is not valid YAML: {what}") from problem
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise UsageError(f"{path} must contain sections such as `training:`, not a {type(tree).__name__}")
     return tree
+
+
+def _parse(text: str) -> Any:
+    """The value of a YAML document.
+
+    Raises:
+        ValueError: it is too large, too deep, or has a value that is none of its type.
+        yaml.YAMLError: it is not YAML.
+    """
+    loader = _UniqueKeyLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count(node, {}, ())
+        return loader.construct_document(node)
+    except RecursionError:
+        raise ValueError(f"more than {DEEPEST} levels") from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as problem:
+        # What PyYAML raises for `!!int x`, `!!bool x` and the like.
+        raise ValueError(f"a value that is not of its type ({first_line(problem)})") from problem
+    finally:
+        loader.dispose()
+
+
+def _count(node: yaml.Node, known: dict[int, int], above: tuple[int, ...]) -> int:
+    """Number of values in a node with those that its aliases repeat; ValueError above the limits."""
+    if id(node) in above:
+        raise ValueError("a value that contains itself")
+    if len(above) > DEEPEST:
+        raise ValueError(f"more than {DEEPEST} levels")
+    if id(node) in known:
+        return known[id(node)]
+    total = 1
+    if isinstance(node, yaml.ScalarNode):
+        if len(node.value) > LONGEST_NUMBER and not node.tag.endswith(":str"):
+            raise ValueError(f"a number of {len(node.value):,} characters in line {node.start_mark.line + 1}")
+    else:
+        parts = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
+        total += sum(_count(part, known, (*above, id(node))) for part in parts)
+    if total > MOST_VALUES:
+        raise ValueError(f"more than {MOST_VALUES:,} values, counted as often as aliases repeat them")
+    known[id(node)] = total
+    return total
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -182,11 +246,16 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def _split_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise UsageError(f"'{text}' is not an override: write key=value, for example training.batch=32")
+        shown = shortened(text)[1:-1]
+        raise UsageError(f"'{shown}' is not an override: write key=value, for example training.batch=32")
+    if key.count(".") > DEEPEST or len(key) > 1000:
+        raise UsageError(f"{shortened(key)} is no key: the keys have fewer than {DEEPEST} parts")
     try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as problem:
-        raise UsageError(f"{key}: '{value}' is not a YAML value") from problem
+        if len(value) > LONGEST_FILE:
+            raise ValueError(f"more than {LONGEST_FILE:,} characters")
+        return key, _parse(value)
+    except (yaml.YAMLError, ValueError) as problem:
+        raise UsageError(f"{key}: '{shortened(value)[1:-1]}' is not a YAML value") from problem
 
 
 def _nest(key: str, value: Any) -> dict[str, Any]:

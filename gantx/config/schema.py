@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from gantx.config.networks import (
     DiscriminatorConfig,
@@ -17,7 +17,9 @@ from gantx.config.networks import (
     TransGANDiscriminatorConfig,
     TransGANGeneratorConfig,
 )
-from gantx.config.section import Decay, Fraction, Positive, Section
+from gantx.config.section import Decay, Fraction, Kimg, KimgOrZero, Positive, Section, Seed
+
+SMALLEST_SIDE, LARGEST_SIDE = 4, 2048  # in pixels
 
 # --- data -------------------------------------------------------------------------------------------------
 
@@ -31,9 +33,9 @@ class ShapesConfig(Section):
         seed: other seeds give other images.
     """
 
-    count: Positive = 32768
+    count: Annotated[int, Field(ge=1, le=10_000_000)] = 32768
     objects: Annotated[int, Field(ge=1, le=8)] = 1
-    seed: int = 0
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] = 0
 
 
 class DataConfig(Section):
@@ -56,7 +58,7 @@ class DataConfig(Section):
 
     source: str | None = None
     split: Literal["train", "test"] = "train"
-    resolution: Annotated[int, Field(ge=4, le=2048)] = 32
+    resolution: Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)] = 32
     ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
     mirror: bool = False
     on_bad_image: Literal["error", "skip"] = "error"
@@ -258,7 +260,7 @@ class OptimizerConfig(Section):
 
     generator: AdamConfig = AdamConfig()
     discriminator: AdamConfig = AdamConfig()
-    warmup_kimg: NonNegativeFloat = 0.0
+    warmup_kimg: KimgOrZero = 0.0
     decay_from: Fraction = 1.0
     decay_to: Fraction = 0.0
 
@@ -277,9 +279,9 @@ class EMAConfig(Section):
 
     kind: Literal["constant", "half-life"] = "constant"
     beta: Fraction = 0.999
-    half_life_kimg: PositiveFloat = 500.0
+    half_life_kimg: Kimg = 500.0
     ramp: PositiveFloat | None = None
-    start_kimg: NonNegativeFloat = 0.0
+    start_kimg: KimgOrZero = 0.0
 
 
 class AttentionWindowConfig(Section):
@@ -291,8 +293,8 @@ class AttentionWindowConfig(Section):
         of_kimg: length of the run that the steps are meant for; a shorter run scales them in proportion.
     """
 
-    steps: Annotated[tuple[tuple[PositiveFloat, Positive], ...], Field(min_length=1)]
-    of_kimg: PositiveFloat
+    steps: Annotated[tuple[tuple[Kimg, Positive], ...], Field(min_length=1, max_length=1000)]
+    of_kimg: Kimg
 
     @model_validator(mode="after")
     def _ordered(self) -> AttentionWindowConfig:
@@ -340,25 +342,25 @@ class TrainingConfig(Section):
         samples: number of images in a grid of samples.
     """
 
-    kimg: PositiveFloat = 1000.0
+    kimg: Kimg = 1000.0
     batch: Positive = 64
     generator_batch: Positive | None = None
     micro_batch: Literal["auto"] | Positive | None = None
     penalty_micro_batch: Positive | None = None
     recompute: bool = False
     diagnostics: bool = False
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto"] | bool = "auto"
     cuda_graphs: Literal["auto"] | bool = "auto"
     threads: Literal["auto"] | Positive = "auto"
     deterministic: bool | None = None
     attention_window: AttentionWindowConfig | None = None
-    report_kimg: PositiveFloat = 1.0
-    sample_kimg: PositiveFloat = 50.0
-    checkpoint_kimg: PositiveFloat = 50.0
+    report_kimg: Kimg = 1.0
+    sample_kimg: Kimg = 50.0
+    checkpoint_kimg: Kimg = 50.0
     keep_checkpoints: Positive = 3
-    evaluate_every: PositiveFloat | None = None
+    evaluate_every: Kimg | None = None
     samples: Annotated[int, Field(ge=1, le=4096)] = 64
 
 
@@ -380,8 +382,8 @@ class EvaluationConfig(Section):
         "fid",
     )
     features: str = "inception"
-    num: Annotated[int, Field(ge=2)] | None = None
-    num_during_training: Annotated[int, Field(ge=2)] = 5000
+    num: Annotated[int, Field(ge=2, le=1_000_000_000)] | None = None
+    num_during_training: Annotated[int, Field(ge=2, le=1_000_000_000)] = 5000
 
 
 class InitializationConfig(Section):

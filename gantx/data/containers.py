@@ -10,7 +10,6 @@ import json
 import math
 import tarfile
 import threading
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,9 +22,12 @@ from PIL import Image
 
 from gantx.data.listing import arrange, count_of, digest_of, hidden, safe_name, suffix_of
 from gantx.data.shapes import Split
-from gantx.errors import DataError, MissingError
+from gantx.errors import DataError, GantxError, MissingError
+from gantx.io.archives import open_zip
+from gantx.io.arrays import LARGEST_ARRAY, read_npy
 from gantx.io.decoding import SUFFIXES, open_image
 
+_MOST_PACKED = 64  # an array of a .npz may unpack to so many times its bytes, and `LARGEST_ARRAY` beside
 _LARGEST_ENTRY = 2**30  # bytes of one image file
 _CLASSES = 100_000  # class numbers from 0 that a container may hold
 
@@ -127,8 +129,7 @@ class ArraySource(_Labelled):
         images: Any
         try:
             if path.suffix.lower() == ".npy":
-                # Not numpy.load, which opens a zip of this name too.
-                images = np.lib.format.open_memmap(path, mode="r")
+                images = read_npy(path)
                 labels = None
             else:
                 images, labels = _from_npz(path)
@@ -136,7 +137,9 @@ class ArraySource(_Labelled):
             raise MissingError(
                 f"there is not enough memory for the array of {path}: store it as .npy, which can be mapped"
             ) from None
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as problem:
+        except GantxError:
+            raise
+        except Exception as problem:  # a damaged header makes numpy and zipfile raise many types
             if isinstance(problem, OSError) and problem.errno:
                 raise
             raise DataError(
@@ -166,6 +169,10 @@ class ArraySource(_Labelled):
 
 def _from_npz(path: Path) -> tuple[NDArray[np.uint8], Any]:
     """Images and labels (or None) of a .npz file."""
+    with open_zip(path) as archive:
+        for entry in archive.infolist():
+            if entry.file_size > _MOST_PACKED * entry.compress_size + LARGEST_ARRAY:
+                raise ValueError(f"{entry.compress_size:,} bytes that unpack to {entry.file_size:,}")
     with np.load(path, allow_pickle=False) as arrays:
         if not isinstance(arrays, np.lib.npyio.NpzFile):
             raise ValueError("it is not a .npz file")

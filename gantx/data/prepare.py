@@ -15,7 +15,6 @@ import hashlib
 import json
 import shutil
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from gantx.data.labels import Labels, digest_of
 from gantx.data.pixels import Tally, Unusable, at_ratio, read_all
 from gantx.data.sources import HasLabelFiles, Source, open_source
 from gantx.errors import DataError, MissingError
+from gantx.io.atomic import scratch_folder
 from gantx.io.cache import cache_folder
 
 Log = Callable[[str], None]
@@ -268,7 +268,6 @@ def _build(
 ) -> None:
     """Write the set to a temporary folder, then rename it to `folder`; on failure nothing is left."""
     total = len(source)  # may download, and raise its own errors
-    beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         needed, free = total * 3 * data.resolution**2, shutil.disk_usage(folder.parent).free
@@ -277,25 +276,14 @@ def _build(
                 f"the prepared images take {needed / 1e9:.1f} GB but {folder.parent} has {free / 1e9:.1f} GB "
                 "free: free space there or set GANTX_CACHE to another folder"
             )
-        _sweep(folder)
-        beside.mkdir()
-        _write(source, labels, data, total, beside, log, progress)
-        _install(beside, folder, lambda: _load(folder, data.resolution, source.name) is not None)
+        with scratch_folder(folder) as beside:
+            _write(source, labels, data, total, beside, log, progress)
+            _install(beside, folder, lambda: _load(folder, data.resolution, source.name) is not None)
     except OSError as problem:
         raise MissingError(
             f"cannot write the prepared images into {folder.parent} ({problem.strerror or problem}): free "
             "space there or set GANTX_CACHE to another folder"
         ) from problem
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def _sweep(folder: Path, seconds: float = 3600.0) -> None:
-    """Remove temporary folders of preparations that were killed: those unchanged for an hour."""
-    for left in folder.parent.glob(f".{folder.name}.*"):
-        times = [path.stat().st_mtime for path in (left, *left.glob("*"))]
-        if time.time() - max(times) > seconds:
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _write(
@@ -458,10 +446,6 @@ def _install(made: Path, folder: Path, is_whole: Callable[[], bool]) -> None:
                 raise
         if is_whole():
             return
-        aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-        try:
-            folder.rename(aside)
-        except FileNotFoundError:
-            continue
-        shutil.rmtree(aside, ignore_errors=True)
+        with scratch_folder(folder) as aside, contextlib.suppress(FileNotFoundError):
+            folder.rename(aside / "damaged")
     raise MissingError(f"cannot replace the damaged cache in {folder}: delete that folder")

@@ -8,9 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 import tarfile
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -23,6 +21,7 @@ from numpy.typing import NDArray
 from gantx.data.downloads import Progress, Remote, digest_of, download
 from gantx.data.shapes import Split
 from gantx.errors import DataError, MissingError
+from gantx.io.atomic import scratch_folder
 from gantx.io.cache import cache_folder
 
 
@@ -247,12 +246,12 @@ def _unpack(published: PublishedSet, archive: Path, digest: str) -> Path:
     unpacked = _unpacked_folder(published, digest)
     if unpacked.is_dir():
         return unpacked
-    beside = unpacked.parent.with_name(f".{unpacked.parent.name}.{uuid.uuid4().hex}")
     try:
-        beside.mkdir(parents=True)
-        with tarfile.open(archive, "r:gz") as tar:
-            tar.extractall(beside, filter="data")
-        os.rename(beside, unpacked.parent)  # noqa: PTH104 -- must fail when another process was first
+        unpacked.parent.parent.mkdir(parents=True, exist_ok=True)
+        with scratch_folder(unpacked.parent) as beside:
+            with tarfile.open(archive, "r:gz") as tar:
+                tar.extractall(beside, filter="data")
+            os.rename(beside, unpacked.parent)  # noqa: PTH104 -- must fail when another process was first
     except OSError as problem:
         if problem.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise MissingError(
@@ -261,8 +260,6 @@ def _unpack(published: PublishedSet, archive: Path, digest: str) -> Path:
             ) from problem
     except tarfile.TarError as problem:
         raise DataError(f"{archive} cannot be unpacked ({problem}): download it again") from problem
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return unpacked
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import zipfile
-import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -26,10 +25,9 @@ from gantx.data.labels import LabelFiles, choose, is_label_file
 from gantx.data.listing import arrange, count_of, digest_of, hidden, safe_name, suffix_of
 from gantx.data.shapes import ShapesSource, Split
 from gantx.errors import DataError, MissingError, UsageError, closest
+from gantx.io import archives
 from gantx.io.decoding import SUFFIXES, open_image
 from gantx.io.file_kinds import recognized, recognized_set
-
-_LARGEST_ENTRY = 2**30  # bytes; an entry of a zip that unpacks to more is not read into memory
 
 
 class Source(Protocol):
@@ -250,8 +248,8 @@ class ZipSource:
         self.name = safe_name(path.stem)
         self.location = str(path)
         try:
-            self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, NotImplementedError, ValueError) as problem:
+            self._zip = archives.open_zip(path)
+        except ValueError as problem:
             raise DataError(f"{path} is a damaged zip ({problem}): copy or download it again") from problem
         entries: dict[str, zipfile.ZipInfo] = {}
         label_files: dict[str, zipfile.ZipInfo] = {}
@@ -306,11 +304,8 @@ class ZipSource:
 
     def _label_file(self, name: str) -> bytes:
         try:
-            entry = self._label_entries[name]
-            if entry.file_size > _LARGEST_ENTRY:
-                raise ValueError(f"it unpacks to {entry.file_size:,} bytes, more than gantx reads")
-            return self._zip.read(entry)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as problem:
+            return archives.read_entry(self._zip, self._label_entries[name])
+        except ValueError as problem:
             raise DataError(f"cannot read {self.location}:{name}: {problem}") from problem
 
     def identify(self, index: int) -> str:
@@ -319,10 +314,7 @@ class ZipSource:
 
     def read(self, index: int) -> Image.Image:
         """The image, not decoded yet; its CRC is checked."""
-        entry = self._entries[index]
-        if entry.file_size > _LARGEST_ENTRY:
-            raise ValueError(f"it unpacks to {entry.file_size:,} bytes, more than gantx reads")
-        return open_image(self._zip.read(entry))
+        return open_image(archives.read_entry(self._zip, self._entries[index]))
 
 
 def _walk(root: Path) -> tuple[dict[str, tuple[int, int]], Counter[str], list[str]]:

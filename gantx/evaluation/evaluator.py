@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -37,6 +38,7 @@ from gantx.evaluation.results import Result
 from gantx.evaluation.scores import SCORES_OF, Score, name_of
 from gantx.evaluation.shapes_classifier import ModeCount
 from gantx.runtime import devices, memory
+from gantx.runtime.activity import Working, unnoticed
 
 VERSION = 1  # of the definitions of this package; raised when a score would differ
 NEEDS_REFERENCE = frozenset({"fid", "kid", "pr", "dc"})
@@ -93,6 +95,7 @@ class Evaluator:
         settings: how.
         log: receives lines of log.
         progress: receives (what, done, total).
+        working: shows which score is being computed.
 
     Raises:
         UsageError: metrics and features, or metrics and data, do not fit together.
@@ -100,10 +103,12 @@ class Evaluator:
         DataError: data or statistics cannot be used.
     """
 
-    def __init__(self, settings: Settings, *, log: Log, progress: Progress) -> None:
+    def __init__(
+        self, settings: Settings, *, log: Log, progress: Progress, working: Working = unnoticed
+    ) -> None:
         started = time.perf_counter()
         self.settings = settings
-        self._log, self._progress = log, progress
+        self._progress, self._working = progress, working
         self._network: FeatureNetwork | None = None
         self._reference: Reference | None = None
         self._classifier_digest: str | None = None
@@ -148,8 +153,6 @@ class Evaluator:
         started = time.perf_counter()
         outputs = self._measure(images)
         measured = time.perf_counter()
-        if self.settings.intervals and self._network is not None:
-            self._log("computing scores and their 95 % intervals")
         scores = self._scores(outputs)
         timing = {
             "resolve_seconds": self.seconds_to_resolve,
@@ -192,16 +195,24 @@ class Evaluator:
             raise DataError("the feature network gives values that are not finite for these images")
         return _Outputs(features, logits.cpu() if logits is not None else None, modes)
 
+    def _computing(self, what: str) -> AbstractContextManager[None]:
+        return self._working(f"computing {what}{' with 95 % intervals' * self.settings.intervals}")
+
     def _scores(self, outputs: _Outputs) -> list[Score]:
         wanted, scores = self.settings.metrics, list[Score]()
         if "fid" in wanted:
-            scores.append(self._frechet(outputs))
+            with self._computing("the Fréchet distance"):
+                scores.append(self._frechet(outputs))
         if "kid" in wanted or ("fid" in wanted and self._real is not None):
-            scores.append(self._kernel(outputs))
+            with self._computing("the kernel distance"):
+                scores.append(self._kernel(outputs))
         if "is" in wanted:
-            scores.append(self._inception_score(outputs))
+            with self._computing("the Inception Score"):
+                scores.append(self._inception_score(outputs))
         if "pr" in wanted or "dc" in wanted:
-            scores += self._neighbours(outputs)
+            named = {"pr": "precision and recall", "dc": "density and coverage"}
+            with self._computing(", ".join(text for metric, text in named.items() if metric in wanted)):
+                scores += self._neighbours(outputs)
         if outputs.modes is not None:
             scores += _mode_scores(outputs.modes)
         return scores

@@ -28,7 +28,9 @@ from gantx.evaluation.precision import full_precision
 from gantx.evaluation.protocols import ratio_stamp
 from gantx.generation import sampling
 from gantx.generation.sampling import Rounding
+from gantx.io.arrays import read_npy
 from gantx.models.interfaces import Generator
+from gantx.runtime.seeds import Seeds
 
 LOSSY = (".jpg", ".jpeg", ".webp")
 
@@ -90,7 +92,7 @@ class GeneratedImages:
         }
         self._generator = generator
         self._origin = origin
-        self._seeds = range(seed, seed + num)
+        self._seeds = Seeds([range(seed, seed + num)])
         self._quantise = quantise
         self._ratio = ratio
         self._batch = batch
@@ -235,9 +237,9 @@ class _NpyArray:
         self.location = str(path)
         self.warnings: tuple[str, ...] = ()
         try:
-            pixels = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as problem:
-            raise DataError(f"{path} is not a readable .npy array of numbers") from problem
+            pixels = read_npy(path)
+        except (OSError, ValueError) as problem:
+            raise DataError(f"{path} is not a readable .npy array of numbers ({problem})") from problem
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or 3 not in (pixels.shape[1], pixels.shape[3]):
             raise DataError(
                 f"{path} contains {pixels.dtype} {list(pixels.shape)}, but images are uint8 [N, H, W, 3] or "

@@ -25,10 +25,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from gantx.errors import DataError, GantxError, MissingError
 from gantx.evaluation.inception import Convolution, Inception
-from gantx.io import sealed
+from gantx.io import archives, sealed, torch_files
 from gantx.io.atomic import replacing
 from gantx.io.byte_names import utf8_path
 from gantx.io.cache import cache_folder
+from gantx.io.pickles import check_torch_file
 from gantx.runtime.random import global_state_kept
 
 FORMAT = 1  # version of converted files; raised when their contents change
@@ -127,7 +128,13 @@ def _is_torchscript(path: Path) -> bool:
     """TorchScript is a zip that carries code beside its tensors; torch.save writes zips without."""
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
+    try:
+        archive = archives.open_zip(path)
+    except ValueError as problem:
+        raise DataError(
+            f"{path} is a damaged zip ({problem}): run `gantx assets fetch inception`"
+        ) from problem
+    with archive:
         return any("code" in name.split("/")[:-1] for name in archive.namelist())
 
 
@@ -148,6 +155,7 @@ def open_torchscript(path: Path, *, resize_inside: bool = False) -> Any:
         warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
         warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
         try:
+            check_torch_file(path)
             return InceptionV3W(folder, download=False, resize_inside=resize_inside).eval()
         except (RuntimeError, ValueError, AttributeError) as problem:
             raise DataError(
@@ -170,7 +178,7 @@ def _from_torchscript(path: Path) -> dict[str, Tensor]:
 
 def _from_state_dict(path: Path) -> dict[str, Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch_files.load(path)
     except Exception as problem:  # torch raises many types for damaged and for hostile files
         raise DataError(
             f"{path} is neither NVIDIA's TorchScript Inception, nor a plain state dict, nor safetensors "

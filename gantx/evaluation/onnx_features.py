@@ -1,29 +1,34 @@
 """Feature networks of the user's own, as ONNX files.
 
 The contract: float32 images [B, 3, H, W] with values 0..255 in, float features [B, D] out. An ONNX file is
-data: reading and running it executes no code from the file.
+data: reading and running it executes no code from the file. It may still ask for any amount of memory and
+time, so it is tried once within limits before it is used.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import re
-from pathlib import Path
-from typing import TYPE_CHECKING
+import math
+import threading
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from gantx.errors import DataError, MissingError
 from gantx.io.byte_names import utf8_path
+from gantx.io.escaping import shortened
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession, RunOptions
 
 CONTRACT = "it must turn float32 images [B, 3, H, W] with values 0..255 into features [B, D]"
 _TRIAL_SHAPE = (2, 3, 64, 64)  # of the trial run, where the file leaves a size open
-# How protobuf encodes the name of another file in which an ONNX file keeps tensors: the key "location".
-_EXTERNAL_DATA = re.compile(rb"\x0a\x08location\x12([\x01-\x7f])([^\x00]+)")
+TRIAL_BYTES = 2**30  # of memory that the trial may take, beside twice the size of the files
+TRIAL_SECONDS = 60.0  # that the trial may take
 
 
 class OnnxFeatures:
@@ -45,13 +50,19 @@ class OnnxFeatures:
     def __init__(self, path: Path, device: torch.device) -> None:
         self._path = path
         self._device = device
-        self._session, self._input, shape = _open_session(path)
+        files = [path, *_external_files(path)]
+        session, self._input, shape = _open_session(path, sum(file.stat().st_size for file in files))
         if len(shape) != 4 or shape[1] not in (3, None):
             raise DataError(f"{path} takes an input of shape {shape}: {CONTRACT}")
         self._fixed = shape  # None where a size is open
         trial = [size or default for size, default in zip(shape, _TRIAL_SHAPE, strict=True)]
-        self.dim = self._run(torch.zeros(trial, dtype=torch.float32, device=device)).shape[1]
-        self.digest = _digest(path)
+        if 4 * math.prod(trial) > TRIAL_BYTES:
+            raise DataError(f"{path} takes an input of shape {shape}, which is too large: {CONTRACT}")
+        self._session = session
+        with _limited_run() as options:
+            self.dim = self._run(torch.zeros(trial, dtype=torch.float32, device=device), options).shape[1]
+        self._session, *_ = _open_session(path, None)
+        self.digest = _digest(files)
 
     @property
     def batch(self) -> int | None:
@@ -84,9 +95,9 @@ class OnnxFeatures:
             )
         return features
 
-    def _run(self, images: Tensor) -> Tensor:
+    def _run(self, images: Tensor, options: RunOptions | None = None) -> Tensor:
         try:
-            (output,) = self._session.run(None, {self._input: images.cpu().numpy()})
+            (output,) = self._session.run(None, {self._input: images.cpu().numpy()}, options)
         except Exception as problem:  # onnxruntime's errors have no common public base
             first = " ".join(str(problem).split())[:200] or type(problem).__name__
             raise DataError(
@@ -99,17 +110,36 @@ class OnnxFeatures:
         return features.float().to(self._device)
 
 
-def _open_session(path: Path) -> tuple[InferenceSession, str, list[int | None]]:
-    """The session, the name of its input, and the input's shape with None for open sizes."""
+def _packages(path: Path) -> tuple[Any, Any]:
     try:
+        import onnx
         import onnxruntime
     except ImportError as problem:
         raise MissingError(
-            f'{path} needs onnxruntime, which is not installed: pip install "gantx[onnx]"'
+            f'{path} needs onnx and onnxruntime, which are not installed: pip install "gantx[onnx]"'
         ) from problem
+    return onnx, onnxruntime
+
+
+def _open_session(path: Path, size: int | None) -> tuple[InferenceSession, str, list[int | None]]:
+    """The session, the name of its input, and the input's shape with None for open sizes.
+
+    Args:
+        path: the file.
+        size: bytes of its files, to limit the memory of the session by; None for no limit.
+    """
+    _, onnxruntime = _packages(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # what is wrong is raised
     try:
+        if size is not None:
+            kinds = onnxruntime.OrtAllocatorType, onnxruntime.OrtMemType
+            memory = onnxruntime.OrtMemoryInfo("Cpu", kinds[0].ORT_ARENA_ALLOCATOR, 0, kinds[1].DEFAULT)
+            limit = onnxruntime.OrtArenaCfg({"max_mem": TRIAL_BYTES + 2 * size, "arena_extend_strategy": 1})
+            onnxruntime.create_and_register_allocator(memory, limit)
+            options.add_session_config_entry("session.use_env_allocators", "1")
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         with utf8_path(path) as readable:
             session = onnxruntime.InferenceSession(readable, options, providers=["CPUExecutionProvider"])
         (wanted,), (_,) = session.get_inputs(), session.get_outputs()
@@ -123,12 +153,64 @@ def _open_session(path: Path) -> tuple[InferenceSession, str, list[int | None]]:
     return session, wanted.name, [size if isinstance(size, int) else None for size in wanted.shape]
 
 
-def _digest(path: Path) -> str:
-    """SHA-256 of the file, and of the files beside it that it keeps its tensors in."""
-    content = path.read_bytes()
-    digest = hashlib.sha256(content)
-    names = {name[: length[0]].decode() for length, name in _EXTERNAL_DATA.findall(content)}
+@contextlib.contextmanager
+def _limited_run() -> Iterator[RunOptions]:
+    """Options of a run that ends with an error after `TRIAL_SECONDS`."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = 4
+    timer = threading.Timer(TRIAL_SECONDS, setattr, (options, "terminate", True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield options
+    finally:
+        timer.cancel()
+
+
+def _external_files(path: Path) -> list[Path]:
+    """The files beside an ONNX file that it keeps tensors in; DataError where they are not there."""
+    onnx, _ = _packages(path)
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as problem:  # protobuf's errors have no common public base
+        first = " ".join(str(problem).split())[:200]
+        raise DataError(f"{path} is not an ONNX model ({first}): {CONTRACT}") from problem
+    nodes = [model.graph, *model.functions]
+    names: set[str] = set()
+    while nodes:
+        part = nodes.pop()
+        tensors = list(getattr(part, "initializer", ()))
+        tensors += [half for pair in getattr(part, "sparse_initializer", ()) for half in _halves(pair)]
+        for attribute in (attribute for node in part.node for attribute in node.attribute):
+            tensors += [attribute.t, *attribute.tensors]
+            sparse = [attribute.sparse_tensor, *attribute.sparse_tensors]
+            tensors += [half for pair in sparse for half in _halves(pair)]
+            nodes += [attribute.g, *attribute.graphs]
+        names |= {
+            entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"
+        }
     for name in sorted(names):
-        with (path.parent / name).open("rb") as file:
+        plain = PurePosixPath(name.replace("\\", "/"))
+        if plain.is_absolute() or ".." in plain.parts or not (path.parent / name).is_file():
+            raise DataError(
+                f"{path} keeps tensors in {shortened(name)}, which is no file beside it: copy both into one "
+                "folder"
+            )
+    return [path.parent / name for name in sorted(names)]
+
+
+def _halves(sparse: Any) -> tuple[Any, Any]:
+    """The two tensors of a sparse one."""
+    return sparse.values, sparse.indices
+
+
+def _digest(files: list[Path]) -> str:
+    """SHA-256 of the file, and of the files beside it that it keeps its tensors in."""
+    first, *others = files
+    digest = hashlib.sha256(first.read_bytes())
+    for path in others:
+        with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

@@ -9,10 +9,8 @@ record what they were made of; the checksums of the .npz are verified.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +28,7 @@ from gantx.evaluation.frechet import Gaussian, Moments
 from gantx.evaluation.protocols import Protocol, ratio_stamp
 from gantx.generation import sampling
 from gantx.io import sealed
+from gantx.io.arrays import read_npz
 from gantx.io.atomic import replacing
 from gantx.io.byte_names import utf8_path
 from gantx.io.cache import cache_folder
@@ -237,36 +236,45 @@ def _read_safetensors(path: Path) -> Reference:
                 f"{path} is damaged: its {' and '.join(wrong)} do not match their digest: {again}"
             )
         stamp, count = json.loads(metadata["stamp"]), int(metadata["count"])
-        if not isinstance(stamp, dict) or count < 2:
-            raise ValueError(f"statistics of {count} images")
+        found = Reference(
+            count, tensors["mean"], tensors["covariance"], tensors.get("features"), stamp, has_digest
+        )
+        _require_whole(found)
     except sealed.Damaged:
         raise DataError(f"{path} is damaged: its header does not match its digest: {again}") from None
-    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as problem:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as problem:
         raise DataError(f"{path} is damaged ({first_line(problem)}): {again}") from problem
-    mean, covariance = tensors["mean"], tensors["covariance"]
     if not has_digest:
-        _require_moments(mean, covariance, path)
-    return Reference(count, mean, covariance, tensors.get("features"), stamp, has_digest)
+        _require_moments(found.mean, found.covariance, path)
+    return found
+
+
+def _require_whole(reference: Reference) -> None:
+    """ValueError when statistics of gantx are not such as `write` writes."""
+    mean, covariance, features = reference.mean, reference.covariance, reference.features
+    if not isinstance(reference.stamp, dict):
+        raise ValueError("its stamp is no record")
+    if reference.count is None or not 2 <= reference.count < 2**53:
+        raise ValueError(f"statistics of {reference.count} images")
+    if mean.dtype != torch.float64 or covariance.dtype != torch.float64:
+        raise ValueError("its moments are not in double precision")
+    if mean.ndim != 1 or not len(mean) or covariance.shape != (len(mean), len(mean)):
+        raise ValueError(f"a mean {list(mean.shape)} and a covariance {list(covariance.shape)}")
+    if features is not None and (features.dtype != torch.float32 or features.shape[1:] != mean.shape):
+        raise ValueError(f"features {list(features.shape)} of {str(features.dtype).removeprefix('torch.')}")
+    if not all(bool(part.isfinite().all()) for part in (mean, covariance, features) if part is not None):
+        raise ValueError("values that are not finite")
 
 
 def _read_npz(path: Path) -> Reference:
     try:
-        with zipfile.ZipFile(path) as archive:
-            mean, covariance = (_array(archive, key) for key in ("mu", "sigma"))
-    except (
-        *(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error),
-        *(RuntimeError, NotImplementedError),  # encryption or a method of compression that is not known
-    ) as problem:
-        raise DataError(f"{path} is not an .npz with `mu` and `sigma`: {first_line(problem)}") from problem
+        arrays = read_npz(path, "mu", "sigma")
+        mean, covariance = (torch.from_numpy(array.astype(np.float64)) for array in arrays)
+    except (OSError, ValueError, TypeError) as problem:
+        raise DataError(f"{path} is not an .npz with `mu` and `sigma`: {problem}") from problem
     _require_moments(mean, covariance, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Reference(None, mean, covariance, None, {"file_sha256": digest, "n_ref": None})
-
-
-def _array(archive: zipfile.ZipFile, key: str) -> Tensor:
-    """An array of an .npz, read as a whole, so that its checksum is verified."""
-    content = io.BytesIO(archive.read(f"{key}.npy"))
-    return torch.from_numpy(np.lib.format.read_array(content, allow_pickle=False).astype(np.float64))
 
 
 def _require_moments(mean: Tensor, covariance: Tensor, path: Path) -> None:

@@ -14,13 +14,12 @@ from gantx.errors import MissingError
 from gantx.evaluation.gates import Gate, Verdict
 from gantx.evaluation.results import Result, flattened
 from gantx.evaluation.scores import Score, digits_apart, number
+from gantx.io import escaping
 from gantx.io.atomic import replacing
 
 COLUMNS = ("metric", "value", "95 % interval", "threshold", "verdict")
 RIGHT = frozenset({"value", "95 % interval"})  # columns of numbers, aligned on the right
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-# Characters with a meaning in Markdown; an underscore inside a word has none.
-_MARKDOWN = re.compile(r"[\\`*<>&|~]|\](?=\()|(?<![^\W_])_|_(?![^\W_])")
 _NO_VALUE = "not computed"
 _DIGEST = re.compile(r"[0-9a-f]{40,}")
 
@@ -85,9 +84,9 @@ def markdown(result: Result) -> str:
     title = f"gantx eval: {result.status}" if result.verdicts else "gantx eval"
     blocks = [f"## {title}", _markdown_table(summary_rows(result))]
     blocks.append(_markdown_list(notes(result)))
-    blocks.append(_escaped(protocol_line(result)))
+    blocks.append(escaping.markdown(protocol_line(result)))
     if result.checkpoint:
-        blocks.append(_escaped(f"checkpoint: {_fields(result.checkpoint)}"))
+        blocks.append(escaping.markdown(f"checkpoint: {_fields(result.checkpoint)}"))
     blocks.append(_markdown_list(f"warning: {warning}" for warning in result.warnings))
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -213,7 +212,7 @@ def _fields(values: Mapping[str, Any]) -> str:
 
 def _markdown_table(rows: list[tuple[str, ...]]) -> str:
     """A table whose columns are aligned in the source too."""
-    cells = [COLUMNS, *(tuple(_escaped(cell) for cell in row) for row in rows)]
+    cells = [COLUMNS, *(tuple(escaping.markdown(cell) for cell in row) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(COLUMNS))]
     rule = [
         "-" * (width - 1) + ":" if heading in RIGHT else "-" * width
@@ -230,12 +229,7 @@ def _markdown_table(rows: list[tuple[str, ...]]) -> str:
 
 
 def _markdown_list(texts: Iterable[str]) -> str:
-    return "\n".join(f"- {_escaped(text)}" for text in texts)
-
-
-def _escaped(text: str) -> str:
-    """Text on one line, escaped for Markdown inside a table or outside."""
-    return _MARKDOWN.sub(lambda found: f"\\{found[0]}", " ".join(text.split()))
+    return "\n".join(f"- {escaping.markdown(text)}" for text in texts)
 
 
 # --- XML --------------------------------------------------------------------------------------------------

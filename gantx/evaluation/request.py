@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from gantx import checkpoint
-from gantx.config.schema import DataConfig, EvaluationConfig, RunConfig
+from gantx.config.schema import LARGEST_SIDE, SMALLEST_SIDE, DataConfig, EvaluationConfig, RunConfig
 from gantx.data.prepare import UnusableImage, prepare
 from gantx.errors import DataError, UsageError
 from gantx.evaluation import reference
@@ -25,6 +25,7 @@ from gantx.evaluation.results import Result, compare
 from gantx.evaluation.scores import require_metric
 from gantx.evaluation.targets import is_checkpoint
 from gantx.generation import sampling
+from gantx.runtime.activity import Working, unnoticed
 
 CPU_IMAGES = 5000  # of Inception on a CPU unless the user asks for more: 50,000 take an hour
 
@@ -72,7 +73,9 @@ class Request:
     baseline: Result | None = None
 
 
-def evaluate(target: Path | None, request: Request, *, log: Log, progress: Progress) -> Result:
+def evaluate(
+    target: Path | None, request: Request, *, log: Log, progress: Progress, working: Working = unnoticed
+) -> Result:
     """Score a run, a checkpoint, or stored images.
 
     Args:
@@ -81,14 +84,15 @@ def evaluate(target: Path | None, request: Request, *, log: Log, progress: Progr
         request: how.
         log: receives lines of log.
         progress: receives (what, done, total).
+        working: shows which score is being computed.
 
     Raises:
         UsageError, MissingError, DataError, CheckpointError: before any image is generated, if possible.
     """
     target = target or checkpoint.newest_run(Path("runs"))
     if is_checkpoint(target):
-        return _evaluate_checkpoint(target, request, log, progress)
-    return _evaluate_images(target, request, log, progress)
+        return _evaluate_checkpoint(target, request, log, progress, working)
+    return _evaluate_images(target, request, log, progress, working)
 
 
 def statistics(
@@ -154,11 +158,13 @@ def images_to_generate(config: EvaluationConfig, settings: Settings, num: int | 
     return CPU_IMAGES
 
 
-def _evaluate_checkpoint(target: Path, request: Request, log: Log, progress: Progress) -> Result:
+def _evaluate_checkpoint(
+    target: Path, request: Request, log: Log, progress: Progress, working: Working
+) -> Result:
     path = checkpoint.find(target)
     config = checkpoint.read_header(path).config
     settings = settings_of_run(config, request)
-    evaluator = Evaluator(settings, log=log, progress=progress)
+    evaluator = Evaluator(settings, log=log, progress=progress, working=working)
     num = images_to_generate(config.evaluation, settings, request.num, log)
     generator, header = sampling.open_generator(path, settings.device)
     images = GeneratedImages(
@@ -174,7 +180,9 @@ def _evaluate_checkpoint(target: Path, request: Request, log: Log, progress: Pro
     return _score(evaluator, images, request.baseline)
 
 
-def _evaluate_images(target: Path, request: Request, log: Log, progress: Progress) -> Result:
+def _evaluate_images(
+    target: Path, request: Request, log: Log, progress: Progress, working: Working
+) -> Result:
     files = open_images(target)
     ratio = files.height / files.width
     if ratio > 1 and request.reference is None:
@@ -182,12 +190,17 @@ def _evaluate_images(target: Path, request: Request, log: Log, progress: Progres
             f"the images in {target} are {files.width}×{files.height}, but --data is never cut to more "
             "height than width: give statistics of real images of this shape with --reference"
         )
+    if not SMALLEST_SIDE <= files.width <= LARGEST_SIDE:
+        raise DataError(
+            f"the images in {target} are {files.width}×{files.height}, but gantx scores images that are "
+            f"{SMALLEST_SIDE} to {LARGEST_SIDE:,} pixels wide: resize them"
+        )
     data = DataConfig(source=request.data, resolution=files.width, ratio=min(1.0, ratio))
     settings = dataclasses.replace(
         _settings(request, EvaluationConfig(), data, mirrored=False), objects=_objects(data)
     )
     images = StoredImages(files, num=request.num, seed=request.seed, batch=request.batch)
-    evaluator = Evaluator(settings, log=log, progress=progress)
+    evaluator = Evaluator(settings, log=log, progress=progress, working=working)
     log(f"scoring {len(images):,} of {len(files):,} images in {target}")
     return _score(evaluator, images, request.baseline)
 

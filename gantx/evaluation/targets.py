@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gantx.checkpoint import is_demo
 from gantx.errors import MissingError, UsageError
 from gantx.io.decoding import SUFFIXES
 
@@ -15,6 +16,8 @@ _FOREIGN_WEIGHTS = (".pth", ".pt", ".pkl", ".ckpt", ".bin")  # refused where a c
 
 def is_checkpoint(target: Path) -> bool:
     """Whether `target` is a run or checkpoint rather than images."""
+    if is_demo(target):
+        return True
     if target.is_file():
         return target.suffix.lower() in (".safetensors", *_FOREIGN_WEIGHTS)
     if not target.is_dir():

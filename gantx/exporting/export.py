@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,12 @@ from gantx.errors import DataError, MissingError
 from gantx.exporting import hub, onnx, parity, program, web
 from gantx.exporting.generator import ExportedGenerator, Morph, latents_of
 from gantx.exporting.parity import Difference, Run
-from gantx.exporting.request import FOLDERS, RANGES, Kind, Request, require_valid
+from gantx.exporting.request import FOLDERS, PACKAGE, RANGES, Kind, Request, require_valid
 from gantx.generation import sampling
-from gantx.io.atomic import replacing
+from gantx.io.atomic import replacing, scratch_folder
 from gantx.io.byte_names import utf8_name, utf8_path
 from gantx.models.interfaces import Generator
+from gantx.runtime.activity import Working, unnoticed
 from gantx.version import __version__
 
 SCHEMA = "gantx.export/1"
@@ -31,13 +30,17 @@ RECORD = "export.json"
 CPU = torch.device("cpu")
 
 
-def export(target: Path, request: Request, log: Callable[[str], None]) -> Path:
+Log = Callable[[str], None]
+
+
+def export(target: Path, request: Request, log: Log, working: Working = unnoticed) -> Path:
     """Export the averaged generator of a checkpoint and verify it; files are renamed into place afterwards.
 
     Args:
         target: a run, a folder of checkpoints or a file.
         request: output, format and options.
-        log: receives progress messages.
+        log: receives lines of log.
+        working: shows which step goes on.
 
     Returns:
         Path of the record (`export.json`); it also contains earlier exports to the same folder.
@@ -54,7 +57,7 @@ def export(target: Path, request: Request, log: Callable[[str], None]) -> Path:
     home = request.output if folder else request.output.parent
     earlier = _read_record(home / RECORD)
     with _aside(request.output) as scratch:
-        name, entry = _FORMATS[request.kind](generator, header, request, scratch, log)
+        name, entry = _FORMATS[request.kind](generator, header, request, scratch, log, working)
         entry = {
             "kind": request.kind,
             "sha256": hashlib.sha256((scratch / name).read_bytes()).hexdigest(),
@@ -79,37 +82,44 @@ def export(target: Path, request: Request, log: Callable[[str], None]) -> Path:
 
 # --- formats: each function writes into a folder, verifies the result and returns its name and record entry
 
-Format = Callable[[Generator, Header, Request, Path, Callable[[str], None]], tuple[str, dict[str, Any]]]
+Format = Callable[[Generator, Header, Request, Path, Log, Working], tuple[str, dict[str, Any]]]
 
 
 def _onnx(
-    generator: Generator, header: Header, request: Request, folder: Path, log: Callable[[str], None]
+    generator: Generator, header: Header, request: Request, folder: Path, log: Log, working: Working
 ) -> tuple[str, dict[str, Any]]:
     ratio = header.config.data.ratio
     exported = ExportedGenerator(generator, request.pixels, request.truncation, ratio=ratio).eval()
     z = latents_of(generator, range(max(parity.BATCHES)))
     name = utf8_name(request.output.name)
-    onnx.write_onnx(folder / name, program.trace(exported, [z]), _metadata(header, request))
-    run, runtime = onnx.open_onnx(folder / name)
-    checked = _checked(exported.unrounded(), run, [z], runtime, log)
+    with working(_TRACING):
+        traced = program.trace(exported, [z])
+    with working("converting it to ONNX"):
+        onnx.write_onnx(folder / name, traced, _metadata(header, request))
+    with working(_VERIFYING.format("onnxruntime")):
+        run, runtime = onnx.open_onnx(folder / name)
+        checked = _checked(exported.unrounded(), run, [z], runtime, log)
     return name, {"opset": onnx.OPSET, **_interface(exported), "parity": checked}
 
 
 def _pt2(
-    generator: Generator, header: Header, request: Request, folder: Path, log: Callable[[str], None]
+    generator: Generator, header: Header, request: Request, folder: Path, log: Log, working: Working
 ) -> tuple[str, dict[str, Any]]:
     ratio = header.config.data.ratio
     exported = ExportedGenerator(generator, request.pixels, request.truncation, ratio=ratio).eval()
     z = latents_of(generator, range(max(parity.BATCHES)))
     name = utf8_name(request.output.name)
-    program.write_program(folder / name, program.trace(exported, [z]), _metadata(header, request))
+    with working(_TRACING):
+        traced = program.trace(exported, [z])
+    program.write_program(folder / name, traced, _metadata(header, request))
     runtime = f"torch.export.load {torch.__version__}"
-    checked = _checked(exported.unrounded(), program.open_program(folder / name), [z], runtime, log)
+    with working(_VERIFYING.format("torch.export.load")):
+        checked = _checked(exported.unrounded(), program.open_program(folder / name), [z], runtime, log)
     return name, {**_interface(exported), "parity": checked}
 
 
 def _safetensors(
-    generator: Generator, header: Header, request: Request, folder: Path, log: Callable[[str], None]
+    generator: Generator, header: Header, request: Request, folder: Path, log: Log, working: Working
 ) -> tuple[str, dict[str, Any]]:
     name = utf8_name(request.output.name)
     hub.write_weights(folder / name, generator, header, request.license)
@@ -117,7 +127,7 @@ def _safetensors(
 
 
 def _hf(
-    generator: Generator, header: Header, request: Request, folder: Path, log: Callable[[str], None]
+    generator: Generator, header: Header, request: Request, folder: Path, log: Log, working: Working
 ) -> tuple[str, dict[str, Any]]:
     scores = hub.read_scores(request.scores, header)
     hub.write_folder(folder, generator, header, request.license, scores)
@@ -127,22 +137,30 @@ def _hf(
 
 
 def _web(
-    generator: Generator, header: Header, request: Request, folder: Path, log: Callable[[str], None]
+    generator: Generator, header: Header, request: Request, folder: Path, log: Log, working: Working
 ) -> tuple[str, dict[str, Any]]:
     (folder / "ort").mkdir()
-    runtime_files = web.write_runtime(folder / "ort", request.runtime)
+    fetching = f"fetching {PACKAGE} with npm" if request.runtime is None else f"unpacking {request.runtime}"
+    with working(fetching):
+        runtime_files = web.write_runtime(folder / "ort", request.runtime)
     network = Morph(generator, ratio=header.config.data.ratio).eval()
     web.write_page(folder, network, header)
     batch = max(parity.BATCHES)
     inputs = [latents_of(generator, range(batch)), latents_of(generator, range(batch, 2 * batch))]
     shares = torch.linspace(0, 1, batch)
     inputs += [shares, shares.flip(0)] if network.has_styles else [shares]
-    onnx.write_onnx(folder / web.MODEL, program.trace(network, inputs), _metadata(header, request))
-    run, runtime = onnx.open_onnx(folder / web.MODEL)
-    checked = _checked(network.unrounded(), run, inputs, runtime, log)
+    with working(_TRACING):
+        traced = program.trace(network, inputs)
+    with working("converting it to ONNX"):
+        onnx.write_onnx(folder / web.MODEL, traced, _metadata(header, request))
+    with working(_VERIFYING.format("onnxruntime")):
+        run, runtime = onnx.open_onnx(folder / web.MODEL)
+        checked = _checked(network.unrounded(), run, inputs, runtime, log)
     return web.MODEL, {"opset": onnx.OPSET, "runtime": runtime_files, "parity": checked}
 
 
+_TRACING = "tracing the generator with torch.export"
+_VERIFYING = "verifying in {} at batch " + ", ".join(map(str, parity.BATCHES))
 _FORMATS: dict[Kind, Format] = {
     "onnx": _onnx,
     "pt2": _pt2,
@@ -156,7 +174,7 @@ _FORMATS: dict[Kind, Format] = {
 
 
 def _checked(
-    reference: nn.Module, run: Run, inputs: Sequence[Tensor], runtime: str, log: Callable[[str], None]
+    reference: nn.Module, run: Run, inputs: Sequence[Tensor], runtime: str, log: Log
 ) -> dict[str, Any]:
     """Compare with another runtime: the record of a passed check; CheckFailed otherwise."""
     differences = parity.compare(reference, run, inputs)
@@ -170,7 +188,7 @@ def _checked(
     }
 
 
-def _checked_weights(generator: Generator, path: Path, log: Callable[[str], None]) -> dict[str, Any]:
+def _checked_weights(generator: Generator, path: Path, log: Log) -> dict[str, Any]:
     """As `_checked`, for a checkpoint that is loaded again."""
     again, _ = sampling.open_generator(path, CPU)
     z = latents_of(generator, range(max(parity.BATCHES)))
@@ -243,13 +261,10 @@ def _read_record(path: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def _aside(output: Path) -> Iterator[Path]:
     """A temporary folder beside the output, for files that are not verified yet; its path is valid UTF-8."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    except OSError as problem:
-        raise MissingError(f"cannot write beside {output}: {problem.strerror or problem}") from problem
-    try:
-        with utf8_path(scratch) as writable:
-            yield writable
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            scratch = stack.enter_context(scratch_folder(output))
+        except OSError as problem:
+            raise MissingError(f"cannot write beside {output}: {problem.strerror or problem}") from problem
+        yield stack.enter_context(utf8_path(scratch))

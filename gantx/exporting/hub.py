@@ -22,6 +22,7 @@ from gantx.exporting.request import UNSTATED
 from gantx.generation import sampling
 from gantx.generation.provenance import describe
 from gantx.io import imaging
+from gantx.io.escaping import markdown, markdown_code
 from gantx.models.interfaces import Generator
 from gantx.version import __version__
 
@@ -131,7 +132,8 @@ def card(header: Header, license_: str, scores: Sequence[Result]) -> str:
     side, family = config.generator.resolution, config.generator.family
     size = f"{side}×{height_of(side, config.data.ratio)}"
     number, name = header.data.get("images"), header.data.get("name", "unknown")
-    images = f"{number:,} of `{name}`" if number else f"`{name}`"
+    of = markdown_code(str(name))
+    images = f"{number:,} of {of}" if number else of
     length = f"{kimg} thousand real images shown to the discriminator" if header.images else "not recorded"
     blocks = [
         f"---\n{yaml.safe_dump(_front_matter(header, license_, scores), sort_keys=False)}---",
@@ -146,7 +148,7 @@ def card(header: Header, license_: str, scores: Sequence[Result]) -> str:
         f"- recipe: `{config.name}`, complete in `config.json`\n"
         f"- images: {images}\n"
         f"- length: {length}\n"
-        f"- digest of the weights: `{header.digest}`",
+        f"- digest of the weights: {markdown_code(header.digest)}",
         "## Scores",
         *[_table(result) for result in scores],
     ]
@@ -157,7 +159,7 @@ def card(header: Header, license_: str, scores: Sequence[Result]) -> str:
         "The generator reproduces the distribution of its training images, including their gaps and biases, "
         "and may come close to single ones of them. Compare scores of the same protocol only.",
         "## Licence",
-        "Not stated." if license_ == UNSTATED else f"Weights: {license_}",
+        "Not stated." if license_ == UNSTATED else f"Weights: {markdown(license_)}",
     ]
     return "\n\n".join(blocks) + "\n"
 

@@ -190,7 +190,8 @@ def completed(generator: interfaces.Generator, view: View) -> View:
             )
     else:
         raise UsageError(
-            "this network has no attention maps: choose a checkpoint of transgan, vitgan or ganformer"
+            "this network has no attention maps: choose a checkpoint of transgan, vitgan, ganformer or "
+            "implicit"
         )
     for kind in view.kinds:
         if kind not in known:

@@ -14,6 +14,7 @@ from torch import Tensor
 from gantx.errors import DataError, MissingError
 from gantx.generation.parsing import parse_seeds as parse_seeds
 from gantx.generation.parsing import whole_number as whole_number
+from gantx.io.arrays import read_npy
 from gantx.io.byte_names import utf8_path
 from gantx.models.interfaces import Generator, StyleBased
 from gantx.runtime.random import Draw, Spec
@@ -68,8 +69,8 @@ def read_latents(path: Path, *shapes: tuple[int, ...]) -> Tensor:
             with utf8_path(path) as readable:
                 (latents,) = load_file(readable).values()
         else:
-            latents = torch.from_numpy(np.load(path, allow_pickle=False))
-    except (SafetensorError, OSError, ValueError, TypeError, EOFError) as problem:
+            latents = torch.from_numpy(np.array(read_npy(path)))
+    except (SafetensorError, OSError, ValueError, TypeError) as problem:
         raise DataError(
             f"cannot read latents from {path} ({problem}): give a .npy array, or a .safetensors file of one "
             "tensor"

@@ -15,11 +15,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gantx.errors import DataError, MissingError, UsageError
+from gantx.errors import MissingError, UsageError
 from gantx.evaluation import inception_weights
 from gantx.evaluation.assets import ASSETS, locate
 from gantx.evaluation.resizing import clean_by_matrix
@@ -27,7 +27,7 @@ from gantx.generation import sampling
 from gantx.generation.latents import style_shape, whole_number
 from gantx.generation.truncation import require_styles
 from gantx.io.atomic import replacing
-from gantx.io.decoding import open_image
+from gantx.io.decoding import decoded
 from gantx.models import interfaces
 from gantx.runtime.random import Draw, Spec, for_seeds
 
@@ -71,11 +71,11 @@ def read_target(path: Path, image_shape: tuple[int, int, int]) -> Tensor:
         raise MissingError(f"there is no image at {path}")
     _, height, width = image_shape
     try:
-        with open_image(path.read_bytes()) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            fitted = ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError) as problem:
-        raise DataError(f"cannot read the image {path}: {problem}") from problem
+        content = path.read_bytes()
+    except OSError as problem:
+        raise MissingError(f"cannot read {path}: {problem.strerror or problem}") from problem
+    image, _ = decoded(content, str(path))
+    fitted = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
 
 

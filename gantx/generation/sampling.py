@@ -26,9 +26,11 @@ from torch import Tensor
 from gantx import checkpoint, models
 from gantx.checkpoint import Header
 from gantx.data.crop import rectangle
+from gantx.errors import CheckpointError
 from gantx.generation.latents import spec_of_one
 from gantx.generation.truncation import Truncation, require_styles, truncate
 from gantx.io.prefetch import ahead
+from gantx.models import bounded
 from gantx.models.interfaces import Generator, StyleBased
 from gantx.runtime import devices, memory
 from gantx.runtime.compile import compile_whole
@@ -60,10 +62,21 @@ def open_generator(target: Path, device: torch.device, weights: Weights = "ema")
         CheckpointError: the file is corrupt, foreign or of an unknown version, or lacks these weights.
     """
     header = checkpoint.read_header(checkpoint.find(target))
-    network = models.build_to_load(header.config.generator).to(device)
     part = "generator_ema" if weights == "ema" else "generator"
+    if part in header.digests:  # else reading the part says that it is absent
+        check_size(header, part)
+    network = models.build_to_load(header.config.generator).to(device)
     checkpoint.load_into(network, checkpoint.read_part(header, part, device), header.path)
     return network.eval().requires_grad_(False), header
+
+
+def check_size(header: Header, part: str) -> None:
+    """CheckpointError when a checkpoint describes a network of more weights than it has in `part`."""
+    section = header.config.discriminator if part == "discriminator" else header.config.generator
+    try:
+        bounded.check_within(section, checkpoint.numbers_in(header, part))
+    except bounded.TooLargeError as problem:
+        raise CheckpointError(f"{header.path} has a damaged header: {problem}") from problem
 
 
 def compiled(generator: Generator) -> Generator:

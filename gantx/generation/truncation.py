@@ -23,8 +23,8 @@ def require_styles(generator: Generator, what: str) -> StyleBased:
     """
     if not isinstance(generator, StyleBased):
         raise UsageError(
-            f"{what} needs a network with styles (vitgan, ganformer, stylegan2): this one generates images "
-            "from its latents directly"
+            f"{what} needs a network with styles (vitgan, ganformer, stylegan2, implicit): this one "
+            "generates images from its latents directly"
         )
     return generator
 

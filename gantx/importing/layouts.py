@@ -15,6 +15,7 @@ from gantx import models
 from gantx.config.networks import DiscriminatorConfig, GeneratorConfig
 from gantx.config.section import Section
 from gantx.errors import CheckpointError
+from gantx.models import bounded
 from gantx.models.layers.synthesis import channels_at
 
 
@@ -157,6 +158,10 @@ def account(
     if wrong:
         raise CheckpointError(f"this is no {what} as released: it {' and '.join(wrong)}")
 
+    try:
+        bounded.check_within(section, sum(tensor.numel() for tensor in state.values()))
+    except bounded.TooLargeError as problem:
+        raise CheckpointError(f"this is no {what} as released: {problem}") from problem
     with torch.device("meta"):
         expected = models.build(section).state_dict()
     tensors: dict[str, Tensor] = {}

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
+import mmap
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ import torch
 from torch import Tensor
 
 from gantx.errors import CheckpointError, MissingError
+from gantx.io import torch_files
+from gantx.io.pickles import check_pickle
 
 
 def read_torch(path: Path) -> dict[str, Any]:
@@ -32,7 +36,7 @@ def read_torch(path: Path) -> dict[str, Any]:
     """
     _require_file(path)
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        stored = torch_files.load(path)
     except pickle.UnpicklingError as problem:
         raise CheckpointError(
             f"{path} is no file of tensors and plain containers alone and could run code: it is not opened"
@@ -96,7 +100,8 @@ def read_snapshot(path: Path) -> dict[str, Any]:
     """
     _require_file(path)
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            check_pickle(content)
             stored = _SnapshotUnpickler(file).load()
         if not isinstance(stored, dict):
             raise CheckpointError(
@@ -136,19 +141,26 @@ class _Module:
     attributes: dict[str, Any]
 
 
+_MOST_MODULES = 100_000
+
+
 def _module(described: Any) -> _Module:
     return _Module(described["state"])
 
 
 def _storage(content: Any) -> Any:
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return torch_files.load_stream(io.BytesIO(content))
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *unused: Any) -> Tensor:
     """A view of a storage; RuntimeError when it reaches beyond it, where torch's own would enlarge it."""
     if not isinstance(storage, torch.TypedStorage):
         raise pickle.UnpicklingError("a tensor without numbers")
-    return torch.empty(0, dtype=storage.dtype).set_(storage).as_strided(size, stride, offset)
+    flat = torch.empty(0, dtype=storage.dtype).set_(storage)
+    tensor = flat.as_strided(size, stride, offset)
+    if tensor.numel() > flat.numel():  # by strides of zero
+        raise pickle.UnpicklingError("a tensor of more numbers than the file holds")
+    return tensor
 
 
 def _parameter(tensor: Any, *unused: Any) -> Any:
@@ -188,18 +200,21 @@ def _network(value: Any) -> Any:
     if not isinstance(value, _Module):
         return value
     arguments = value.attributes.get("_init_kwargs")
-    return PickledNetwork(dict(_walk(value, "")), arguments if isinstance(arguments, Mapping) else {})
+    tensors = dict(_walk(value, "", itertools.count()))
+    return PickledNetwork(tensors, arguments if isinstance(arguments, Mapping) else {})
 
 
-def _walk(module: _Module, prefix: str) -> Iterable[tuple[str, Tensor]]:
+def _walk(module: _Module, prefix: str, visited: Iterator[int]) -> Iterable[tuple[str, Tensor]]:
     """Parameters and saved buffers of a module and of those inside it, by the keys of a state dict."""
+    if next(visited) > _MOST_MODULES:
+        raise pickle.UnpicklingError("modules that contain one another too often")
     held = module.attributes
     for name, tensor in (held["_parameters"] | held["_buffers"]).items():
         if isinstance(tensor, Tensor) and name not in held.get("_non_persistent_buffers_set", ()):
             yield prefix + name, tensor
     for name, child in held["_modules"].items():
         if isinstance(child, _Module):
-            yield from _walk(child, f"{prefix}{name}.")
+            yield from _walk(child, f"{prefix}{name}.", visited)
 
 
 def _require_file(path: Path) -> None:

@@ -10,8 +10,9 @@ import importlib.util
 import io
 import zlib
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from gantx.errors import DataError
 from gantx.io.file_kinds import LFS_POINTER
 
 _SUFFIXES_OF = {
@@ -36,6 +37,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _LARGEST_TEXT = 2**20  # bytes of a text chunk; Pillow refuses an image with a larger compressed one
 _MOST_TEXT = 2**24  # bytes of all text chunks; Pillow refuses an image with more than four times as many
 _DEFLATE = 1032  # bytes at most that deflate makes of one
+MOST_PIXELS = 89_478_485  # of an image: a quarter of a GiB in RGB, where Pillow begins to warn
 
 
 def open_image(content: bytes) -> Image.Image:
@@ -52,10 +54,33 @@ def open_image(content: bytes) -> Image.Image:
     if content.startswith(_PNG):
         content = _without_large_text(content)
     try:
-        return Image.open(io.BytesIO(content), formats=FORMATS)
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
         known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         raise UnidentifiedImageError(f"it is not a {known} image") from None
+    if (pixels := image.width * image.height) > MOST_PIXELS:
+        raise Image.DecompressionBombError(f"it has {pixels:,} pixels, more than the {MOST_PIXELS:,} allowed")
+    return image
+
+
+def decoded(content: bytes, name: str) -> tuple[Image.Image, dict[str, str]]:
+    """An image in RGB, turned upright as its EXIF data say, and its texts by keyword.
+
+    Args:
+        content: the content of the file.
+        name: of the file, for the message.
+
+    Raises:
+        DataError: the content is not an image of one of `FORMATS`, is damaged, or has too many pixels.
+    """
+    try:
+        image = open_image(content)
+        image.load()
+        text = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
+        return ImageOps.exif_transpose(image).convert("RGB"), text
+    except Exception as problem:  # a broken file makes decoders raise almost anything
+        reason = " ".join(str(problem).split()) or type(problem).__name__
+        raise DataError(f"cannot read the image {name}: {reason}") from problem
 
 
 def _without_large_text(png: bytes) -> bytes:

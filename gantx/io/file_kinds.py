@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
+
+from gantx.io import archives
 
 LFS_POINTER = b"version https://git-lfs"
 _WEB_PAGE = (b"<!doctype html", b"<html", b"<head", b"<?xml")
@@ -68,9 +69,9 @@ _IMPORT = "official checkpoints are converted with `gantx import`"
 
 def _zip_archive(path: Path) -> str:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with archives.open_zip(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
+    except (OSError, ValueError):
         return "is a zip file that is cut off or damaged: copy or download it again"
     if any(name.split("/")[-1] == "data.pkl" for name in names):
         return f"is a PyTorch checkpoint, which gantx does not open: {_IMPORT}"

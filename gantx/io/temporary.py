@@ -1,17 +1,20 @@
 """Temporary files and folders: random names, exclusive creation, and removal of what a killed process left.
 
 Whoever makes one keeps it locked; the system releases the lock however the process ends. So a name of this
-module's pattern that nobody has locked is a leftover, whichever process, container or machine made it.
+module's pattern that nobody has locked is a leftover. Locks of other machines may be invisible here: names
+begin with a digest of the host, and what others made has to be unchanged for a while too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import secrets
 import shutil
+import socket
 import stat
 import sys
 import time
@@ -22,7 +25,8 @@ if sys.platform != "win32":
 
 _PATTERN = re.compile(r"\..*\.[0-9a-f]{16}\.part", re.DOTALL)
 _LONGEST = 200  # bytes of the name of the target within the temporary name; most file systems allow 255
-_ABANDONED = 86_400.0  # seconds without a change after which a leftover is removed where there are no locks
+_ABANDONED = 3600.0  # seconds without a change after which a leftover of another host is removed
+_ABANDONED_UNLOCKED = 86_400.0  # the same where there are no locks
 # Errors of flock on file systems without locks, or without locks of folders.
 _NO_LOCKS = frozenset(
     {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL, errno.EIO}
@@ -94,8 +98,10 @@ def _remove_leftover(path: Path) -> None:
     if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # a link, a pipe: not made here
         return
     if sys.platform == "win32":
-        if _is_old(path):
+        if _is_old(path, _ABANDONED_UNLOCKED):
             _remove(path)
+        return
+    if path.name[-21:-15] != _host() and not _is_old(path, _ABANDONED):
         return
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
@@ -105,7 +111,7 @@ def _remove_leftover(path: Path) -> None:
     except OSError as problem:
         if problem.errno not in _NO_LOCKS:
             raise
-        if _is_old(path):
+        if _is_old(path, _ABANDONED_UNLOCKED):
             _remove(path)
     else:
         _remove(path)
@@ -120,9 +126,9 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _is_old(path: Path) -> bool:
+def _is_old(path: Path, seconds: float) -> bool:
     times = [entry.lstat().st_mtime for entry in (path, *(path.rglob("*") if path.is_dir() else ()))]
-    return bool(time.time() - max(times) > _ABANDONED)
+    return bool(time.time() - max(times) > seconds)
 
 
 def _take(descriptor: int) -> bool:
@@ -142,4 +148,8 @@ def _take(descriptor: int) -> bool:
 def _beside(target: Path) -> Path:
     """A new name, valid UTF-8 also where that of the target is not."""
     name = os.fsencode(target.name)[:_LONGEST].decode("utf-8", "ignore")
-    return target.with_name(f".{name}.{secrets.token_hex(8)}.part")
+    return target.with_name(f".{name}.{_host()}{secrets.token_hex(5)}.part")
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any, overload
 
 from gantx.config.networks import (
+    DCGANDiscriminatorConfig,
     DiscriminatorConfig,
     GANformerDiscriminatorConfig,
     GANformerGeneratorConfig,
     GeneratorConfig,
+    ImplicitGeneratorConfig,
     StyleGAN2DiscriminatorConfig,
     StyleGAN2GeneratorConfig,
     TransGAN2DiscriminatorConfig,
@@ -20,7 +22,7 @@ from gantx.config.networks import (
     ViTGANGeneratorConfig,
 )
 from gantx.config.section import Section
-from gantx.models import ganformer, stylegan2, transgan, transgan2, vitgan
+from gantx.models import dcgan, ganformer, implicit, stylegan2, transgan, transgan2, vitgan
 from gantx.models.interfaces import Discriminator, Generator
 from gantx.runtime.precision import float32_parameters
 from gantx.runtime.random import global_state_kept
@@ -31,11 +33,13 @@ _NETWORKS: dict[type[Section], Callable[[Any], Generator | Discriminator]] = {
     ViTGANGeneratorConfig: vitgan.Generator,
     StyleGAN2GeneratorConfig: stylegan2.Generator,
     GANformerGeneratorConfig: ganformer.Generator,
+    ImplicitGeneratorConfig: implicit.Generator,
     TransGANDiscriminatorConfig: transgan.Discriminator,
     TransGAN2DiscriminatorConfig: transgan2.Discriminator,
     ViTGANDiscriminatorConfig: vitgan.Discriminator,
     StyleGAN2DiscriminatorConfig: stylegan2.Discriminator,
     GANformerDiscriminatorConfig: ganformer.Discriminator,
+    DCGANDiscriminatorConfig: dcgan.Discriminator,
 }
 
 

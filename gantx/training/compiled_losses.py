@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gantx.config.schema import RunConfig
 from gantx.errors import GantxError, MissingError, first_line
+from gantx.runtime.activity import Working, unnoticed
 from gantx.runtime.compile import compile_whole
 from gantx.runtime.random import Draws
 from gantx.training.phase import Gradients, Loss, LossOutput, Pass, Phase, Reals, differentiate
@@ -40,7 +41,12 @@ def pick_compile(wanted: bool | str, device: torch.device, steps: int) -> bool:
 
 
 def compiled(
-    phases: list[Phase], settings: RunConfig, *, log: Log = lambda line: None, required: bool = True
+    phases: list[Phase],
+    settings: RunConfig,
+    *,
+    log: Log = lambda line: None,
+    required: bool = True,
+    working: Working = unnoticed,
 ) -> list[Phase]:
     """The same phases with compiled losses; unchanged unless `training.compile` is true.
 
@@ -52,6 +58,7 @@ def compiled(
         settings: resolved.
         log: receives a sentence if a loss cannot be compiled.
         required: raise an error instead.
+        working: shows that a loss is being compiled.
     """
     if settings.training.compile is not True:
         return phases
@@ -60,7 +67,7 @@ def compiled(
 
     def with_compiled_loss(phase: Phase, each: Pass) -> Pass:
         name = f"the loss of {phase.name}"
-        compiled = CompiledDifferentiation(compile_loss(each.loss, device), name, log, required)
+        compiled = CompiledDifferentiation(compile_loss(each.loss, device), name, log, required, working)
         return each._replace(differentiate=compiled)
 
     return [
@@ -77,16 +84,25 @@ class CompiledDifferentiation:
         name: of the loss, for messages.
         log: receives a sentence if compiling fails.
         required: raise an error instead.
+        working: shows that the loss is being compiled.
 
     Raises:
         MissingError: when called, if compiling fails and is `required`.
     """
 
-    def __init__(self, compiled: Loss, name: str, log: Log, required: bool) -> None:
+    def __init__(
+        self, compiled: Loss, name: str, log: Log, required: bool, working: Working = unnoticed
+    ) -> None:
         self._compiled: Loss | None = compiled
         self._name = name
         self._log = log
         self._required = required
+        self._working = working
+        self._ready = False
+
+    def forget(self) -> None:
+        """The loss has changed and will be compiled again when it is called."""
+        self._ready = False
 
     def __call__(
         self, loss: Loss, parameters: Sequence[Tensor], reals: Reals, draws: Draws, share: float
@@ -94,7 +110,12 @@ class CompiledDifferentiation:
         """See `differentiate`."""
         if self._compiled is not None:
             try:
-                return differentiate(self._compiled, parameters, reals, draws, share)
+                if self._ready:
+                    return differentiate(self._compiled, parameters, reals, draws, share)
+                with self._working(f"compiling {self._name}"):
+                    result = differentiate(self._compiled, parameters, reals, draws, share)
+                self._ready = True
+                return result
             except torch.OutOfMemoryError:
                 raise
             except Exception as problem:  # of Dynamo, Inductor, Triton or a C++ compiler, in either direction

@@ -19,13 +19,13 @@ from gantx import models
 from gantx.config.schema import RunConfig
 from gantx.models.interfaces import Discriminator, Generator
 from gantx.runtime import devices
+from gantx.runtime.activity import duration
 from gantx.runtime.random import Draw, Draws, Spec, take
 from gantx.training.loop import target_images
 from gantx.training.microbatch import ladder, rehearse
 from gantx.training.optimized_network import OptimizedNetwork
 from gantx.training.phase import Phase, differentiate
 from gantx.training.phases import micro_batch_size, phases
-from gantx.training.progress import duration
 from gantx.training.resolve import Log, prepared_process, resolve
 from gantx.training.schedules import window_scale
 from gantx.training.state import TrainingState

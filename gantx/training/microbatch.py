@@ -40,6 +40,7 @@ def resolve_micro_batch(settings: RunConfig, state: TrainingState, log: Log) -> 
             return False
         return True
 
+    log(f"trying which micro-batch fits into the memory of {state.device}")
     resolved = largest(settings, fits)
     if resolved is None:
         raise MissingError(

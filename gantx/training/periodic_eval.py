@@ -42,23 +42,30 @@ class PeriodicEvaluation:
         self._ratio = config.data.ratio
         self._num = config.evaluation.num_during_training
         self._interrupted: Callable[[], bool] = bool
-        self._show = progress
+        self._show: Callable[[str, int, int], None] = lambda what, done, total: None
+        if progress is not None:
+            self._show = lambda what, done, total: progress(done, total)
         self._evaluator = Evaluator(settings, log=log, progress=self._on_progress)
-        self._show = None  # the run's own display takes over
         self._deciding = self._evaluator.names[0]
         self._best: tuple[str, float] | None = None  # protocol, value
 
-    def score(self, generator: Generator, interrupted: Callable[[], bool]) -> dict[str, Any] | None:
+    def score(
+        self,
+        generator: Generator,
+        interrupted: Callable[[], bool],
+        show: Callable[[str, int, int], None] = lambda what, done, total: None,
+    ) -> dict[str, Any] | None:
         """Score a generator.
 
         Args:
             generator: on the device of this evaluation.
             interrupted: called after each batch; the evaluation is cancelled once it returns true.
+            show: receives (what, done, total).
 
         Returns:
             `scores`, by name, and `protocol_hash`, for metrics.jsonl; None if cancelled.
         """
-        self._interrupted = interrupted
+        self._interrupted, self._show = interrupted, show
         subject = GeneratedImages(
             generator, {}, num=self._num, seed=0, quantise=self._quantise, ratio=self._ratio
         )
@@ -89,8 +96,7 @@ class PeriodicEvaluation:
     def _on_progress(self, what: str, done: int, total: int) -> None:
         if self._interrupted():
             raise _Cancelled
-        if self._show is not None:
-            self._show(done, total)
+        self._show(what, done, total)
 
 
 class _Cancelled(Exception):

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.live import Live
+from rich.text import Text
 
+from gantx.io.escaping import printable
 from gantx.io.streams import unfailing_stderr
+from gantx.runtime.activity import duration
 
 PLAIN_SECONDS = 30.0
+_BAR = 20  # columns of the bar, in terminals of at least `_WIDE`
+_WIDE = 120
 
 
 class ProgressDisplay:
-    """Shows progress on stderr.
+    """Shows progress on stderr: kimg, time left and speed first, then losses, memory and gradients.
+
+    A live line has as many of these as the terminal is wide, and disappears at the end.
 
     Args:
         total: images of the whole run.
@@ -25,79 +33,116 @@ class ProgressDisplay:
     def __init__(self, total: int, console: Console | None = None) -> None:
         self.total = total
         self.console = console or Console(file=unfailing_stderr(), highlight=False)
-        self.figures = ""
+        self._figures: list[str] = []
+        self._activity: tuple[str, float] | None = None  # what is done, since when
+        self._images = 0
         self._calls = 0
         self._started = (0.0, 0)
-        self._printed = time.monotonic()
-        self._live: Progress | None = None
+        self._latest = time.monotonic()
+        self._noted = self._latest
+        self._live: Live | None = None
         if self.console.is_terminal and not os.environ.get("CI"):
-            bar = (BarColumn(bar_width=24),) if self.console.width >= 120 else ()
-            self._live = Progress(
-                TextColumn("kimg {task.fields[kimg]}"),
-                *bar,
-                TextColumn("{task.percentage:.0f}% {task.fields[rest]}"),
+            self._live = Live(
+                get_renderable=self._line,
                 console=self.console,
+                refresh_per_second=4,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
             )
-            self._task = self._live.add_task("train", total=total, kimg="0", rest="")
             self._live.start()
 
     def log(self, text: str) -> None:
         """Print one line, above the live line if there is one."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(printable(text, lines=True), markup=False, soft_wrap=True)
 
-    def advance(self, images: int) -> None:
+    def advance(self, images: int) -> str | None:
         """Record progress, without waiting for the device.
 
         Speed is measured from the second call on: the time before may include compilation.
+
+        Returns:
+            Now and then, and at the end, the progress as a line for a log; where there is no live line it is
+            printed too.
         """
         now = time.monotonic()
         if self._calls < 2:
             self._calls += 1
             self._started = (now, images)
-        if self._live is not None:
-            kimg, rest = self._texts(images, now)
-            self._live.update(self._task, completed=images, kimg=kimg, rest=rest)
-        elif now - self._printed >= PLAIN_SECONDS or images >= self.total:
-            self._printed = now
-            kimg, rest = self._texts(images, now)
-            self.log(f"kimg {kimg} {rest}")
+        self._images, self._latest = images, now
+        if now - self._noted < PLAIN_SECONDS and images < self.total:
+            return None
+        self._noted = now
+        line = " ".join(self._parts())
+        if self._live is None:
+            self.log(line)
+        return line
 
     def figure(self, line: Mapping[str, float]) -> None:
         """Show these metrics from now on."""
-        parts = []
-        for network in ("discriminator", "generator"):
-            if f"{network}/loss" in line:
-                parts.append(f"loss_{network[0]} {line[f'{network}/loss']:.3g}")
+        parts = [
+            f"loss_{network[0]} {line[f'{network}/loss']:.3g}"
+            for network in ("discriminator", "generator")
+            if f"{network}/loss" in line
+        ]
+        parts.append(f"mem {line['memory_gb']:.1f}G")
         norms = [line[key] for key in line if key in _NORMS]
         if norms:
             parts.append("gnorm " + "/".join(f"{norm:.2g}" for norm in norms))
-        parts.append(f"mem {line['memory_gb']:.1f}G")
-        self.figures = " ".join(parts)
+        self._figures = parts
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """Show that the operation `what`, which interrupts training, is done for `done` of `total` images."""
+        text, now = f"{what}: {done:,} of {total:,}", time.monotonic()
+        if self._live is not None:
+            since = now if self._activity is None else self._activity[1]
+            self._activity = (text, since) if done < total else None
+        elif done < total and now - self._noted >= PLAIN_SECONDS:
+            self._noted = now
+            self.log(text)
+
+    @contextlib.contextmanager
+    def working(self, what: str) -> Iterator[None]:
+        """Show in the live line what is done, and for how long already."""
+        self._activity = (what, time.monotonic())
+        try:
+            yield
+        finally:
+            self._activity = None
 
     def close(self) -> None:
-        """Stop the live line."""
+        """Remove the live line."""
         if self._live is not None:
             self._live.stop()
 
-    def _texts(self, images: int, now: float) -> tuple[str, str]:
+    def _parts(self) -> list[str]:
+        """The progress in parts, the most important first."""
         started, first = self._started
-        speed = (images - first) / (now - started) if images > first else 0.0
+        passed, images = self._latest - started, self._images
+        speed = (images - first) / passed if images > first and passed > 0 else 0.0
         left = self.total - images
         eta = duration(left / speed if left else 0) if speed or not left else "?"
-        kimg = f"{images / 1000:.6g}/{self.total / 1000:.6g}"
-        return kimg, f"eta {eta} img/s {speed:.3g} {self.figures}".rstrip()
+        done = f"kimg {images / 1000:.6g} of {self.total / 1000:.6g}"
+        rate = f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}"
+        return [done, f"eta {eta}", f"img/s {rate}", *self._figures]
+
+    def _line(self) -> Text:
+        """The live line: all parts that fit into the terminal."""
+        width = self.console.width
+        done, eta, *others = self._parts()
+        share = self._images / self.total
+        line = Text(done, no_wrap=True, overflow="crop", end="")
+        if width >= _WIDE:
+            full = round(share * _BAR)
+            line.append(" ").append("━" * full, "cyan").append("━" * (_BAR - full), "bright_black")
+        activity = self._activity
+        if activity is not None:
+            others = [f"{activity[0]} ({duration(time.monotonic() - activity[1])})"]
+        for part in (f"{100 * share:.0f}%", eta, *others):
+            if line.cell_len + 1 + len(part) > width:
+                break
+            line.append(f" {part}")
+        return line
 
 
 _NORMS = ("discriminator/gradient_norm", "generator/gradient_norm")
-
-
-def duration(seconds: float) -> str:
-    """A length of time in at most two units: 45s, 12m05, 1h02, 3d04h."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}"
-    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"

@@ -22,6 +22,7 @@ from gantx.config.schema import RunConfig
 from gantx.data.batches import Batches
 from gantx.data.prepare import Prepared, prepare, require_enough
 from gantx.errors import CheckpointError, DataError, GantxError, MissingError, UsageError
+from gantx.generation import sampling
 from gantx.io.atomic import replacing
 from gantx.runtime import devices, memory
 from gantx.runtime.signals import StopAfterIteration, StopAtOnce, StopNow
@@ -275,11 +276,15 @@ def _run(
 ) -> Path:
     training, folder = settings.training, claimed.path
     at_once = _stop_at_once(folder)
+    size = "auto or to a divisor" if device.type == "cuda" else "a divisor"
     too_little = (
-        f"{device} has too little memory for this run: set training.micro_batch to auto or to a divisor of "
-        f"the batch {training.batch}, or choose a smaller preset"
+        f"{device} has too little memory for this run: set training.micro_batch to {size} of the batch "
+        f"{training.batch}, or choose a smaller preset"
     )
     with at_once, prepared_process(settings, device), memory.explained(too_little):
+        if header is not None:
+            for part in ("generator_ema", "discriminator"):
+                sampling.check_size(header, part)
         state = TrainingState(settings, device)
         initialized = header is None and settings.initialization is not None
         if header is not None:
@@ -316,7 +321,9 @@ def _run(
                 _announce(logger, settings, state, header)
                 if initialized:
                     logger.save()  # so that the run can be resumed without the other checkpoint
-                steps = build_steps(settings, state, log=logger.log, required=required)
+                steps = build_steps(
+                    settings, state, log=logger.log, required=required, working=logger.working
+                )
                 with frozen_garbage():
                     logger.start()
                     train(settings, state, steps, batches, logger)

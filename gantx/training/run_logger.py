@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ from gantx.errors import DivergedError, GantxError, MissingError
 from gantx.generation import sampling
 from gantx.io import imaging
 from gantx.io.atomic import replacing
+from gantx.io.escaping import printable
 from gantx.runtime import devices
+from gantx.runtime.activity import duration
+from gantx.training import metrics_file
 from gantx.training.periodic_eval import PeriodicEvaluation
 from gantx.training.progress import ProgressDisplay
 from gantx.training.run_folder import ClaimedFolder
@@ -68,6 +72,7 @@ class RunLogger:
         self._clock = time.monotonic()
         self._reported = (state.images, state.seconds)
         self._scored = self._saved = -1  # images at the last evaluation, and at the last save
+        self._best = -1  # images at the best evaluation of a resumed run
 
     def log(self, text: str) -> None:
         """Show a line and write it to train.log."""
@@ -77,12 +82,37 @@ class RunLogger:
     def record(self, text: str) -> None:
         """Write a line to train.log only."""
         stamp = datetime.now().astimezone().isoformat(timespec="seconds")
-        self._append("train.log", f"{stamp} {text}\n")
+        self._append("train.log", f"{stamp} {printable(text, lines=True)}\n")
+
+    @contextlib.contextmanager
+    def working(self, what: str) -> Iterator[None]:
+        """Log that `what` begins, show it while it goes on, and log how long it took."""
+        self.log(what)
+        started = time.monotonic()
+        with self.display.working(what):
+            yield
+        self.log(f"{what} took {duration(time.monotonic() - started)}")
+
+    def _advance(self) -> None:
+        if (line := self.display.advance(self.state.images)) is not None:
+            self.record(line)
 
     def start(self) -> None:
-        """Start the clocks, and compute a score that a stop prevented; call right before the loop."""
-        self.display.advance(self.state.images)
-        self.evaluate(self.state.images - self.config.training.batch)
+        """Start the clocks, and complete an evaluation that was stopped; call right before the loop.
+
+        Raises:
+            Stopped: a stop was requested meanwhile; no iteration is made, so that the next start repeats it.
+        """
+        self._advance()
+        images = self.state.images
+        if (
+            self._best == images
+            and not (self.checkpoints / "best" / checkpoint.checkpoint_name(images)).exists()
+        ):
+            self._keep_best()
+        self.evaluate(images - self.config.training.batch)
+        if (reason := self.stop()) is not None:
+            raise reason
         self._clock = time.monotonic()
 
     def after_iteration(self, before: int, *, finished: bool) -> None:
@@ -98,7 +128,7 @@ class RunLogger:
         settings, images = self.config.training, self.state.images
         if finished or due(settings.report_kimg, before, images):
             self.report()
-        self.display.advance(images)
+        self._advance()
         if finished or due(settings.sample_kimg, before, images):
             self.picture()
         self.evaluate(before, finished=finished)
@@ -128,7 +158,9 @@ class RunLogger:
         self._refuse_divergence(self.state.statistics.means())
         # A stop does not cancel the last evaluation: no resumed run would repeat it.
         average = self.state.average.network
-        scored = self.evaluation.score(average, lambda: not finished and self.stop() is not None)
+        scored = self.evaluation.score(
+            average, lambda: not finished and self.stop() is not None, self.display.show
+        )
         if scored is None:
             return
         line = {"kimg": images / 1000, "images": images, "seconds": round(self.state.seconds, 2), **scored}
@@ -230,16 +262,16 @@ class RunLogger:
         metrics = self.folder / "metrics.jsonl"
         if metrics.is_file():
             text = metrics.read_text(encoding="utf-8", errors="replace")
-            kept = [line for line in text.splitlines() if is_within(line, images)]
+            kept = metrics_file.kept_lines(text.splitlines(), images)
             with replacing(metrics) as beside:
-                beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            lines = [json.loads(line) for line in kept]
+                beside.write_text("".join(f"{line}\n" for line, _ in kept), encoding="utf-8")
+            lines = [line for _, line in kept]
             for line in lines:
-                if "scores" in line:
+                if metrics_file.is_score(line):
                     self._scored = line["images"]
-                    if self.evaluation is not None:
-                        self.evaluation.improves(line)
-            if reports := [line for line in lines if "scores" not in line]:
+                    if self.evaluation is not None and self.evaluation.improves(line):
+                        self._best = line["images"]
+            if reports := [line for line in lines if metrics_file.is_report(line)]:
                 self._reported = (reports[-1]["images"], reports[-1]["seconds"])
 
     def _refuse_divergence(self, means: Mapping[str, float]) -> None:
@@ -274,11 +306,3 @@ class RunLogger:
             raise MissingError(
                 f"cannot write {self.folder / name}: {problem.strerror or problem}"
             ) from problem
-
-
-def is_within(line: str, images: int) -> bool:
-    """Whether a line of metrics.jsonl is complete and not newer than `images`."""
-    try:
-        return int(json.loads(line)["images"]) <= images
-    except (ValueError, KeyError, TypeError):
-        return False  # cut off by a kill

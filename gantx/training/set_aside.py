@@ -9,9 +9,8 @@ from pathlib import Path
 from gantx.checkpoint import Header
 from gantx.errors import MissingError
 from gantx.io.atomic import replacing
-from gantx.training import changes
+from gantx.training import changes, metrics_file
 from gantx.training.run_folder import create_folder
-from gantx.training.run_logger import is_within
 
 FOLDER = "set-aside"
 _NUMBERED = re.compile(r"kimg-(\d{6}\.\d{3})\.(png|safetensors)")
@@ -76,4 +75,5 @@ def _newer_lines(metrics: Path, images: int) -> list[str]:
     if not metrics.is_file():
         return []
     text = metrics.read_text(encoding="utf-8", errors="replace")
-    return [line for line in text.splitlines() if not is_within(line, images)]
+    parsed = ((line, metrics_file.parse(line)) for line in text.splitlines())
+    return [line for line, found in parsed if found is not None and found["images"] > images]

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from gantx.config.schema import RunConfig
 from gantx.data.batches import Batches
+from gantx.runtime.activity import Working, unnoticed
 from gantx.runtime.random import RandomInputs
 from gantx.runtime.replay import Capture, CudaGraphs, Replay
-from gantx.training.compiled_losses import compiled
+from gantx.training.compiled_losses import CompiledDifferentiation, compiled
 from gantx.training.ema import Average
 from gantx.training.phase import Phase, Statistics, run_phase
 from gantx.training.phases import phases
@@ -130,6 +131,9 @@ class Step:
     def forget(self) -> None:
         """Capture the step again, because something other than the values of tensors has changed."""
         self._replay.forget()
+        for each in self.phase.passes:
+            if isinstance(each.differentiate, CompiledDifferentiation):
+                each.differentiate.forget()
 
     def _run(self) -> None:
         self._names = run_phase(self.phase, self._reals, self._random.draws, self._statistics)
@@ -189,7 +193,12 @@ def capture_for(settings: RunConfig, device: torch.device) -> Capture | None:
 
 
 def build_steps(
-    settings: RunConfig, state: TrainingState, *, log: Log, required: Required = NOTHING_REQUIRED
+    settings: RunConfig,
+    state: TrainingState,
+    *,
+    log: Log,
+    required: Required = NOTHING_REQUIRED,
+    working: Working = unnoticed,
 ) -> Steps:
     """The steps of a run, compiled and replayed according to its resolved settings.
 
@@ -198,10 +207,11 @@ def build_steps(
         state: what is trained.
         log: receives a sentence if an optimisation fails and the run continues without it.
         required: the optimisations whose failure is an error.
+        working: shows that a loss is being compiled.
     """
     plain = phases(settings, state.generator, state.discriminator, state.path_length)
     return Steps(
-        compiled(plain, settings, log=log, required=required.compile),
+        compiled(plain, settings, log=log, required=required.compile, working=working),
         state.average,
         (3, settings.data.resolution, settings.data.resolution),
         state.statistics,

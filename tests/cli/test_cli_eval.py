@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 from xml.etree import ElementTree
 
 import numpy as np
@@ -239,7 +238,7 @@ def test_modes_need_shapes(run_folder):
     assert set(found["metrics"]) == {"modes", "confident", "whole"}
     assert found["protocol"]["extractor"] is None
     np.save("images.npy", np.zeros((5, 32, 32, 3), np.uint8))
-    result = run("eval", "images.npy", "--metric", "modes", "--data", os.devnull, *FAST)
+    result = run("eval", "images.npy", "--metric", "modes", "--data", ".", *FAST)
     assert result.exit_code == 2
     assert "shapes" in result.stderr
 

@@ -78,6 +78,7 @@ def test_a_grid_option_sets_the_number_of_images(run_folder, tmp_path):
         (["--seeds", "x"], "write numbers"),
         (["--seeds", "5,5,7", "-o", "dup"], "seed 5 is named twice"),
         (["--seeds", "5-7,6", "-o", "dup.zip"], "seed 6 is named twice"),
+        (["-n", "20000000000000000000"], "20,000,000,000,000,000,000 seeds are too many"),
         (["-n", "0"], "error: -n 0: give 1 or more"),
         (["-n", "many"], "error: -n many: give a whole number"),
         (["--seed", "-1"], "error: --seed -1: give 0 or more"),
@@ -88,6 +89,23 @@ def test_usage_errors(run_folder, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     result = run("sample", run_folder, *arguments)
     assert result.exit_code == 2, result.output
+    assert words in " ".join(result.stderr.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--seeds", "0-9999999999", "-o", "o.npy"], "10,000,000,000 images take 30,720.0 GB or more but"),
+        (["-n", "200000000000", "-o", "o.npy", "--dtype", "float32"], "generate fewer images, or write to"),
+        (["-n", "20000000000000", "-o", "o.png"], "a grid of 20,000,000,000,000 images takes"),
+        (["-n", "20000000000000", "-o", "o.zip"], "20,000,000,000,000 images take"),
+    ],
+)
+def test_what_cannot_fit_is_refused_at_once(run_folder, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    result = run("sample", run_folder, *arguments)
+    assert result.exit_code == 3, result.output
     assert words in " ".join(result.stderr.split())
     assert list(tmp_path.iterdir()) == []
 

@@ -79,6 +79,15 @@ def test_every_command_explains_itself(command):
     assert "Usage" in result.output
 
 
+def test_a_lack_of_memory_is_no_bug(monkeypatch):
+    from gantx.config import presets
+
+    monkeypatch.setattr(presets, "preset_names", lambda: bytearray(1 << 62))
+    result = run("presets", "ls")
+    assert result.exit_code == 3
+    assert "error: this command needs more memory than it gets here" in result.output
+
+
 def test_a_bug_is_reported_as_one_without_a_traceback(monkeypatch):
     from gantx.config import presets
 

@@ -415,7 +415,7 @@ def test_values_that_yaml_reads_as_numbers_can_be_names():
     ("override", "words"),
     [
         ("training.kimg=.inf", "finite"),
-        ("training.threads=0", "greater than 0"),
+        ("training.threads=0", "greater than or equal to 1"),
         ("paper={title: x}", "paper.arxiv is missing"),
         ("training=", "training cannot be None: it is a section with the keys kimg, batch"),
     ],

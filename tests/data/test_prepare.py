@@ -4,7 +4,6 @@ import errno
 import hashlib
 import io
 import json
-import os
 import resource
 import shutil
 import struct
@@ -30,6 +29,8 @@ from gantx.data.prepare import check, prepare, require_enough
 from gantx.data.shapes import ShapesSource
 from gantx.data.sources import ZipSource, open_source
 from gantx.errors import DataError, MissingError, UsageError
+from gantx.io import temporary
+from gantx.io.atomic import scratch_folder
 from gantx.io.cache import cache_folder
 from gantx.runtime import cores
 
@@ -670,16 +671,16 @@ def test_leftovers_of_killed_preparations_are_swept(tmp_path):
     save(tmp_path / "set", a=photo())
     prepared = made(tmp_path / "set")
     folder = cache_folder() / "prepared"
-    old, recent = (folder / f".{prepared.fingerprint}.{name}" for name in ("old", "recent"))
-    for left in (old, recent):
-        left.mkdir()
-        (left / "images.npy").write_bytes(b"unfinished")
-    for path in (old / "images.npy", old):
-        os.utime(path, (1, 1))
+    left = folder / f".{prepared.fingerprint}.{temporary._host()}{'0' * 10}.part"
+    left.mkdir()
+    (left / "images.npy").write_bytes(b"unfinished")
     (folder / prepared.fingerprint / "meta.json").unlink()
-    made(tmp_path / "set")
-    assert not old.exists()
-    assert recent.exists(), "another process may be writing it"
+    temporary._swept.clear()
+    with scratch_folder(folder / prepared.fingerprint) as beside:  # of another process
+        made(tmp_path / "set")
+        assert not left.exists()
+        assert beside.exists()
+    assert cached() == [prepared.fingerprint]
 
 
 # --- a check without a cache ------------------------------------------------------------------------------

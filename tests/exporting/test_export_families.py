@@ -1,6 +1,8 @@
 """Every family in onnxruntime and as a reloaded torch.export program: the same images at any batch size."""
 
+import re
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,7 +26,16 @@ def traced(request):
     return generator, z, program.trace(ExportedGenerator(generator).eval(), [z])
 
 
-def test_as_onnx(traced, tmp_path):
+def documented(name):
+    """Run the example of docs/export.md that reads a file; its images."""
+    text = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    (example,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if name in block]
+    names = {}
+    exec(example, names)
+    return names["images"]
+
+
+def test_as_onnx(traced, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     proto = pytest.importorskip("onnx")
@@ -45,9 +56,11 @@ def test_as_onnx(traced, tmp_path):
     assert (generated.name, sizes) == ("images", ["batch", *generator.image_shape])
     assert {prop.key: prop.value for prop in model.metadata_props} == {"gantx.preset": "small"}
     assert b"/gantx/" not in path.read_bytes()  # no path of the code it was made by
+    monkeypatch.chdir(tmp_path)
+    assert documented("model.onnx").shape == (4, *generator.image_shape)
 
 
-def test_as_a_program(traced, tmp_path):
+def test_as_a_program(traced, tmp_path, monkeypatch):
     generator, z, graph = traced
     path = tmp_path / "model.pt2"
     program.write_program(path, graph, {"gantx.preset": "small"})
@@ -58,6 +71,8 @@ def test_as_a_program(traced, tmp_path):
     assert extra == {program.EXTRA: '{"gantx.preset": "small"}'}
     with zipfile.ZipFile(path) as archive:
         assert not [name for name in archive.namelist() if b"/gantx/" in archive.read(name)]
+    monkeypatch.chdir(tmp_path)
+    assert documented("model.pt2").shape == (4, *generator.image_shape)
 
 
 def test_range_and_truncation_are_built_in(tmp_path):

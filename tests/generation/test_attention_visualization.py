@@ -1,6 +1,7 @@
 """Attention maps: drawn as by the official code, and arranged on a sheet."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -10,12 +11,13 @@ from PIL import Image
 
 from gantx import models
 from gantx.config import presets
-from gantx.errors import UsageError
+from gantx.errors import MissingError, UsageError
 from gantx.generation import attention_visualization, sampling
 from gantx.generation.attention_visualization import Picture, View
 from gantx.generation.latents import spec_of_one
 from gantx.generation.truncation import Truncation, truncate
 from gantx.runtime import random
+from gantx.runtime.seeds import Seeds
 
 CPU = torch.device("cpu")
 
@@ -255,3 +257,10 @@ def test_a_folder_contains_every_picture_unchanged(tmp_path):
                     "gantx:picture": picture.name,
                 }
                 assert list(file.tobytes()) == picture.pixels.permute(1, 2, 0).flatten().tolist()
+
+
+def test_a_sheet_that_cannot_fit_is_refused_after_its_first_row(tmp_path):
+    rows = itertools.repeat(pictures(styled("ganformer"), 7))
+    with pytest.raises(MissingError, match="name fewer seeds, or a folder"):
+        attention_visualization.save(tmp_path / "a.png", Seeds([range(10**12)]), rows, {})
+    assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,7 @@ from gantx.errors import UsageError
 from gantx.generation import interpolation, sampling
 from gantx.generation.interpolation import Point, Sweep, Walk
 from gantx.generation.truncation import Truncation
+from gantx.runtime.seeds import Seeds
 
 CPU = torch.device("cpu")
 
@@ -147,6 +148,7 @@ def test_a_walk_of_any_length_is_planned_and_generated_in_constant_memory(transg
         ({"seeds": [1], "frames": 9, "truncation": Sweep(0, 1)}, "needs a network with styles"),
         ({"seeds": [1], "frames": 9, "space": "x"}, "use z or w"),
         ({"seeds": [1], "frames": 9, "easing": "x"}, "linear or smooth"),
+        ({"seeds": Seeds([range(10**10)]), "frames": 9}, "9 frames cannot pass 10000000000 seeds"),
     ],
 )
 def test_what_cannot_be_walked_is_explained(transgan, arguments, words):

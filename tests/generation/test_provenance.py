@@ -127,6 +127,7 @@ def test_a_picture_of_training_needs_its_checkpoint_named(runs, tmp_path):
         ({"gantx:latents": "0-3"}, UsageError, "not generated from seeds"),
         ({"gantx:seeds": "1", "gantx:walk": "1,5"}, UsageError, "not generated from seeds"),
         ({"gantx:seeds": "x"}, DataError, "damaged"),
+        ({"gantx:seeds": "0-9999999999"}, DataError, "damaged"),
         ({"gantx:seed": "1", "gantx:truncation": "much"}, DataError, "damaged"),
     ],
 )

@@ -6,11 +6,12 @@ from helpers.styled_networks import SECTIONS, styled
 
 from gantx import models
 from gantx.config import presets
-from gantx.errors import UsageError
+from gantx.errors import MissingError, UsageError
 from gantx.generation import sampling, style_mixing
 from gantx.generation.latents import spec_of_one
 from gantx.generation.truncation import Truncation
 from gantx.runtime.random import for_seeds
+from gantx.runtime.seeds import Seeds
 
 CPU = torch.device("cpu")
 
@@ -76,6 +77,12 @@ def test_components_can_be_exchanged_alone():
 def test_what_cannot_be_mixed(family, what, words):
     with pytest.raises(UsageError, match=words):
         table(styled(family), [1], [2], **what)
+
+
+def test_a_table_that_cannot_fit_is_refused_at_once():
+    many = Seeds([range(10**10)])
+    with pytest.raises(MissingError, match="name fewer --rows or --columns"):
+        table(styled("stylegan2"), many, many, layers=[0])
 
 
 def test_mixing_needs_styles():

@@ -4,7 +4,12 @@ import torch
 
 from gantx import checkpoint, models
 from gantx.config import presets
-from gantx.config.networks import GANformerGeneratorConfig, StyleGAN2GeneratorConfig, ViTGANGeneratorConfig
+from gantx.config.networks import (
+    GANformerGeneratorConfig,
+    ImplicitGeneratorConfig,
+    StyleGAN2GeneratorConfig,
+    ViTGANGeneratorConfig,
+)
 
 SECTIONS = {
     "stylegan2": StyleGAN2GeneratorConfig(
@@ -15,6 +20,9 @@ SECTIONS = {
     ),
     "vitgan": ViTGANGeneratorConfig(
         resolution=16, patch_size=4, dim=32, depth=2, heads=2, mapping_depth=2, decoder_dim=32
+    ),
+    "implicit": ImplicitGeneratorConfig(
+        resolution=16, latent_dim=8, style_dim=16, categories=4, width=16, components=3
     ),
 }
 

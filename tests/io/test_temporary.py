@@ -26,11 +26,12 @@ with replacing(Path(sys.argv[1]) / "file"), scratch_folder(Path(sys.argv[1]) / "
 def test_a_planted_link_is_not_followed(tmp_path, monkeypatch):
     target = tmp_path / "victim"
     target.write_text("unharmed")
-    tokens = iter(["0" * 16, "1" * 16])
+    monkeypatch.setattr(temporary, "_host", lambda: "0" * 6)
+    tokens = iter(["0" * 10, "1" * 10])
     monkeypatch.setattr(secrets, "token_hex", lambda count: next(tokens))
     (tmp_path / f".file.{'0' * 16}.part").symlink_to(target)
     with replacing(tmp_path / "file") as beside:
-        assert beside.name == f".file.{'1' * 16}.part"
+        assert beside.name == f".file.{'0' * 6}{'1' * 10}.part"
         beside.write_text("new")
     assert target.read_text() == "unharmed"
     assert (tmp_path / "file").read_text() == "new"
@@ -71,11 +72,26 @@ def test_leftovers_are_swept_once_their_owner_has_ended(tmp_path):
         }
 
 
+def test_what_another_host_made_is_swept_after_a_while(tmp_path):
+    left = tmp_path / f".file.{'0' * 16}.part"
+    left.mkdir()
+    (left / "half").write_text("")
+    temporary.sweep(tmp_path)
+    assert left.exists()
+    old = time.time() - 7000
+    os.utime(left, (old, old))
+    temporary.sweep(tmp_path)
+    assert left.exists()
+    os.utime(left / "half", (old, old))
+    temporary.sweep(tmp_path)
+    assert not left.exists()
+
+
 def test_without_locks_only_what_is_old_is_swept(tmp_path, monkeypatch):
     def fails(*_):
         raise OSError(37, "No locks available")
 
-    left = tmp_path / f".file.{'0' * 16}.part"
+    left = tmp_path / f".file.{temporary._host()}{'0' * 10}.part"
     left.write_text("")
     monkeypatch.setattr(temporary.fcntl, "flock", fails)
     temporary.sweep(tmp_path)

@@ -1,5 +1,6 @@
 """Scores while a run trains: written, made up for after a stop, and the best checkpoint kept."""
 
+import functools
 import json
 import signal
 
@@ -26,6 +27,10 @@ SCORED = [
 def start(folder, *overrides):
     settings = presets.load(overrides=[*SMALL, *overrides], settings={"data.source": "shapes"})
     return run.start(settings, parent=folder, out=folder / "run", device=CPU, command=["gantx"], log=print)
+
+
+def resume(folder, **changes):
+    return run.resume(folder, changes=changes, overrides=[], device=CPU, command=["gantx"], log=print)
 
 
 def lines(folder, key):
@@ -58,25 +63,52 @@ def test_scoring_changes_nothing_else(tmp_path):
     assert losses[0] == losses[1]
 
 
-def test_a_stop_during_a_score_is_made_up_for(tmp_path, monkeypatch):
+def test_every_due_score_is_made_once_however_often_it_is_stopped(tmp_path, monkeypatch):
+    """Each number says in which batch of its evaluations a start is stopped: the first makes up for one."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    unbroken = start(tmp_path / "a", *SCORED)
-    measure = periodic_eval.PeriodicEvaluation.score
+    unbroken, folder = start(tmp_path / "a", *SCORED), tmp_path / "b" / "run"
+    report, moments = periodic_eval.PeriodicEvaluation._on_progress, [1, 1, 1, 2, 1]
+    batches = []
 
-    def stopped(self, generator, interrupted):
-        signal.raise_signal(signal.SIGTERM)
-        return measure(self, generator, interrupted)
+    def stopped(self, what, done, total):
+        if "real" not in what:
+            batches.append(done)
+        if moments and len(batches) == moments[0]:
+            signal.raise_signal(signal.SIGTERM)
+        report(self, what, done, total)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(periodic_eval.PeriodicEvaluation, "score", stopped)
+    monkeypatch.setattr(periodic_eval.PeriodicEvaluation, "_on_progress", stopped)
+    while moments:
+        begin = functools.partial(start, tmp_path / "b", *SCORED)
+        if folder.exists():
+            begin = functools.partial(resume, folder)
         with pytest.raises(Stopped):
-            start(tmp_path / "b", *SCORED)
-    folder = tmp_path / "b" / "run"
-    assert lines(folder, "scores") == []
-    run.resume(folder, changes={}, overrides=[], device=CPU, command=["gantx"], log=print)
-    scores = [[line["scores"] for line in lines(one, "scores")] for one in (folder, unbroken)]
-    assert scores[0] == scores[1]
+            begin()
+        moments.pop(0)
+        batches.clear()
+    resume(folder)
+    scored = [
+        [(line["images"], line["scores"]) for line in lines(one, "scores")] for one in (folder, unbroken)
+    ]
+    assert scored[0] == scored[1]
+    best = [[path.name for path in (one / "checkpoints" / "best").iterdir()] for one in (folder, unbroken)]
+    assert best[0] == best[1]
+
+
+def test_the_best_checkpoint_is_kept_by_the_next_start_if_a_stop_prevented_it(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(run.RunLogger, "_keep_best", lambda self: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(Stopped):
+            start(tmp_path, *SCORED)
+    folder = tmp_path / "run"
+    assert not (folder / "checkpoints" / "best").exists()
+    run.resume(
+        folder, changes={"training.kimg": 0.104}, overrides=[], device=CPU, command=["gantx"], log=print
+    )
+    best = min(lines(folder, "scores"), key=lambda line: line["scores"]["fd_rand"])
+    (kept,) = (folder / "checkpoints" / "best").iterdir()
+    assert kept.name == checkpoint.checkpoint_name(best["images"])
 
 
 def test_missing_weights_stop_a_run_before_its_first_step(tmp_path):

@@ -10,6 +10,7 @@ from helpers.small_run import SMALL
 
 from gantx.config import presets
 from gantx.errors import MissingError, UsageError
+from gantx.io import temporary
 from gantx.training import run
 from gantx.training.run_folder import RunExistsError, claimed, claimed_for_new_run
 
@@ -79,7 +80,7 @@ def test_what_a_killed_start_left_is_no_obstacle(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / ".lock").write_text(" 1 on elsewhere")
-    (folder / f".config.yaml.{'0' * 16}.part").write_text("half")
+    (folder / f".config.yaml.{temporary._host()}{'0' * 10}.part").write_text("half")
     with claimed_for_new_run(folder):
         assert [path.name for path in folder.iterdir()] == [".lock"]
 

@@ -9,7 +9,9 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Discriminator, Tag
 
+from gantx.config.networks.dcgan import DCGANDiscriminatorConfig
 from gantx.config.networks.ganformer import GANformerDiscriminatorConfig, GANformerGeneratorConfig
+from gantx.config.networks.implicit import ImplicitGeneratorConfig
 from gantx.config.networks.stylegan2 import StyleGAN2DiscriminatorConfig, StyleGAN2GeneratorConfig
 from gantx.config.networks.transgan import TransGANDiscriminatorConfig, TransGANGeneratorConfig
 from gantx.config.networks.transgan2 import TransGAN2DiscriminatorConfig, TransGAN2GeneratorConfig
@@ -19,10 +21,12 @@ from gantx.config.section import Section
 __all__ = [
     "DISCRIMINATORS",
     "GENERATORS",
+    "DCGANDiscriminatorConfig",
     "DiscriminatorConfig",
     "GANformerDiscriminatorConfig",
     "GANformerGeneratorConfig",
     "GeneratorConfig",
+    "ImplicitGeneratorConfig",
     "StyleGAN2DiscriminatorConfig",
     "StyleGAN2GeneratorConfig",
     "TransGAN2DiscriminatorConfig",
@@ -40,6 +44,7 @@ GENERATORS: dict[str, type[Section]] = {
     "vitgan": ViTGANGeneratorConfig,
     "stylegan2": StyleGAN2GeneratorConfig,
     "ganformer": GANformerGeneratorConfig,
+    "implicit": ImplicitGeneratorConfig,
 }
 DISCRIMINATORS: dict[str, type[Section]] = {
     "transgan": TransGANDiscriminatorConfig,
@@ -47,6 +52,7 @@ DISCRIMINATORS: dict[str, type[Section]] = {
     "vitgan": ViTGANDiscriminatorConfig,
     "stylegan2": StyleGAN2DiscriminatorConfig,
     "ganformer": GANformerDiscriminatorConfig,
+    "dcgan": DCGANDiscriminatorConfig,
 }
 
 
@@ -62,7 +68,8 @@ GeneratorConfig: TypeAlias = Annotated[
     | Annotated[TransGAN2GeneratorConfig, Tag("transgan2")]
     | Annotated[ViTGANGeneratorConfig, Tag("vitgan")]
     | Annotated[StyleGAN2GeneratorConfig, Tag("stylegan2")]
-    | Annotated[GANformerGeneratorConfig, Tag("ganformer")],
+    | Annotated[GANformerGeneratorConfig, Tag("ganformer")]
+    | Annotated[ImplicitGeneratorConfig, Tag("implicit")],
     Discriminator(_family),
 ]
 DiscriminatorConfig: TypeAlias = Annotated[
@@ -70,6 +77,7 @@ DiscriminatorConfig: TypeAlias = Annotated[
     | Annotated[TransGAN2DiscriminatorConfig, Tag("transgan2")]
     | Annotated[ViTGANDiscriminatorConfig, Tag("vitgan")]
     | Annotated[StyleGAN2DiscriminatorConfig, Tag("stylegan2")]
-    | Annotated[GANformerDiscriminatorConfig, Tag("ganformer")],
+    | Annotated[GANformerDiscriminatorConfig, Tag("ganformer")]
+    | Annotated[DCGANDiscriminatorConfig, Tag("dcgan")],
     Discriminator(_family),
 ]

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from gantx.config.networks.stylegan2 import PowerOfTwo, require_channels, require_groups
-from gantx.config.section import Positive, Section
+from gantx.config.section import Depth, Positive, Section
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
@@ -59,7 +59,7 @@ class GANformerGeneratorConfig(Section):
     resolution: PowerOfTwo = 256
     components: Positive = 16
     latent_dim: Positive = 32
-    mapping_layers: Annotated[int, Field(ge=2)] = 9
+    mapping_layers: Annotated[int, Field(ge=2, le=1024)] = 9
     mapping_residual: bool = True
     mapping_attention: bool = True
     latent_norm: Literal["joint", "component"] = "joint"
@@ -71,7 +71,7 @@ class GANformerGeneratorConfig(Section):
     noise: bool = True
     final_convolution: bool = True
     attention: Literal["simplex", "kmeans", "duplex"] = "duplex"
-    kmeans_iterations: Positive | None = None
+    kmeans_iterations: Depth | None = None
     update_latents: bool | None = None
     attention_from: Annotated[int, Field(ge=4)] = 4
     attention_to: Annotated[int, Field(ge=4)] = 128

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from gantx.config.section import Positive, Section
+from gantx.config.section import Depth, Positive, Section
 
 
 def _power_of_two(value: int) -> int:
@@ -48,7 +48,7 @@ class StyleGAN2GeneratorConfig(Section):
     has_styles: ClassVar[bool] = True
     resolution: PowerOfTwo = 32
     latent_dim: Positive = 512
-    mapping_layers: Positive = 8
+    mapping_layers: Depth = 8
     channel_base: Positive = 32768
     channel_max: Positive = 512
     architecture: Literal["skip", "resnet", "orig"] = "skip"

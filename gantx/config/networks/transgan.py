@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from gantx.config.section import Positive, Section
+from gantx.config.section import STAGES, Depth, Positive, Section
 
 
 class TransGANGeneratorConfig(Section):
@@ -30,8 +30,8 @@ class TransGANGeneratorConfig(Section):
     latent_dim: Positive = 1024
     base_dim: Positive = 384
     base_size: Positive = 8
-    depths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (5, 2, 2)
-    heads: Positive | tuple[Positive, ...] = 4
+    depths: Annotated[tuple[Depth, ...], STAGES] = (5, 2, 2)
+    heads: Positive | Annotated[tuple[Positive, ...], STAGES] = 4
     mlp_ratio: Positive = 4
     rgb_patch: Positive = 1
     locality: Literal["band", "neighbourhood", "none"] = "band"
@@ -79,7 +79,7 @@ class TransGANDiscriminatorConfig(Section):
     resolution: Positive = 32
     patch_size: Positive = 4
     dim: Positive = 384
-    depth: Positive = 7
+    depth: Depth = 7
     heads: Positive = 4
     mlp_ratio: Positive = 4
     init: Literal["released", "compact"] = "released"

@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from gantx.config.section import Positive, Section
+from gantx.config.section import STAGES, Positive, Section
 
-Depth = Annotated[int, Field(ge=0)]
+Depth = Annotated[int, Field(ge=0, le=1024)]
 Upsampling = Literal["shuffle", "bicubic", "blur-shuffle"]
 
 
@@ -38,7 +38,7 @@ class TransGAN2GeneratorConfig(Section):
     normalize_latent: bool = False
     dim: Positive = 1024
     base_size: Positive = 8
-    depths: Annotated[tuple[Depth, ...], Field(min_length=1)] = (5, 4, 2)
+    depths: Annotated[tuple[Depth, ...], STAGES] = (5, 4, 2)
     upsampling: tuple[Upsampling, ...] = ("shuffle", "shuffle")
     windows: tuple[Positive | None, ...] | None = None
     heads: Positive = 4
@@ -101,7 +101,7 @@ class TransGAN2DiscriminatorConfig(Section):
     overlap: bool = False
     dim: Positive = 384
     shares: Annotated[tuple[Positive, ...], Field(min_length=1)] = (3, 1)
-    depths: Annotated[tuple[Depth, ...], Field(min_length=1)] = (3, 3)
+    depths: Annotated[tuple[Depth, ...], STAGES] = (3, 3)
     windows: tuple[Positive | None, ...] | None = None
     global_blocks: tuple[Depth, ...] | None = None
     heads: Positive = 4

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from gantx.config.section import Positive, Section
+from gantx.config.section import Depth, Positive, Section
 
 SpectralNormKind = Literal["none", "plain", "improved", "released"]
 Similarity = Literal["dot", "l2"]
@@ -41,10 +41,10 @@ class ViTGANGeneratorConfig(Section):
     resolution: Positive = 32
     patch_size: Positive = 4
     dim: Positive = 384
-    depth: Positive = 4
+    depth: Depth = 4
     heads: Positive = 6
     mlp_ratio: Positive = 4
-    mapping_depth: Positive = 8
+    mapping_depth: Depth = 8
     mapping_lr: Annotated[float, Field(gt=0)] = 0.01
     positions: Literal["sine", "table"] = "sine"
     residual: Literal["prenorm", "released"] = "prenorm"
@@ -95,7 +95,7 @@ class ViTGANDiscriminatorConfig(Section):
     overlap: Annotated[int, Field(ge=0)] = 2
     padding: Literal["zeros", "reflect"] = "zeros"
     dim: Positive = 384
-    depth: Positive = 4
+    depth: Depth = 4
     heads: Positive = 6
     mlp_ratio: Positive = 4
     attention: Similarity = "l2"

@@ -1,0 +1,45 @@
+"""The section of the implicit generator."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from gantx.config.section import Positive, Section
+
+
+class ImplicitGeneratorConfig(Section):
+    """Generator of images as functions of the coordinates, our own; see gantx.models.implicit.
+
+    Attributes:
+        resolution: height and width of the images it generates.
+        latent_dim: size of z.
+        style_dim: size of w.
+        mapping_layers: linear layers from z to w.
+        categories: values of a discrete latent, which of so many leading numbers of z is the largest; 0 for
+            none.
+        width: units of every layer of the function.
+        depth: layers of the function between the coordinates and the attention.
+        components: latents that each pixel attends to; each has one colour.
+    """
+
+    family: Literal["implicit"] = "implicit"
+    has_styles: ClassVar[bool] = True
+    resolution: Annotated[int, Field(ge=2)] = 32
+    latent_dim: Positive = 64
+    style_dim: Positive = 128
+    mapping_layers: Positive = 3
+    categories: Annotated[int, Field(ge=0)] = 32
+    width: Positive = 32
+    depth: Positive = 2
+    components: Annotated[int, Field(ge=2)] = 4
+
+    @model_validator(mode="after")
+    def _has_numbers_for_categories(self) -> ImplicitGeneratorConfig:
+        if self.categories > self.latent_dim:
+            raise ValueError(
+                f"categories {self.categories} must be at most latent_dim {self.latent_dim}: "
+                "each takes a number of z"
+            )
+        return self
