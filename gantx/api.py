@@ -80,11 +80,13 @@ def evaluate(
     """
     from gantx.evaluation import request as evaluation
     from gantx.runtime import devices
+    from gantx.runtime.precision import usual_defaults
 
     request = evaluation.Request(metrics=tuple(metrics), device=devices.pick_device(device), **how)
-    return evaluation.evaluate(
-        Path(target), request, log=lambda line: None, progress=lambda what, done, total: None
-    )
+    with usual_defaults():
+        return evaluation.evaluate(
+            Path(target), request, log=lambda line: None, progress=lambda what, done, total: None
+        )
 
 
 class Model:
@@ -113,6 +115,7 @@ class Model:
         self.weights = weights
         self.device = device
         self.compiled = compile
+        self._label: int | None = None  # of `of_class`
         self._generator = sampling.compiled(network) if compile else network
 
     def __repr__(self) -> str:
@@ -136,12 +139,46 @@ class Model:
 
         return isinstance(self.network, interfaces.StyleBased)
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that the model can be asked for; empty for an unconditional model."""
+        from gantx.generation.labels import name_of
+
+        conditioning = self.config.conditioning
+        count = conditioning.classes if self.network.classes else 0
+        return tuple(name_of(conditioning, label) for label in range(count)) if isinstance(count, int) else ()
+
+    def of_class(self, label: str | int | None = None, *, seed: int = 0) -> Model:
+        """The model that generates one class: all its methods then need no label.
+
+        Args:
+            label: name or number of a class; None for the class that `seed` has by itself.
+            seed: of an image.
+
+        Returns:
+            An unconditional model, unless a class is asked of it, is returned unchanged.
+
+        Raises:
+            UsageError: there is no such class, or the model is unconditional.
+        """
+        from gantx.generation.labels import drawn_labels, parse_class, with_label
+
+        conditioning = self.config.conditioning
+        drawn = drawn_labels(conditioning, [seed]) if label is None else None
+        chosen = drawn[0] if drawn else parse_class(conditioning, None if label is None else str(label))
+        if chosen is None:
+            return self
+        bound = Model(with_label(self.network, chosen), self.header, self.weights, self.device, self.compiled)
+        bound._label = chosen
+        return bound
+
     def sample(
         self,
         n: int | None = None,
         *,
         seeds: Sequence[int] | None = None,
         latents: Tensor | None = None,
+        label: str | int | Sequence[int] | None = None,
         truncation: float | None = None,
         cutoff: int | None = None,
         batch: int | None = None,
@@ -153,6 +190,8 @@ class Model:
             seeds: one per image; the image of a seed does not depend on the other seeds or the batch.
             latents: [N, *latent_shape], or styles [N, *style_shape], in place of seeds; any floating-point
                 type.
+            label: class of a conditional model, by name or number, or one number for each image; by default
+                each seed has a class, in the proportions of the training data.
             truncation: psi, the factor of a style's distance to the average style: 1 for none, 0.7 for fewer
                 failures.
             cutoff: number of leading layers that are truncated; None for all.
@@ -192,13 +231,14 @@ class Model:
             size = len(what) * math.prod(sampling.cropped_shape(self.network, self.config.data.ratio))
             advice = "ask for fewer, or iterate over `generate`, which keeps one batch"
             memory.require(2 * size, f"a tensor of {len(what):,} images", advice)  # and the batches in it
-        images = self.generate(what, truncation=truncation, cutoff=cutoff, batch=batch)
+        images = self.generate(what, label=label, truncation=truncation, cutoff=cutoff, batch=batch)
         return torch.cat(list(fetch(sampling.quantise(part) for part in images)))
 
     def generate(
         self,
         what: Sequence[int] | Tensor,
         *,
+        label: str | int | Sequence[int] | None = None,
         truncation: float | None = None,
         cutoff: int | None = None,
         batch: int | None = None,
@@ -208,6 +248,7 @@ class Model:
 
         Args:
             what: seeds; or latents or styles, as in `sample`.
+            label: as in `sample`; latents need one.
             truncation: as in `sample`.
             cutoff: as in `sample`.
             batch: as in `sample`.
@@ -219,6 +260,7 @@ class Model:
         Raises:
             GantxError: as `sample`; all except insufficient GPU memory before the first image.
         """
+        import torch
         from torch import Tensor
 
         from gantx.generation import sampling
@@ -240,12 +282,36 @@ class Model:
         if isinstance(what, Tensor):
             latents = as_latents(what, latent_shapes(self.network), "the tensor")
             size = self._batch(batch, len(latents))
-            return sampling.from_latents(self._generator, latents, batch=size, **how)
+            labels = self._labels(label, None, len(latents))
+            chosen = None if labels is None else torch.tensor(list(labels), device=self.device)
+            return sampling.from_latents(self._generator, latents, batch=size, labels=chosen, **how)
         given = what if isinstance(what, range | Seeds) else [whole_number(seed, "seed") for seed in what]
         seeds = seeds_of(given)
         whole_number(min((part.start for part in seeds.ranges), default=0), "seed")
         size = self._batch(batch, len(seeds))
-        return sampling.generate(self._generator, seeds, batch=size, **how)
+        labels = self._labels(label, seeds, len(seeds))
+        return sampling.generate(self._generator, seeds, batch=size, labels=labels, **how)
+
+    def _labels(
+        self, label: str | int | Sequence[int] | None, seeds: Sequence[int] | None, count: int
+    ) -> Sequence[int] | None:
+        """One label for each image; drawn for seeds if none is named, None for an unconditional network."""
+        from gantx.errors import UsageError
+        from gantx.generation.labels import DrawnLabels, parse_class
+
+        conditioning = self.config.conditioning
+        if label is None:
+            return DrawnLabels(conditioning, seeds) if self.network.classes and seeds is not None else None
+        if isinstance(label, str | int):
+            chosen = parse_class(conditioning, str(label))
+            assert chosen is not None
+            return [chosen] * count
+        if len(label) != count or not all(0 <= each < self.network.classes for each in label):
+            raise UsageError(
+                f"label has {len(label)} entries for {count} images of {self.network.classes} classes: give "
+                "one number for each image"
+            )
+        return label
 
     def _batch(self, wanted: int | None, count: int) -> int:
         """Number of images to compute at once, of `count`; UsageError if `wanted` is below 1."""
@@ -327,7 +393,8 @@ class Model:
         Args:
             seed: of the image.
             layer: `last`, `all`, or the name of one.
-            query: row and column of the query pixel, for self-attention; None for the centre.
+            query: row and column of the query pixel, for self-attention; None for the pixel whose attention
+                varies most, which usually lies on the object.
             truncation: psi of the styles; default 0.7 for attention over latents.
 
         Returns:
@@ -351,4 +418,12 @@ class Model:
         from gantx.generation import provenance
         from gantx.generation.truncation import parse_truncation
 
-        return provenance.describe(self.header, self.weights, parse_truncation(truncation, cutoff))
+        text = provenance.describe(self.header, self.weights, parse_truncation(truncation, cutoff))
+        return text if self._label is None else {**text, "gantx:classes": str(self._label)}
+
+    @property
+    def of_one_class(self) -> str | None:
+        """Name of the class of a model that `of_class` returned."""
+        from gantx.generation.labels import name_of
+
+        return None if self._label is None else name_of(self.config.conditioning, self._label)

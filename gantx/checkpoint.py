@@ -171,7 +171,7 @@ class _Absurd(Exception):
 
 def _check_progress(progress: dict[str, Any], batch: int) -> None:
     """Check the fields that training relies on; a file that was imported or shared has `images` only."""
-    for name in ("images", "iteration"):
+    for name in ("images", "iteration", "rollbacks"):
         value = progress["images"] if name == "images" else progress.get(name, 0)
         if type(value) is not int or not 0 <= value < 2**53:
             raise _Absurd(f"{name} is {value!r:.60}")

@@ -7,6 +7,7 @@ the interface: scripts and CI jobs depend on them.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -74,3 +75,10 @@ def first_line(problem: BaseException) -> str:
     """An exception of another library in one line: its type and the first line of its message."""
     lines = str(problem).strip().splitlines()
     return f"{type(problem).__name__}: {lines[0][:200]}" if lines else type(problem).__name__
+
+
+def system_reason(problem: OSError) -> str:
+    """Why the system refused something, without the words it has for a file where a folder was expected."""
+    if problem.errno in (errno.EEXIST, errno.ENOTDIR):
+        return "a file is where a folder should be"
+    return problem.strerror or str(problem)

@@ -1,5 +1,9 @@
 """State of the process that belongs to the caller of `import gantx`: it is as before after every call."""
 
+import contextlib
+import random
+
+import numpy as np
 import pytest
 import torch
 from helpers.small_families import GENERATORS, small
@@ -13,7 +17,10 @@ from gantx.training.state import TrainingState
 def state():
     return (
         torch.get_rng_state().tolist(),
+        random.getstate(),
+        str(np.random.get_state()),
         torch.get_default_dtype(),
+        torch.get_default_device(),
         torch.get_num_threads(),
         torch.are_deterministic_algorithms_enabled(),
         torch.is_grad_enabled(),
@@ -29,12 +36,16 @@ def _state_kept():
     assert state() == before
 
 
-@pytest.fixture
-def in_double():
-    """A caller who works in float64."""
+@contextlib.contextmanager
+def other_defaults():
+    """A caller who works in float64 and on another device, on which the tests can compute nothing."""
     torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+    torch.set_default_device("meta")
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
 
 
 @pytest.fixture(scope="module", params=sorted(GENERATORS))
@@ -66,12 +77,10 @@ def pictures(path):
     return made
 
 
-def test_generating_changes_nothing_of_the_caller_whose_default_type_changes_no_picture(trained, in_double):
-    found = pictures(trained)
-    torch.set_default_dtype(torch.float32)
-    expected = pictures(trained)
-    torch.set_default_dtype(torch.float64)
-    for one, other in zip(found, expected, strict=True):
+def test_generating_changes_nothing_of_the_caller_whose_defaults_change_no_picture(trained):
+    with other_defaults():
+        found = pictures(trained)
+    for one, other in zip(found, pictures(trained), strict=True):
         assert torch.equal(one, other)
 
 
@@ -86,19 +95,19 @@ def transgan(tmp_path_factory):
 @pytest.mark.parametrize(
     "asked", [{"metrics": ["fid", "kid", "pr", "dc"], "features": "random"}, {"metrics": ["modes"]}]
 )
-def test_scoring_changes_nothing_of_the_caller_whose_default_type_changes_no_score(
-    transgan, asked, in_double
+def test_scoring_changes_nothing_of_the_caller_whose_defaults_change_no_score(
+    transgan, asked, monkeypatch, tmp_path
 ):
-    before = state()
-
     def scores():
-        return gantx.evaluate(transgan, device="cpu", num=16, data="shapes", **asked).scores
+        before = state()
+        result = gantx.evaluate(transgan, device="cpu", num=16, data="shapes", **asked)
+        assert state() == before
+        return result.scores
 
-    found = scores()
-    assert state() == before
-    torch.set_default_dtype(torch.float32)
+    with other_defaults():
+        found = scores()
+    monkeypatch.setenv("GANTX_CACHE", str(tmp_path))
     assert found == scores()
-    torch.set_default_dtype(torch.float64)
 
 
 def test_exporting_changes_nothing_of_the_caller(transgan, tmp_path):

@@ -72,8 +72,7 @@ def _flops(phase: Phase, resolution: int) -> int:
     draws: Draws = tree_map(lambda value: value.to("meta"), drawn)
     total = 0
     for loss, size, _ in phase.passes:
-        shape = (size, 3, resolution, resolution)
-        reals = {name: torch.empty(shape, device="meta") for name in phase.reals}
+        reals = phase.empty_reals(size, resolution, "meta")
         with FlopCounter() as counter:
             q = take(draws, phase.spec, slice(0, size))
             differentiate(loss, phase.trained.parameters, reals, q, 1.0)

@@ -21,6 +21,7 @@ from gantx.data.prepare import Prepared
 from gantx.runtime import devices
 from gantx.training import loop
 from gantx.training.compiled_losses import WORTHWHILE
+from gantx.training.conditioning import with_assumed_classes
 from gantx.training.phase import Phase
 from gantx.training.resolve import Log, frozen_garbage, prepared_process, resolve
 from gantx.training.state import TrainingState
@@ -197,6 +198,7 @@ class Trainer:
     """
 
     def __init__(self, settings: RunConfig, device: torch.device, log: Log) -> None:
+        settings = with_assumed_classes(settings)
         self._settings, self._device = settings, device
         self._state = TrainingState(settings, device)
         self._state.set_attention_window(None)
@@ -253,4 +255,6 @@ def _random_images(settings: RunConfig) -> Prepared:
     """A few batches of random bytes in place of a data set."""
     side, count = settings.data.resolution, EPOCH * settings.training.batch
     images = np.random.default_rng(0).integers(0, 256, (count, 3, side, side), np.uint8)
-    return Prepared(images, None, (), "random", "random", "random", ())
+    classes = settings.conditioning.classes
+    labels = np.arange(count) % classes if isinstance(classes, int) else None
+    return Prepared(images, labels, (), "random", "random", "random", ())

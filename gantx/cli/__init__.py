@@ -60,9 +60,12 @@ class Program(Group):
             _complain(str(problem))
             raise typer.Exit(problem.exit_code) from None
         except KeyboardInterrupt:
-            _complain(
-                "interrupted at once; complete files stay, and a run goes on with: gantx train --resume RUN"
+            resume = (
+                ", and a run goes on with: gantx train --resume RUN"
+                if ctx.invoked_subcommand == "train"
+                else ""
             )
+            _complain(f"interrupted at once; complete files stay{resume}")
             raise typer.Exit(130) from None
         except (typer.Exit, typer.Abort):
             raise

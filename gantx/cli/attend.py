@@ -8,7 +8,16 @@ from typing import Annotated, Any, cast
 import typer
 
 from gantx import api
-from gantx.cli.options import Checkpoint, Device, Force, Weights, require_checkpoint, require_unused
+from gantx.cli.options import (
+    Checkpoint,
+    ClassName,
+    Device,
+    Force,
+    Scale,
+    Weights,
+    require_checkpoint,
+    require_unused,
+)
 from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import UsageError
@@ -18,7 +27,13 @@ from gantx.io.atomic import require_folder
 def attend(
     checkpoint: Checkpoint,
     output: Annotated[
-        Path, typer.Option("--output", "-o", parser=file_path, help="Sheet .png, or a folder of bare PNGs.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            parser=file_path,
+            help="Sheet .png, .jpg, .webp, .pdf or .svg, or a folder of bare PNGs.",
+        ),
     ] = Path("maps.png"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the image.")] = 0,
     seeds: Annotated[str | None, typer.Option(help="Several seeds, a row each: 0-7 or 1,5,9.")] = None,
@@ -36,7 +51,10 @@ def attend(
     ] = None,
     query: Annotated[
         str | None,
-        typer.Option(metavar="ROW,COLUMN", help="Query pixel, for TransGAN and ViTGAN (the centre)."),
+        typer.Option(
+            metavar="ROW,COLUMN",
+            help="Query pixel, for TransGAN and ViTGAN (the one whose attention varies most).",
+        ),
     ] = None,
     truncation: Annotated[
         float | None,
@@ -49,6 +67,8 @@ def attend(
         float | None, typer.Option(help="Crop to height / width, for padded images (data.ratio of the run).")
     ] = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Share of the image in a blend.")] = 0.3,
+    scale: Scale = None,
+    class_: ClassName = None,
     weights: Weights = "ema",
     device: Device = "auto",
     force: Force = False,
@@ -69,23 +89,24 @@ def attend(
         raise UsageError(f"no noise '{noise}': use const or random")
     if ratio is not None and not 0.1 <= ratio <= 10:
         raise UsageError(f"ratio {ratio}: give height / width, from 0.1 to 10")
-    if output.suffix.lower() not in (".png", ""):
-        raise UsageError(f"cannot write '{output.suffix}' files: use .png, or a folder name")
     require_unused(output, force)
     require_folder(output)
     pixel = None if query is None else _pixel(query)
 
     from gantx.generation.parsing import parse_seeds, parse_truncation
-    from gantx.io import imaging
+    from gantx.io import figures, imaging
 
+    if output.suffix:
+        figures.check(output, "or a folder name")
     chosen = parse_seeds(seeds) if seeds is not None else [seed]
     imaging.require_distinct(output, chosen)
     require_checkpoint(checkpoint)
     load_torch()
 
     from gantx.generation import attention_visualization, provenance
+    from gantx.models import interfaces
 
-    model = api.load(checkpoint, weights=cast(Any, weights), device=device)
+    model = api.load(checkpoint, weights=cast(Any, weights), device=device).of_class(class_, seed=chosen[0])
     view = attention_visualization.completed(
         model.network,
         attention_visualization.View(
@@ -100,9 +121,16 @@ def attend(
         ),
     )
     text = provenance.describe(model.header, model.weights, view.truncation) | {"gantx:noise": noise}
-    if view.query is not None:
-        text["gantx:query"] = f"{view.query[0]},{view.query[1]}"
+    text |= {key: value for key, value in model.provenance().items() if key == "gantx:classes"}
+    notes = []
+    if view.query is None and not isinstance(model.network, interfaces.ShowsAttention):
+        notes.append("query (row,column): the position whose attention varies most")
+    if view.truncation is not None and view.truncation.psi != 1:
+        notes.append(f"styles truncated, psi {view.truncation.psi:g}")
+    note = "\n".join(notes)
     with StatusDisplay() as status:
+        if model.of_one_class is not None and class_ is None:
+            status.log(f"class: {model.of_one_class} (others with --class)")
 
         def pictures() -> Any:
             status.show("drawing", 0, len(chosen))
@@ -110,7 +138,7 @@ def attend(
                 yield attention_visualization.pictures(model.network, each, view, model.device)
                 status.show("drawing", done, len(chosen))
 
-        names = attention_visualization.save(output, chosen, pictures(), text)
+        names = attention_visualization.save(output, chosen, pictures(), text, scale=scale, note=note)
         status.log("columns: " + ", ".join(names))
     print(output)
 

@@ -116,11 +116,11 @@ def evaluate(
 
       gantx eval demo --metric modes --fail-below modes=18 --junit out.xml
 
-      gantx eval demo --metric fid,kid --features random --num 1000 --output eval.json
+      gantx eval demo --metric fid,kid --features random --num 5000 --output eval.json
 
       gantx sample demo -n 1000 -o images.zip
 
-      gantx eval images.zip --data shapes --metric fid --features random --num 1000
+      gantx eval images.zip --data shapes --metric modes
     """
     from gantx import checkpoint
     from gantx.data.sources import require_source

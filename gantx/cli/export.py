@@ -42,12 +42,21 @@ def export(
     cutoff: Annotated[
         int | None, typer.Option(min=1, help="Number of leading layers to truncate (all).")
     ] = None,
-    license_: Annotated[
-        str,
+    class_: Annotated[
+        str | None,
         typer.Option(
-            "--license", help="License of the weights by its name on the Hugging Face Hub: cc-by-4.0."
+            "--class",
+            help="The class, by name or number, that onnx, pt2 and web generate of a conditional model.",
         ),
-    ] = "unknown",
+    ] = None,
+    license_: Annotated[
+        str | None,
+        typer.Option(
+            "--license",
+            help="License of the weights by its name on the Hugging Face Hub: cc-by-4.0. By default that of "
+            "an exported file, else unknown.",
+        ),
+    ] = None,
     scores: Annotated[
         list[Path] | None,
         typer.Option(
@@ -93,6 +102,7 @@ def export(
         kind=kind_of(output, form),
         pixels=pixels_named(pixels),
         truncation=parse_truncation(truncation, cutoff),
+        class_=class_,
         license=license_,
         scores=tuple(scores or ()),
         runtime=onnxruntime_web,

@@ -11,9 +11,12 @@ from gantx import api
 from gantx.cli.options import (
     Batch,
     Checkpoint,
+    ClassName,
     Cutoff,
     Device,
     Force,
+    Labels,
+    Scale,
     Weights,
     require_checkpoint,
     require_unused,
@@ -32,7 +35,8 @@ def interpolate(
             "--output",
             "-o",
             parser=file_path,
-            help="A .gif, .webp, .apng or .mp4; a film strip .png; or a folder of frames.",
+            help="A .gif, .webp, .apng or .mp4; a film strip .png, .jpg, .pdf or .svg; or a folder of "
+            "frames.",
         ),
     ] = Path("walk.gif"),
     seeds: Annotated[
@@ -56,6 +60,9 @@ def interpolate(
         str | None, typer.Option(help="Truncation psi, such as 0.7, or a sweep along the walk: 0:1.")
     ] = None,
     cutoff: Cutoff = None,
+    scale: Scale = None,
+    labels: Labels = True,
+    class_: ClassName = None,
     weights: Weights = "ema",
     batch: Batch = None,
     device: Device = "auto",
@@ -86,12 +93,13 @@ def interpolate(
             f"--seeds {seeds} leaves each walk one seed, so that nothing would move: name two or more for "
             "each, or sweep the truncation of a network with styles, --truncation 0:1"
         )
+    strip = output.suffix.lower() in animations.STRIPS
     require_checkpoint(checkpoint)
     load_torch()
-    model = api.load(checkpoint, weights=cast(Any, weights), device=device)
+    model = api.load(checkpoint, weights=cast(Any, weights), device=device).of_class(class_, seed=chosen[0])
     walk = model.walk(
         chosen,
-        frames or (10 if output.suffix.lower() == ".png" else 60),
+        frames or (10 if strip else 60),
         paths=paths,
         space=space,
         loop=loop,
@@ -100,6 +108,8 @@ def interpolate(
         cutoff=cutoff,
     )
     with StatusDisplay() as status:
+        if model.of_one_class is not None and class_ is None:
+            status.log(f"class: {model.of_one_class} (others with --class)")
 
         def shown() -> Any:
             status.show("generating frames", 0, walk.frames)
@@ -108,5 +118,14 @@ def interpolate(
                 yield frame
 
         text = model.provenance() | walk.text()
-        animations.save(output, shown(), walk.frames, shape=(columns, rows), fps=fps, text=text)
+        animations.save(
+            output,
+            shown(),
+            walk.frames,
+            shape=(columns, rows),
+            fps=fps,
+            text=text,
+            scale=scale,
+            captions=walk.captions() if labels and strip else (),
+        )
     print(output)

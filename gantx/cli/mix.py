@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from gantx import api
-from gantx.cli.options import Batch, Checkpoint, Device, Weights, require_checkpoint
+from gantx.cli.options import Batch, Checkpoint, ClassName, Device, Labels, Scale, Weights, require_checkpoint
 from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import UsageError
@@ -17,21 +17,26 @@ from gantx.io.atomic import require_folder
 
 def mix(
     checkpoint: Checkpoint,
-    output: Annotated[Path, typer.Option("--output", "-o", parser=file_path, help="A .png.")] = Path(
-        "mix.png"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", parser=file_path, help="A .png, .jpg, .webp, .pdf or .svg.")
+    ] = Path("mix.png"),
     rows: Annotated[str, typer.Option(help="Seeds of the images whose styles are replaced: 0-3.")] = "0-3",
     columns: Annotated[str, typer.Option(help="Seeds of the images that provide the styles: 4-7.")] = "4-7",
     layers: Annotated[
         str | None,
-        typer.Option(help="Layers to replace: 0-3 for coarse layers; all if only components are given."),
+        typer.Option(
+            help="Layers to replace: 0-3 for coarse ones (the first half; all if components are given)."
+        ),
     ] = None,
     components: Annotated[
         str | None,
         typer.Option(help="Latents to replace (GANformer); the last is the global one. All by default."),
     ] = None,
     truncation: Annotated[float | None, typer.Option(help="Truncation psi; 1 for none.")] = None,
+    class_: ClassName = None,
     weights: Weights = "ema",
+    scale: Scale = None,
+    labels: Labels = True,
     batch: Batch = None,
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", "-f", help="Write over an existing output.")] = False,
@@ -40,18 +45,20 @@ def mix(
 
     Examples:
 
+      gantx mix demo
+
       gantx mix demo --rows 1-4 --columns 5-8 --layers 3
 
       gantx mix demo --rows 1-4 --columns 5-8 --layers 0-2 -o outlines.png
     """
-    if output.suffix.lower() != ".png":
-        raise UsageError(f"a table is a .png, but the output is {output}")
     if output.exists() and not force:
         raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
     require_folder(output)
 
     from gantx.generation.parsing import parse_seeds, parse_truncation
+    from gantx.io import figures
 
+    figures.check(output)
     changed, taken = parse_seeds(rows), parse_seeds(columns)
     of_layers = None if layers is None else parse_seeds(layers)
     of_components = None if components is None else parse_seeds(components)
@@ -59,10 +66,15 @@ def mix(
     load_torch()
 
     from gantx.generation import sampling, style_mixing
-    from gantx.io import imaging
+    from gantx.io import sheets
+    from gantx.runtime.seeds import seeds_of
 
-    model = api.load(checkpoint, weights=cast(Any, weights), device=device)
+    model = api.load(checkpoint, weights=cast(Any, weights), device=device).of_class(class_, seed=changed[0])
+    if of_layers is None and of_components is None:
+        of_layers = seeds_of(style_mixing.coarse_layers(model.network))
     with StatusDisplay() as status, status.working("generating", noted=False):
+        if model.of_one_class is not None and class_ is None:
+            status.log(f"class: {model.of_one_class} (others with --class)")
         images = style_mixing.table(
             model.network,
             changed,
@@ -75,7 +87,17 @@ def mix(
             ratio=model.config.data.ratio,
         )
     text = model.provenance(truncation) | {"gantx:rows": rows, "gantx:columns": columns}
-    text |= {"gantx:layers": layers} if layers else {}
+    text |= {"gantx:layers": str(of_layers)} if of_layers is not None else {}
     text |= {"gantx:components": components} if components else {}
-    imaging.write_png(output, imaging.grid(images, 1 + len(taken), 1 + len(changed)), text)
+    sheet = style_mixing.sheet(
+        images,
+        changed,
+        taken,
+        layers=of_layers,
+        components=of_components,
+        factor=scale,
+        labels=labels,
+    )
+    text |= {"gantx:scale": str(sheet.factor)} if sheet.factor > 1 else {}
+    figures.save(output, sheets.lay_out(sheet), text)
     print(output)

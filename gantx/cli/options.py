@@ -38,6 +38,22 @@ Cutoff = Annotated[
 ConfigFiles = Annotated[
     list[Path] | None, typer.Option(parser=file_path, help="YAML file of settings; may be repeated.")
 ]
+Scale = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=64,
+        help="Enlarge every pixel to N x N; 1 for raw pixels. By default pictures of small images are "
+        "enlarged to 128 pixels or more an image, but not files of single images.",
+    ),
+]
+Labels = Annotated[
+    bool, typer.Option("--labels/--no-labels", help="Name seeds and settings beside the images.")
+]
+ClassName = Annotated[
+    str | None,
+    typer.Option("--class", help="Class of a conditional model, by name or number (that of the first seed)."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Force = Annotated[
     bool,

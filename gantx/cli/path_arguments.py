@@ -10,6 +10,9 @@ from pathlib import Path
 
 import typer
 
+from gantx.errors import UsageError
+from gantx.io.home import expanded
+
 
 class PathRefused(typer.BadParameter):
     """A path that a parser of this file does not accept; typer adds the parameter it belongs to."""
@@ -24,9 +27,9 @@ def file_path(value: str | Path) -> Path:
     if not str(value):
         raise PathRefused("is empty: write a path there (is a variable of the shell unset?)")
     try:
-        return Path(value).expanduser()
-    except RuntimeError:
-        raise PathRefused(f"{value}: that home folder is not known here, write the path in full") from None
+        return expanded(value)
+    except UsageError as problem:
+        raise PathRefused(str(problem)) from None
 
 
 def path_or_name(value: str) -> str:

@@ -8,7 +8,16 @@ from typing import Annotated, Any, cast
 import typer
 
 from gantx import api
-from gantx.cli.options import Checkpoint, Device, Weights, require_checkpoint, require_file
+from gantx.cli.options import (
+    Checkpoint,
+    ClassName,
+    Device,
+    Labels,
+    Scale,
+    Weights,
+    require_checkpoint,
+    require_file,
+)
 from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import UsageError
@@ -48,6 +57,9 @@ def project(
     feature_file: Annotated[
         Path | None, typer.Option(parser=file_path, help="File of the Inception weights; see `gantx assets`.")
     ] = None,
+    scale: Scale = None,
+    labels: Labels = True,
+    class_: ClassName = None,
     weights: Weights = "ema",
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", "-f", help="Write over existing outputs.")] = False,
@@ -62,8 +74,9 @@ def project(
 
       gantx sample demo --latents found.safetensors -o again.png
     """
-    if output.suffix.lower() != ".png":
-        raise UsageError(f"the comparison is a .png, but the output is {output}")
+    from gantx.io import figures
+
+    figures.check(output)
     latents = latents or output.with_suffix(".safetensors")
     if latents.suffix != ".safetensors":
         raise UsageError(f"the latent is written as .safetensors, not as {latents}")
@@ -82,18 +95,18 @@ def project(
     require_checkpoint(checkpoint)
     load_torch()
 
-    import torch
-
     from gantx.generation import projection, sampling
-    from gantx.io import imaging
+    from gantx.io import imaging, sheets
 
     for path in (output, latents):
         imaging.check_output(path)
-    model = api.load(checkpoint, weights=cast(Any, weights), device=device)
+    model = api.load(checkpoint, weights=cast(Any, weights), device=device).of_class(class_, seed=seed)
     ratio = model.config.data.ratio
     target = projection.read_target(image, sampling.cropped_shape(model.network, ratio))
     network = projection.inception_features(feature_file, model.device) if features else None
     with StatusDisplay() as status:
+        if model.of_one_class is not None and class_ is None:
+            status.log(f"class: {model.of_one_class} (others with --class)")
         status.show("optimising", 0, steps)
         found = projection.project(
             model.network,
@@ -113,6 +126,10 @@ def project(
         )
     projection.save_latents(latents, found.latents)
     text = model.provenance() | {"gantx:projection": image.name}
-    imaging.write_png(output, imaging.grid(torch.stack([target, found.image]), 2, 1), text)
+    factor = scale or sheets.enlargement(target.shape[1], target.shape[2], columns=2)
+    text |= {"gantx:scale": str(factor)} if factor > 1 else {}
+    captions = ("target", f"projection, {found.distance:.1f} grey levels apart") if labels else ("", "")
+    cells = [sheets.Cell(target, captions[0]), sheets.Cell(found.image, captions[1])]
+    figures.save(output, sheets.lay_out(sheets.Sheet(cells, 2, factor)), text)
     print(output)
     print(latents)

@@ -164,7 +164,7 @@ def train(
     if begun is None:
         from gantx.training.preconditions import require_new_run
 
-        require_new_run(settings, out)
+        require_new_run(settings, out, runs)
     with time_limit(limit), StopAtOnce(_BEFORE, leaves=True):
         load_torch()
         from gantx.training import run
@@ -270,7 +270,12 @@ def _dry_run(settings: RunConfig) -> None:
     print(settings.to_yaml())
     if settings.data.source not in (None, *SETS):  # which would be downloaded
         with StatusDisplay() as status:
-            count = check(settings.data, log=status.log, progress=partial(status.show, "reading images"))
+            count = check(
+                settings.data,
+                log=status.log,
+                progress=partial(status.show, "reading images"),
+                labels=settings.conditioning.classes is not None,
+            )
             require_enough(count, settings.data, status.log)
     _show_plan(sizes(settings))
 

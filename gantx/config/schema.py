@@ -68,6 +68,37 @@ class DataConfig(Section):
     shapes: ShapesConfig = ShapesConfig()
 
 
+class ConditioningConfig(Section):
+    """Whether the networks are given the classes of images.
+
+    Attributes:
+        classes: number of classes; `auto` for those of the data; null to train without them.
+        dropout: probability that an image's class is withheld, in training: an embedding of its own then
+            stands for every class, and images can be generated without one.
+        names: names of the classes; taken from the data when a run begins.
+        counts: training images of each class, likewise; generated images have classes in these proportions.
+    """
+
+    classes: Literal["auto"] | Annotated[int, Field(ge=1, le=100_000)] | None = None
+    dropout: Decay = 0.0
+    names: tuple[str, ...] = ()
+    counts: tuple[Annotated[int, Field(ge=0, le=2**53)], ...] = ()
+
+    @property
+    def labels(self) -> int:
+        """Number of labels that the networks know: the classes, and one more if classes are withheld."""
+        return self.classes + (self.dropout > 0) if isinstance(self.classes, int) else 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> ConditioningConfig:
+        if not isinstance(self.classes, int):  # what an earlier run was given has no meaning here
+            return self.model_copy(update={"names": (), "counts": ()}) if self.names or self.counts else self
+        for key, values in (("names", self.names), ("counts", self.counts)):
+            if values and len(values) != self.classes:
+                raise ValueError(f"{key} has {len(values)} entries, but classes is {self.classes}")
+        return self
+
+
 # --- objective --------------------------------------------------------------------------------------------
 
 
@@ -337,6 +368,9 @@ class TrainingConfig(Section):
         sample_kimg: how often images of fixed latents are generated and saved.
         checkpoint_kimg: how often the state is saved.
         keep_checkpoints: how many of the latest checkpoints are kept.
+        on_divergence: stop when a loss or gradient is not finite; or also go back, when gradients explode or
+            the generator collapses too, to the last healthy checkpoint with half the learning rate.
+        max_rollbacks: how often a run may go back, each time with half the rate before.
         evaluate_every: how often the averaged generator is scored as `evaluation` says; null for never. The
             best checkpoint by the first metric is kept in checkpoints/best.
         samples: number of images in a grid of samples.
@@ -360,6 +394,8 @@ class TrainingConfig(Section):
     sample_kimg: Kimg = 50.0
     checkpoint_kimg: Kimg = 50.0
     keep_checkpoints: Positive = 3
+    on_divergence: Literal["stop", "rollback"] = "stop"
+    max_rollbacks: Annotated[int, Field(ge=1, le=100)] = 3
     evaluate_every: Kimg | None = None
     samples: Annotated[int, Field(ge=1, le=4096)] = 64
 
@@ -415,6 +451,7 @@ class RunConfig(Section):
     reported: dict[str, float | str] = Field(default_factory=dict)
     initialization: InitializationConfig | None = None
     data: DataConfig = DataConfig()
+    conditioning: ConditioningConfig = ConditioningConfig()
     generator: GeneratorConfig = TransGANGeneratorConfig()
     discriminator: DiscriminatorConfig = TransGANDiscriminatorConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -481,12 +518,18 @@ class RunConfig(Section):
                         f"objective.{key}: generators of the family {self.generator.family} have no styles; "
                         "leave it out"
                     )
+        update: dict[str, Any] = {}
         if self.training.attention_window and getattr(self.generator, "locality", "none") == "none":
             # So that the one override `generator.locality=none` turns locality off.
-            return self.model_copy(
-                update={"training": self.training.model_copy(update={"attention_window": None})}
-            )
-        return self
+            update["training"] = self.training.model_copy(update={"attention_window": None})
+        labels = self.conditioning.labels
+        if self.generator.classes != labels:
+            update["generator"] = self.generator.model_copy(update={"classes": labels})
+        # A discriminator of an imported file may have classes while its generator has none.
+        imported = not labels and getattr(self.discriminator, "label_head", "mapped") == "selected"
+        if self.discriminator.classes != labels and not imported:
+            update["discriminator"] = self.discriminator.model_copy(update={"classes": labels})
+        return self.model_copy(update=update) if update else self
 
     def to_yaml(self) -> str:
         """The configuration as YAML that `--config` reads back."""

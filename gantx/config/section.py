@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Classes = Annotated[int, Field(ge=0, le=100_000)]
 Depth = Annotated[int, Field(ge=1, le=1024)]
 """Layers or blocks one after the other."""
 STAGES = Field(min_length=1, max_length=16)

@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from gantx.errors import MissingError
+from gantx.errors import MissingError, system_reason
 from gantx.io.atomic import replacing
 from gantx.io.lock import alone
 from gantx.version import __version__
@@ -91,7 +91,7 @@ def download(remote: Remote, target: Path, progress: Progress | None = None) -> 
                 part.replace(beside)
     except OSError as problem:
         raise MissingError(
-            f"cannot keep {remote.title} in {target.parent} ({problem.strerror or problem}): see to space "
+            f"cannot keep {remote.title} in {target.parent} ({system_reason(problem)}): see to space "
             "and permissions there, or set GANTX_CACHE to another folder"
         ) from problem
 

@@ -30,7 +30,7 @@ from gantx.data.crop import height_of
 from gantx.data.labels import Labels, digest_of
 from gantx.data.pixels import Tally, Unusable, at_ratio, read_all
 from gantx.data.sources import HasLabelFiles, Source, open_source
-from gantx.errors import DataError, MissingError
+from gantx.errors import DataError, MissingError, system_reason
 from gantx.io.atomic import scratch_folder
 from gantx.io.cache import cache_folder
 
@@ -131,10 +131,8 @@ def prepare(
     for note in source.notes:
         log(f"data: {note}")
     files = source.label_files if isinstance(source, HasLabelFiles) else None
-    found = of_files = None
-    if labels and isinstance(source, HasLabelFiles) and files is not None:
-        found, of_files = files.labels(source.image_names) or _NO_LABELS, files.digest()
-    fingerprint = _fingerprint(source, data, of_files)
+    found = _labels_of(source) if labels else None
+    fingerprint = _fingerprint(source, data, files.digest() if files and found else None)
     folder = cache_folder() / "prepared" / fingerprint
     prepared = _load(folder, data.resolution, source.name)
     origin = "from cache"
@@ -161,24 +159,44 @@ def prepare(
     return prepared
 
 
-def check(data: DataConfig, *, log: Log, progress: Progress | None = None) -> int:
+def check(data: DataConfig, *, log: Log, progress: Progress | None = None, labels: bool = False) -> int:
     """Whether `prepare` would succeed: read every image, but store none; the number of usable images.
 
     A set that is in the cache is not read again. Takes and raises what `prepare` does.
     """
-    source = open_source(data, progress)
+    source = open_source(data, progress, labelled=labels)
     for note in source.notes:
         log(f"data: {note}")
-    folder = cache_folder() / "prepared" / _fingerprint(source, data)
+    files = source.label_files if isinstance(source, HasLabelFiles) else None
+    found = _labels_of(source) if labels else None
+    if labels and not (source.class_names if found is None else found.names):
+        raise without_labels(data)
+    of_files = files.digest() if files and found else None
+    folder = cache_folder() / "prepared" / _fingerprint(source, data, of_files)
     if (prepared := _load(folder, data.resolution, source.name)) is not None:
         count = len(prepared.images)
     else:
         total = len(source)
-        found = _read(source, data, total, lambda pixels: None, progress)
-        _log_changes(found.tally, data, total, log)
-        count = len(found.kept)
+        read = _read(source, data, total, lambda pixels: None, progress)
+        _log_changes(read.tally, data, total, log)
+        count = len(read.kept)
     log(f"data: {count:,} image{'' if count == 1 else 's'}, {_size(data)}")
     return count
+
+
+def without_labels(data: DataConfig) -> DataError:
+    """What to say of a set without labels that a conditional run is to be trained on."""
+    return DataError(
+        f"{data.source} has no labels: put the images of each class into a folder of their own, or add "
+        "dataset.json or labels.csv, or train with conditioning.classes=null"
+    )
+
+
+def _labels_of(source: Source) -> Labels | None:
+    """The labels that files give to the images of a source; None without such files."""
+    if not isinstance(source, HasLabelFiles) or source.label_files is None:
+        return None
+    return source.label_files.labels(source.image_names) or _NO_LABELS
 
 
 def require_enough(count: int, data: DataConfig, log: Log) -> None:
@@ -281,7 +299,7 @@ def _build(
             _install(beside, folder, lambda: _load(folder, data.resolution, source.name) is not None)
     except OSError as problem:
         raise MissingError(
-            f"cannot write the prepared images into {folder.parent} ({problem.strerror or problem}): free "
+            f"cannot write the prepared images into {folder.parent} ({system_reason(problem)}): free "
             "space there or set GANTX_CACHE to another folder"
         ) from problem
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gantx.data.downloads import Progress, Remote, digest_of, download
 from gantx.data.shapes import Split
-from gantx.errors import DataError, MissingError
+from gantx.errors import DataError, MissingError, system_reason
 from gantx.io.atomic import scratch_folder
 from gantx.io.cache import cache_folder
 
@@ -132,7 +132,7 @@ class PublishedSource:
             load = _load_stl if self._published.name == "stl10" else _load_cifar
             return load(self._published, folder, self._split)
         except OSError as problem:
-            raise MissingError(f"cannot read {folder}: {problem.strerror or problem}") from problem
+            raise MissingError(f"cannot read {folder}: {system_reason(problem)}") from problem
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -255,7 +255,7 @@ def _unpack(published: PublishedSet, archive: Path, digest: str) -> Path:
     except OSError as problem:
         if problem.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise MissingError(
-                f"cannot unpack {archive} into {unpacked.parent.parent} ({problem.strerror or problem}): "
+                f"cannot unpack {archive} into {unpacked.parent.parent} ({system_reason(problem)}): "
                 "free space there or set GANTX_CACHE to another folder"
             ) from problem
     except tarfile.TarError as problem:

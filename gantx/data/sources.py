@@ -28,6 +28,7 @@ from gantx.errors import DataError, MissingError, UsageError, closest
 from gantx.io import archives
 from gantx.io.decoding import SUFFIXES, open_image
 from gantx.io.file_kinds import recognized, recognized_set
+from gantx.io.home import expanded
 
 
 class Source(Protocol):
@@ -121,7 +122,7 @@ def open_source(data: DataConfig, progress: Progress | None = None, *, labelled:
         return ShapesSource(data.shapes, data.resolution, split)
     if wanted in published.SETS:
         return published.from_download(wanted, split, progress, labelled)
-    path = Path(wanted).expanduser()
+    path = expanded(wanted)
     require_source(wanted)
     try:
         return _open_folder(path, split, labelled) if path.is_dir() else _open_file(path, split, labelled)
@@ -138,7 +139,7 @@ def require_source(wanted: str) -> None:
     Raises:
         MissingError: it is neither, or cannot be read.
     """
-    path = Path(wanted).expanduser()
+    path = expanded(wanted)
     try:
         if wanted in known_names() or path.is_dir() or path.is_file():
             return

@@ -23,6 +23,7 @@ from gantx.evaluation.onnx_features import OnnxFeatures
 from gantx.evaluation.precision import full_precision
 from gantx.evaluation.resizing import resize as resized
 from gantx.evaluation.targets import require_features
+from gantx.io.home import expanded
 from gantx.runtime.random import Draw, Spec, draw
 
 _ON_CPU, _ON_GPU = 8, 128  # images of one pass through a network the size of Inception; 8 was quickest
@@ -90,7 +91,7 @@ def open_features(
     require_features(choice, weights)
     if choice == "random":
         return _Random(device)
-    path = Path(choice)
+    path = expanded(choice)
     return _FromFile(path, device)
 
 

@@ -66,6 +66,7 @@ class GeneratedImages:
         quantise: how floats become grey levels.
         ratio: height / width to which images are cropped; see `sampling.crop`.
         batch: images generated at once.
+        labels: one per image, in the proportions of the training data; None for an unconditional generator.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class GeneratedImages:
         quantise: Rounding,
         ratio: float = 1.0,
         batch: int = sampling.BATCH,
+        labels: Sequence[int] | None = None,
     ) -> None:
         self.warnings: tuple[str, ...] = ()
         self.stamp = {
@@ -89,7 +91,9 @@ class GeneratedImages:
             "truncation": 1.0,
             "precision": "fp32",
             **ratio_stamp(ratio),
+            **({} if labels is None else {"labels": "as in the training data"}),
         }
+        self._labels = labels
         self._generator = generator
         self._origin = origin
         self._seeds = Seeds([range(seed, seed + num)])
@@ -104,7 +108,12 @@ class GeneratedImages:
         """Generate; DataError when the generator gives values that are not finite."""
         finite = torch.ones((), dtype=torch.bool, device=device)
         generated = sampling.generate(
-            self._generator, self._seeds, batch=self._batch, device=device, ratio=self._ratio
+            self._generator,
+            self._seeds,
+            batch=self._batch,
+            device=device,
+            ratio=self._ratio,
+            labels=self._labels,
         )
         while True:
             with full_precision(device):  # around each batch: the consumer keeps its own settings

@@ -98,12 +98,12 @@ class OnnxFeatures:
     def _run(self, images: Tensor, options: RunOptions | None = None) -> Tensor:
         try:
             (output,) = self._session.run(None, {self._input: images.cpu().numpy()}, options)
+            features = torch.from_numpy(output)
         except Exception as problem:  # onnxruntime's errors have no common public base
             first = " ".join(str(problem).split())[:200] or type(problem).__name__
             raise DataError(
                 f"{self._path} cannot run on images {list(images.shape)} ({first}): {CONTRACT}"
             ) from None
-        features = torch.from_numpy(output)
         if features.ndim != 2 or len(features) != len(images) or not features.is_floating_point():
             found = f"{str(features.dtype).removeprefix('torch.')} {list(features.shape)}"
             raise DataError(f"{self._path} gives {found} for images {list(images.shape)}: {CONTRACT}")
@@ -143,14 +143,15 @@ def _open_session(path: Path, size: int | None) -> tuple[InferenceSession, str, 
         with utf8_path(path) as readable:
             session = onnxruntime.InferenceSession(readable, options, providers=["CPUExecutionProvider"])
         (wanted,), (_,) = session.get_inputs(), session.get_outputs()
+        kind, name, shape = wanted.type, wanted.name, wanted.shape  # texts that may not be UTF-8
     except Exception as problem:  # onnxruntime's errors have no common public base
         first = " ".join(str(problem).split())[:200]
         raise DataError(
             f"{path} is not an ONNX model of one input and one output ({first}): {CONTRACT}"
         ) from problem
-    if wanted.type != "tensor(float)":
-        raise DataError(f"{path} takes {wanted.type.removeprefix('tensor')} images: {CONTRACT}")
-    return session, wanted.name, [size if isinstance(size, int) else None for size in wanted.shape]
+    if kind != "tensor(float)":
+        raise DataError(f"{path} takes {kind.removeprefix('tensor')} images: {CONTRACT}")
+    return session, name, [size if isinstance(size, int) else None for size in shape]
 
 
 @contextlib.contextmanager

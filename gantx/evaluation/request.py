@@ -25,6 +25,7 @@ from gantx.evaluation.results import Result, compare
 from gantx.evaluation.scores import require_metric
 from gantx.evaluation.targets import is_checkpoint
 from gantx.generation import sampling
+from gantx.generation.labels import drawn_labels
 from gantx.runtime.activity import Working, unnoticed
 
 CPU_IMAGES = 5000  # of Inception on a CPU unless the user asks for more: 50,000 take an hour
@@ -175,6 +176,7 @@ def _evaluate_checkpoint(
         quantise=settings.protocol.quantise,
         ratio=config.data.ratio,
         batch=request.batch,
+        labels=drawn_labels(config.conditioning, range(request.seed, request.seed + num)),
     )
     log(f"scoring {num:,} images of {path}")
     return _score(evaluator, images, request.baseline)

@@ -310,6 +310,19 @@ def read_result(path: Path) -> Result:
         raise MissingError(f"cannot read {path}: {problem.strerror or problem}") from problem
     except (ValueError, RecursionError) as problem:
         raise DataError(f"{path} is not a result of gantx eval: it is no JSON ({problem})") from problem
+    return parse_result(values, str(path))
+
+
+def parse_result(values: Any, path: str) -> Result:
+    """The result that `Result.to_document` describes.
+
+    Args:
+        values: as read from JSON.
+        path: where it comes from, for errors.
+
+    Raises:
+        DataError: as `read_result`.
+    """
     schema = values.get("schema") if isinstance(values, dict) else None
     if schema != SCHEMA:
         raise DataError(f"{path} is not a result that this gantx reads: its schema is {schema}, not {SCHEMA}")

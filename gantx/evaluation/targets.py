@@ -10,6 +10,7 @@ from pathlib import Path
 from gantx.checkpoint import is_demo
 from gantx.errors import MissingError, UsageError
 from gantx.io.decoding import SUFFIXES
+from gantx.io.home import expanded
 
 _FOREIGN_WEIGHTS = (".pth", ".pt", ".pkl", ".ckpt", ".bin")  # refused where a checkpoint is read
 
@@ -47,7 +48,7 @@ def require_features(choice: str, weights: Path | None) -> None:
         raise UsageError(f"--weights are those of Inception, but the features are {choice}: leave one away")
     if choice == "random":
         return
-    path = Path(choice)
+    path = expanded(choice)
     if path.suffix in (".pt2", ".pt", ".pth"):
         raise UsageError(
             f"the features {choice} are a PyTorch file, which could run code when it is opened: export the "

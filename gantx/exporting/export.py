@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from gantx.checkpoint import Header
-from gantx.errors import DataError, MissingError
+from gantx.errors import DataError, MissingError, UsageError, system_reason
 from gantx.exporting import hub, onnx, parity, program, web
 from gantx.exporting.generator import ExportedGenerator, Morph, latents_of
 from gantx.exporting.parity import Difference, Run
-from gantx.exporting.request import FOLDERS, PACKAGE, RANGES, Kind, Request, require_valid
+from gantx.exporting.request import FOLDERS, PACKAGE, RANGES, UNSTATED, Kind, Request, require_valid
 from gantx.generation import sampling
+from gantx.generation.labels import parse_class, with_label
 from gantx.io.atomic import replacing, scratch_folder
 from gantx.io.byte_names import utf8_name, utf8_path
 from gantx.models.interfaces import Generator
@@ -53,6 +54,11 @@ def export(target: Path, request: Request, log: Log, working: Working = unnotice
     if request.kind in ("onnx", "web"):
         onnx.require_packages()
     generator, header = sampling.open_generator(target, CPU)
+    if request.kind in ("onnx", "pt2", "web"):
+        label = parse_class(header.config.conditioning, request.class_)
+        generator = generator if label is None else with_label(generator, label)
+    elif request.class_ is not None:
+        raise UsageError(f"an export of weights ({request.kind}) has all classes: leave --class away")
     folder = request.kind in FOLDERS
     home = request.output if folder else request.output.parent
     earlier = _read_record(home / RECORD)
@@ -65,7 +71,7 @@ def export(target: Path, request: Request, log: Log, working: Working = unnotice
                 "preset": header.config.name,
                 "kimg": header.images / 1000,
                 "digest": header.digest,
-                "license": request.license,
+                "license": _license(header, request),
             },
             **entry,
             "versions": {"gantx": __version__, "torch": str(torch.__version__)},
@@ -122,7 +128,8 @@ def _safetensors(
     generator: Generator, header: Header, request: Request, folder: Path, log: Log, working: Working
 ) -> tuple[str, dict[str, Any]]:
     name = utf8_name(request.output.name)
-    hub.write_weights(folder / name, generator, header, request.license)
+    scores = hub.read_scores(request.scores, header)
+    hub.write_weights(folder / name, generator, header, _license(header, request), scores)
     return name, {"parity": _checked_weights(generator, folder / name, log)}
 
 
@@ -130,7 +137,7 @@ def _hf(
     generator: Generator, header: Header, request: Request, folder: Path, log: Log, working: Working
 ) -> tuple[str, dict[str, Any]]:
     scores = hub.read_scores(request.scores, header)
-    hub.write_folder(folder, generator, header, request.license, scores)
+    hub.write_folder(folder, generator, header, _license(header, request), scores)
     log(f"scores on the card: {len(scores) or 'none'}")
     checked = _checked_weights(generator, folder / hub.WEIGHTS, log)
     return hub.WEIGHTS, {"scores": [result.protocol_hash for result in scores], "parity": checked}
@@ -191,6 +198,8 @@ def _checked(
 def _checked_weights(generator: Generator, path: Path, log: Log) -> dict[str, Any]:
     """As `_checked`, for a checkpoint that is loaded again."""
     again, _ = sampling.open_generator(path, CPU)
+    if generator.classes:  # the labels are the same for both
+        generator, again = with_label(generator, 0), with_label(again, 0)
     z = latents_of(generator, range(max(parity.BATCHES)))
     return _checked(generator, again, [z], f"gantx {__version__}", log)
 
@@ -200,6 +209,11 @@ def _sentence(difference: Difference, runtime: str) -> str:
         f"{runtime}, batch {difference.batch}: largest difference {difference.largest:.2g}, "
         f"values to {difference.scale:.3g}"
     )
+
+
+def _license(header: Header, request: Request) -> str:
+    """The licence asked for, or the one that an exported file names."""
+    return request.license or str(header.data.get("license") or UNSTATED)
 
 
 # --- metadata ---------------------------------------------------------------------------------------------
@@ -212,7 +226,7 @@ def _metadata(header: Header, request: Request) -> dict[str, str]:
         "gantx.preset": header.config.name,
         "gantx.kimg": f"{header.images / 1000:g}",
         "gantx.digest": header.digest,
-        "gantx.license": request.license,
+        "gantx.license": _license(header, request),
     }
     if request.kind != "web":
         metadata |= {"gantx.input": "z, standard normal", "gantx.range": RANGES[request.pixels]}
@@ -266,5 +280,5 @@ def _aside(output: Path) -> Iterator[Path]:
             output.parent.mkdir(parents=True, exist_ok=True)
             scratch = stack.enter_context(scratch_folder(output))
         except OSError as problem:
-            raise MissingError(f"cannot write beside {output}: {problem.strerror or problem}") from problem
+            raise MissingError(f"cannot write beside {output}: {system_reason(problem)}") from problem
         yield stack.enter_context(utf8_path(scratch))

@@ -20,6 +20,7 @@ from gantx.evaluation import reports, results
 from gantx.evaluation.results import Result
 from gantx.exporting.request import UNSTATED
 from gantx.generation import sampling
+from gantx.generation.labels import drawn_labels
 from gantx.generation.provenance import describe
 from gantx.io import imaging
 from gantx.io.escaping import markdown, markdown_code
@@ -31,10 +32,13 @@ _SHOWN = 16  # number of images in the picture on the card
 _TASK = "unconditional-image-generation"  # the Hub's name of the task
 
 
-def write_weights(path: Path, generator: Generator, header: Header, license_: str) -> None:
+def write_weights(
+    path: Path, generator: Generator, header: Header, license_: str, scores: Sequence[Result] = ()
+) -> None:
     """Write a checkpoint that contains only the averaged generator; every command accepts it.
 
-    Of the paths of the training images and of `initialization` only the last component is stored.
+    Of the paths of the training images and of `initialization` only the last component is stored. Licence and
+    scores are stored too, so that an export of this file has them.
     """
     config = header.config
     if config.data.source is not None:
@@ -44,13 +48,22 @@ def write_weights(path: Path, generator: Generator, header: Header, license_: st
         name = re.split(r"[\\/]", config.initialization.checkpoint.rstrip("\\/"))[-1]
         origin = config.initialization.model_copy(update={"checkpoint": name})
         config = config.model_copy(update={"initialization": origin})
+    data = {key: value for key, value in header.data.items() if key != "scores"} | {"license": license_}
+    if scores:
+        data["scores"] = [_portable(result).to_document() for result in scores]
     checkpoint.write(
         path,
         {f"generator_ema.{name}": tensor for name, tensor in generator.state_dict().items()},
         config=config,
         progress={"images": header.images},
-        data={**header.data, "license": license_},
+        data=data,
     )
+
+
+def _portable(result: Result) -> Result:
+    """A result without what belongs to the machine on which it was measured."""
+    weights = {key: value for key, value in (result.checkpoint or {}).items() if key != "path"}
+    return replace(result, checkpoint=weights, warnings=(), timing={}, verdicts=())
 
 
 def write_folder(
@@ -65,7 +78,7 @@ def write_folder(
         license_: the Hub's identifier of the weights' licence.
         scores: results of this checkpoint, for the card.
     """
-    write_weights(folder / WEIGHTS, generator, header, license_)
+    write_weights(folder / WEIGHTS, generator, header, license_, scores)
     shared = checkpoint.read_header(folder / WEIGHTS)
     about = {
         "library_name": "gantx",
@@ -78,7 +91,15 @@ def write_folder(
     }
     write_text(folder / "config.json", json.dumps(about, indent=2) + "\n")
     ratio = header.config.data.ratio
-    images = sampling.sample(generator, range(_SHOWN), batch=_SHOWN, device=torch.device("cpu"), ratio=ratio)
+    seeds = range(_SHOWN)
+    images = sampling.sample(
+        generator,
+        seeds,
+        batch=_SHOWN,
+        device=torch.device("cpu"),
+        ratio=ratio,
+        labels=drawn_labels(header.config.conditioning, seeds) if generator.classes else None,
+    )
     imaging.write_png(
         folder / "samples.png",
         imaging.grid(torch.cat(list(images)), *imaging.grid_shape(_SHOWN)),
@@ -91,7 +112,8 @@ def read_scores(paths: Sequence[Path], header: Header) -> list[Result]:
     """Results of `gantx eval` for exactly these weights.
 
     Args:
-        paths: named by the user; empty to take those found in the run's folder or beside the file.
+        paths: named by the user; empty to take those found in the run's folder or beside the file, and those
+            stored in an exported file.
         header: of the checkpoint.
 
     Raises:
@@ -116,6 +138,12 @@ def read_scores(paths: Sequence[Path], header: Header) -> list[Result]:
         except GantxError:  # some other JSON
             continue
         if _scored(result) == header.digest:
+            found.append(result)
+    stored = header.data.get("scores", [])
+    for document in stored if isinstance(stored, list) else []:
+        result = results.parse_result(document, str(header.path))
+        known = {each.protocol_hash for each in found}
+        if _scored(result) == header.digest and result.protocol_hash not in known:
             found.append(result)
     return found
 

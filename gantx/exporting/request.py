@@ -36,7 +36,9 @@ class Request:
         kind: the format; see `kind_of`.
         pixels: range of the output of `onnx` and `pt2`.
         truncation: built into `onnx` and `pt2`.
-        license: identifier of the weights' licence on the Hugging Face Hub.
+        class_: name or number of the class that `onnx`, `pt2` and `web` generate of a conditional model.
+        license: identifier of the weights' licence on the Hugging Face Hub; None for the one that an exported
+            file names.
         scores: results of `gantx eval` for the card of `hf`; empty to take those found beside the checkpoint.
         runtime: the npm package onnxruntime-web for `web`, or None to fetch it with npm.
         force: overwrite existing files; other files of a folder are kept.
@@ -46,7 +48,8 @@ class Request:
     kind: Kind
     pixels: Pixels = "float"
     truncation: Truncation | None = None
-    license: str = UNSTATED
+    class_: str | None = None
+    license: str | None = None
     scores: tuple[Path, ...] = ()
     runtime: Path | None = None
     force: bool = False

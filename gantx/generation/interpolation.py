@@ -133,6 +133,20 @@ class Walk:
         share = 1 - abs(2 * progress - 1) if self.loop else progress
         return (1 - share) * self.truncation.first + share * self.truncation.last
 
+    def captions(self) -> list[list[str]]:
+        """What a film strip says of each image, [frames][paths]: key seeds, and psi where it is swept."""
+        swept = self.truncation is not None and self.truncation.first != self.truncation.last
+        points = self.points()
+        keys = set(self.keys())
+        captions = []
+        for frame in range(self.frames):
+            of_frame = list(itertools.islice(points, len(self.seeds)))
+            psi = [f"psi {of_frame[0].psi:.2f}"] if swept else []
+            captions.append(
+                ["\n".join(([f"seed {point.start}"] if frame in keys else []) + psi) for point in of_frame]
+            )
+        return captions
+
     def text(self) -> dict[str, str]:
         """Text chunks that describe this walk in a file."""
         text = {

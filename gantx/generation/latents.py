@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gantx.errors import DataError, MissingError
+from gantx.errors import DataError, MissingError, UsageError
 from gantx.generation.parsing import parse_seeds as parse_seeds
 from gantx.generation.parsing import whole_number as whole_number
 from gantx.io.arrays import read_npy
@@ -25,14 +25,22 @@ def spec_of_one(generator: Generator) -> Spec:
     return {"z": Draw("normal", (1, *generator.latent_shape)), "noise": generator.noise_spec(1)}
 
 
+def require_labels(generator: Generator, labels: Sequence[int] | Tensor | None) -> None:
+    """UsageError when a conditional generator is to generate images without labels."""
+    if generator.classes and labels is None:
+        raise UsageError(
+            f"this model has {generator.classes} classes: choose one with --class (label= in Python)"
+        )
+
+
 def style_shape(generator: Generator) -> tuple[int, ...]:
     """Shape of the styles of one image of a `StyleBased` generator: (L, D), or (K, L, D) with K latents."""
     assert isinstance(generator, StyleBased)
-    latent = torch.zeros(
-        1, *generator.latent_shape, dtype=torch.float32, device=next(generator.parameters()).device
-    )
+    device = next(generator.parameters()).device
+    latent = torch.zeros(1, *generator.latent_shape, dtype=torch.float32, device=device)
+    label = torch.zeros(1, dtype=torch.int64, device=device)
     with torch.no_grad():
-        return tuple(generator.mapping(latent).shape[1:])
+        return tuple(generator.mapping(latent, label).shape[1:])
 
 
 def latent_shapes(generator: Generator) -> list[tuple[int, ...]]:

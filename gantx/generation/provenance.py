@@ -16,18 +16,22 @@ from torch import Tensor
 
 from gantx import checkpoint
 from gantx.checkpoint import Header
+from gantx.config.schema import ConditioningConfig
 from gantx.errors import CheckFailed, CheckpointError, DataError, MissingError, UsageError
 from gantx.generation import sampling
-from gantx.generation.latents import parse_seeds
+from gantx.generation.labels import drawn_labels
+from gantx.generation.latents import parse_seeds, whole_number
 from gantx.generation.sampling import Weights
 from gantx.generation.truncation import Truncation, parse_truncation
-from gantx.io import archives, imaging
-from gantx.io.decoding import decoded
+from gantx.io import archives, imaging, sheets
+from gantx.io.decoding import JPEG, decoded
 from gantx.models.interfaces import Generator
 from gantx.version import __version__
 
 # Keys of `describe` and `gantx sample`; pictures with other keys were not generated from seeds alone.
 _KNOWN = {"version", "preset", "images", "weights", "digest", "truncation", "cutoff", "seed", "seeds"}
+_KNOWN |= {"scale", "labels", "classes"}
+_UNCONDITIONAL = ConditioningConfig()
 MOST_BYTES = 2**31  # of the pixels of all pictures that are read at once
 _PART: dict[Weights, str] = {"ema": "generator_ema", "raw": "generator"}
 
@@ -68,6 +72,9 @@ class Picture:
         digest: SHA-256 of the weights; "" if it is not recorded, as in pictures written during training.
         images: number of real images shown to the discriminator before, or None.
         truncation: of its styles, or None.
+        scale: factor by which its images are enlarged.
+        labels: whether a line above each image names its seed.
+        classes: of its images, one for all or one for each; () where each seed has its own.
     """
 
     name: str
@@ -76,6 +83,9 @@ class Picture:
     digest: str
     images: int | None
     truncation: Truncation | None
+    scale: int = 1
+    labels: bool = False
+    classes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,7 @@ class Comparison:
 
 
 def read_pictures(path: Path) -> list[Picture]:
-    """Read pictures of `gantx sample`: a .png, or a folder or .zip of them, sorted by name.
+    """Read pictures of `gantx sample`: a .png or .webp, or a folder or .zip of .png, sorted by name.
 
     Raises:
         MissingError: the path does not exist, or there is no PNG in it.
@@ -181,7 +191,13 @@ def find_weights(pictures: Sequence[Picture], target: Path | None, runs: Path) -
 
 
 def regenerate(
-    generator: Generator, pictures: Sequence[Picture], *, batch: int, device: torch.device, ratio: float = 1.0
+    generator: Generator,
+    pictures: Sequence[Picture],
+    *,
+    batch: int,
+    device: torch.device,
+    ratio: float = 1.0,
+    conditioning: ConditioningConfig = _UNCONDITIONAL,
 ) -> Iterator[Comparison]:
     """Generate pictures again and compare them.
 
@@ -191,20 +207,41 @@ def regenerate(
         batch: images computed at once.
         device: where the generator is.
         ratio: height / width to which images are cropped; see `sampling.crop`.
+        conditioning: of the run.
 
     Raises:
-        DataError: the size of a picture does not fit its images.
+        DataError: the classes of a picture are not those of the model, or its size does not fit its images.
     """
     for truncation in dict.fromkeys(picture.truncation for picture in pictures):
         alike = [picture for picture in pictures if picture.truncation == truncation]
         seeds = [seed for picture in alike for seed in picture.seeds]
+        labels = [label for picture in alike for label in _labels_of(picture, conditioning)]
         batches = sampling.sample(
-            generator, seeds, batch=batch, device=device, truncation=truncation, ratio=ratio
+            generator,
+            seeds,
+            batch=batch,
+            device=device,
+            truncation=truncation,
+            ratio=ratio,
+            labels=labels if generator.classes else None,
         )
         generated = (image for images in batches for image in images)
         for picture in alike:
             images = torch.stack([next(generated) for _ in picture.seeds])
             yield _compared(picture, images)
+
+
+def _labels_of(picture: Picture, conditioning: ConditioningConfig) -> list[int]:
+    """The labels of the images of a picture; [] for an unconditional model."""
+    count = conditioning.labels
+    if not picture.classes:
+        return drawn_labels(conditioning, picture.seeds) or []
+    labels = picture.classes * (len(picture.seeds) if len(picture.classes) == 1 else 1)
+    if len(labels) != len(picture.seeds) or max(labels) >= count:
+        raise DataError(
+            f"{picture.name} names classes that do not fit its {len(picture.seeds)} images of {count} classes"
+        )
+    return list(labels)
 
 
 def _of_training(picture: Picture, target: Path | None) -> Path:
@@ -229,14 +266,24 @@ def _candidates(folder: Path) -> list[Path]:
 
 
 def _compared(picture: Picture, images: Tensor) -> Comparison:
-    columns, rows = imaging.grid_of(picture.pixels.shape[-2:], images.shape[-2:])
-    if columns * rows < len(images):
-        height, width = images.shape[-2:]
+    count, _, height, width = images.shape
+    height, width = height * picture.scale, width * picture.scale
+    gap = sheets.gap_for(picture.scale)
+    above = sheets.caption_height(width) if picture.labels else 0
+    columns, rows = imaging.grid_of(picture.pixels.shape[-2:], (above + height, width), gap)
+    if columns * rows < count:
         raise DataError(
             f"{picture.name} is {picture.pixels.shape[2]}x{picture.pixels.shape[1]} pixels, not a grid of "
-            f"{len(images)} images of {width}x{height}: it was cut or resized"
+            f"{count} images of {width}x{height}: it was cut or resized"
         )
-    regenerated = imaging.grid(images, columns, rows)
+    images = sheets.enlarged(images, picture.scale)
+    if picture.labels:  # their letters depend on the version of a font: only images are compared
+        regenerated = picture.pixels.clone()
+        for index, image in enumerate(images):
+            y, x = index // columns * (above + height + gap) + above, index % columns * (width + gap)
+            regenerated[:, y : y + height, x : x + width] = image
+    else:
+        regenerated = imaging.grid(images, columns, rows, gap)
     difference = (regenerated.int() - picture.pixels.int()).abs()
     return Comparison(
         picture.name, regenerated, int(difference.max()), float((difference > 0).float().mean())
@@ -254,6 +301,10 @@ def _read(name: str, data: bytes) -> Picture:
     if not said:
         raise DataError(
             f"{name} does not say where it comes from: another program made it, or removed its text chunks"
+        )
+    if data.startswith(JPEG):
+        raise UsageError(
+            f"{name} does not keep exact pixels, so it cannot be compared: write a .png or .webp"
         )
     seeds = text.get("gantx:seeds", text.get("gantx:seed"))
     if seeds is None or said - _KNOWN:
@@ -273,6 +324,9 @@ def _read(name: str, data: bytes) -> Picture:
             digest=text.get("gantx:digest", ""),
             images=int(images) if (images := text.get("gantx:images")) else None,
             truncation=truncation,
+            scale=whole_number(int(text.get("gantx:scale", "1")), "scale", 1),
+            labels="gantx:labels" in text,
+            classes=tuple(parse_seeds(text["gantx:classes"])) if "gantx:classes" in text else (),
         )
     except (UsageError, ValueError) as problem:
         raise DataError(f"{name} has damaged text chunks: {problem}") from problem

@@ -27,7 +27,7 @@ from gantx import checkpoint, models
 from gantx.checkpoint import Header
 from gantx.data.crop import rectangle
 from gantx.errors import CheckpointError
-from gantx.generation.latents import spec_of_one
+from gantx.generation.latents import require_labels, spec_of_one
 from gantx.generation.truncation import Truncation, require_styles, truncate
 from gantx.io.prefetch import ahead
 from gantx.models import bounded
@@ -95,9 +95,10 @@ def compiled(generator: Generator) -> Generator:
     method = "synthesis" if isinstance(generator, StyleBased) else "forward"
     whole = compile_whole(getattr(generator, method), name="the generator", instead="leave --compile away")
 
-    def generate(given: Tensor, noise: Draws | None = None) -> Tensor:
+    def generate(given: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
         # A mapping expands one style to all layers, truncation copies it: both get the same layout.
-        images: Tensor = whole(given.contiguous(), noise or None)
+        of_classes = () if labels is None else (labels,)
+        images: Tensor = whole(given.contiguous(), noise or None, *of_classes)
         return images
 
     fast = copy.copy(generator)
@@ -115,6 +116,7 @@ def sample(
     ratio: float = 1.0,
     constant: bool = False,
     log: Log = to_log,
+    labels: Sequence[int] | None = None,
 ) -> Iterator[Tensor]:
     """Generate one image per seed.
 
@@ -128,12 +130,13 @@ def sample(
         constant: pad the last batch to the size of the others, as a compiled generator needs. A replayed
             graph always does.
         log: receives a message if the graph cannot be replayed.
+        labels: one per image, for a conditional generator.
 
     Yields:
         uint8 [n, 3, H, W] on the CPU, in the order of the seeds.
 
     Raises:
-        UsageError: truncation of a network without styles.
+        UsageError: truncation of a network without styles, or no labels for a conditional one.
     """
     batches = generate(
         generator,
@@ -144,6 +147,7 @@ def sample(
         ratio=ratio,
         constant=constant,
         log=log,
+        labels=labels,
     )
     return fetch(quantise(images) for images in batches)
 
@@ -196,7 +200,7 @@ def _peak(generator: Generator, count: int, device: torch.device) -> int:
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     q: Any = for_seeds(spec_of_one(generator), range(count), device)
-    render(generator, q["z"], q["noise"], None)
+    render(generator, q["z"], q["noise"], None, torch.zeros(count, dtype=torch.int64, device=device))
     return torch.cuda.max_memory_allocated(device) - before
 
 
@@ -211,19 +215,25 @@ def generate(
     ratio: float = 1.0,
     constant: bool = False,
     log: Log = to_log,
+    labels: Sequence[int] | None = None,
 ) -> Iterator[Tensor]:
     """As `sample`, but yields the generator's output: float [n, 3, H, W], nominally [-1, 1], on `device`."""
     spec, pinned = spec_of_one(generator), device.type == "cuda"
+    require_labels(generator, labels)
 
     def drawn(part: tuple[list[int], int]) -> tuple[Draws, int]:
-        filled, count = part
-        return for_seeds(spec, filled, torch.device("cpu"), pinned=pinned), count
+        rows, count = part
+        draws = for_seeds(spec, [seeds[row] for row in rows], torch.device("cpu"), pinned=pinned)
+        if labels is not None:
+            chosen = torch.tensor([labels[row] for row in rows])
+            draws["label"] = chosen.pin_memory() if pinned else chosen
+        return draws, count
 
     def work(q: Any) -> Tensor:
-        return crop(render(generator, q["z"], q["noise"], truncation), ratio)
+        return crop(render(generator, q["z"], q["noise"], truncation, q.get("label")), ratio)
 
     runner = BatchRunner(work, device, batches=-(-len(seeds) // whole_tiles(batch)), log=log)
-    parts = in_tiles(seeds, batch, constant or runner.replays)
+    parts = in_tiles(range(len(seeds)), batch, constant or runner.replays)
     with memory_explained(batch, device):
         for draws, count in ahead(drawn, parts, threads=_DRAWERS, waiting=_DRAWERS):
             yield runner(draws)[:count]
@@ -240,6 +250,7 @@ def from_latents(
     ratio: float = 1.0,
     constant: bool = False,
     log: Log = to_log,
+    labels: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Images of given latents, with noise at its stored value.
 
@@ -252,15 +263,18 @@ def from_latents(
         ratio: height / width to which images are cropped; see `crop`.
         constant: as in `sample`.
         log: as in `sample`.
+        labels: int64 [N], for latents of a conditional generator; styles need none.
 
     Yields:
         float [n, 3, H, W], nominally in [-1, 1], on `device`.
     """
     styles = tuple(latents.shape[1:]) != tuple(generator.latent_shape)
+    if not styles:
+        require_labels(generator, labels)
 
     def work(q: Any) -> Tensor:
         if not styles:
-            return crop(render(generator, q["z"], None, truncation), ratio)
+            return crop(render(generator, q["z"], None, truncation, q.get("label")), ratio)
         styled = require_styles(generator, "a style")
         ws = q["ws"] if truncation is None else truncate(styled, q["ws"], *truncation)
         return crop(styled.synthesis(ws), ratio)
@@ -268,7 +282,10 @@ def from_latents(
     runner = BatchRunner(work, device, batches=-(-len(latents) // whole_tiles(batch)), log=log)
     with memory_explained(batch, device):
         for filled, count in in_tiles(range(len(latents)), batch, constant or runner.replays):
-            yield runner({"ws" if styles else "z": latents[filled]})[:count]
+            q: Draws = {"ws" if styles else "z": latents[filled]}
+            if labels is not None and not styles:
+                q["label"] = labels[filled]
+            yield runner(q)[:count]
 
 
 def memory_explained(batch: int, device: torch.device) -> AbstractContextManager[None]:
@@ -299,12 +316,19 @@ def cropped_shape(generator: Generator, ratio: float) -> tuple[int, int, int]:
     return channels, rows.stop - rows.start, columns.stop - columns.start
 
 
-def render(generator: Generator, z: Tensor, noise: Draws | None, truncation: Truncation | None) -> Tensor:
+def render(
+    generator: Generator,
+    z: Tensor,
+    noise: Draws | None,
+    truncation: Truncation | None,
+    labels: Tensor | None = None,
+) -> Tensor:
     """Latents [B, *latent_shape] to float images [B, 3, H, W], optionally with truncated styles."""
+    given = {"labels": labels} if generator.classes and labels is not None else {}
     if truncation is None:
-        return generator(z, noise)
+        return generator(z, noise, **given)
     styled = require_styles(generator, "truncation")
-    ws = truncate(styled, styled.mapping(z, noise=noise), *truncation)
+    ws = truncate(styled, styled.mapping(z, noise=noise, **given), *truncation)
     return styled.synthesis(ws, noise)
 
 

@@ -18,9 +18,12 @@ from gantx.generation import sampling
 from gantx.generation.latents import spec_of_one, style_shape
 from gantx.generation.sampling import in_tiles
 from gantx.generation.truncation import Truncation, require_styles, truncate
+from gantx.io import sheets
+from gantx.io.sheets import Cell, Sheet
 from gantx.models.interfaces import Generator, StyleBased
 from gantx.runtime import memory
 from gantx.runtime.random import Spec, for_seeds
+from gantx.runtime.seeds import seeds_of
 
 
 class _Cell(NamedTuple):
@@ -87,6 +90,50 @@ def table(
             images = _mix(styled, spec, filled, taken, truncation, device)
             mixtures += sampling.quantise(sampling.crop(images[:number], ratio)).cpu()
     return torch.stack([torch.full_like(mixtures[0], 255), *mixtures])
+
+
+def coarse_layers(generator: Generator) -> list[int]:
+    """The first half of the layers of a network with styles: the layers that are mixed by default."""
+    require_styles(generator, "mixing")
+    return list(range(max(1, style_shape(generator)[-2] // 2)))
+
+
+def sheet(
+    images: Tensor,
+    rows: Sequence[int],
+    columns: Sequence[int],
+    *,
+    layers: Sequence[int] | None,
+    components: Sequence[int] | None,
+    factor: int | None = None,
+    labels: bool = True,
+) -> Sheet:
+    """Arrange the images of `table`.
+
+    Args:
+        images: returned by `table`.
+        rows: as in `table`.
+        columns: as in `table`.
+        layers: as in `table`, named in the title.
+        components: as in `table`, named in the title.
+        factor: enlargement of the images; None for the default of `sheets.enlargement`.
+        labels: name the seeds of rows and columns, and what was mixed.
+    """
+    _, _, height, width = images.shape
+    factor = factor or sheets.enlargement(height, width, 1 + len(columns), 1 + len(rows))
+    cells = [Cell(image) for image in images]
+    if not labels:
+        return Sheet(cells, 1 + len(columns), factor)
+    what = [] if layers is None else [f"layers {seeds_of(layers)}"]
+    what += [] if components is None else [f"components {seeds_of(components)}"]
+    return Sheet(
+        cells,
+        1 + len(columns),
+        factor,
+        title=f"styles of the {', '.join(what)} from the columns, the others from the rows",
+        header=["", *(f"seed {seed}" for seed in columns)],
+        side=["", *(f"seed {seed}" for seed in rows)],
+    )
 
 
 def _mix(

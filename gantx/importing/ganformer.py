@@ -152,6 +152,7 @@ def ganformer_discriminator(
         group_size=_options(arguments, "epilogue_kwargs").get("mbstd_group_size", 4),
         group_channels=inputs - channels,
         classes=arguments.get("c_dim", 0),
+        label_head="selected" if arguments.get("c_dim", 0) else "mapped",
     )
 
     names = _convolution(f"b{resolutions[-1]}.fromrgb", "from_rgb")

@@ -13,20 +13,21 @@ import io
 import itertools
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from PIL import Image
 
 from gantx.errors import MissingError, UsageError
-from gantx.io import imaging
+from gantx.io import figures, imaging, sheets
 from gantx.io.atomic import replacing
 
 if TYPE_CHECKING:  # outputs are checked before torch is imported
     from torch import Tensor
 
-SUFFIXES = (".gif", ".webp", ".apng", ".mp4", ".png")
+STRIPS = tuple(suffix for suffix in figures.SUFFIXES if suffix != ".webp")
+SUFFIXES = (".gif", ".webp", ".apng", ".mp4", *STRIPS)
 _SIDES = {".gif": 65_535, ".webp": 16_383, ".mp4": 16_384}  # largest side in pixels that the format can store
 _WEBP_QUALITY = 90
 
@@ -49,6 +50,8 @@ def check(path: Path, fps: int) -> None:
         raise UsageError(f"a GIF shows at most 50 frames per second, not {fps}: choose fewer, or .webp")
     if suffix == ".mp4":
         _video_package()
+    if suffix in STRIPS:
+        figures.check(path)
 
 
 def save(
@@ -59,12 +62,14 @@ def save(
     shape: tuple[int, int],
     fps: int,
     text: Mapping[str, str],
+    scale: int | None = 1,
+    captions: Sequence[Sequence[str]] = (),
 ) -> None:
     """Write an animation in the format given by the suffix.
 
     `.gif` (256 colours per frame), `.webp` (lossy), `.apng` (lossless) and `.mp4` (H.264) are animations; a
-    name without a suffix is a folder of PNGs `frame-000000.png`; `.png` is a film strip, with a row for each
-    image of a frame and a column for each frame. All but MP4 repeat forever.
+    name without a suffix is a folder of PNGs `frame-000000.png`; `STRIPS` are film strips, with a row for
+    each image of a frame and a column for each frame. All but MP4 repeat forever.
 
     Args:
         path: the file or folder to write.
@@ -73,6 +78,9 @@ def save(
         shape: (columns, rows) of the grid of images in a frame.
         fps: frames per second.
         text: where the images come from.
+        scale: factor by which images are enlarged; None for the default of small images, see
+            `sheets.enlargement`, and for 1 in a folder.
+        captions: texts above the images of each frame of a film strip, [frames][n]; empty for none.
 
     Raises:
         UsageError, MissingError: as `check` does; or the frames are too large for the format, or the disk is
@@ -80,48 +88,59 @@ def save(
     """
     check(path, fps)
     suffix = path.suffix.lower()
-    if suffix == ".png":
-        imaging.write_png(path, _strip(frames, count), text)
+    first_images = next(frames)
+    frames = itertools.chain([first_images], frames)
+    paths, _, height, width = first_images.shape
+    del first_images
+    columns, rows = (count, paths) if suffix in STRIPS else shape
+    if scale is None:
+        scale = sheets.enlargement(height, width, columns, rows) if suffix else 1
+    text = {**text, "gantx:scale": str(scale)} if scale > 1 else text
+    if suffix in STRIPS:
+        figures.require_size(path, count * width * scale, paths * height * scale)
+        figures.save(path, _strip(frames, count, scale, captions), text)
         return
-    sheets: Iterator[Tensor] = (imaging.grid(images, *shape) for images in frames)
+    factor = scale
+    pictures: Iterator[Tensor] = (
+        imaging.grid(sheets.enlarged(images, factor), *shape, gap=sheets.gap_for(factor)) for images in frames
+    )
     if not suffix:
-        for index, sheet in enumerate(sheets):
-            imaging.write_png(path / f"frame-{index:06d}.png", sheet, {**text, "gantx:frame": str(index)})
+        for index, picture in enumerate(pictures):
+            figures.write_png(path / f"frame-{index:06d}.png", picture, {**text, "gantx:frame": str(index)})
         return
-    first = next(sheets)
+    first = next(pictures)
     limit = _SIDES.get(suffix)
     if limit is not None and max(first.shape[1:]) > limit:
         raise UsageError(
             f"frames of {first.shape[2]}x{first.shape[1]} pixels are too large for {suffix}, which allows "
-            f"{limit} per side: make the grid smaller, or write a folder of frames"
+            f"{limit} per side: make the grid or --scale smaller, or write a folder of frames"
         )
-    sheets = itertools.chain([first], sheets)
+    pictures = itertools.chain([first], pictures)
     with replacing(path) as beside:
         if suffix == ".mp4":
-            _write_mp4(beside, sheets, fps, text)
+            _write_mp4(beside, pictures, fps, text)
             return
         write: Callable[[BinaryIO, Iterator[Tensor], int, int, Mapping[str, str]], None]
         write = {".gif": _write_gif, ".webp": _write_webp, ".apng": _write_apng}[suffix]
         with beside.open("wb") as file:
-            write(file, sheets, count, fps, text)
+            write(file, pictures, count, fps, text)
 
 
-def _strip(frames: Iterator[Tensor], count: int) -> Tensor:
-    strip: Tensor | None = None
-    for column, images in enumerate(frames):
-        if strip is None:  # [images · frames, 3, H, W], a row of the grid for each image of a frame
-            strip = images.new_empty(len(images), count, *images.shape[1:])
-        strip[:, column] = images
-    assert strip is not None
-    return imaging.grid(strip.flatten(0, 1), count, len(strip))
+def _strip(
+    frames: Iterator[Tensor], count: int, scale: int, captions: Sequence[Sequence[str]]
+) -> sheets.Drawing:
+    """A film strip: a row for each image of a frame, a column for each frame."""
+    columns = list(frames)
+    cells = [
+        sheets.Cell(images[row], captions[column][row] if captions else "")
+        for row in range(len(columns[0]))
+        for column, images in enumerate(columns)
+    ]
+    return sheets.lay_out(sheets.Sheet(cells, count, scale))
 
 
 def _to_pillow(sheet: Tensor) -> Image.Image:
     return Image.fromarray(sheet.permute(1, 2, 0).contiguous().numpy())
-
-
-def _lines(text: Mapping[str, str]) -> str:
-    return "\n".join(f"{key}={value}" for key, value in text.items())
 
 
 def _ticks(fps: int, per_second: int) -> Iterator[int]:
@@ -140,7 +159,7 @@ def _write_gif(
         if index == 0:
             file.write(b"GIF89a" + struct.pack("<HHBBB", sheet.shape[2], sheet.shape[1], 0x70, 0, 0))
             file.write(b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00")  # repeat forever
-            comment = _lines(text).encode()
+            comment = figures.described(text).encode()
             blocks = (comment[start : start + 255] for start in range(0, len(comment), 255))
             file.write(b"\x21\xfe" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0")
         file.write(b"\x21\xf9\x04" + struct.pack("<BHBB", 0x04, delay, 0, 0))
@@ -172,7 +191,7 @@ def _write_apng(
 ) -> None:
     sequence = itertools.count()
     for index, sheet in enumerate(sheets):
-        chunks = list(_png_chunks(imaging.encode_png(sheet, text if index == 0 else {})))
+        chunks = list(_png_chunks(figures.encode_png(sheet, text if index == 0 else {})))
         if index == 0:
             file.write(b"\x89PNG\r\n\x1a\n")
             (_, header), *others = chunks
@@ -221,7 +240,7 @@ def _write_webp(
         frame = bytes(6) + sides + _three_bytes(duration) + b"\x02"  # replaces what was there
         _riff_chunk(file, b"ANMF", frame + buffer.getvalue()[12:])
     exif = Image.Exif()
-    exif[0x010E] = _lines(text)  # ImageDescription
+    exif[0x010E] = figures.described(text)  # ImageDescription
     _riff_chunk(file, b"EXIF", exif.tobytes().removeprefix(b"Exif\0\0"))
     size = file.tell() - 8
     file.seek(4)
@@ -255,7 +274,7 @@ def _write_mp4(path: Path, sheets: Iterator[Tensor], fps: int, text: Mapping[str
 
     av = _video_package()
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        container.metadata["comment"] = _lines(text)
+        container.metadata["comment"] = figures.described(text)
         stream = None
         for sheet in sheets:
             _, height, width = sheet.shape

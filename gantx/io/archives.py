@@ -6,7 +6,10 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
+from gantx.errors import first_line
+
 LARGEST_ENTRY = 2**29  # bytes; an entry that unpacks to more is not read into memory
+LONGEST_NAME = 1000  # characters of the name of an entry
 
 
 def open_zip(file: Path | BinaryIO) -> zipfile.ZipFile:
@@ -21,10 +24,13 @@ def open_zip(file: Path | BinaryIO) -> zipfile.ZipFile:
     except OSError:
         raise
     except Exception as problem:  # a damaged directory makes zipfile raise many types
-        raise ValueError(str(problem) or type(problem).__name__) from problem
-    if any(not entry.filename for entry in archive.infolist()):
+        raise ValueError(first_line(problem)) from problem
+    lengths = {len(entry.filename) for entry in archive.infolist()}
+    if 0 in lengths or max(lengths, default=0) > LONGEST_NAME:
         archive.close()
-        raise ValueError("an entry without a name")
+        raise ValueError(
+            "an entry without a name" if 0 in lengths else f"a name of {max(lengths):,} characters"
+        )
     return archive
 
 
@@ -48,7 +54,7 @@ def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int = LA
     except OSError:
         raise
     except Exception as problem:  # zlib.error, RuntimeError, NotImplementedError, EOFError, BadZipFile, …
-        raise ValueError(str(problem) or type(problem).__name__) from problem
+        raise ValueError(first_line(problem)) from problem
     if len(content) > limit:
         raise ValueError(f"it unpacks to more than the {limit:,} bytes that gantx reads")
     return content

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from gantx.errors import MissingError
+from gantx.errors import MissingError, system_reason
 from gantx.io import temporary
 from gantx.io.byte_names import utf8_path
 
@@ -47,7 +47,7 @@ def replacing(path: Path) -> Iterator[Path]:
             finally:
                 os.close(opened)
     except OSError as problem:
-        raise MissingError(f"cannot write {path}: {problem.strerror or problem}") from problem
+        raise MissingError(f"cannot write {path}: {system_reason(problem)}") from problem
     finally:
         with contextlib.suppress(OSError):
             if beside is not None:
@@ -79,8 +79,12 @@ def require_folder(path: Path) -> None:
     """Check that the folder exists in which a file or folder is to be made, before the work for it starts.
 
     Raises:
-        MissingError: there is no such folder.
+        MissingError: there is no such folder, or it cannot be written.
     """
+    if path.parent.is_file():
+        raise MissingError(f"cannot write {path}: {path.parent} is a file, not a folder; name another output")
+    if path.parent.is_dir() and not os.access(path.parent, os.W_OK | os.X_OK):
+        raise MissingError(f"cannot write {path}: you may not write into {path.parent}; name another output")
     if not path.parent.is_dir():
         raise MissingError(
             f"cannot write {path}: make the folder {path.parent} first, or name another output"

@@ -33,6 +33,8 @@ FORMATS = tuple(
 )
 SUFFIXES = tuple(suffix for name in FORMATS for suffix in _SUFFIXES_OF[name])
 
+JPEG = b"\xff\xd8\xff"  # how such a file begins
+DESCRIPTION = 0x010E  # EXIF ImageDescription
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LARGEST_TEXT = 2**20  # bytes of a text chunk; Pillow refuses an image with a larger compressed one
 _MOST_TEXT = 2**24  # bytes of all text chunks; Pillow refuses an image with more than four times as many
@@ -76,11 +78,20 @@ def decoded(content: bytes, name: str) -> tuple[Image.Image, dict[str, str]]:
     try:
         image = open_image(content)
         image.load()
-        text = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
+        text = text_of(image)
         return ImageOps.exif_transpose(image).convert("RGB"), text
     except Exception as problem:  # a broken file makes decoders raise almost anything
         reason = " ".join(str(problem).split()) or type(problem).__name__
         raise DataError(f"cannot read the image {name}: {reason}") from problem
+
+
+def text_of(image: Image.Image) -> dict[str, str]:
+    """What an opened picture says about its origin; empty if it is not a picture of gantx."""
+    if image.format == "PNG":
+        return {str(key): value for key, value in image.info.items() if isinstance(value, str)}
+    said = image.getexif().get(DESCRIPTION, "")
+    lines = said.split("\n") if isinstance(said, str) else []
+    return {key: value for key, equals, value in (line.partition("=") for line in lines) if equals}
 
 
 def _without_large_text(png: bytes) -> bytes:

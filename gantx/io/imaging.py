@@ -1,4 +1,4 @@
-"""Writes images: grids, PNG files, folders, zips and arrays.
+"""Writes sets of images: grids, folders, zips and arrays.
 
 Every file is written under a temporary name and renamed when it is complete. Text chunks of PNGs describe
 their origin, so that an image can be traced to its seed and weights. Threads encode images while the next
@@ -8,25 +8,28 @@ ones are generated.
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 import os
 import shutil
 import tempfile
 import threading
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image, UnidentifiedImageError
 
-from gantx.errors import MissingError, UsageError
+from gantx.errors import MissingError, UsageError, system_reason
+from gantx.io import figures, sheets
 from gantx.io.atomic import replacing
+from gantx.io.decoding import open_image, text_of
+from gantx.io.figures import encode_png as encode_png
+from gantx.io.figures import write_png as write_png
 from gantx.io.prefetch import ahead
+from gantx.io.sheets import GAP as GAP
 from gantx.runtime import cores, memory
 from gantx.runtime.seeds import seeds_of
 
@@ -34,6 +37,8 @@ if TYPE_CHECKING:  # outputs are checked before torch is imported
     from torch import Tensor
 
 Result = TypeVar("Result")
+
+_PNG_END = b"IEND\xaeB`\x82"
 
 _ENCODERS = 8  # threads at most; more would wait for the global interpreter lock
 _SMALLEST_PNG = 300  # bytes, text chunks included
@@ -76,13 +81,10 @@ def grid_shape(count: int, wanted: str | None = None) -> tuple[int, int]:
     return columns, rows
 
 
-GAP = 2  # white pixels between the images of a grid
-
-
-def grid_of(sheet: Sequence[int], image: Sequence[int]) -> tuple[int, int]:
+def grid_of(sheet: Sequence[int], image: Sequence[int], gap: int = GAP) -> tuple[int, int]:
     """(columns, rows) of a grid from its size (H, W) and that of its images; (0, 0) if it is not a grid."""
     (rows, row_rest), (columns, column_rest) = (
-        divmod(whole + GAP, part + GAP) for whole, part in zip(sheet, image, strict=True)
+        divmod(whole + gap, part + gap) for whole, part in zip(sheet, image, strict=True)
     )
     return (0, 0) if row_rest or column_rest else (columns, rows)
 
@@ -107,29 +109,10 @@ def grid(images: Tensor, columns: int, rows: int, gap: int = GAP) -> Tensor:
     return whole[:, : rows * (height + gap) - gap, : columns * (width + gap) - gap]
 
 
-def encode_png(image: Tensor, text: Mapping[str, str]) -> bytes:
-    """One image uint8 [3, H, W] as PNG bytes with text chunks."""
-    chunks = PngImagePlugin.PngInfo()
-    for key, value in text.items():
-        chunks.add_text(key, value)
-    buffer = io.BytesIO()
-    # Z_RLE, which zlib has for PNGs: as small as the default on photographs, in a third of the time.
-    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(
-        buffer, "PNG", pnginfo=chunks, compress_type=zlib.Z_RLE
-    )
-    return buffer.getvalue()
-
-
-def write_png(path: Path, image: Tensor, text: Mapping[str, str]) -> None:
-    """Write one image uint8 [3, H, W] as a PNG with text chunks; MissingError when it cannot be written."""
-    with replacing(path) as beside:
-        beside.write_bytes(encode_png(image, text))
-
-
 def require_format(path: Path) -> None:
-    """UsageError if `save_images` cannot write such a file."""
-    if path.suffix.lower() not in (".png", ".zip", ".npy", ""):
-        raise UsageError(f"cannot write '{path.suffix}' files: use .png, .zip, .npy, or a folder name")
+    """UsageError or MissingError if `save_images` cannot write such a file."""
+    if path.suffix.lower() not in (".zip", ".npy", ""):
+        figures.check(path, ".zip, .npy, or a folder name")
 
 
 def check_output(path: Path) -> None:
@@ -145,7 +128,7 @@ def check_output(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as problem:
-        raise MissingError(f"cannot write {path}: {problem.strerror or problem}") from problem
+        raise MissingError(f"cannot write {path}: {system_reason(problem)}") from problem
 
 
 def require_distinct(path: Path, seeds: Sequence[int]) -> None:
@@ -163,7 +146,7 @@ def require_distinct(path: Path, seeds: Sequence[int]) -> None:
         )
 
 
-def require_room(path: Path, count: int, shape: Sequence[int], itemsize: int = 1) -> None:
+def require_room(path: Path, count: int, shape: Sequence[int], itemsize: int = 1, scale: int = 1) -> None:
     """Check that images fit where `save_images` puts them, before the work for it starts.
 
     Args:
@@ -171,15 +154,16 @@ def require_room(path: Path, count: int, shape: Sequence[int], itemsize: int = 1
         count: number of images.
         shape: of one image, (3, H, W).
         itemsize: bytes of a value.
+        scale: factor by which images are enlarged in a grid.
 
     Raises:
         MissingError: the memory is too small for a grid, or the disk for an array or for so many PNGs.
     """
     size = count * math.prod(shape) * itemsize
-    if path.suffix.lower() == ".png":
+    if figures.is_picture(path):
         # The images, and a copy of them as a sheet.
         advice = "generate fewer images, or write a .zip, .npy or folder, which needs no memory for all"
-        memory.require(2 * size, f"a grid of {count:,} images", advice)
+        memory.require(2 * size * scale**2, f"a grid of {count:,} images", advice)
         return
     least = size if path.suffix.lower() == ".npy" else _SMALLEST_PNG * count
     folder = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
@@ -190,6 +174,41 @@ def require_room(path: Path, count: int, shape: Sequence[int], itemsize: int = 1
         )
 
 
+def kept(folder: Path, seeds: Sequence[int], text: Mapping[str, str], scale: int = 1) -> set[int]:
+    """Seeds whose images `save_images` has written into a folder already; incomplete files do not count.
+
+    Args:
+        folder: as for `save_images`; it need not exist.
+        seeds: the wanted ones.
+        text: where the images would come from.
+        scale: factor by which they would be enlarged.
+
+    Raises:
+        UsageError: a file of that name is another picture, or of other weights or settings.
+    """
+    wanted = {**text, "gantx:scale": str(scale)} if scale > 1 else dict(text)
+    found = set()
+    for seed in seeds:
+        path = folder / f"seed-{seed:06d}.png"
+        if not path.is_file():
+            continue
+        data = path.read_bytes()
+        if not data.endswith(_PNG_END):  # a power cut
+            continue
+        try:
+            with open_image(data) as image:
+                said = text_of(image)
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError):
+            continue
+        if said != {**wanted, "gantx:seed": str(seed)}:
+            raise UsageError(
+                f"{path} was not generated by these weights and settings: name another folder, or use "
+                "--force instead of --continue"
+            )
+        found.add(seed)
+    return found
+
+
 def save_images(
     path: Path,
     batches: Iterable[Tensor],
@@ -197,13 +216,15 @@ def save_images(
     text: Mapping[str, str],
     shape: tuple[int, int] | None = None,
     origin: str = "seed",
+    scale: int | None = 1,
+    labels: bool = False,
 ) -> None:
     """Save generated images in the format given by the suffix.
 
-    `.png` is a grid, `.zip` an archive of PNGs (not compressed again), `.npy` an array [N, H, W, 3] of the
-    type of the batches, and a name without a suffix a folder of PNGs. Single images are called
-    `seed-000007.png`. Memory stays constant, except for grids. Images of a folder are not flushed to the disk
-    one by one, which would be slow: a power cut may lose some of them.
+    A picture (`figures.SUFFIXES`) is a grid, `.zip` an archive of PNGs (not compressed again), `.npy` an
+    array [N, H, W, 3] of the type of the batches, and a name without a suffix a folder of PNGs. Single images
+    are called `seed-000007.png`. Memory stays constant, except for grids. Images of a folder are not flushed
+    to the disk one by one, which would be slow: a power cut may lose some of them.
 
     Args:
         path: the file or folder to write.
@@ -212,18 +233,21 @@ def save_images(
         text: where the images come from; the number is added.
         shape: (columns, rows) of a grid.
         origin: meaning of the numbers, in names of files and text chunks.
+        scale: factor by which images are enlarged, except in arrays; None to let grids of small images be
+            enlarged, see `sheets.enlargement`.
+        labels: whether the number of each image stands above it in a grid.
 
     Raises:
         MissingError: the disk is full or the folder cannot be written.
-        UsageError: the suffix is none of these.
+        UsageError: the suffix is none of these, or the grid is too large.
     """
+    if figures.is_picture(path):
+        _save_grid(path, batches, seeds, text, shape or grid_shape(len(seeds)), origin, scale, labels)
+        return
+    if scale is not None and scale > 1 and path.suffix.lower() != ".npy":
+        batches = (sheets.enlarged(batch, scale) for batch in batches)
+        text = {**text, "gantx:scale": str(scale)}
     match path.suffix.lower():
-        case ".png":
-            import torch
-
-            columns, rows = shape or grid_shape(len(seeds))
-            sheet = grid(torch.cat(list(batches)), columns, rows)
-            write_png(path, sheet, {**text, f"gantx:{origin}s": str(seeds_of(seeds))})
         case ".npy":
             with replacing(path) as beside, beside.open("wb") as file:
                 _write_array(file, batches, len(seeds))
@@ -240,6 +264,40 @@ def save_images(
                 pass
         case _:
             require_format(path)
+
+
+def _save_grid(
+    path: Path,
+    batches: Iterable[Tensor],
+    numbers: Sequence[int],
+    text: Mapping[str, str],
+    shape: tuple[int, int],
+    origin: str,
+    scale: int | None,
+    labels: bool,
+) -> None:
+    columns, rows = shape
+    images: list[Tensor] = []
+    factor = 1
+    for batch in batches:
+        if not images:
+            _, _, height, width = batch.shape
+            factor = sheets.enlargement(height, width, columns, rows) if scale is None else scale
+            size = columns * width * factor, rows * height * factor
+            figures.require_size(path, *size)
+            if factor > 1:
+                figures.require_readable(*size)
+        images += batch
+    text = {**text, f"gantx:{origin}s": str(seeds_of(numbers))}
+    text |= {"gantx:scale": str(factor)} if factor > 1 else {}
+    text |= {"gantx:labels": f"{origin}s"} if labels else {}
+    cells = [
+        sheets.Cell(image, str(number) if labels else "")
+        for image, number in zip(images, numbers, strict=True)
+    ]
+    blank = sheets.Cell(images[0].new_full(images[0].shape, 255))
+    cells += [blank] * (columns * rows - len(cells))
+    figures.save(path, sheets.lay_out(sheets.Sheet(cells, columns, factor)), text)
 
 
 def _write_array(file: BinaryIO, batches: Iterable[Tensor], count: int) -> None:
@@ -291,4 +349,4 @@ def _write_pngs(folder: Path, group: _Group, text: Mapping[str, str], origin: st
     except OSError as problem:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
-        raise MissingError(f"cannot write into {folder}: {problem.strerror or problem}") from problem
+        raise MissingError(f"cannot write into {folder}: {system_reason(problem)}") from problem

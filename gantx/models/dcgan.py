@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gantx.config.networks.dcgan import DCGANDiscriminatorConfig
 from gantx.models import interfaces
+from gantx.models.layers.conditioning import Projection
 from gantx.models.layers.convolution import Convolution
 from gantx.models.layers.minibatch_std import minibatch_standard_deviation
 from gantx.runtime.random import Draws, Spec
@@ -43,10 +44,14 @@ class Discriminator(interfaces.Discriminator):
         )
         last = widths[-1]
         self.epilogue = Convolution(last + 1, last, 3, padding=1)
-        self.out = nn.Linear(last * 4**2, 1)  # logits are float32
+        features = last * 4**2
+        self.out = nn.Linear(features, 1)  # logits are float32
         for convolution in (*self.convolutions, self.epilogue):
             nn.init.kaiming_normal_(convolution.get_parameter("weight"), SLOPE)
             nn.init.zeros_(convolution.get_parameter("bias"))
+        self.classes = config.classes
+        # Ours: projection (Miyato and Koyama 2018).
+        self.projection = Projection(config.classes, features, features**-0.5) if config.classes else None
 
     def noise_spec(self, batch: int) -> Spec:
         """{}: the discriminator is deterministic."""
@@ -60,7 +65,7 @@ class Discriminator(interfaces.Discriminator):
         Args:
             images: [B, 3, R, R].
             noise: not used.
-            labels: not used.
+            labels: int64 [B] with classes, otherwise not used.
             parts: the batch consists of this many equal batches, one after the other, that must not be
                 compared with each other, such as real and generated images.
 
@@ -73,5 +78,8 @@ class Discriminator(interfaces.Discriminator):
         deviation = minibatch_standard_deviation(x, self.group_size, 1, parts)  # [B, 1]
         x = torch.cat([x, deviation[:, :, None, None].expand(-1, -1, *x.shape[2:])], dim=1)
         x = F.leaky_relu(self.epilogue(x), SLOPE)
-        logits: Tensor = self.out(x.flatten(1))
-        return logits.squeeze(1)
+        features = x.flatten(1)
+        logits: Tensor = self.out(features).squeeze(1)
+        if self.projection is not None:
+            logits = logits + self.projection(features, labels)
+        return logits

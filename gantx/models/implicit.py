@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from gantx.config.networks.implicit import ImplicitGeneratorConfig
 from gantx.models import interfaces
+from gantx.models.layers.conditioning import LabelEmbedding
 from gantx.models.layers.linear import Linear
 from gantx.runtime.precision import to_compute, widened
 from gantx.runtime.random import Draws, Spec
@@ -35,32 +36,44 @@ _KEY_SHARE = 0.3  # of the style in the keys, whose other part is the same for a
 
 
 class Mapping(nn.Module):
-    """Mapping network: linear layers with leaky ReLU; the first adds the embedding of a discrete latent.
+    """Mapping network: linear layers with leaky ReLU; the first adds the embeddings of discrete latents.
+
+    With classes, the label's embedding is joined to z.
 
     Args:
         latent_dim: size of z.
         style_dim: size of w.
         layers: number of linear layers.
-        categories: values of the discrete latent, 0 for none. It is the index of the largest of so many
-            leading numbers of z, so that each value is equally likely.
+        categories: number of values of each discrete latent. It is the index of the largest of so many
+            numbers of z, so that each value is equally likely.
+        classes: number of classes, 0 for none.
     """
 
-    def __init__(self, latent_dim: int, style_dim: int, layers: int, categories: int) -> None:
+    def __init__(
+        self, latent_dim: int, style_dim: int, layers: int, categories: tuple[int, ...], classes: int = 0
+    ) -> None:
         super().__init__()
-        self.embedding = nn.Parameter(_SPREAD * torch.randn(categories, style_dim)) if categories else None
-        self.layers = nn.ModuleList(
-            Linear(style_dim if layer else latent_dim, style_dim, widen=True) for layer in range(layers)
+        inputs = 2 * latent_dim if classes else latent_dim
+        self.embeddings = nn.ParameterList(
+            _SPREAD / math.sqrt(len(categories)) * torch.randn(values, style_dim) for values in categories
         )
+        self.layers = nn.ModuleList(
+            Linear(style_dim if layer else inputs, style_dim, widen=True) for layer in range(layers)
+        )
+        self.label_embedding = LabelEmbedding(classes, latent_dim) if classes else None
         for layer in self.layers:
             nn.init.kaiming_normal_(layer.get_parameter("weight"), SLOPE)
             nn.init.zeros_(layer.get_parameter("bias"))
 
-    def forward(self, z: Tensor) -> Tensor:
-        """[B, latent_dim] to [B, style_dim]."""
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Latents [B, latent_dim], and labels [B] with classes, to [B, style_dim]."""
         first, *others = self.layers
-        x: Tensor = first(z)
-        if self.embedding is not None:
-            x = x + self.embedding[z[:, : len(self.embedding)].argmax(1)]
+        joined = z if self.label_embedding is None else torch.cat([z, self.label_embedding(labels)], dim=1)
+        x: Tensor = first(joined)
+        start = 0
+        for embedding in self.embeddings:
+            x = x + embedding[z[:, start : start + len(embedding)].argmax(1)]
+            start += len(embedding)
         w = F.leaky_relu(x, SLOPE)
         for layer in others:
             w = F.leaky_relu(layer(w), SLOPE)
@@ -163,8 +176,9 @@ class Generator(interfaces.Generator):
         super().__init__()
         self.latent_shape = (config.latent_dim,)
         self.image_shape = (3, config.resolution, config.resolution)
+        self.classes = config.classes
         self.mapping_network = Mapping(
-            config.latent_dim, config.style_dim, config.mapping_layers, config.categories
+            config.latent_dim, config.style_dim, config.mapping_layers, config.categories, config.classes
         )
         self.from_coordinates = CoordinateLayer(config.width, config.style_dim, config.resolution)
         self.layers = nn.ModuleList(
@@ -178,8 +192,8 @@ class Generator(interfaces.Generator):
         return {}
 
     def mapping(self, z: Tensor, labels: Tensor | None = None, noise: Draws | None = None) -> Tensor:
-        """Latents [B, latent_dim] to styles ws [B, depth + 2, D]; `labels` and `noise` are not used."""
-        w: Tensor = self.mapping_network(z)
+        """Latents [B, latent_dim] to styles ws [B, depth + 2, D]; `noise` is not used."""
+        w: Tensor = self.mapping_network(z, labels)
         return w[:, None].expand(-1, len(self.layers) + 2, -1)
 
     def synthesis(self, ws: Tensor, noise: Draws | None = None) -> Tensor:
@@ -195,8 +209,8 @@ class Generator(interfaces.Generator):
         return self._generate(ws)[0]
 
     def forward(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
-        """Latents [B, latent_dim] to images [B, 3, R, R]; `noise` and `labels` are not used."""
-        return self.synthesis(self.mapping(z))
+        """Latents [B, latent_dim], and labels [B] with classes, to images [B, 3, R, R]; without noise."""
+        return self.synthesis(self.mapping(z, labels))
 
     def observe(
         self, ws: Tensor, noise: Draws | None = None, layers: str = "last"

@@ -20,8 +20,10 @@ class Generator(nn.Module):
     Attributes:
         latent_shape: shape of one latent z, standard normal.
         image_shape: (3, H, W) of one image.
+        classes: number of labels that it can be given; 0 for an unconditional generator.
     """
 
+    classes: int = 0
     latent_shape: tuple[int, ...]
     image_shape: tuple[int, int, int]
 
@@ -32,11 +34,20 @@ class Generator(nn.Module):
     if TYPE_CHECKING:
 
         def __call__(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
-            """Latents [B, *latent_shape] to images [B, 3, H, W]; without noise, its stored or zero value."""
+            """Latents [B, *latent_shape] to images [B, 3, H, W]; without noise, its stored or zero value.
+
+            `labels`, int64 [B], are needed by a conditional generator and ignored by any other.
+            """
 
 
 class Discriminator(nn.Module):
-    """Maps images to logits: high for real images, low for generated ones."""
+    """Maps images to logits: high for real images, low for generated ones.
+
+    Attributes:
+        classes: number of labels that it can be given; 0 for an unconditional discriminator.
+    """
+
+    classes: int = 0
 
     def noise_spec(self, batch: int) -> Spec:
         """The draws that `noise` must contain for a batch; {} when the discriminator is deterministic."""
@@ -47,7 +58,10 @@ class Discriminator(nn.Module):
         def __call__(
             self, images: Tensor, noise: Draws | None = None, labels: Tensor | None = None, **parts: int
         ) -> Tensor:
-            """Images [B, 3, H, W] to logits [B]; `parts` is for those that are `MinibatchDependent`."""
+            """Images [B, 3, H, W] to logits [B]; `parts` is for those that are `MinibatchDependent`.
+
+            `labels`, int64 [B], are needed by a conditional discriminator and ignored by any other.
+            """
 
 
 @runtime_checkable
@@ -89,7 +103,7 @@ class StyleBased(Protocol):
     """
 
     def mapping(self, z: Tensor, labels: Tensor | None = None, noise: Draws | None = None) -> Tensor:
-        """Latents [B, *latent_shape] to styles ws."""
+        """Latents [B, *latent_shape], and labels [B] of a conditional network, to styles ws."""
 
     def synthesis(self, ws: Tensor, noise: Draws | None = None) -> Tensor:
         """Styles ws to images [B, 3, H, W]."""
@@ -123,7 +137,12 @@ class ShowsSelfAttention(Protocol):
     """
 
     def follow(
-        self, given: Tensor, query: tuple[float, float], noise: Draws | None = None, layers: str = "last"
+        self,
+        given: Tensor,
+        query: tuple[float, float],
+        noise: Draws | None = None,
+        layers: str = "last",
+        labels: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Images, and the maps of the same pass: of the `last` layer, or of `all`.
 
@@ -132,6 +151,7 @@ class ShowsSelfAttention(Protocol):
             query: position in the image, (y, x) in [0, 1) from the top left corner.
             noise: of `noise_spec`, or None.
             layers: `last` or `all`.
+            labels: int64 [B], of a conditional network that is given latents.
         """
 
 

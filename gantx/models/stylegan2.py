@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from gantx.config.networks.stylegan2 import StyleGAN2DiscriminatorConfig, StyleGAN2GeneratorConfig
 from gantx.models import interfaces
 from gantx.models.layers.checkpointing import run_block
-from gantx.models.layers.conditioning import for_labels
+from gantx.models.layers.conditioning import LabelEmbedding, MappedLabels, for_labels
 from gantx.models.layers.equalized import EqualLinear
 from gantx.models.layers.normalization import rms_norm
 from gantx.models.layers.residual import DownBlock, Epilogue
@@ -34,20 +34,28 @@ from gantx.runtime.random import Draws, Spec
 class Mapping(nn.Module):
     """Mapping network, z to w: normalisation to root mean square 1, then linear layers with leaky ReLU.
 
+    With classes, the normalised embedding of the label stands beside the normalised z, as in StyleGAN2.
+
     Args:
         dim: size D of z and w.
         layers: number of linear layers.
+        classes: number of classes, 0 for none.
     """
 
-    def __init__(self, dim: int, layers: int) -> None:
+    def __init__(self, dim: int, layers: int, classes: int = 0) -> None:
         super().__init__()
+        inputs = [2 * dim if classes else dim] + [dim] * (layers - 1)
         self.layers = nn.Sequential(
-            *(EqualLinear(dim, dim, lr_multiplier=0.01, leaky=True, widen=True) for _ in range(layers))
+            *(EqualLinear(size, dim, lr_multiplier=0.01, leaky=True, widen=True) for size in inputs)
         )
+        self.embedding = LabelEmbedding(classes, dim) if classes else None
 
-    def forward(self, z: Tensor) -> Tensor:
-        """[B, D] to [B, D]."""
-        w: Tensor = self.layers(rms_norm(z))
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Latents [B, D], and labels [B] with classes, to [B, D]."""
+        x = rms_norm(z)
+        if self.embedding is not None:
+            x = torch.cat([x, self.embedding(labels)], dim=1)
+        w: Tensor = self.layers(x)
         return w
 
 
@@ -69,7 +77,8 @@ class Generator(interfaces.Generator):
         super().__init__()
         self.latent_shape = (config.latent_dim,)
         self.image_shape = (3, config.resolution, config.resolution)
-        self.mapping_network = Mapping(config.latent_dim, config.mapping_layers)
+        self.classes = config.classes
+        self.mapping_network = Mapping(config.latent_dim, config.mapping_layers, config.classes)
         self.synthesis_network = Synthesis(
             config.resolution,
             config.latent_dim,
@@ -87,8 +96,8 @@ class Generator(interfaces.Generator):
         return self.synthesis_network.noise_spec(batch)
 
     def mapping(self, z: Tensor, labels: Tensor | None = None, noise: Draws | None = None) -> Tensor:
-        """Latents [B, D] to styles ws [B, L, D], one per use; `labels` and `noise` are not used."""
-        w: Tensor = self.mapping_network(z)
+        """Latents [B, D] to styles ws [B, L, D], one per use; `noise` is not used."""
+        w: Tensor = self.mapping_network(z, labels)
         return w[:, None].expand(-1, self.synthesis_network.styles, -1)
 
     def synthesis(self, ws: Tensor, noise: Draws | None = None) -> Tensor:
@@ -97,8 +106,8 @@ class Generator(interfaces.Generator):
         return images
 
     def forward(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
-        """Latents [B, D] to images [B, 3, R, R]; `labels` are not used."""
-        return self.synthesis(self.mapping(z), noise)
+        """Latents [B, D], and labels [B] with classes, to images [B, 3, R, R]."""
+        return self.synthesis(self.mapping(z, labels), noise)
 
 
 class Discriminator(interfaces.Discriminator):
@@ -121,7 +130,10 @@ class Discriminator(interfaces.Discriminator):
         self.from_rgb = EqualLinear(3, channels[0], leaky=True)
         self.blocks = nn.ModuleList(map(DownBlock, channels[:-1], channels[1:], resolutions))
         self.epilogue = Epilogue(channels[-1], config.group_size, config.group_channels)
-        self.out = EqualLinear(channels[-1], max(config.classes, 1), exact=True)
+        mapped = config.classes > 0 and config.label_head == "mapped"
+        logits = channels[-1] if mapped else max(config.classes, 1)
+        self.out = EqualLinear(channels[-1], logits, exact=True)
+        self.mapped_labels = MappedLabels(config.classes, channels[-1]) if mapped else None
 
     def noise_spec(self, batch: int) -> Spec:
         """{}: the discriminator is deterministic."""
@@ -135,7 +147,7 @@ class Discriminator(interfaces.Discriminator):
         Args:
             images: [B, 3, R, R].
             noise: not used.
-            labels: one-hot [B, classes] when there are classes, otherwise not used.
+            labels: int64 [B] when there are classes, otherwise not used.
             parts: the batch consists of this many equal batches, one after the other, that must not be
                 compared with each other, such as real and generated images.
 
@@ -145,4 +157,8 @@ class Discriminator(interfaces.Discriminator):
         x = pointwise(self.from_rgb, images.contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
             x = run_block(block, x)
-        return for_labels(self.out(self.epilogue(x, parts)), self.classes, labels)
+        out = self.out(self.epilogue(x, parts))
+        if self.mapped_labels is not None:
+            logits: Tensor = self.mapped_labels(out, labels)
+            return logits
+        return for_labels(out, self.classes, labels)

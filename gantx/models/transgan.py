@@ -25,6 +25,7 @@ from gantx.models import interfaces
 from gantx.models.layers.attention import attention
 from gantx.models.layers.attention_maps import follow
 from gantx.models.layers.checkpointing import run_block
+from gantx.models.layers.conditioning import LabelEmbedding, Projection
 from gantx.models.layers.linear import Linear
 from gantx.models.layers.normalization import LayerNorm
 from gantx.models.layers.pixel_shuffle import pixel_shuffle
@@ -181,7 +182,11 @@ class Generator(interfaces.Generator):
         self.latent_shape = (config.latent_dim,)
         self.image_shape = (3, resolution, resolution)
 
-        self.to_tokens = Linear(config.latent_dim, config.base_size**2 * config.base_dim, widen=True)
+        # Ours: with classes, the embedding of the label is joined to z; the paper has no classes.
+        self.classes = config.classes
+        self.embedding = LabelEmbedding(config.classes, config.latent_dim) if config.classes else None
+        inputs = 2 * config.latent_dim if config.classes else config.latent_dim
+        self.to_tokens = Linear(inputs, config.base_size**2 * config.base_dim, widen=True)
         self.stages = nn.ModuleList(
             Stage(side, dim, depth, count, config.mlp_ratio)
             for side, dim, depth, count in zip(self.sides, dims, config.depths, heads, strict=True)
@@ -206,7 +211,9 @@ class Generator(interfaces.Generator):
         return {}
 
     def forward(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
-        """Latents [B, latent_dim] to images [B, 3, R, R]; `noise` and `labels` are not used."""
+        """Latents [B, latent_dim], and labels [B] with classes, to images [B, 3, R, R]; without noise."""
+        if self.embedding is not None:
+            z = torch.cat([z, self.embedding(labels)], dim=1)
         tokens = self.to_tokens(z).unflatten(1, (self.sides[0] ** 2, -1))  # [B, b², C]
         return self._generate(tokens, first=0)
 
@@ -215,6 +222,7 @@ class Generator(interfaces.Generator):
 
         The paper describes the task, the released code lacks it; how images enter is our own design: a
         linear map of every low-resolution pixel to the channels of a stage-2 token, then stages 2, 3, ...
+        A label has no part in it: it enters before stage 1.
 
         Args:
             low: images [B, 3, r, r], r = `low_resolution`.
@@ -231,7 +239,12 @@ class Generator(interfaces.Generator):
         return self._generate(self.from_rgb(low.flatten(2).transpose(1, 2)), first=1)
 
     def follow(
-        self, given: Tensor, query: tuple[float, float], noise: Draws | None = None, layers: str = "last"
+        self,
+        given: Tensor,
+        query: tuple[float, float],
+        noise: Draws | None = None,
+        layers: str = "last",
+        labels: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Generate images and return the attention map of one query position.
 
@@ -240,13 +253,14 @@ class Generator(interfaces.Generator):
             query: position in the image, (y, x) in [0, 1) from the top left corner.
             noise: not used.
             layers: `last` for the last block, `all` for every block, from coarse to fine.
+            labels: int64 [B] with classes, otherwise not used.
 
         Returns:
             Images [B, 3, R, R]; for every layer, attention [B, h, S, S] on its own grid of S x S tokens,
             under `<S>x<S>.<index among the layers of this resolution>`.
         """
         attentions = [module for module in self.modules() if isinstance(module, Attention)]
-        return follow(lambda: self(given), attentions, query, layers)
+        return follow(lambda: self(given, noise, labels), attentions, query, layers)
 
     def _generate(self, tokens: Tensor, first: int) -> Tensor:
         """Generate images from tokens [B, side², C] that enter at stage `first`."""
@@ -287,6 +301,9 @@ class Discriminator(interfaces.Discriminator):
         )
         self.norm = LayerNorm(config.dim)
         self.head = nn.Linear(config.dim, 1)  # logits are float32
+        self.classes = config.classes
+        # Ours: projection (Miyato and Koyama 2018); the paper has no classes.
+        self.projection = Projection(config.classes, config.dim, std=0.02) if config.classes else None
 
         if config.init == "compact":
             initialize_compact(self)
@@ -308,7 +325,7 @@ class Discriminator(interfaces.Discriminator):
         return {}
 
     def forward(self, images: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
-        """Images [B, 3, R, R] to logits [B]; `noise` and `labels` are not used."""
+        """Images [B, 3, R, R], and their labels [B] with classes, to logits [B]; `noise` is not used."""
         p = self.patch_size
         cut = images.unflatten(3, (-1, p)).unflatten(2, (-1, p))  # [B, 3, y, dy, x, dx]
         patches = cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B, N, 3·p²]
@@ -320,8 +337,11 @@ class Discriminator(interfaces.Discriminator):
             tokens = run_block(block, tokens)
         # The head uses only the class token, so the last block computes no other.
         class_token = last(tokens, keep=1)[:, 0]  # [B, D]
-        logits: Tensor = self.head(self.norm(class_token))  # [B, 1]
-        return logits.squeeze(1)
+        features = self.norm(class_token)
+        logits: Tensor = self.head(features).squeeze(1)
+        if self.projection is not None:
+            logits = logits + self.projection(features, labels)
+        return logits
 
 
 @torch.no_grad()

@@ -29,6 +29,7 @@ from gantx.models import interfaces
 from gantx.models.layers.attention import attention
 from gantx.models.layers.attention_maps import follow
 from gantx.models.layers.checkpointing import run_block
+from gantx.models.layers.conditioning import LabelEmbedding, Projection
 from gantx.models.layers.convolution import Convolution
 from gantx.models.layers.linear import Linear
 from gantx.models.layers.normalization import LayerNorm, rms_norm
@@ -322,11 +323,13 @@ class Generator(interfaces.Generator):
         self.latent_shape = (config.latent_dim,)
         self.image_shape = (3, sides[-1], sides[-1])
 
-        self.to_tokens = Linear(config.latent_dim, self.base_tokens * config.dim, widen=True)
+        # Ours: with classes, the embedding of the label is joined to z; the paper has no classes.
+        self.classes = config.classes
+        self.embedding = LabelEmbedding(config.classes, config.latent_dim) if config.classes else None
+        inputs = 2 * config.latent_dim if config.classes else config.latent_dim
+        self.to_tokens = Linear(inputs, self.base_tokens * config.dim, widen=True)
         self.to_latents = (
-            Linear(config.latent_dim, self.base_tokens * config.dim, widen=True)
-            if config.latent_grid
-            else None
+            Linear(inputs, self.base_tokens * config.dim, widen=True) if config.latent_grid else None
         )
         self.latent_positions = (
             nn.Parameter(torch.zeros(1, self.base_tokens, config.dim)) if config.latent_grid else None
@@ -366,13 +369,15 @@ class Generator(interfaces.Generator):
         Args:
             z: [B, latent_dim].
             noise: drawn from `noise_spec`; None leaves the noise out.
-            labels: not used.
+            labels: int64 [B] with classes, otherwise not used.
 
         Returns:
             Images [B, 3, R, R].
         """
         if self.normalize_latent:
             z = F.normalize(z) * z.shape[1] ** 0.5
+        if self.embedding is not None:
+            z = torch.cat([z, self.embedding(labels)], dim=1)
         tokens = self.to_tokens(z).unflatten(1, (self.base_tokens, -1))  # [B, b², C]
         latents = None
         if self.to_latents is not None:
@@ -385,7 +390,12 @@ class Generator(interfaces.Generator):
         return pixels.transpose(1, 2).reshape(-1, *self.image_shape)
 
     def follow(
-        self, given: Tensor, query: tuple[float, float], noise: Draws | None = None, layers: str = "last"
+        self,
+        given: Tensor,
+        query: tuple[float, float],
+        noise: Draws | None = None,
+        layers: str = "last",
+        labels: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Generate images and return the attention map of one query position, without cross-attention.
 
@@ -394,13 +404,14 @@ class Generator(interfaces.Generator):
             query: position in the image, (y, x) in [0, 1) from the top left corner.
             noise: as in `forward`.
             layers: `last` for the last block, `all` for every block, from coarse to fine.
+            labels: int64 [B] with classes, otherwise not used.
 
         Returns:
             Images [B, 3, R, R]; for every layer, attention [B, h, S, S] on its own grid of S x S tokens,
             under `<S>x<S>.<index among the layers of this resolution>`; zero beyond the window of the query.
         """
         attentions = [module for module in self.modules() if isinstance(module, Attention)]
-        return follow(lambda: self(given, noise), attentions, query, layers)
+        return follow(lambda: self(given, noise, labels), attentions, query, layers)
 
 
 class Discriminator(interfaces.Discriminator):
@@ -453,6 +464,9 @@ class Discriminator(interfaces.Discriminator):
         self.last_block = build_block(config.dim, None)
         self.norm = _NORMS[config.norm](config.dim)
         self.head = nn.Linear(config.dim, 1)  # logits are float32
+        self.classes = config.classes
+        # Ours: projection (Miyato and Koyama 2018); the paper has no classes.
+        self.projection = Projection(config.classes, config.dim, std=0.02) if config.classes else None
         self._noise_shapes: dict[str, tuple[int, ...]] = {}
         if config.noise:
             for number, (depth, side) in enumerate(zip(config.depths, self.sides, strict=True), 1):
@@ -479,7 +493,7 @@ class Discriminator(interfaces.Discriminator):
         Args:
             images: [B, 3, R, R].
             noise: drawn from `noise_spec`; None leaves the noise out.
-            labels: not used.
+            labels: int64 [B] with classes, otherwise not used.
 
         Returns:
             Logits [B].
@@ -493,8 +507,11 @@ class Discriminator(interfaces.Discriminator):
         tokens = torch.cat([class_token, tokens], dim=1)  # [B, 1 + N, D]
         # The head uses only the class token, so the last block computes no other.
         class_token = self.last_block(tokens, noise_of(noise, "last"), keep=1)[:, 0]  # [B, D]
-        logits: Tensor = self.head(self.norm(class_token))  # [B, 1]
-        return logits.squeeze(1)
+        features = self.norm(class_token)
+        logits: Tensor = self.head(features).squeeze(1)
+        if self.projection is not None:
+            logits = logits + self.projection(features, labels)
+        return logits
 
 
 def noise_of(noise: Draws | None, name: str) -> Tensor | None:

@@ -46,3 +46,11 @@ def float32_parameters() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(default)
+
+
+@contextlib.contextmanager
+def usual_defaults() -> Iterator[None]:
+    """Compute with torch's usual defaults, float32 and the CPU, whatever the caller has set."""
+    elsewhere = torch.get_default_device().type != "cpu"
+    with float32_parameters(), torch.device("cpu") if elsewhere else contextlib.nullcontext():
+        yield

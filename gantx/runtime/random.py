@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gantx.runtime.flat import flat_zeros
-from gantx.runtime.precision import float32_parameters
+from gantx.runtime.precision import usual_defaults
 
 
 class Draw(NamedTuple):
@@ -45,11 +45,11 @@ Draws: TypeAlias = dict[str, Union[Tensor, "Draws"]]
 
 @contextlib.contextmanager
 def global_state_kept() -> Iterator[None]:
-    """Leave torch's global generator and default type alone while networks are built, to load weights next.
+    """Leave torch's global generator and defaults alone while networks are built, to load weights next.
 
-    Layers draw their initial weights from that generator; inside, the default type is float32.
+    Layers draw their initial weights from that generator; inside, the defaults are float32 and the CPU.
     """
-    with torch.random.fork_rng(devices=[]), float32_parameters():
+    with torch.random.fork_rng(devices=[]), usual_defaults():
         yield
 
 
@@ -197,7 +197,7 @@ def _rows(spec: Spec, path: str, seeds: Sequence[int], generator: torch.Generato
         else:
             count, *rest = wanted.shape
             dtype = torch.int64 if wanted.kind == "integers" else torch.float32
-            stacked = torch.empty((len(seeds) * count, *rest), dtype=dtype, pin_memory=pinned)
+            stacked = torch.empty((len(seeds) * count, *rest), dtype=dtype, device="cpu", pin_memory=pinned)
             for seed, row in zip(seeds, stacked.split(count), strict=True):
                 generator.manual_seed(_seed_of(f"image/{seed}{here}"))
                 _KINDS[wanted.kind](wanted, generator, row)

@@ -30,8 +30,13 @@ CHANGEABLE = {
     "training.cuda_graphs",
     "training.evaluate_every",
     "training.diagnostics",
+    "training.on_divergence",
+    "training.max_rollbacks",
     *(f"evaluation.{field}" for field in EvaluationConfig.model_fields),
 }
+
+# What follows from `conditioning.classes` and the data, whose digest is compared.
+_OF_THE_DATA = {"conditioning.names", "conditioning.counts", "generator.classes", "discriminator.classes"}
 
 # With --allow-changes: how it is trained from here on. Networks, images, the batch (which counts the images)
 # and the seed stay.
@@ -53,7 +58,7 @@ _ALLOWED = (
 
 def contradictions(trained: RunConfig, settings: RunConfig) -> list[str]:
     """The keys that a resumed run does not simply accept, and that differ."""
-    return [key for key in presets.differences(trained, settings) if key not in CHANGEABLE]
+    return [key for key in presets.differences(trained, settings) if key not in CHANGEABLE | _OF_THE_DATA]
 
 
 def is_allowed(key: str) -> bool:

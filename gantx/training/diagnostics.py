@@ -18,19 +18,26 @@ class _ExposesAttention(Protocol):
 
 
 @torch.no_grad()
-def diagnose(discriminator: Discriminator, images: Tensor) -> dict[str, float]:
+def diagnose(discriminator: Discriminator, images: Tensor, labels: Tensor | None = None) -> dict[str, float]:
     """Figures of a discriminator, under names for metrics.jsonl.
 
     Args:
         discriminator: a network of `gantx.models`; it gets no noise and no augmented images.
         images: real images [B, 3, H, W].
+        labels: their labels [B], for a conditional discriminator.
 
     Returns:
         `spectral_norm/<layer>` of every weight matrix, as it is used or as it is stored; `input_gradient`,
         the mean norm of the gradient of D at the images; `attention_entropy/<layer>`, the mean entropy of
         attention relative to its maximum, for a discriminator that exposes its attention.
     """
-    gradient = input_gradient(discriminator, images).square().sum((1, 2, 3)).sqrt().mean()
+    gradient = (
+        input_gradient(lambda x: discriminator(x, labels=labels), images)
+        .square()
+        .sum((1, 2, 3))
+        .sqrt()
+        .mean()
+    )
     figures = {
         **{f"spectral_norm/{name}": value for name, value in spectral_norms(discriminator).items()},
         "input_gradient": gradient,

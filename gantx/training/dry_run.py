@@ -21,6 +21,7 @@ from gantx.models.interfaces import Discriminator, Generator
 from gantx.runtime import devices
 from gantx.runtime.activity import duration
 from gantx.runtime.random import Draw, Draws, Spec, take
+from gantx.training.conditioning import with_assumed_classes
 from gantx.training.loop import target_images
 from gantx.training.microbatch import ladder, rehearse
 from gantx.training.optimized_network import OptimizedNetwork
@@ -43,6 +44,7 @@ def sizes(settings: RunConfig) -> dict[str, str]:
 
     The networks are built on the meta device: nothing is allocated.
     """
+    settings = with_assumed_classes(settings)
     generator, discriminator = _networks_without_memory(settings)
     training, images = settings.training, target_images(settings)
     iterations = images // training.batch
@@ -99,11 +101,13 @@ def parameter_count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def forward_gflop(network: nn.Module, shape: tuple[int, ...]) -> float:
+def forward_gflop(network: Generator | Discriminator, shape: tuple[int, ...]) -> float:
     """GFLOP of one forward pass on an input of `shape`, two per multiply-add; on the meta device."""
     network.requires_grad_(False)  # FlopCounterMode cannot tell a parameter that is a module's input
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.empty(shape, device="meta"))
+        labels = torch.zeros(shape[0], dtype=torch.int64, device="meta")
+        given: dict[str, Any] = {"labels": labels} if network.classes else {}
+        network(torch.empty(shape, device="meta"), **given)
     return int(counter.get_total_flops()) / 1e9
 
 
@@ -161,8 +165,7 @@ def peak_bytes(phase: Phase, resolution: int) -> list[int]:
     for loss, size, _ in phase.passes:
         with PeakMeter() as meter:
             draws = take(_meta_draws(phase.spec), phase.spec, slice(0, size))
-            shape = (size, 3, resolution, resolution)
-            reals = {name: torch.empty(shape, device="meta") for name in phase.reals}
+            reals = phase.empty_reals(size, resolution, "meta")
             differentiate(loss, phase.trained.parameters, reals, draws, 1.0)
         peaks.append(meter.peak)
     return peaks
@@ -269,6 +272,7 @@ def measured(settings: RunConfig, device: torch.device, log: Log) -> dict[str, s
         log: receives what was chosen for this machine.
     """
     batch = settings.training.batch
+    settings = with_assumed_classes(settings)
     settings = resolve(settings, device, target_images(settings) // batch, log)
     with prepared_process(settings, device):
         results = _try_steps(settings, device)

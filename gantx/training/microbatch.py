@@ -91,8 +91,7 @@ def rehearse(settings: RunConfig, state: TrainingState) -> dict[str, float]:
         draws = draw(phase.spec, seed=0, stream=phase.name, step=0, device=device)
         seconds[phase.name] = 0.0
         for loss, size, _ in phase.passes:
-            shape = (size, 3, resolution, resolution)
-            reals = {name: torch.zeros(shape, device=device) for name in phase.reals}
+            reals = phase.empty_reals(size, resolution, device)
             started = devices.moment(device)
             q = take(draws, phase.spec, slice(0, size))
             differentiate(loss, phase.trained.parameters, reals, q, size / phase.batch)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +25,11 @@ from gantx.models.layers.checkpointing import recomputing
 from gantx.runtime.random import Draw, Draws, Spec
 from gantx.training.augment import Constants, augment
 from gantx.training.augment import spec as augment_spec
+from gantx.training.conditioning import LabelDraws
 from gantx.training.ema import follow_styles
 from gantx.training.losses import discriminator_loss, generator_loss
 from gantx.training.mixing_regularization import mix
-from gantx.training.phase import LossOutput, Reals
+from gantx.training.phase import LossOutput, Reals, labels_of
 from gantx.training.regularizers import (
     gradient_penalty,
     inconsistency,
@@ -36,6 +37,18 @@ from gantx.training.regularizers import (
     path_lengths,
     zero_centered_penalty,
 )
+
+
+class Labelled(NamedTuple):
+    """A batch of images.
+
+    Attributes:
+        images: [B, 3, H, W].
+        labels: int64 [B]; None in an unconditional run.
+    """
+
+    images: Tensor
+    labels: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +61,7 @@ class Penalty:
         weight: factor on its value.
         needs_fakes: whether it depends on generated images.
         spec: the draws for a batch of a given size.
-        value: of real images, generated images (both [B, 3, H, W]) and draws; a scalar.
+        value: of real images, generated images and draws; a scalar.
     """
 
     name: str
@@ -56,7 +69,7 @@ class Penalty:
     weight: float
     needs_fakes: bool
     spec: Callable[[int], Spec]
-    value: Callable[[Tensor, Tensor, Any], Tensor]
+    value: Callable[[Labelled, Labelled, Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,7 @@ class GANObjective:
         recompute: recompute activations in the backward pass instead of storing them, except in penalties.
         path_length: running mean of the path lengths of G, 0-d.
         augment_constants: of `gantx.training.augment.constants`.
+        label_draws: of a conditional run; None for an unconditional one.
     """
 
     generator: Generator
@@ -82,12 +96,13 @@ class GANObjective:
     recompute: bool
     path_length: Tensor
     augment_constants: Constants
+    label_draws: LabelDraws | None = None
 
     # --- losses -------------------------------------------------------------------------------------------
 
     def discriminator_loss(self, reals: Reals, q: Any, penalties: Sequence[Penalty] = ()) -> LossOutput:
         """What D minimises on the stream `real`, with the draws of `discriminator_loss_spec`."""
-        real = reals["real"]
+        real = self.real(reals, q)
         with torch.no_grad():
             fake, state_updates = self.generate(q["latent"])
         views = [(real, q["on_real"]), (fake, q["on_fake"])]
@@ -117,7 +132,7 @@ class GANObjective:
         with recomputing(self.recompute):
             fake, state_updates = self.generate(q["latent"])
             on_fake = self.discriminate(fake, q["on_fake"])
-            on_real = self.discriminate(reals["real"], q["on_real"]) if self.relativistic else None
+            on_real = self.discriminate(self.real(reals, q), q["on_real"]) if self.relativistic else None
         loss = generator_loss(self.objective.loss, on_fake, on_real)
         observed = {"on_fake": on_fake.mean()}
         if "super_resolution" in reals:
@@ -127,7 +142,7 @@ class GANObjective:
 
     def penalty_loss(self, reals: Reals, q: Any, penalties: Sequence[Penalty], interval: int) -> LossOutput:
         """`interval` times the weighted sum of penalties on D, with the draws of `penalty_loss_spec`."""
-        real = fake = reals["real"]
+        real = fake = self.real(reals, q)
         if any(penalty.needs_fakes for penalty in penalties):
             with torch.no_grad():
                 fake, _ = self.generate(q["latent"])
@@ -140,7 +155,7 @@ class GANObjective:
         settings, generator = self.objective.path_length, self.generator
         assert settings is not None
         assert isinstance(generator, StyleBased)
-        ws, _ = self.styles(q["latent"])
+        ws, _ = self.styles(q["latent"], self.labels(q["latent"]))
         lengths = path_lengths(lambda s: generator.synthesis(s, q["latent"]["noise"]), ws, q["direction"])
         penalty, mean = path_length_penalty(lengths, self.path_length, settings.decay)
         observed = {"path_length": lengths.mean(), "path_length_penalty": penalty}
@@ -169,16 +184,19 @@ class GANObjective:
             if self.objective.consistency.compare == "clean":
                 del again["augment"]
             spec |= {"on_real_again": again, "on_fake_again": again}
-        return spec | {penalty.name: penalty.spec(batch) for penalty in penalties}
+        return spec | self.real_spec(batch) | {penalty.name: penalty.spec(batch) for penalty in penalties}
 
     def generator_loss_spec(self, batch: int) -> Spec:
         """The draws of `generator_loss`."""
         spec: Spec = {"latent": self.latent_spec(batch), "on_fake": self.discriminator_spec(batch)}
-        return spec | ({"on_real": self.discriminator_spec(batch)} if self.relativistic else {})
+        if self.relativistic:
+            spec |= {"on_real": self.discriminator_spec(batch), **self.real_spec(batch)}
+        return spec
 
     def penalty_loss_spec(self, batch: int, penalties: Sequence[Penalty]) -> Spec:
         """The draws of `penalty_loss`."""
         spec: Spec = {penalty.name: penalty.spec(batch) for penalty in penalties}
+        spec |= self.real_spec(batch)
         if any(penalty.needs_fakes for penalty in penalties):
             spec["latent"] = self.latent_spec(batch)
         return spec
@@ -195,35 +213,62 @@ class GANObjective:
         """Whether the loss of G compares generated images with real ones."""
         return self.objective.loss == "relativistic"
 
+    def labelled(self, streams: Sequence[str]) -> tuple[str, ...]:
+        """Those of the streams whose labels the losses read."""
+        return () if self.label_draws is None else tuple(name for name in streams if name == "real")
+
+    def real_spec(self, batch: int) -> Spec:
+        """The draws of `real`, in a conditional run that withholds classes."""
+        spec = {} if self.label_draws is None else self.label_draws.withheld_spec(batch)
+        return {"real_label": spec} if spec else {}
+
+    def real(self, reals: Reals, q: Any) -> Labelled:
+        """The stream `real`, with its labels in a conditional run; some are withheld, by `real_spec`."""
+        labels = reals.get(labels_of("real"))
+        if labels is not None and self.label_draws is not None and "real_label" in q:
+            labels = self.label_draws.withhold(labels, q["real_label"])
+        return Labelled(reals["real"], labels)
+
     def latent_spec(self, batch: int) -> Spec:
         """The draws of one pass through G."""
         z = Draw("normal", (batch, *self.generator.latent_shape))
         spec: Spec = {"z": z, "noise": self.generator.noise_spec(batch)}
+        if self.label_draws is not None:
+            spec["label"] = self.label_draws.spec(batch)
         if self.objective.style_mixing or self.objective.component_mixing:
             u = Draw("uniform", (), per="batch")
             spec["mixing"] = {"z": z, "layer": u, "component": u}
         return spec
 
-    def styles(self, q: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Styles, mixed if the objective says so, and state updates: the mean of styles before mixing."""
+    def labels(self, q: Any) -> Tensor | None:
+        """The labels [B] of images generated with the draws of `latent_spec`; None if unconditional."""
+        return None if self.label_draws is None else self.label_draws.draw(q["label"])
+
+    def styles(self, q: Any, labels: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Styles, mixed if the objective says so, and state updates: the mean of styles before mixing.
+
+        Both latents of a mixture have the same label, as in StyleGAN2-ADA.
+        """
         generator = self.generator
         assert isinstance(generator, StyleBased)
-        ws = generator.mapping(q["z"], noise=q["noise"])
+        ws = generator.mapping(q["z"], noise=q["noise"], **_given(labels))
         state_updates = {"styles": ws.detach().flatten(0, -2).mean(0)}
         if "mixing" in q:
-            other, mixing = generator.mapping(q["mixing"]["z"], noise=q["noise"]), q["mixing"]
+            mixing = q["mixing"]
+            other = generator.mapping(mixing["z"], noise=q["noise"], **_given(labels))
             if self.objective.style_mixing:
                 ws = mix(ws, other, mixing["layer"], self.objective.style_mixing, axis=-2)
             if self.objective.component_mixing and ws.ndim == 4:
                 ws = mix(ws, other, mixing["component"], self.objective.component_mixing, axis=1)
         return ws, state_updates
 
-    def generate(self, q: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """One pass through G with the draws of `latent_spec`: images [B, 3, H, W], and state updates."""
+    def generate(self, q: Any) -> tuple[Labelled, dict[str, Tensor]]:
+        """One pass through G with the draws of `latent_spec`: images, and state updates."""
+        labels = self.labels(q)
         if not isinstance(self.generator, StyleBased):
-            return self.generator(q["z"], q["noise"]), {}
-        ws, state_updates = self.styles(q)
-        return self.generator.synthesis(ws, q["noise"]), state_updates
+            return Labelled(self.generator(q["z"], q["noise"], **_given(labels)), labels), {}
+        ws, state_updates = self.styles(q, labels)
+        return Labelled(self.generator.synthesis(ws, q["noise"]), labels), state_updates
 
     def update_style_average(self, state_updates: Mapping[str, Tensor]) -> None:
         """Update the running average of G's styles."""
@@ -245,19 +290,21 @@ class GANObjective:
         settings = self.augmentation
         return augment(images, q["augment"], settings.policy, settings.chances, self.augment_constants)
 
-    def discriminate(self, images: Tensor, q: Any) -> Tensor:
+    def discriminate(self, batch: Labelled, q: Any) -> Tensor:
         """One pass through D with the draws of `discriminator_spec`: logits [B]."""
-        return self.discriminator(self.augment(images, q), q["noise"])
+        return self.discriminator(self.augment(batch.images, q), q["noise"], **_given(batch.labels))
 
-    def discriminate_views(self, *views: tuple[Tensor, Any]) -> tuple[Tensor, ...]:
+    def discriminate_views(self, *views: tuple[Labelled, Any]) -> tuple[Tensor, ...]:
         """Logits [B] of several batches, each with its draws, from one pass through D over all of them."""
-        images = torch.cat([self.augment(images, q) for images, q in views])
+        images = torch.cat([self.augment(batch.images, q) for batch, q in views])
         noise = _concatenated([q["noise"] for _, q in views])
+        each = [batch.labels for batch, _ in views if batch.labels is not None]
+        labels = _given(torch.cat(each) if each else None)
         discriminator = self.discriminator
         if isinstance(discriminator, MinibatchDependent):
-            logits = discriminator(images, noise, parts=len(views))
+            logits = discriminator(images, noise, parts=len(views), **labels)
         else:
-            logits = discriminator(images, noise)
+            logits = discriminator(images, noise, **labels)
         return logits.chunk(len(views))
 
 
@@ -267,8 +314,15 @@ def penalties(gan: GANObjective) -> list[Penalty]:
     if (gp := objective.gradient_penalty) is not None:
         target = gp.target
 
-        def at_mixtures(real: Tensor, fake: Tensor, q: Any) -> Tensor:
-            return gradient_penalty(lambda x: gan.discriminate(x, q["mixed"]), real, fake, q["alpha"], target)
+        def at_mixtures(real: Labelled, fake: Labelled, q: Any) -> Tensor:
+            # Ours: a mixture has the label of its real image; the paper (WGAN-GP) has no classes.
+            return gradient_penalty(
+                lambda x: gan.discriminate(Labelled(x, real.labels), q["mixed"]),
+                real.images,
+                fake.images,
+                q["alpha"],
+                target,
+            )
 
         def mixture_spec(batch: int) -> Spec:
             return {"alpha": Draw("uniform", (batch,)), "mixed": gan.discriminator_spec(batch)}
@@ -276,17 +330,22 @@ def penalties(gan: GANObjective) -> list[Penalty]:
         penalties.append(Penalty("gradient_penalty", gp.every, gp.weight, True, mixture_spec, at_mixtures))
     if (r1 := objective.r1) is not None:
 
-        def at_reals(real: Tensor, fake: Tensor, q: Any) -> Tensor:
-            return zero_centered_penalty(lambda x: gan.discriminate(x, q), real)
+        def at_reals(real: Labelled, fake: Labelled, q: Any) -> Tensor:
+            return zero_centered_penalty(lambda x: gan.discriminate(Labelled(x, real.labels), q), real.images)
 
         penalties.append(Penalty("r1", r1.every, r1.gamma, False, gan.discriminator_spec, at_reals))
     if (r2 := objective.r2) is not None:
 
-        def at_fakes(real: Tensor, fake: Tensor, q: Any) -> Tensor:
-            return zero_centered_penalty(lambda x: gan.discriminate(x, q), fake)
+        def at_fakes(real: Labelled, fake: Labelled, q: Any) -> Tensor:
+            return zero_centered_penalty(lambda x: gan.discriminate(Labelled(x, fake.labels), q), fake.images)
 
         penalties.append(Penalty("r2", r2.every, r2.gamma, True, gan.discriminator_spec, at_fakes))
     return penalties
+
+
+def _given(labels: Tensor | None) -> dict[str, Any]:
+    """The labels as an argument of a network; none in an unconditional run."""
+    return {} if labels is None else {"labels": labels}
 
 
 def _concatenated(each: list[Draws]) -> Draws:

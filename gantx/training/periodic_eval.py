@@ -12,6 +12,7 @@ from gantx.evaluation.evaluator import Evaluator
 from gantx.evaluation.image_sets import GeneratedImages
 from gantx.evaluation.request import Request, settings_of_run
 from gantx.evaluation.scores import lower_is_better
+from gantx.generation.labels import drawn_labels
 from gantx.models.interfaces import Generator
 
 
@@ -40,6 +41,7 @@ class PeriodicEvaluation:
         settings = settings_of_run(config, Request(device=device, intervals=False))
         self._quantise = settings.protocol.quantise
         self._ratio = config.data.ratio
+        self._conditioning = config.conditioning
         self._num = config.evaluation.num_during_training
         self._interrupted: Callable[[], bool] = bool
         self._show: Callable[[str, int, int], None] = lambda what, done, total: None
@@ -67,7 +69,13 @@ class PeriodicEvaluation:
         """
         self._interrupted, self._show = interrupted, show
         subject = GeneratedImages(
-            generator, {}, num=self._num, seed=0, quantise=self._quantise, ratio=self._ratio
+            generator,
+            {},
+            num=self._num,
+            seed=0,
+            quantise=self._quantise,
+            ratio=self._ratio,
+            labels=drawn_labels(self._conditioning, range(self._num)),
         )
         try:
             result = self._evaluator.evaluate(subject)

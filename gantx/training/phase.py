@@ -13,7 +13,12 @@ from gantx.models.interfaces import KeepsState
 from gantx.runtime.random import Draws, Spec, take
 from gantx.training.optimized_network import OptimizedNetwork
 
-Reals = dict[str, Tensor]
+Reals = dict[str, Tensor]  # images by stream, and labels under `labels_of(stream)`
+
+
+def labels_of(stream: str) -> str:
+    """The key of the labels of a stream's images."""
+    return f"{stream}/labels"
 
 
 class LossOutput(NamedTuple):
@@ -85,6 +90,7 @@ class Phase:
         batch: samples of one step.
         reals: the streams of real images it reads. `real` is what D sees in this iteration; any other
             stream advances with the phase's own steps.
+        labelled: those of these streams whose labels it reads as well.
         spec: every random tensor its losses use.
         passes: their sum is minimised; each accumulates gradients over micro-batches of its own size.
         update_state: updates state outside of parameters and optimisers from `LossOutput.state_updates`.
@@ -101,6 +107,15 @@ class Phase:
     passes: tuple[Pass, ...]
     update_state: Callable[[dict[str, Tensor]], None] = no_update
     update_every_pass: bool = False
+    labelled: tuple[str, ...] = ()
+
+    def empty_reals(self, count: int, resolution: int, device: torch.device | str) -> Reals:
+        """Images and labels of zeros in place of real ones, for trials."""
+        shape = (count, 3, resolution, resolution)
+        reals = {stream: torch.zeros(shape, device=device) for stream in self.reals}
+        for stream in self.labelled:
+            reals[labels_of(stream)] = torch.zeros(count, dtype=torch.int64, device=device)
+        return reals
 
     def select_parameters(self) -> None:
         """Let the parameters of `trained` require gradients, and freeze those of `frozen`."""

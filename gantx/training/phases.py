@@ -16,6 +16,7 @@ from gantx.config.schema import RunConfig, TrainingConfig
 from gantx.models.interfaces import Discriminator, Generator
 from gantx.runtime.random import Draws
 from gantx.training.augment import constants as augment_constants
+from gantx.training.conditioning import label_draws
 from gantx.training.objective import GANObjective, Penalty, penalties
 from gantx.training.optimized_network import OptimizedNetwork
 from gantx.training.phase import LossOutput, Pass, Phase, Reals, no_update
@@ -74,6 +75,7 @@ def build_objective(
         config.training.recompute,
         path_length,
         augment_constants(config.augment.policy, resolution, path_length.device),
+        label_draws(config.conditioning, path_length.device),
     )
 
 
@@ -122,6 +124,7 @@ def _discriminator_phase(
         passes=tuple(passes),
         update_state=gan.update_style_average if averages else no_update,
         update_every_pass=averages,
+        labelled=gan.labelled(("real",)),
     )
 
 
@@ -148,6 +151,7 @@ def _penalty_phase(
         reals=("real",),
         spec=gan.penalty_loss_spec(training.batch, penalties),
         passes=(Pass(loss, penalty_micro_batch_size(training, training.batch)),),
+        labelled=gan.labelled(("real",)),
     )
 
 
@@ -172,6 +176,7 @@ def _generator_phase(
         passes=(Pass(gan.generator_loss, micro_batch_size(training, batch)),),
         update_state=gan.update_style_average,
         update_every_pass=gan.objective.w_average == "every_pass",
+        labelled=gan.labelled(reals),
     )
 
 

@@ -11,12 +11,13 @@ from gantx.io.file_kinds import recognized
 from gantx.training.run_folder import is_used
 
 
-def require_new_run(settings: RunConfig, out: Path | None) -> None:
+def require_new_run(settings: RunConfig, out: Path | None, parent: Path | None = None) -> None:
     """Check that a run can be started.
 
     Args:
         settings: its configuration.
         out: its folder, if that is named.
+        parent: the folder in which one is made otherwise.
 
     Raises:
         UsageError: no data is named, or `out` is in use.
@@ -28,6 +29,10 @@ def require_new_run(settings: RunConfig, out: Path | None) -> None:
         raise UsageError(f"{out} is a file: name a folder for the run")
     if out is not None and out.exists() and is_used(out):
         raise UsageError(f"{out} already exists and is not empty: name another, or go on with --resume {out}")
+    place = out or parent
+    places = () if place is None else (place, *place.parents)
+    if (file := next((each for each in places if each.is_file()), None)) is not None:
+        raise UsageError(f"cannot make a run in {place}: {file} is a file, not a folder")
     require_source(settings.data.source)
 
 

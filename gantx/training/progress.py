@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 
 from rich.console import Console
@@ -16,6 +17,8 @@ from gantx.io.streams import unfailing_stderr
 from gantx.runtime.activity import duration
 
 PLAIN_SECONDS = 30.0
+FIRST_SECONDS = 5.0  # of measured speed before the first line
+WINDOW_SECONDS = 60.0  # over which speed is measured, so that it follows the load of the machine
 _BAR = 20  # columns of the bar, in terminals of at least `_WIDE`
 _WIDE = 120
 
@@ -37,7 +40,8 @@ class ProgressDisplay:
         self._activity: tuple[str, float] | None = None  # what is done, since when
         self._images = 0
         self._calls = 0
-        self._started = (0.0, 0)
+        self._marks: deque[tuple[float, int]] = deque([(0.0, 0)])  # times, and images by then
+        self._first = True
         self._latest = time.monotonic()
         self._noted = self._latest
         self._live: Live | None = None
@@ -59,7 +63,8 @@ class ProgressDisplay:
     def advance(self, images: int) -> str | None:
         """Record progress, without waiting for the device.
 
-        Speed is measured from the second call on: the time before may include compilation.
+        Speed is measured over the last minute, and from the second call on: the time before may include
+        compilation.
 
         Returns:
             Now and then, and at the end, the progress as a line for a log; where there is no live line it is
@@ -68,10 +73,16 @@ class ProgressDisplay:
         now = time.monotonic()
         if self._calls < 2:
             self._calls += 1
-            self._started = (now, images)
+            self._marks[0] = (now, images)
+        elif now - self._marks[-1][0] >= 1:
+            self._marks.append((now, images))
+            while now - self._marks[1][0] >= WINDOW_SECONDS:
+                self._marks.popleft()
         self._images, self._latest = images, now
-        if now - self._noted < PLAIN_SECONDS and images < self.total:
+        since, waits = (self._marks[0][0], FIRST_SECONDS) if self._first else (self._noted, PLAIN_SECONDS)
+        if now - since < waits and images < self.total:
             return None
+        self._first = False
         self._noted = now
         line = " ".join(self._parts())
         if self._live is None:
@@ -117,7 +128,7 @@ class ProgressDisplay:
 
     def _parts(self) -> list[str]:
         """The progress in parts, the most important first."""
-        started, first = self._started
+        started, first = self._marks[0]
         passed, images = self._latest - started, self._images
         speed = (images - first) / passed if images > first and passed > 0 else 0.0
         left = self.total - images

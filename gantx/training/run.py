@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import platform
@@ -21,13 +20,16 @@ from gantx.config import presets
 from gantx.config.schema import RunConfig
 from gantx.data.batches import Batches
 from gantx.data.prepare import Prepared, prepare, require_enough
-from gantx.errors import CheckpointError, DataError, GantxError, MissingError, UsageError
+from gantx.errors import CheckpointError, DataError, DivergedError, GantxError, MissingError, UsageError
 from gantx.generation import sampling
+from gantx.generation.labels import drawn_labels
 from gantx.io.atomic import replacing
 from gantx.runtime import devices, memory
 from gantx.runtime.signals import StopAfterIteration, StopAtOnce, StopNow
 from gantx.training import changes as allowed_changes
+from gantx.training import health
 from gantx.training.changes import CHANGEABLE, contradictions
+from gantx.training.conditioning import with_classes
 from gantx.training.diagnostics import diagnose
 from gantx.training.initialization import initialize, located, same_origin
 from gantx.training.loop import target_images, train
@@ -37,6 +39,7 @@ from gantx.training.phases import penalty_micro_batch_size
 from gantx.training.preconditions import require_new_run, require_run
 from gantx.training.progress import ProgressDisplay
 from gantx.training.resolve import Log, frozen_garbage, prepared_process, resolve
+from gantx.training.rollback import go_back
 from gantx.training.run_folder import (
     ClaimedFolder,
     RunExistsError,
@@ -46,7 +49,7 @@ from gantx.training.run_folder import (
 )
 from gantx.training.run_logger import RunLogger
 from gantx.training.schedules import window_scale
-from gantx.training.set_aside import go_back
+from gantx.training.set_aside import set_newer_aside
 from gantx.training.state import TrainingState
 from gantx.training.steps import Required, build_steps
 
@@ -94,7 +97,8 @@ def start(
     with contextlib.ExitStack() as claim:
         with StopAtOnce(_WHILE_PREPARING):
             folder = claim.enter_context(claimed_for_new_run(out)) if out is not None else None
-            prepared = prepare(settings.data, log=notes, progress=progress)
+            prepared = _prepared(settings, notes, progress)
+            settings = with_classes(settings, prepared, notes)
             require_enough(len(prepared.images), settings.data, notes)
             evaluation = _periodic_evaluation(settings, device, notes, progress)
             if folder is None:
@@ -217,6 +221,8 @@ def resume(
         allowed_changes.require_allowed(folder, trained, settings, changed, allow=allow_changes)
         if whole is not None:
             chosen = presets.automatic(whole)  # by this program when the run began
+            if trained.conditioning.classes is None:  # `auto` classes would have been a number
+                chosen = [key for key in chosen if key != "conditioning.classes"]
             # bf16 may mean fp32 here
             here = resolve(same_origin(whole, trained), device, 0, lambda text: None)
             changed = [key for key in contradictions(settings, here) if key not in chosen]
@@ -242,20 +248,32 @@ def resume(
         if header:
             _note_changes(header, settings, device, notes)
         with StopAtOnce(_WHILE_PREPARING):
-            prepared = prepare(settings.data, log=notes, progress=progress)
+            prepared = _prepared(settings, notes, progress)
             evaluation = _periodic_evaluation(settings, device, notes, progress)
-        if header and header.data.get("digest") != prepared.digest:
+        if header and header.data.get("digest") != _digest(settings, prepared):
+            what = "images" if settings.conditioning.classes is None else "images and classes"
             raise DataError(
-                f"{settings.data.source} does not contain the images that {folder.name} began with: "
+                f"{settings.data.source} does not contain the {what} that {folder.name} began with: "
                 "name them with --data"
             )
-        if header and back_to and (line := go_back(folder, header)):
+        if header and back_to and (line := set_newer_aside(folder, header)):
             notes(line)
         images = header.images if header else 0
         if line := allowed_changes.record(folder, images, trained, wanted):
             notes(line)
         _write_text(ours, "config.yaml", settings.to_yaml())
         return _run(settings, ours, header, prepared, evaluation, device, command, notes, required)
+
+
+def _prepared(settings: RunConfig, log: Log, progress: Progress | None) -> Prepared:
+    """The images of a run, with labels if it is conditional."""
+    labels = settings.conditioning.classes is not None
+    return prepare(settings.data, log=log, progress=progress, labels=labels)
+
+
+def _digest(settings: RunConfig, prepared: Prepared) -> str:
+    """Digest of what the networks are given of the data: pixels, and labels in a conditional run."""
+    return prepared.digest if settings.conditioning.classes is None else prepared.labelled_digest
 
 
 def _stop_at_once(folder: Path) -> StopAtOnce:
@@ -273,6 +291,35 @@ def _run(
     command: Sequence[str],
     notes: _Notes,
     required: Required,
+) -> Path:
+    """Train to the end; where `training.on_divergence` says so, go back after a divergence."""
+    rollbacks = 0
+    while True:
+        try:
+            return _attempt(
+                *(settings, claimed, header, prepared, evaluation, device, command, notes, required),
+                rollbacks=rollbacks,
+            )
+        except DivergedError as problem:
+            if settings.training.on_divergence != "rollback":
+                raise
+            header, rollbacks, sentence = go_back(claimed.path, settings.training, problem)
+            notes = notes.anew()
+            notes(sentence)
+
+
+def _attempt(
+    settings: RunConfig,
+    claimed: ClaimedFolder,
+    header: Header | None,
+    prepared: Prepared,
+    evaluation: PeriodicEvaluation | None,
+    device: torch.device,
+    command: Sequence[str],
+    notes: _Notes,
+    required: Required,
+    *,
+    rollbacks: int,
 ) -> Path:
     training, folder = settings.training, claimed.path
     at_once = _stop_at_once(folder)
@@ -293,6 +340,7 @@ def _run(
         elif initialized:
             for line in initialize(state):
                 notes(line)
+        state.rollbacks = max(state.rollbacks, rollbacks)
         if (resolved := resolve_micro_batch(settings, state, notes)) is not settings:
             settings = state.config = resolved
             training = settings.training
@@ -309,8 +357,9 @@ def _run(
         began = state.images
         stop = StopAfterIteration(display.log, folder, lambda: state.images == began)
         with stop as signals, contextlib.closing(display):
-            data = {"name": prepared.name, "digest": prepared.digest, "images": len(prepared.images)}
-            diagnostics = functools.partial(_diagnose, state, batches) if training.diagnostics else dict
+            digest = _digest(settings, prepared)
+            data = {"name": prepared.name, "digest": digest, "images": len(prepared.images)}
+            diagnostics = _Diagnostics(state, batches)
             logger = RunLogger(
                 claimed, settings, state, data, display, signals.reason, evaluation, diagnostics
             )
@@ -318,6 +367,8 @@ def _run(
                 logger.rewind()
                 for note in notes.lines:
                     logger.record(note)
+                if rollbacks:
+                    logger.save()  # so that the run remembers it, however soon it is stopped
                 _announce(logger, settings, state, header)
                 if initialized:
                     logger.save()  # so that the run can be resumed without the other checkpoint
@@ -335,7 +386,8 @@ def _run(
                 raise
             except GantxError as problem:
                 with contextlib.suppress(MissingError):  # a full disk must not hide the reason
-                    logger.record(str(problem))
+                    if not isinstance(problem, health.Unhealthy):  # said already
+                        logger.record(str(problem))
                 if isinstance(problem, MissingError):
                     again = f"{problem}; once that is mended, go on with: gantx train --resume {folder}"
                     raise MissingError(again) from problem
@@ -354,11 +406,45 @@ def _periodic_evaluation(
     )
 
 
-def _diagnose(state: TrainingState, batches: Batches) -> dict[str, float]:
-    """Figures of D on the images it saw last."""
-    training = state.config.training
-    size = min(penalty_micro_batch_size(training, training.batch), DIAGNOSED)
-    return diagnose(state.discriminator.network, batches.at("real", state.images - size, size))
+class _Diagnostics:
+    """Figures of the networks for every report: the diversity of images, and of D if that is asked for."""
+
+    def __init__(self, state: TrainingState, batches: Batches) -> None:
+        self._state = state
+        self._batches = batches
+        self._real: tuple[float, float] | None = None
+
+    def __call__(self) -> dict[str, float]:
+        state, ratio = self._state, self._state.config.data.ratio
+        seeds = range(health.IMAGES)
+        if self._real is None:
+            real = self._batches.at("health", 0, health.IMAGES)
+            self._real = health.diversity(sampling.crop(sampling.quantise(real), ratio))
+        generator, average = (
+            torch.cat(
+                list(
+                    sampling.sample(
+                        *(network, seeds),
+                        batch=health.IMAGES,
+                        device=state.device,
+                        ratio=ratio,
+                        labels=drawn_labels(state.config.conditioning, seeds),
+                    )
+                )
+            )
+            for network in (state.generator.network, state.average.network)
+        )
+        return {**health.figures(self._real, generator, average), **self._of_discriminator()}
+
+    def _of_discriminator(self) -> dict[str, float]:
+        """Figures of D on the images it saw last."""
+        state, training = self._state, self._state.config.training
+        if not training.diagnostics:
+            return {}
+        size = min(penalty_micro_batch_size(training, training.batch), DIAGNOSED)
+        first = state.images - size
+        labels = self._batches.labels_at("real", first, size) if state.config.conditioning.labels else None
+        return diagnose(state.discriminator.network, self._batches.at("real", first, size), labels)
 
 
 class _Notes:
@@ -371,6 +457,10 @@ class _Notes:
     def __call__(self, text: str) -> None:
         self.lines.append(text)
         self._log(text)
+
+    def anew(self) -> _Notes:
+        """The same without the lines so far."""
+        return _Notes(self._log)
 
 
 def _steps_left(settings: RunConfig, images: int) -> int:

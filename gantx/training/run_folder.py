@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from gantx.errors import MissingError, UsageError
+from gantx.errors import MissingError, UsageError, system_reason
 from gantx.io import lock
 from gantx.io.temporary import sweep
 
@@ -52,9 +52,7 @@ def create_folder(parent: Path, name: str) -> Path:
                 continue
             return folder
     except OSError as problem:
-        raise MissingError(
-            f"cannot make a run folder in {parent}: {problem.strerror or problem}"
-        ) from problem
+        raise MissingError(f"cannot make a run folder in {parent}: {system_reason(problem)}") from problem
 
 
 @contextlib.contextmanager
@@ -72,7 +70,7 @@ def claimed(folder: Path) -> Iterator[ClaimedFolder]:
             f"{folder} is being trained by process {problem.owner}: wait for it or stop it"
         ) from None
     except OSError as problem:
-        raise MissingError(f"cannot write into {folder}: {problem.strerror or problem}") from problem
+        raise MissingError(f"cannot write into {folder}: {system_reason(problem)}") from problem
     with claim:
         yield ClaimedFolder(folder, claim)
 
@@ -113,7 +111,7 @@ def _make(folder: Path) -> bool:
     except FileExistsError:
         return False
     except OSError as problem:
-        raise MissingError(f"cannot make {folder}: {problem.strerror or problem}") from problem
+        raise MissingError(f"cannot make {folder}: {system_reason(problem)}") from problem
     return True
 
 

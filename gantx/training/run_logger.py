@@ -18,12 +18,14 @@ from gantx import checkpoint
 from gantx.config.schema import RunConfig
 from gantx.errors import DivergedError, GantxError, MissingError
 from gantx.generation import sampling
+from gantx.generation.labels import drawn_labels
 from gantx.io import imaging
 from gantx.io.atomic import replacing
 from gantx.io.escaping import printable
 from gantx.runtime import devices
 from gantx.runtime.activity import duration
 from gantx.training import metrics_file
+from gantx.training.health import FATAL, Health, Unhealthy
 from gantx.training.periodic_eval import PeriodicEvaluation
 from gantx.training.progress import ProgressDisplay
 from gantx.training.run_folder import ClaimedFolder
@@ -69,6 +71,7 @@ class RunLogger:
         self.diagnose = diagnose
         self.checkpoints = folder.path / "checkpoints"
         self.last_picture: Path | None = None
+        self.health = Health(config)
         self._clock = time.monotonic()
         self._reported = (state.images, state.seconds)
         self._scored = self._saved = -1  # images at the last evaluation, and at the last save
@@ -119,7 +122,7 @@ class RunLogger:
         """Write whatever is due after an iteration that began at `before` images.
 
         Raises:
-            DivergedError: a reported value is not finite.
+            DivergedError: a reported value is not finite; or the run is unhealthy and may go back.
             Stopped: a stop was requested; the state is saved.
         """
         now = time.monotonic()
@@ -206,8 +209,15 @@ class RunLogger:
             "images_per_second": float(f"{speed:.4g}"),
             "memory_gb": round(devices.memory_gb(self.state.device), 3),
         }
+        found = self.health.observe(line)
+        if found:
+            line["health"] = [finding.kind for finding in found]
         self._append("metrics.jsonl", json.dumps(line) + "\n")
         self.display.figure(line)
+        for finding in found:
+            self.log(f"kimg {images / 1000:g}: {finding.sentence}")
+            if self.config.training.on_divergence == "rollback" and finding.kind in FATAL:
+                raise Unhealthy(finding, self.health.healthy_until(finding.kind))
 
     def picture(self) -> None:
         """Generate the images of the fixed seeds with the averaged generator."""
@@ -218,6 +228,7 @@ class RunLogger:
             batch=sampling.BATCH,
             device=self.state.device,
             ratio=self.config.data.ratio,
+            labels=drawn_labels(self.config.conditioning, seeds),
         )
         self._refuse_divergence(self.state.statistics.means())
         name = f"kimg-{self.state.images / 1000:010.3f}.png"
@@ -267,6 +278,8 @@ class RunLogger:
                 beside.write_text("".join(f"{line}\n" for line, _ in kept), encoding="utf-8")
             lines = [line for _, line in kept]
             for line in lines:
+                if metrics_file.is_report(line):
+                    self.health.observe(line)
                 if metrics_file.is_score(line):
                     self._scored = line["images"]
                     if self.evaluation is not None and self.evaluation.improves(line):

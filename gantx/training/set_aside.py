@@ -16,7 +16,7 @@ FOLDER = "set-aside"
 _NUMBERED = re.compile(r"kimg-(\d{6}\.\d{3})\.(png|safetensors)")
 
 
-def go_back(folder: Path, header: Header) -> str | None:
+def set_newer_aside(folder: Path, header: Header) -> str | None:
     """Make a checkpoint the newest of its run.
 
     If this is interrupted, the run can be resumed from what was not moved yet, or the call repeated. The
@@ -75,5 +75,5 @@ def _newer_lines(metrics: Path, images: int) -> list[str]:
     if not metrics.is_file():
         return []
     text = metrics.read_text(encoding="utf-8", errors="replace")
-    parsed = ((line, metrics_file.parse(line)) for line in text.splitlines())
-    return [line for line, found in parsed if found is not None and found["images"] > images]
+    kept = {line for line, _ in metrics_file.kept_lines(text.splitlines(), images)}
+    return [line for line in text.splitlines() if line not in kept]

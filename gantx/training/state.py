@@ -31,6 +31,7 @@ class TrainingState:
         iteration: iterations done.
         images: real images D has seen.
         seconds: time spent training, resumed parts included.
+        rollbacks: how often the run went back after it diverged; each halves the learning rates.
     """
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
@@ -56,6 +57,7 @@ class TrainingState:
         self.path_length = torch.zeros((), device=device)
         self.iteration = 0
         self.seconds = 0.0
+        self.rollbacks = 0
         self._window: int | None = None
 
     @property
@@ -64,7 +66,8 @@ class TrainingState:
         return self.iteration * self.config.training.batch
 
     def set_learning_rates(self, factor: float) -> None:
-        """Scale both learning rates by the schedule's factor."""
+        """Scale both learning rates by the schedule's factor, and by the rollbacks."""
+        factor *= 0.5**self.rollbacks
         self.generator.set_learning_rate(factor)
         self.discriminator.set_learning_rate(factor)
 
@@ -117,6 +120,7 @@ class TrainingState:
             "seconds": round(self.seconds, 3),
             "device": self.device.type,
             "observations": self.statistics.counts,
+            **({"rollbacks": self.rollbacks} if self.rollbacks else {}),
         }
 
     def save(self, path: Path, data: dict[str, Any]) -> None:
@@ -137,6 +141,7 @@ class TrainingState:
         try:
             self.iteration = int(header.progress["iteration"])
             self.seconds = float(header.progress["seconds"])
+            self.rollbacks = int(header.progress.get("rollbacks", 0))
             counts = dict(header.progress["observations"])
             self.statistics.restore({name: stored[f"statistics.{name}"] for name in counts}, counts)
             if self.config.objective.path_length is not None:

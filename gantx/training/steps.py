@@ -19,7 +19,7 @@ from gantx.runtime.random import RandomInputs
 from gantx.runtime.replay import Capture, CudaGraphs, Replay
 from gantx.training.compiled_losses import CompiledDifferentiation, compiled
 from gantx.training.ema import Average
-from gantx.training.phase import Phase, Statistics, run_phase
+from gantx.training.phase import Phase, Statistics, labels_of, run_phase
 from gantx.training.phases import phases
 from gantx.training.state import TrainingState
 
@@ -43,7 +43,7 @@ NOTHING_REQUIRED = Required()
 
 
 class RealInputs:
-    """Tensors with the real images of an iteration; phases that read the same images share them.
+    """Tensors with the real images of an iteration and their labels; phases that read the same share them.
 
     Args:
         image_shape: (3, H, W).
@@ -62,10 +62,19 @@ class RealInputs:
             self._tensors[stream, batch] = torch.zeros(batch, *self._shape, device=self._device)
         return self._tensors[stream, batch]
 
+    def labels(self, stream: str, batch: int) -> Tensor:
+        """The tensor for the labels of images of a stream, int64 [batch]."""
+        key = labels_of(stream), batch
+        if key not in self._tensors:
+            self._tensors[key] = torch.zeros(batch, dtype=torch.int64, device=self._device)
+        return self._tensors[key]
+
     def fill(self, batches: Batches, stream: str, batch: int, start: int) -> None:
         """Write images start, start + 1, ... of a stream to its tensor, unless they are there already."""
         if self._filled.get((stream, batch)) != start:
             batches.fill(self._tensors[stream, batch], stream, start)
+            if (key := (labels_of(stream), batch)) in self._tensors:
+                batches.fill_labels(self._tensors[key], stream, start)
             self._filled[stream, batch] = start
 
 
@@ -96,6 +105,8 @@ class Step:
         self._random = RandomInputs(phase.spec, phase.trained.weights.device)
         self._inputs = reals
         self._reals = {stream: reals.tensor(stream, phase.batch) for stream in phase.reals}
+        for stream in phase.labelled:
+            self._reals[labels_of(stream)] = reals.labels(stream, phase.batch)
         self.inputs = [*self._reals.values(), *self._random.tensors]
         self._statistics = statistics
         self._names: tuple[str, ...] = ()

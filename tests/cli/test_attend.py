@@ -1,5 +1,7 @@
 """`gantx attend` on checkpoints of every family."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -45,10 +47,12 @@ def test_a_sheet_has_a_row_for_each_seed_and_says_where_it_comes_from(run_folder
         columns = text["gantx:columns"].split(", ")
         assert columns[0] == "image"
         assert len(columns) == 1 + sum(presets.load("transgan-tiny").generator.depths)
-        assert sheet.width == 128 * len(columns) + 4 * (len(columns) - 1)
-        assert 2 * 128 < sheet.height < 2 * 180
+        across = 128 * len(columns) + 4 * (len(columns) - 1)
+        assert across < sheet.width < across + 100  # seeds and queries on the left
+        assert 2 * 128 < sheet.height < 2 * 220
     assert text["gantx:digest"] == checkpoint.read_header(checkpoint.find(run_folder)).digest
-    assert (text["gantx:seeds"], text["gantx:query"]) == ("3,1", "16,16")
+    assert text["gantx:seeds"] == "3,1"
+    assert re.fullmatch(r"\d+,\d+(;\d+,\d+)?", text["gantx:query"])
     assert "gantx:truncation" not in text
 
 
@@ -115,7 +119,7 @@ def test_a_network_without_attention(tmp_path):
         (["--layer", "first"], "this network has 8x8.0"),
         (["--head", "9"], "has no head 9"),
         (["--truncation", "0.7"], "needs a network with styles"),
-        (["-o", "x.jpg"], "cannot write '.jpg'"),
+        (["-o", "x.bmp"], "cannot write '.bmp'"),
     ],
 )
 def test_usage_errors(run_folder, tmp_path, monkeypatch, options, words):

@@ -28,6 +28,9 @@ def refused(*arguments, code=2):
     return " ".join(result.stderr.split())
 
 
+RAW = ("--scale", "1", "--no-labels")
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work") / "runs"
@@ -63,11 +66,22 @@ def test_a_walk_passes_the_images_of_its_seeds(ganformer):
 def test_walks_side_by_side_and_film_strips(ganformer):
     done("interpolate", ganformer, "--grid", "3x2", "--frames", 5, "--truncation", "0:1", "-o", "walk.gif")
     with Image.open("walk.gif") as image:
-        assert image.size == (3 * 18 - 2, 2 * 18 - 2)
+        assert image.size == (3 * 132 - 4, 2 * 132 - 4)  # eight times
         assert image.n_frames == 5
         assert b"gantx:truncation=0.0:1.0" in image.info["comment"]
-    done("interpolate", ganformer, "--seeds", "3,4", "-o", "strip.png", "--easing", "smooth")
-    assert pixels("strip.png").shape == (16, 10 * 18 - 2, 3)
+    walk = ("interpolate", ganformer, "--seeds", "3,4", "--easing", "smooth")
+    done(*walk, "-o", "raw.png", "--scale", "1", "--no-labels")
+    assert pixels("raw.png").shape == (16, 10 * 18 - 2, 3)
+    done(*walk, "-o", "strip.png")
+    strip = pixels("strip.png")
+    above = strip.shape[0] - 128
+    assert strip.shape[1] == 10 * 132 - 4
+    assert np.array_equal(strip[above::8, :128:8], pixels("raw.png")[:, :16])
+    named = [column for column in range(10) if strip[:above, column * 132 : column * 132 + 128].min() < 100]
+    assert named == [0, 9]
+    done(*walk, "--frames", 4, "-o", "strip.jpg")
+    with Image.open("strip.jpg") as image:
+        assert "gantx:walk=3,4" in image.getexif()[0x010E]
 
 
 def test_wrong_walks_are_refused_before_anything_is_written(ganformer, tmp_path):
@@ -95,6 +109,18 @@ def test_truncated_images_are_generated_again_from_the_picture(ganformer, runs, 
     result = done("sample", "--from", "grid.png")  # finds the run by itself
     assert "0001-ganformer" in result.stdout
     assert "name nothing else" in refused("sample", "--from", "grid.png", "-n", 3)
+    monkeypatch.chdir(picture.parent)
+    for name, options in (
+        ("labels.png", ("--labels", "--scale", 3)),
+        ("raw.png", ("--scale", 1)),
+        ("a.webp", ()),
+    ):
+        done("sample", ganformer, "--seeds", "3,7,9", *options, "-o", name)
+        assert "same to the last bit" in done("sample", ganformer, "--from", name).stdout, name
+        (picture.parent / name).unlink()
+    done("sample", ganformer, "-n", 2, "-o", "lossy.jpg")
+    assert "does not keep exact pixels" in refused("sample", ganformer, "--from", "lossy.jpg")
+    (picture.parent / "lossy.jpg").unlink()
     assert "has the weights" in refused("sample", runs / "0001-stylegan2", "--from", "grid.png", code=3)
 
 
@@ -119,19 +145,32 @@ def test_sampling_needs_something_to_generate_from(ganformer):
 
 
 def test_a_table_of_mixed_styles(ganformer, runs):
-    done("mix", ganformer, "--rows", "1-2", "--columns", "5-7", "--components", "0-1", "-o", "mix.png")
+    mix = ("mix", ganformer, "--rows", "1-2", "--columns", "5-7", "--components", "0-1")
+    done(*mix, "-o", "mix.png", "--scale", "1", "--no-labels")
     table = pixels("mix.png")
     assert table.shape == (3 * 18 - 2, 4 * 18 - 2, 3)
     done("sample", ganformer, "--seeds", "1", "-o", "one.png")
     assert np.array_equal(table[18:34, :16], pixels("one.png"))
-    assert "say what to take" in refused("mix", ganformer, "-o", "x.png")
+    done(*mix, "-o", "large.png")
+    large = pixels("large.png")
+    assert large.shape[0] > 3 * 128
+    assert np.array_equal(large[-136:-8:8, -136:-8:8], table[-16:, -16:])
     assert "several latents" in refused("mix", runs / "0001-stylegan2", "--components", "0", "-o", "x.png")
     assert "already exists" in refused("mix", ganformer, "--layers", "0")
 
 
+def test_the_coarse_half_of_the_layers_is_mixed_by_default(runs, tmp_path):
+    how = ("mix", runs / "0001-stylegan2", "--rows", "1", "--columns", "5")
+    done(*how, "-o", tmp_path / "a.png")
+    done(*how, "--layers", "0-2", "-o", tmp_path / "b.png")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.text["gantx:layers"] == "0-2"
+    assert np.array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png"))
+
+
 def test_a_projected_image_is_sampled_from_its_latents(ganformer):
     done("sample", ganformer, "--seeds", "900", "-o", "target.png")
-    result = done("project", "target.png", ganformer, "-o", "found.png", "--steps", 3, "--starts", 1)
+    result = done("project", "target.png", ganformer, "-o", "found.png", "--steps", 3, "--starts", 1, *RAW)
     assert result.stdout.split() == ["found.png", "found.safetensors"]
     with safe_open("found.safetensors", "pt") as file:
         assert file.get_tensor("latents").shape == (1, 4, 7, 8)

@@ -78,3 +78,12 @@ def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
     refused = run("info", "~nobody-here/x")
     assert refused.exit_code == 2
     assert "error: CHECKPOINT ~nobody-here/x: that home folder is not known here" in refused.output
+
+
+def test_an_unknown_home_folder_in_a_setting_is_refused_too(tmp_path):
+    refused = run(
+        "train", "--preset", "transgan-tiny", "data.source=~nobody-here/x", "--out", tmp_path / "run"
+    )
+    assert refused.exit_code == 2, refused.output
+    assert "error: ~nobody-here/x: that home folder is not known here" in refused.output
+    assert not (tmp_path / "run").exists()

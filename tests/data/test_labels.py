@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 import zipfile
 
 import numpy as np
@@ -79,6 +80,14 @@ def test_the_same_images_and_classes_have_one_digest_wherever_they_come_from(tmp
     assert len(digests) == 1
     other = packed(tmp_path / "other", dataset([[name, i % 3] for i, name in enumerate(FLAT)]), FLAT)
     assert made(other, labels=True).labelled_digest not in digests
+
+
+def test_a_tar_of_class_folders_has_the_same_digest(tmp_path):
+    folder = packed(tmp_path / "set", {})
+    with tarfile.open(tmp_path / "set.tar", "w") as archive:
+        archive.add(folder, "set")
+    prepared = made(tmp_path / "set.tar", labels=True)
+    assert prepared.labelled_digest == made(folder, labels=True).labelled_digest
 
 
 def test_names_of_classes(tmp_path):

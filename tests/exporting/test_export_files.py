@@ -150,6 +150,24 @@ def test_a_folder_for_the_hub(own_run, tmp_path):
     assert open_generator(tmp_path / "hub", CPU)[1].digest == header.digest
 
 
+def test_an_export_of_an_export_keeps_licence_and_scores(own_run, tmp_path):
+    header = checkpoint.read_header(checkpoint.find(own_run))
+    (own_run / "eval.json").write_text(json.dumps(result_of(header).to_document()))
+    first, second = tmp_path / "g.safetensors", tmp_path / "hub"
+    export.export(own_run, export.Request(first, "safetensors", license="cc-by-4.0"), print)
+    assert b"/somewhere" not in first.read_bytes()
+    export.export(first, export.Request(second, "hf"), print)
+    card = (second / "README.md").read_text()
+    assert "license: cc-by-4.0" in card
+    assert f"protocol {result_of(header).protocol_hash}: name clean-50k" in card
+    record = json.loads((second / "export.json").read_text())["files"]["model.safetensors"]
+    assert record["checkpoint"]["license"] == "cc-by-4.0"
+    export.export(second, export.Request(tmp_path / "h.safetensors", "safetensors", license="mit"), print)
+    after = checkpoint.read_header(tmp_path / "h.safetensors")
+    assert after.data["license"] == "mit"
+    assert [document["metrics"]["fid"]["value"] for document in after.data["scores"]] == [12.5]
+
+
 def test_scores_of_other_weights_are_refused(run, tmp_path):
     header = checkpoint.read_header(checkpoint.find(run))
     path = tmp_path / "eval.json"

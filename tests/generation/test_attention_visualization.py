@@ -13,7 +13,7 @@ from gantx import models
 from gantx.config import presets
 from gantx.errors import MissingError, UsageError
 from gantx.generation import attention_visualization, sampling
-from gantx.generation.attention_visualization import Picture, View
+from gantx.generation.attention_visualization import Picture, Row, View
 from gantx.generation.latents import spec_of_one
 from gantx.generation.truncation import Truncation, truncate
 from gantx.runtime import random
@@ -118,10 +118,13 @@ def small_transgan():
     return models.build(section).eval().requires_grad_(False)
 
 
+def row_of(generator, seed=7, **view):
+    view = attention_visualization.completed(generator, View(**view))
+    return attention_visualization.pictures(generator, seed, view, CPU)
+
+
 def pictures(generator, seed=7, **view):
-    return attention_visualization.pictures(
-        generator, seed, attention_visualization.completed(generator, View(**view)), CPU
-    )
+    return row_of(generator, seed, **view).pictures
 
 
 def test_image_and_maps_are_of_one_pass_and_truncated_unless_asked_otherwise():
@@ -174,22 +177,20 @@ def test_all_pictures_have_the_size_of_the_cropped_image():
 
 def test_the_cell_that_asks_is_where_the_pixel_is():
     drawn = pictures(small_transgan(), layer="all", query=(15, 6))
-    assert [picture.query for picture in drawn] == [
-        None,
+    assert [picture.box for picture in drawn] == [
+        (15, 6, 1, 1),  # in the image, as in the last map
         (12, 4, 4, 4),
         (14, 6, 2, 2),
         (15, 6, 1, 1),
         (15, 6, 1, 1),
     ]
-    (_, at_the_centre) = pictures(small_transgan())
-    assert at_the_centre.query == (8, 8, 1, 1)
 
 
 def test_the_pixel_that_asks_is_counted_in_the_cropped_image():
     (_, whole) = pictures(small_transgan(), layer="8x8.0", kinds=("soft",), query=(15 - 4, 6))
     (_, cropped) = pictures(small_transgan(), layer="8x8.0", kinds=("soft",), query=(7, 6), ratio=0.5)
-    assert whole.query == (10, 6, 2, 2)
-    assert cropped.query == (10 - 4, 6, 2, 2)
+    assert whole.box == (10, 6, 2, 2)
+    assert cropped.box == (10 - 4, 6, 2, 2)
     assert torch.equal(cropped.pixels, whole.pixels[:, 4:12])
     with pytest.raises(UsageError, match="no pixel 8,0 in an image of 8 rows and 16 columns"):
         pictures(small_transgan(), query=(8, 0), ratio=0.5)
@@ -215,52 +216,77 @@ def test_views_that_make_no_sense(family, view, complaint):
         pictures(generator, **view)
 
 
+def test_the_default_query_is_the_position_whose_attention_varies_most():
+    generator = small_transgan()
+    given = random.for_seeds(spec_of_one(generator), [7], CPU)["z"]
+    variances = {}
+    for y in range(16):
+        for x in range(16):
+            _, maps = generator.follow(given, ((y + 0.5) / 16, (x + 0.5) / 16))
+            variances[y, x] = maps["16x16.1"].mean(1).var()
+    table = torch.tensor([[variances[y, x] for x in range(16)] for y in range(16)])
+    smooth = torch.nn.functional.avg_pool2d(table[None], 3, stride=1, padding=1)[0]
+    row = row_of(generator)
+    assert row.query == divmod(int(smooth.argmax()), 16)
+    assert row.latents == 0
+    smooth[:4] = smooth[12:] = 0
+    y, x = divmod(int(smooth.argmax()), 16)
+    assert row_of(generator, ratio=0.5).query == (y - 4, x)
+
+
 # --- sheets -----------------------------------------------------------------------------------------------
 
 
-def test_small_pictures_are_enlarged_by_an_integer_factor_and_the_query_position_is_framed():
-    pixels = torch.full((3, 30, 40), 100, dtype=torch.uint8)
-    bare, framed = (
-        attention_visualization.sheet([[Picture("image", pixels, ("seed 7", ""), query)]])
-        for query in (None, (10, 20, 2, 2))
-    )
-    above = bare.shape[1] - 150
-    assert bare.shape[2] == 200  # five times, to reach 128 pixels
-    assert 20 <= above <= 40
-    assert bool((bare[:, above:] == 100).all())
-    assert int(bare[:, :above].min()) < 100  # the letters
-    changed = (bare != framed).any(0).nonzero()
-    assert changed.min(0).values.tolist() == [above + 50 - 2, 100 - 2]
-    assert changed.max(0).values.tolist() == [above + 60 + 1, 110 + 1]
-    assert torch.equal(framed[:, above + 50 : above + 60, 100:110], bare[:, above + 50 : above + 60, 100:110])
+def test_a_sheet_has_names_once_seeds_and_queries_on_the_left_and_a_colour_bar():
+    rows = [row_of(small_transgan(), seed, query=(3, 4), layer="all") for seed in (7, 8)]
+    sheet = attention_visualization.sheet(rows, note="a title")
+    assert (sheet.columns, sheet.factor, sheet.title) == (5, 8, "a title")
+    assert sheet.header[:2] == ["image", "4x4.0 mean softblend"]
+    assert sheet.side == ["seed 7\nquery\n3,4", "seed 8\nquery\n3,4"]
+    assert sheet.cells[0].caption == ""
+    assert sheet.cells[1].caption.startswith("max ")
+    (bar,) = sheet.legends
+    assert (bar.low, bar.high) == ("0", "max")
+    assert bar.colours[:, 0].tolist() == [0, 0, 0]
+    assert bar.colours[:, -1].tolist() == [255, 255, 180]
 
 
-def test_large_pictures_stay_as_they_are():
+def test_the_legend_of_latents_has_their_colours():
+    sheet = attention_visualization.sheet([row_of(styled("ganformer"))])
+    (swatches,) = sheet.legends
+    assert [name for _, name in swatches.entries] == ["0", "1", "2"]
+    colours = sampling.quantise(attention_visualization.palette(3)[:, :, None, None]).flatten(1)
+    assert [list(colour) for colour, _ in swatches.entries] == colours.tolist()
+    assert sheet.side == ["seed 7"]
+    assert sheet.header[1] == "16x16.1 head 0 argmax"
+
+
+def test_large_pictures_stay_as_they_are_unless_asked_otherwise():
     pixels = torch.randint(0, 256, (3, 200, 300), dtype=torch.uint8)
-    whole = attention_visualization.sheet([[Picture("image", pixels, ("seed 7", ""))] * 2] * 3)
-    assert whole.shape[2] == 2 * 300 + 4
-    assert torch.equal(whole[:, -200:, -300:], pixels)
+    rows = [Row(7, [Picture("image", pixels)], latents=3)]
+    assert attention_visualization.sheet(rows).factor == 1
+    assert attention_visualization.sheet(rows, 3).factor == 3
 
 
 def test_a_folder_contains_every_picture_unchanged(tmp_path):
     generator = styled("ganformer")
-    rows = [pictures(generator, seed) for seed in (7, 8)]
+    rows = [row_of(generator, seed) for seed in (7, 8)]
     names = attention_visualization.save(tmp_path / "maps", [7, 8], iter(rows), {"Software": "gantx"})
     assert names == ["image", "16x16.1.head0.argmax", "16x16.1.head0.blend"]
     assert len(list((tmp_path / "maps").iterdir())) == 6
-    for seed, row in zip((7, 8), rows, strict=True):
-        for picture in row:
-            with Image.open(tmp_path / "maps" / f"seed-{seed:06d}.{picture.name}.png") as file:
+    for row in rows:
+        for picture in row.pictures:
+            with Image.open(tmp_path / "maps" / f"seed-{row.seed:06d}.{picture.name}.png") as file:
                 assert file.text == {
                     "Software": "gantx",
-                    "gantx:seed": str(seed),
+                    "gantx:seed": str(row.seed),
                     "gantx:picture": picture.name,
                 }
                 assert list(file.tobytes()) == picture.pixels.permute(1, 2, 0).flatten().tolist()
 
 
 def test_a_sheet_that_cannot_fit_is_refused_after_its_first_row(tmp_path):
-    rows = itertools.repeat(pictures(styled("ganformer"), 7))
+    rows = itertools.repeat(row_of(styled("ganformer"), 7))
     with pytest.raises(MissingError, match="name fewer seeds, or a folder"):
         attention_visualization.save(tmp_path / "a.png", Seeds([range(10**12)]), rows, {})
     assert list(tmp_path.iterdir()) == []

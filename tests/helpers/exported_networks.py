@@ -22,7 +22,7 @@ SETTINGS = {
         "resolution": 8, "latent_dim": 16, "mapping_layers": 2, "channel_base": 64, "channel_max": 8,
     },
     "implicit": {
-        "resolution": 8, "latent_dim": 8, "style_dim": 16, "categories": 4, "width": 8, "components": 3,
+        "resolution": 8, "latent_dim": 8, "style_dim": 16, "categories": [4, 2], "width": 8, "components": 3,
     },
 }  # fmt: skip
 

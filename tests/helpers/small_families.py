@@ -9,8 +9,8 @@ GENERATORS = {
     "stylegan2": "resolution: 16, latent_dim: 16, mapping_layers: 2, channel_base: 128, channel_max: 16",
     "ganformer": "resolution: 16, components: 2, latent_dim: 8, mapping_layers: 3, channel_base: 128, "
     "channel_max: 16",
-    "implicit": "resolution: 16, latent_dim: 8, style_dim: 16, mapping_layers: 2, categories: 4, width: 8, "
-    "components: 3",
+    "implicit": "resolution: 16, latent_dim: 8, style_dim: 16, mapping_layers: 2, categories: [4, 2], "
+    "width: 8, components: 3",
 }
 DISCRIMINATORS = {
     "transgan": "resolution: 16, dim: 16, depth: 1, heads: 2",

@@ -22,7 +22,7 @@ SECTIONS = {
         resolution=16, patch_size=4, dim=32, depth=2, heads=2, mapping_depth=2, decoder_dim=32
     ),
     "implicit": ImplicitGeneratorConfig(
-        resolution=16, latent_dim=8, style_dim=16, categories=4, width=16, components=3
+        resolution=16, latent_dim=8, style_dim=16, categories=(4, 2), width=16, components=3
     ),
 }
 

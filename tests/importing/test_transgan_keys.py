@@ -77,7 +77,7 @@ def test_every_key_of_version_2_is_imported_or_ignored_for_a_reason():
     state, ours, sizes = official_discriminator()
     state = {f"module.{key}": tensor for key, tensor in state.items()}
     imported = transgan_v2_discriminator(state, heads=2)
-    assert dict(imported.section) == {"family": "transgan2", **sizes}
+    assert dict(imported.section) == {"family": "transgan2", **sizes, "classes": 0}
     assert set(imported.names) | set(imported.ignored) == {key.removeprefix("module.") for key in state}
     assert set(imported.ignored) == {"Hz_fbank"}
     assert imported.tensors.keys() == ours.keys()

@@ -60,6 +60,11 @@ def test_an_unknown_method(tmp_path):
         archives.read_entry(archive, archive.infolist()[0])
 
 
+def test_a_name_without_end(tmp_path):
+    with pytest.raises(ValueError, match="a name of 1,001 characters"):
+        archives.open_zip(zipped(tmp_path / "x.zip", ("x" * 1001, b"")))
+
+
 def npy(array):
     written = io.BytesIO()
     np.save(written, array)

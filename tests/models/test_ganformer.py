@@ -753,11 +753,17 @@ def test_codes_of_the_grid_tell_cells_apart():
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"heads": 2, "positions": False, "grid": "trainable"}, {"classes": 2}]
+    "changes",
+    [
+        {},
+        {"heads": 2, "positions": False, "grid": "trainable"},
+        {"classes": 2},
+        {"classes": 2, "label_head": "mapped"},
+    ],
 )
 def test_discriminator_discriminates_and_trains_whole(changes):
     discriminator = shaken(small_discriminator(**changes))
-    labels = torch.eye(2).repeat(2, 1) if changes.get("classes") else None
+    labels = torch.tensor([0, 1, 0, 1]) if changes.get("classes") else None
     logits = discriminator(torch.randn(4, 3, 16, 16), noise_of(discriminator, 4), labels)
     assert logits.shape == (4,)
     logits.square().sum().backward()

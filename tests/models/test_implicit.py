@@ -12,7 +12,7 @@ def build(**sizes):
     torch.manual_seed(0)
     return models.build(
         ImplicitGeneratorConfig(
-            latent_dim=8, style_dim=16, width=8, **{"resolution": 8, "categories": 4} | sizes
+            latent_dim=8, style_dim=16, width=8, **{"resolution": 8, "categories": (4, 2)} | sizes
         )
     )
 
@@ -81,13 +81,13 @@ def test_bf16_keeps_pixels_in_float32_and_near():
 
 
 def test_the_largest_of_the_leading_numbers_is_a_discrete_latent():
-    generator = build(categories=3)
-    z = torch.tensor([[0.5, 0.1, 0.2, 0.0, 0.0, 0.0, 0.0, 0.0]])
+    generator = build(categories=(3, 2))
+    z = torch.tensor([[0.5, 0.1, 0.2, -1.0, 0.0, 0.0, 0.0, 0.0]])
     network = generator.mapping_network
     with torch.no_grad():
-        network.layers[0].weight[:, :3] = 0  # so that these numbers have no other effect
+        network.layers[0].weight[:, :5] = 0  # so that these numbers have no other effect
     for largest in range(3):
-        expected = network.layers[0](z)[0] + network.embedding[largest]
+        expected = network.layers[0](z)[0] + network.embeddings[0][largest] + network.embeddings[1][1]
         for layer in network.layers[1:]:
             expected = layer(torch.nn.functional.leaky_relu(expected, 0.2))
         moved = z.clone()
@@ -96,5 +96,5 @@ def test_the_largest_of_the_leading_numbers_is_a_discrete_latent():
 
 
 def test_more_categories_than_numbers_are_refused():
-    with pytest.raises(ValueError, match="categories 9 must be at most latent_dim 8"):
-        build(categories=9)
+    with pytest.raises(ValueError, match="categories need 9 numbers of z, one each, but latent_dim is 8"):
+        build(categories=(5, 4))

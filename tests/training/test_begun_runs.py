@@ -27,7 +27,8 @@ def test_a_run_that_an_earlier_version_began_goes_on(family, tmp_path):
     )
     line = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     expected = json.loads((BEGUN / family / "metrics_at_0.024_kimg.json").read_text())
-    assert line.keys() == expected.keys()
+    later = {name for name in line if name.startswith("health/")}  # not reported by that version
+    assert line.keys() - later == expected.keys()
     # Another processor rounds the last bits otherwise.
     for name in expected.keys() - set(OF_THE_MACHINE):
         assert line[name] == pytest.approx(expected[name], rel=5e-3, abs=1e-5), name

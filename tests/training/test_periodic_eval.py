@@ -145,11 +145,11 @@ def test_modes_decide_beside_a_network_too(tmp_path):
 def test_a_stop_does_not_lose_the_last_score(tmp_path, monkeypatch):
     measure, calls = periodic_eval.PeriodicEvaluation.score, []
 
-    def stopped(self, generator, interrupted):
+    def stopped(self, generator, interrupted, show):
         calls.append(None)
         if len(calls) == 4:
             signal.raise_signal(signal.SIGTERM)
-        return measure(self, generator, interrupted)
+        return measure(self, generator, interrupted, show)
 
     monkeypatch.setattr(periodic_eval.PeriodicEvaluation, "score", stopped)
     folder = start(tmp_path, *SCORED)

@@ -60,6 +60,21 @@ def test_a_pipe_gets_plain_lines_now_and_then(clock):
     assert "\x1b" not in out.getvalue()
 
 
+def test_the_first_line_comes_soon_and_later_ones_follow_the_load(clock):
+    shown = ProgressDisplay(100_000, Console(file=io.StringIO(), width=80))
+    shown.advance(0)
+    clock(20.0)
+    shown.advance(16)  # after compilation
+    clock(24.0)
+    assert shown.advance(416) is None
+    clock(25.0)
+    assert shown.advance(516).startswith("kimg 0.516 of 100 eta 16m35 img/s 100")
+    for second in range(26, 126):  # half as fast from now on
+        clock(float(second))
+        shown.advance(516 + 50 * (second - 25))
+    assert " img/s 50" in " ".join(shown._parts())
+
+
 def live(width, total=20_000_000):
     out = io.StringIO()
     return ProgressDisplay(total, Console(file=out, force_terminal=True, width=width)), out

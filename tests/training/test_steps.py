@@ -57,6 +57,11 @@ def test_a_replayed_run_is_the_plain_run_to_the_bit(preset, tmp_path, monkeypatc
     run_twice(tmp_path, monkeypatch, small(*PRESETS[preset], *LONG, "training.compile=off"))
 
 
+def test_a_replayed_conditional_run_is_the_plain_run_to_the_bit(tmp_path, monkeypatch):
+    more = ("training.compile=off", "conditioning={classes: auto, dropout: 0.2}")
+    run_twice(tmp_path, monkeypatch, small(*PRESETS["transgan-s"], *LONG, *more))
+
+
 @pytest.mark.parametrize(
     "preset",
     [
@@ -126,9 +131,10 @@ def load(step, batches, iteration):
     step.load(batches, positions, seed=0, iteration=iteration)
 
 
-@pytest.mark.parametrize("preset", ["transgan-s", "vitgan-cifar10", "stylegan2-ffhq"])
+@pytest.mark.parametrize("preset", ["transgan-s", "vitgan-cifar10", "stylegan2-ffhq", "conditional"])
 def test_consecutive_steps_run_the_same_operations_on_the_same_storages(preset):
-    with steps_of(*PRESETS[preset]) as (_, state, made, batches):
+    conditional = (*PRESETS["stylegan2-ffhq"], "conditioning={classes: 18, dropout: 0.1}")
+    with steps_of(*PRESETS.get(preset, conditional)) as (_, state, made, batches):
         lasting = [
             *(state.generator.weights, state.generator.gradient, state.generator.buffers),
             *(state.discriminator.weights, state.discriminator.gradient, state.discriminator.buffers),

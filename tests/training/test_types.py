@@ -61,7 +61,8 @@ def run(settings, watch):
             network.update_state = paused(watch, network.update_state)
     for phase in phases(settings, state.generator, state.discriminator, state.path_length):
         shape = (phase.batch, *state.generator.network.image_shape)
-        reals = {stream: torch.rand(shape) * 2 - 1 for stream in phase.reals}
+        labels = phase.empty_reals(phase.batch, shape[-1], CPU)
+        reals = {**labels, **{stream: torch.rand(shape) * 2 - 1 for stream in phase.reals}}
         draws = draw(phase.spec, seed=0, stream=phase.name, step=0, device=CPU)
         with watch:
             run_phase(phase, reals, draws, statistics)
@@ -103,6 +104,12 @@ def test_types_of_every_phase(preset):
 @pytest.mark.parametrize("family", ["transgan", "transgan2", "vitgan", "stylegan2", "ganformer"])
 def test_types_of_every_loss_and_penalty(family, loss):
     check(small(family, family, f"objective.loss={loss}", *ALL_PENALTIES, "training.precision=bf16"))
+
+
+@pytest.mark.parametrize("family", ["transgan", "vitgan", "ganformer"])
+def test_types_of_conditional_networks(family):
+    more = ("conditioning={classes: 5, dropout: 0.5}", "training.precision=bf16")
+    check(small(family, family, "objective.loss=hinge", *ALL_PENALTIES, *more))
 
 
 def test_frequency_bands_are_filtered_in_float32():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from gantx.config.networks.stylegan2 import PowerOfTwo
-from gantx.config.section import Positive, Section
+from gantx.config.section import Classes, Positive, Section
 
 
 class DCGANDiscriminatorConfig(Section):
@@ -16,6 +16,7 @@ class DCGANDiscriminatorConfig(Section):
         channels: of the first convolution; every later one has twice as many, ...
         channel_max: ... but no more than this.
         group_size: samples in a group of the minibatch standard deviation.
+        classes: number of classes, 0 for none; a run sets it from `conditioning`.
     """
 
     family: Literal["dcgan"] = "dcgan"
@@ -23,3 +24,4 @@ class DCGANDiscriminatorConfig(Section):
     channels: Positive = 32
     channel_max: Positive = 512
     group_size: Positive = 4
+    classes: Classes = 0

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from gantx.config.networks.stylegan2 import PowerOfTwo, require_channels, require_groups
-from gantx.config.section import Depth, Positive, Section
+from gantx.config.networks.stylegan2 import (
+    PowerOfTwo,
+    require_channels,
+    require_groups,
+    with_label_head,
+)
+from gantx.config.section import Classes, Depth, Positive, Section
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
@@ -52,6 +57,7 @@ class GANformerGeneratorConfig(Section):
         image_gate: multiply the attention of each token by a gate computed from the token.
         attention_dropout: dropout probability of attention, in training alone.
         component_dropout: probability that a local latent is left out of an image, in training alone.
+        classes: number of classes, 0 for none; a run sets it from `conditioning`.
     """
 
     family: Literal["ganformer"] = "ganformer"
@@ -86,6 +92,7 @@ class GANformerGeneratorConfig(Section):
     image_gate: bool = False
     attention_dropout: Rate = 0.12
     component_dropout: Rate = 0.0
+    classes: Classes = 0
 
     @model_validator(mode="after")
     def _fits_together(self) -> GANformerGeneratorConfig:
@@ -123,7 +130,10 @@ class GANformerDiscriminatorConfig(Section):
         channel_max: ... but no more than this.
         group_size: samples in a group of the minibatch standard deviation.
         group_channels: channels of the minibatch standard deviation.
-        classes: number of classes, 0 for an unconditional discriminator.
+        classes: number of classes, 0 for an unconditional discriminator; a run sets it from `conditioning`.
+        label_head: how classes enter: `mapped`, the logit is a feature vector times the mapped label
+            (StyleGAN2-ADA); `selected`, there is a logit for each class (the first release of StyleGAN2), as
+            in files of earlier versions that have classes.
         components: number of latents that attend to the image.
         latent_dim: size of each.
         attention_from: lowest resolution of features that they attend to.
@@ -142,7 +152,8 @@ class GANformerDiscriminatorConfig(Section):
     channel_max: Positive = 512
     group_size: Positive = 4
     group_channels: Positive = 1
-    classes: Annotated[int, Field(ge=0)] = 0
+    classes: Classes = 0
+    label_head: Literal["mapped", "selected"] = "mapped"
     components: Positive = 16
     latent_dim: Positive = 32
     attention_from: Annotated[int, Field(ge=8)] = 8
@@ -153,6 +164,11 @@ class GANformerDiscriminatorConfig(Section):
     grid_dim: Positive | None = None
     grid_directions: Positive = 2
     attention_dropout: Rate = 0.12
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_label_head(cls, tree: Any) -> Any:
+        return with_label_head(tree)
 
     @model_validator(mode="after")
     def _fits_together(self) -> GANformerDiscriminatorConfig:

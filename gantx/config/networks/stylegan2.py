@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from gantx.config.section import Depth, Positive, Section
+from gantx.config.section import Classes, Depth, Positive, Section
 
 
 def _power_of_two(value: int) -> int:
@@ -28,6 +28,13 @@ def require_channels(resolution: int, channel_base: int) -> None:
         )
 
 
+def with_label_head(tree: Any) -> Any:
+    """The section of a discriminator; classes without a `label_head`, of earlier versions, are `selected`."""
+    if isinstance(tree, dict) and tree.get("classes") and "label_head" not in tree:
+        return {**tree, "label_head": "selected"}
+    return tree
+
+
 class StyleGAN2GeneratorConfig(Section):
     """StyleGAN2, generator (arXiv 1912.04958); see gantx.models.stylegan2.
 
@@ -42,6 +49,7 @@ class StyleGAN2GeneratorConfig(Section):
         noise: add noise in every layer.
         final_convolution: one more convolution, without activation, before the last colours, as in
             GANformer's PyTorch code.
+        classes: number of classes, 0 for none; a run sets it from `conditioning`.
     """
 
     family: Literal["stylegan2"] = "stylegan2"
@@ -54,6 +62,7 @@ class StyleGAN2GeneratorConfig(Section):
     architecture: Literal["skip", "resnet", "orig"] = "skip"
     noise: bool = True
     final_convolution: bool = False
+    classes: Classes = 0
 
     @model_validator(mode="after")
     def _has_channels(self) -> StyleGAN2GeneratorConfig:
@@ -70,7 +79,10 @@ class StyleGAN2DiscriminatorConfig(Section):
         channel_max: ... but no more than this.
         group_size: samples in a group of the minibatch standard deviation.
         group_channels: channels of the minibatch standard deviation.
-        classes: number of classes, 0 for an unconditional discriminator.
+        classes: number of classes, 0 for an unconditional discriminator; a run sets it from `conditioning`.
+        label_head: how classes enter: `mapped`, the logit is a feature vector times the mapped label
+            (StyleGAN2-ADA); `selected`, there is a logit for each class (the first release of StyleGAN2), as
+            in files of earlier versions that have classes.
     """
 
     family: Literal["stylegan2"] = "stylegan2"
@@ -79,7 +91,13 @@ class StyleGAN2DiscriminatorConfig(Section):
     channel_max: Positive = 512
     group_size: Positive = 4
     group_channels: Positive = 1
-    classes: Annotated[int, Field(ge=0)] = 0
+    classes: Classes = 0
+    label_head: Literal["mapped", "selected"] = "mapped"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_label_head(cls, tree: Any) -> Any:
+        return with_label_head(tree)
 
     @model_validator(mode="after")
     def _divisible(self) -> StyleGAN2DiscriminatorConfig:

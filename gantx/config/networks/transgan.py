@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import model_validator
 
-from gantx.config.section import STAGES, Depth, Positive, Section
+from gantx.config.section import STAGES, Classes, Depth, Positive, Section
 
 
 class TransGANGeneratorConfig(Section):
@@ -23,6 +23,7 @@ class TransGANGeneratorConfig(Section):
         locality: shape of the attention window of locality-aware initialisation.
         super_resolution: build the entry through which low-resolution images come in at stage 2.
         init: weights as released, or Xavier with sine positions as the CPU-sized preset wants.
+        classes: number of classes, 0 for none; a run sets it from `conditioning`.
     """
 
     family: Literal["transgan"] = "transgan"
@@ -37,6 +38,7 @@ class TransGANGeneratorConfig(Section):
     locality: Literal["band", "neighbourhood", "none"] = "band"
     super_resolution: bool = True
     init: Literal["released", "compact"] = "released"
+    classes: Classes = 0
 
     @property
     def resolution(self) -> int:
@@ -73,6 +75,7 @@ class TransGANDiscriminatorConfig(Section):
         heads: attention heads.
         mlp_ratio: hidden width of the MLPs in units of `dim`.
         init: weights as released, or Xavier with sine positions as the CPU-sized preset wants.
+        classes: number of classes, 0 for none; a run sets it from `conditioning`.
     """
 
     family: Literal["transgan"] = "transgan"
@@ -83,6 +86,7 @@ class TransGANDiscriminatorConfig(Section):
     heads: Positive = 4
     mlp_ratio: Positive = 4
     init: Literal["released", "compact"] = "released"
+    classes: Classes = 0
 
     @model_validator(mode="after")
     def _divisible(self) -> TransGANDiscriminatorConfig:

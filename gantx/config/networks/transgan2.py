@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from gantx.config.section import STAGES, Positive, Section
+from gantx.config.section import STAGES, Classes, Positive, Section
 
 Depth = Annotated[int, Field(ge=0, le=1024)]
 Upsampling = Literal["shuffle", "bicubic", "blur-shuffle"]
@@ -30,6 +30,7 @@ class TransGAN2GeneratorConfig(Section):
         norm: LayerNorm, or the paper's modified normalisation (`pixel`).
         noise: put noise into the attention of every block.
         latent_grid: make a second token grid from z, which every block attends to (CelebA-HQ).
+        classes: number of classes, 0 for none; a run sets it from `conditioning`.
     """
 
     family: Literal["transgan2"] = "transgan2"
@@ -46,6 +47,7 @@ class TransGAN2GeneratorConfig(Section):
     norm: Literal["layer", "pixel"] = "layer"
     noise: bool = False
     latent_grid: bool = False
+    classes: Classes = 0
 
     @property
     def resolution(self) -> int:
@@ -93,6 +95,7 @@ class TransGAN2DiscriminatorConfig(Section):
         norm: LayerNorm, or the paper's modified normalisation (`pixel`).
         relative_positions: learn biases for relative positions, in all blocks but the last.
         noise: put noise into the attention of every block.
+        classes: number of classes, 0 for none; a run sets it from `conditioning`.
     """
 
     family: Literal["transgan2"] = "transgan2"
@@ -109,6 +112,7 @@ class TransGAN2DiscriminatorConfig(Section):
     norm: Literal["layer", "pixel"] = "layer"
     relative_positions: bool = True
     noise: bool = True
+    classes: Classes = 0
 
     @model_validator(mode="after")
     def _fits(self) -> TransGAN2DiscriminatorConfig:

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from gantx.config.section import Depth, Positive, Section
+from gantx.config.section import Classes, Depth, Positive, Section
 
 SpectralNormKind = Literal["none", "plain", "improved", "released"]
 Similarity = Literal["dot", "l2"]
@@ -34,6 +34,7 @@ class ViTGANGeneratorConfig(Section):
         decoder_dim: width of the decoder's layers.
         decoder_noise: add noise of learned strength to the decoder's layers.
         output: linear, or tanh to keep pixels within [-1, 1].
+        classes: number of classes, 0 for none; a run sets it from `conditioning`.
     """
 
     family: Literal["vitgan"] = "vitgan"
@@ -56,6 +57,7 @@ class ViTGANGeneratorConfig(Section):
     decoder_dim: Positive = 512
     decoder_noise: bool = False
     output: Literal["linear", "tanh"] = "linear"
+    classes: Classes = 0
 
     @model_validator(mode="after")
     def _divisible(self) -> ViTGANGeneratorConfig:
@@ -87,6 +89,7 @@ class ViTGANDiscriminatorConfig(Section):
         qk_std: initial standard deviation of the weights of queries and keys; null for 0.02 with `l2` and
             1/√dim with `dot`.
         spectral_norm: of all linear weights; `improved` keeps each at its initial norm.
+        classes: number of classes, 0 for none; a run sets it from `conditioning`.
     """
 
     family: Literal["vitgan"] = "vitgan"
@@ -101,6 +104,7 @@ class ViTGANDiscriminatorConfig(Section):
     attention: Similarity = "l2"
     qk_std: Annotated[float, Field(gt=0)] | None = None
     spectral_norm: SpectralNormKind = "improved"
+    classes: Classes = 0
 
     @model_validator(mode="after")
     def _divisible(self) -> ViTGANDiscriminatorConfig:

@@ -10,7 +10,7 @@ from gantx.models import interfaces
 from gantx.models.ganformer.attention import LatentAttention, dropout_spec
 from gantx.models.ganformer.positions import GridCode
 from gantx.models.layers.checkpointing import run_block
-from gantx.models.layers.conditioning import for_labels
+from gantx.models.layers.conditioning import MappedLabels, for_labels
 from gantx.models.layers.equalized import EqualLinear
 from gantx.models.layers.minibatch_std import minibatch_standard_deviation
 from gantx.models.layers.residual import DownBlock, Epilogue
@@ -46,7 +46,9 @@ class Discriminator(interfaces.Discriminator):
         self.from_rgb = EqualLinear(3, channels[0], leaky=True)
         self.blocks = nn.ModuleList(map(DownBlock, channels[:-1], channels[1:], resolutions))
         self.epilogue = Epilogue(channels[-1], config.group_size, config.group_channels)
-        self.out = EqualLinear(channels[-1] + config.components, max(config.classes, 1), exact=True)
+        mapped = config.classes > 0 and config.label_head == "mapped"
+        logits = channels[-1] if mapped else max(config.classes, 1)
+        self.out = EqualLinear(channels[-1] + config.components, logits, exact=True)
 
         self.aggregators = nn.Parameter(torch.rand(config.components, config.latent_dim))
         self.positions = (
@@ -71,6 +73,7 @@ class Discriminator(interfaces.Discriminator):
         )
         self.component_linear = EqualLinear(config.latent_dim + 1, config.latent_dim, leaky=True)
         self.component_out = EqualLinear(config.latent_dim, 1, widen=True)
+        self.mapped_labels = MappedLabels(config.classes, channels[-1]) if mapped else None
 
     def noise_spec(self, batch: int) -> Spec:
         """Draws of dropout in training mode; {} otherwise."""
@@ -105,4 +108,8 @@ class Discriminator(interfaces.Discriminator):
         deviation = deviation[:, None].expand(-1, latents.shape[1], -1)  # [B, m, 1]
         each = self.component_linear(torch.cat([latents, deviation], dim=2))
         vector = torch.cat([self.epilogue(x, parts), self.component_out(each).flatten(1)], dim=1)
-        return for_labels(self.out(vector), self.classes, labels)
+        out = self.out(vector)
+        if self.mapped_labels is not None:
+            logits: Tensor = self.mapped_labels(out, labels)
+            return logits
+        return for_labels(out, self.classes, labels)

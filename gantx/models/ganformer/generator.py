@@ -41,6 +41,7 @@ class Generator(interfaces.Generator):
         kmeans_iterations = config.kmeans_iterations
         update_latents = config.update_latents
         super().__init__()
+        self.classes = config.classes
         self.latent_shape = (config.components + 1, config.latent_dim)
         self.image_shape = (3, config.resolution, config.resolution)
         self.heads = config.heads
@@ -69,6 +70,7 @@ class Generator(interfaces.Generator):
             position_dim=position_dim,
             latent_norm=config.latent_norm,
             normalize_global=config.normalize_global,
+            classes=config.classes,
         )
         self.synthesis_network = Synthesis(
             config.resolution,
@@ -140,13 +142,15 @@ class Generator(interfaces.Generator):
 
         Args:
             z: [B, m + 1, d], standard normal.
-            labels: not used.
+            labels: int64 [B] with classes, otherwise not used.
             noise: of `noise_spec`, or None for no dropout.
 
         Returns:
             ws, [B, m + 1, L, d]: a copy of every w for each of L uses.
         """
-        w: Tensor = self.mapping_network(z, self.positions, self._mask(noise), noise, self.attention_dropout)
+        w: Tensor = self.mapping_network(
+            z, self.positions, self._mask(noise), noise, self.attention_dropout, labels
+        )
         return w[:, :, None].expand(-1, -1, self.synthesis_network.styles, -1)
 
     def synthesis(self, ws: Tensor, noise: Draws | None = None) -> Tensor:
@@ -154,8 +158,8 @@ class Generator(interfaces.Generator):
         return self._generate(ws, noise)[0]
 
     def forward(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
-        """Latents [B, m + 1, d] to images [B, 3, R, R]; `labels` are not used."""
-        return self.synthesis(self.mapping(z, noise=noise), noise)
+        """Latents [B, m + 1, d], and labels [B] with classes, to images [B, 3, R, R]."""
+        return self.synthesis(self.mapping(z, labels, noise), noise)
 
     def observe(
         self, ws: Tensor, noise: Draws | None = None, layers: str = "last"

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 
@@ -58,3 +59,34 @@ def follow(
         for handle in handles:
             handle.remove()
     return images, maps
+
+
+def attention_variances(
+    generate: Callable[[], object], attentions: Sequence[nn.Module], resolution: int
+) -> Tensor:
+    """How much the attention of a query position varies over the image, for positions on a regular grid.
+
+    A position that attends to everything alike has a variance of 0; on an object it is usually largest.
+
+    Args:
+        generate: one pass of a network.
+        attentions: as in `follow`; the last one is observed.
+        resolution: of the grid of query positions, at most that of the layer; bounds the time.
+
+    Returns:
+        [B, s, s], the variance over all positions of the attention averaged over heads; s is `resolution` or
+        the resolution of the layer.
+    """
+    inputs: list[tuple[Any, ...]] = []
+    handle = attentions[-1].register_forward_pre_hook(lambda layer, arguments: inputs.append(arguments[:2]))
+    try:
+        generate()
+    finally:
+        handle.remove()
+    layer, side = attentions[-1], math.isqrt(inputs[0][0].shape[1])
+    assert isinstance(layer, SelfAttention)
+    count = min(side, resolution)
+    along = [(2 * index + 1) * side // (2 * count) for index in range(count)]
+    rows = [layer.row(y * side + x, *inputs[0]).mean(1).var(1) for y in along for x in along]
+    variances: Tensor = torch.stack(rows, 1).unflatten(1, (count, count))
+    return variances

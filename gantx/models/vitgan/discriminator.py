@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from gantx.config.networks.vitgan import ViTGANDiscriminatorConfig
 from gantx.models import interfaces
 from gantx.models.layers.checkpointing import run_block
+from gantx.models.layers.conditioning import for_labels
 from gantx.models.layers.normalization import LayerNorm
 from gantx.models.vitgan.blocks import Block
 from gantx.models.vitgan.linear import EqualizedLinear, LogitHead, advance_spectral_norms
@@ -50,20 +51,30 @@ class Discriminator(interfaces.Discriminator):
         )
         self.norm = LayerNorm(config.dim, eps=1e-6)
         self.head = LogitHead(config.dim, 1, spectral=config.spectral_norm)
+        self.classes = config.classes
+        # Ours: projection (Miyato and Koyama 2018), its vectors normalised like every matrix of this network.
+        self.projection = (
+            LogitHead(config.dim, config.classes, bias=False, spectral=config.spectral_norm)
+            if config.classes
+            else None
+        )
 
     def noise_spec(self, batch: int) -> Spec:
         """{}: the discriminator is deterministic."""
         return {}
 
     def forward(self, images: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
-        """Images [B, 3, R, R] to logits [B]; `noise` and `labels` are not used."""
+        """Images [B, 3, R, R], and their labels [B] with classes, to logits [B]; `noise` is not used."""
         tokens = self.tokens(images)
         *blocks, last = self.blocks
         for block in blocks:
             tokens = run_block(block, tokens)
         # The head uses only the class token, so the last block computes no other.
         class_token = last(tokens, keep=1)[:, 0]  # [B, D]
-        logits: Tensor = self.head(self.norm(class_token))  # [B, 1]
+        features = self.norm(class_token)
+        logits: Tensor = self.head(features)  # [B, 1]
+        if self.projection is not None:
+            return logits.squeeze(1) + for_labels(self.projection(features), self.classes, labels)
         return logits.squeeze(1)
 
     def tokens(self, images: Tensor) -> Tensor:

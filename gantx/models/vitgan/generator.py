@@ -36,9 +36,10 @@ class Generator(interfaces.Generator):
         super().__init__()
         grid = config.resolution // config.patch_size
         self.output = config.output
+        self.classes = config.classes
         self.latent_shape = (config.dim,)
         self.image_shape = (3, config.resolution, config.resolution)
-        self.mapping_network = Mapping(config.dim, config.mapping_depth, config.mapping_lr)
+        self.mapping_network = Mapping(config.dim, config.mapping_depth, config.mapping_lr, config.classes)
         self.positions = (
             SineGrid(grid, config.dim) if config.positions == "sine" else TokenTable(grid**2, config.dim)
         )
@@ -66,8 +67,8 @@ class Generator(interfaces.Generator):
         return self.decoder.noise_spec(batch)
 
     def mapping(self, z: Tensor, labels: Tensor | None = None, noise: Draws | None = None) -> Tensor:
-        """Latents [B, D] to styles ws [B, depth + 1, D], one per use; `labels` and `noise` are not used."""
-        w = widened(self.mapping_network(z))
+        """Latents [B, D] to styles ws [B, depth + 1, D], one per use; `noise` is not used."""
+        w = widened(self.mapping_network(z, labels))
         return w[:, None].expand(-1, len(self.blocks) + 1, -1)
 
     def synthesis(self, ws: Tensor, noise: Draws | None = None) -> Tensor:
@@ -88,11 +89,16 @@ class Generator(interfaces.Generator):
         return images.tanh() if self.output == "tanh" else images
 
     def forward(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
-        """Latents [B, D] to images [B, 3, R, R]; no noise means noise of zero, `labels` are not used."""
-        return self.synthesis(self.mapping(z), noise)
+        """Latents [B, D], and labels [B] with classes, to images [B, 3, R, R]; no noise means zero noise."""
+        return self.synthesis(self.mapping(z, labels), noise)
 
     def follow(
-        self, given: Tensor, query: tuple[float, float], noise: Draws | None = None, layers: str = "last"
+        self,
+        given: Tensor,
+        query: tuple[float, float],
+        noise: Draws | None = None,
+        layers: str = "last",
+        labels: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Generate images and return the attention map of one query position.
 
@@ -101,6 +107,7 @@ class Generator(interfaces.Generator):
             query: position in the image, (y, x) in [0, 1) from the top left corner.
             noise: as in `synthesis`.
             layers: `last` for the last block, `all` for every block.
+            labels: not used; the styles know them.
 
         Returns:
             Images [B, 3, R, R]; for every layer, attention [B, h, S, S] on the grid of S x S tokens, under
