@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
+from gantx.config import resolutions
 from gantx.config.networks import (
     DiscriminatorConfig,
     GeneratorConfig,
@@ -472,12 +473,12 @@ class RunConfig(Section):
         if self.generator.resolution != side:
             raise ValueError(
                 f"generator: its images have {self.generator.resolution} pixels a side but data.resolution "
-                f"is {side}; set data.resolution={self.generator.resolution}, or change the generator's sizes"
+                f"is {side}; {resolutions.advice(self.generator, self.discriminator, side)}"
             )
         if self.discriminator.resolution != side:
             raise ValueError(
                 f"discriminator: it takes {self.discriminator.resolution} pixels a side but data.resolution "
-                f"is {side}; set discriminator.resolution={side}"
+                f"is {side}; {resolutions.advice(self.generator, self.discriminator, side)}"
             )
         micro, penalty_micro = self.training.micro_batch, self.training.penalty_micro_batch
         micro = micro if isinstance(micro, int) else None
