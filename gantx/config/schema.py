@@ -46,8 +46,8 @@ class DataConfig(Section):
         source: folder, zip, archive, or a known name such as `cifar10` or `shapes`; set by `--data`.
         split: the images for training, or those kept apart for testing.
         resolution: height and width of the square images in pixels.
-        ratio: height / width of the images; below 1 they are centred in black squares, and generated images
-            are cropped back to this ratio.
+        ratio: height / width of the images; unless it is 1 they are centred in black squares, and generated
+            images are cropped back to this ratio.
         mirror: flip each image left-right with probability one half.
         on_bad_image: stop at images that are unreadable or too small, or skip them and list them in
             the cache.
@@ -60,7 +60,7 @@ class DataConfig(Section):
     source: str | None = None
     split: Literal["train", "test"] = "train"
     resolution: Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)] = 32
-    ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
+    ratio: Annotated[float, Field(gt=0, le=100)] = 1.0
     mirror: bool = False
     on_bad_image: Literal["error", "skip"] = "error"
     allow_upscale: bool = False
