@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,11 +48,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as problem:
         raise MissingError(f"cannot write {path}: {system_reason(problem)}") from problem
     finally:
-        with contextlib.suppress(OSError):
-            if beside is not None:
-                beside.unlink(missing_ok=True)
-        if descriptor is not None:
-            os.close(descriptor)
+        temporary.discard(beside, descriptor)
 
 
 @contextlib.contextmanager
@@ -70,9 +65,7 @@ def scratch_folder(target: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if descriptor is not None:
-            os.close(descriptor)
+        temporary.discard(folder, descriptor)
 
 
 def require_folder(path: Path) -> None:

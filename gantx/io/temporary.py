@@ -54,8 +54,12 @@ def create_file(target: Path) -> tuple[Path, int]:
             descriptor = os.open(path, flags, 0o666)
         except FileExistsError:
             continue
-        if _take(descriptor) and os.fstat(descriptor).st_nlink:
-            return path, descriptor
+        try:
+            if _take(descriptor) and os.fstat(descriptor).st_nlink:
+                return path, descriptor
+        except BaseException:
+            discard(path, descriptor)
+            raise
         os.close(descriptor)  # another process took it for a leftover in between
 
 
@@ -69,11 +73,40 @@ def create_folder(target: Path) -> tuple[Path, int | None]:
             continue
         if sys.platform == "win32":
             return path, None
-        with contextlib.suppress(FileNotFoundError):
+        descriptor = None
+        try:
             descriptor = os.open(path, os.O_RDONLY)
             if _take(descriptor) and path.is_dir():
                 return path, descriptor
             os.close(descriptor)
+        except FileNotFoundError:
+            continue
+        except BaseException:
+            discard(path, descriptor)
+            raise
+
+
+def discard(path: Path | None, descriptor: int | None) -> None:
+    """Remove a temporary file or folder, if there is one, and close its descriptor, also if a stop comes.
+
+    Args:
+        path: the file or folder; None if it was renamed.
+        descriptor: from `create_file` or `create_folder`; None if there is none.
+    """
+    try:
+        _remove_quietly(path)
+    except BaseException:  # a stop; another one would have to come at once to interrupt this too
+        _remove_quietly(path)
+        raise
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _remove_quietly(path: Path | None) -> None:
+    if path is not None:
+        with contextlib.suppress(OSError):
+            _remove(path)
 
 
 def sweep_once(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -103,3 +104,18 @@ def test_without_locks_only_what_is_old_is_swept(tmp_path, monkeypatch):
     with replacing(tmp_path / "file") as beside, scratch_folder(tmp_path / "folder"):
         beside.write_text("new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_stop_during_the_removal_does_not_leave_the_rest(tmp_path, monkeypatch):
+    rmtree, calls = shutil.rmtree, []
+
+    def interrupted(*args, **options):
+        calls.append(args)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        rmtree(*args, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt), scratch_folder(tmp_path / "folder"):
+        pass
+    assert list(tmp_path.iterdir()) == []
