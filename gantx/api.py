@@ -398,7 +398,7 @@ class Model:
             truncation: psi of the styles; default 0.7 for attention over latents.
 
         Returns:
-            The whole square image, which the maps cover, uncropped where `data.ratio` is below 1: uint8
+            The whole square image, which the maps cover, uncropped where `data.ratio` is not 1: uint8
             [1, 3, R, R]; by layer, attention [1, h, m, S, S] of positions to m latents, or
             [1, h, S, S] of the query to all positions.
 

@@ -28,7 +28,7 @@ app = typer.Typer(
 Images = Annotated[
     str, typer.Argument(parser=path_or_name, help="Folder, zip or archive of images, or a known data set.")
 ]
-Ratio = Annotated[float, typer.Option(min=0, max=1, help="Height / width of the images: data.ratio.")]
+Ratio = Annotated[float, typer.Option(min=0, max=100, help="Height / width of the images: data.ratio.")]
 Split = Annotated[Literal["train", "test"], typer.Option(help="train or test.")]
 
 
@@ -53,7 +53,7 @@ def check(
       gantx data check ./cats --resolution 64 --json
     """
     if not ratio > 0:
-        raise UsageError(f"--ratio {ratio:g}: give height / width, above 0 and up to 1")
+        raise UsageError(f"--ratio {ratio:g}: give height / width, above 0")
     from gantx.config.schema import DataConfig
     from gantx.data.census import examine
 

@@ -31,7 +31,7 @@ def info(
     if config and as_json:
         raise UsageError("--json has the configuration already: leave --config away")
     from gantx import checkpoint as checkpoints
-    from gantx.data.crop import height_of
+    from gantx.data.crop import size_of
 
     header = checkpoints.read_header(checkpoints.find(checkpoint))
     if config:
@@ -54,13 +54,13 @@ def info(
         print(json.dumps(document))
         return
     side = header.config.data.resolution
-    height = height_of(side, header.config.data.ratio)
+    width, height = size_of(side, header.config.data.ratio)
     rows = {
         "file": str(header.path),
         "preset": header.config.name,
         "generator": header.config.generator.family,
         "discriminator": header.config.discriminator.family,
-        "resolution": f"{side} px" + (f", {height} px high" if height != side else ""),
+        "resolution": f"{width} px" + (f", {height} px high" if height != width else ""),
         "progress": f"{header.images / 1000:g} of {header.config.training.kimg:g} kimg",
         "data": _origin(header.data),
         "versions": ", ".join(f"{name} {version}" for name, version in header.versions.items()),

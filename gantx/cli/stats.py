@@ -27,7 +27,7 @@ def stats(
         typer.Option(min=4, help="Width of the generator's images in pixels; real ones are resized to it."),
     ],
     ratio: Annotated[
-        float, typer.Option(min=0, max=1, help="Height / width of the images; data.ratio of the generator.")
+        float, typer.Option(min=0, max=100, help="Height / width of the images; data.ratio of the generator.")
     ] = 1.0,
     protocol: Annotated[str, typer.Option(help="The protocol of the later evaluation.")] = "clean-50k",
     features: Annotated[
@@ -59,7 +59,7 @@ def stats(
     if output.suffix != ".safetensors":
         raise UsageError(f"cannot write {output}: statistics are a .safetensors file")
     if not ratio > 0:
-        raise UsageError(f"ratio {ratio:g}: give height / width, above 0 and up to 1")
+        raise UsageError(f"ratio {ratio:g}: give height / width, above 0")
     if output.exists() and not force:
         raise UsageError(f"{output} already exists: name another file, or add --force to replace it")
     require_folder(output)

@@ -40,6 +40,14 @@ def train(
     assign: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Same as a trailing KEY=VALUE.")
     ] = None,
+    resolution: Annotated[
+        int | None,
+        typer.Option(
+            min=4,
+            max=2048,
+            help="Height and width of the images; the sizes of the networks follow.",
+        ),
+    ] = None,
     kimg: Annotated[float | None, typer.Option(help="Length of the run in thousand real images.")] = None,
     batch: Annotated[int | None, typer.Option(help="Real images of one discriminator step.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
@@ -102,6 +110,8 @@ def train(
 
       gantx train --preset transgan-s --data ./cifar --kimg 2000 augment.policy=[]
 
+      gantx train --preset vitgan-cifar10 --data ./flowers --resolution 64
+
       gantx train --resume runs/0001-transgan-s-cifar
 
       gantx train --resume runs/0001-transgan-s-cifar/checkpoints/kimg-000800.000.safetensors
@@ -129,10 +139,10 @@ def train(
     if auto and out is None:
         raise UsageError("--resume auto needs the folder of the run: add --out DIR")
     if resume is not None and not auto:
-        if preset or config or out or dry_run or print_config:
+        if preset or config or out or dry_run or print_config or resolution:
             raise UsageError(
-                "--resume takes the configuration of the run: omit --preset, --config, --out, --dry-run and "
-                "--print-config"
+                "--resume takes the configuration of the run: omit --preset, --config, --resolution, --out, "
+                "--dry-run and --print-config"
             )
         if init:
             raise UsageError("--init starts a new run: omit --resume, or write --resume auto with --out DIR")
@@ -151,7 +161,7 @@ def train(
     if allow_changes and not auto:
         raise UsageError("--allow-changes is for a run that goes on: add --resume RUN, or leave it out")
     begun = out if auto and out is not None and (out / "config.yaml").is_file() else None
-    settings = _configuration(preset, config or [], texts, changes, init, begun)
+    settings = _configuration(preset, config or [], texts, changes, resolution, init, begun)
     if print_config:
         print(settings.to_yaml(), end="")
         return
@@ -182,6 +192,7 @@ def _configuration(
     config: list[Path],
     overrides: list[str],
     changes: dict[str, Any],
+    resolution: int | None,
     init: Path | None,
     begun: Path | None,
 ) -> RunConfig:
@@ -201,7 +212,13 @@ def _configuration(
                 base = configuration_of(checkpoint.read_header(checkpoint.find(init)))
     elif preset is None and not config:
         raise UsageError("no recipe: add --preset NAME (`gantx presets ls` lists them) or --config FILE")
-    settings = presets.load(preset, config, overrides, changes, base)
+    if resolution is None:
+        settings = presets.load(preset, config, overrides, changes, base)
+    else:
+        settings, chosen = presets.load_at_resolution(resolution, preset, config, overrides, changes, base)
+        if chosen:
+            with StatusDisplay() as status:
+                status.log(f"resolution {resolution}: {chosen}")
     if begun is None:
         from gantx.training.initialization import located
 

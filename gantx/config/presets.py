@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from gantx.config import resolutions
 from gantx.config.messages import explain
 from gantx.config.schema import RunConfig
 from gantx.errors import MissingError, UsageError, closest, first_line
@@ -84,6 +85,43 @@ def load(
     for text in overrides:
         tree = _merge(tree, _nest(*_split_override(text)))
     return validate(tree)
+
+
+def load_at_resolution(
+    resolution: int,
+    preset: str | None = None,
+    files: Iterable[Path] = (),
+    overrides: Iterable[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    base: RunConfig | None = None,
+) -> tuple[RunConfig, str]:
+    """As `load`, with the sizes of both networks chosen for a resolution; overrides win over the choice.
+
+    Args:
+        resolution: height and width of the images, in pixels.
+        preset: see `load`.
+        files: see `load`.
+        overrides: see `load`.
+        settings: see `load`.
+        base: see `load`.
+
+    Returns:
+        The configuration, and what was chosen, as overrides.
+
+    Raises:
+        UsageError: the networks cannot have this resolution, or see `load`.
+    """
+    files, overrides = list(files), list(overrides)
+    try:
+        native = load(preset, files, overrides, settings, base)
+    except UsageError:  # overrides that fit the new resolution alone
+        native = load(preset, files, (), settings, base)
+    try:
+        chosen = resolutions.at_resolution(native.generator, native.discriminator, resolution)
+    except resolutions.Unbuildable as problem:
+        raise UsageError(f"--resolution {resolution}: {problem}") from None
+    values = {**(settings or {}), "data.resolution": resolution, **chosen}
+    return load(preset, files, overrides, values, base), resolutions.as_overrides(chosen)
 
 
 def validate(tree: Mapping[str, Any]) -> RunConfig:

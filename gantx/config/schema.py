@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
+from gantx.config import resolutions
 from gantx.config.networks import (
     DiscriminatorConfig,
     GeneratorConfig,
@@ -45,8 +46,8 @@ class DataConfig(Section):
         source: folder, zip, archive, or a known name such as `cifar10` or `shapes`; set by `--data`.
         split: the images for training, or those kept apart for testing.
         resolution: height and width of the square images in pixels.
-        ratio: height / width of the images; below 1 they are centred in black squares, and generated images
-            are cropped back to this ratio.
+        ratio: height / width of the images; unless it is 1 they are centred in black squares, and generated
+            images are cropped back to this ratio.
         mirror: flip each image left-right with probability one half.
         on_bad_image: stop at images that are unreadable or too small, or skip them and list them in
             the cache.
@@ -59,7 +60,7 @@ class DataConfig(Section):
     source: str | None = None
     split: Literal["train", "test"] = "train"
     resolution: Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)] = 32
-    ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
+    ratio: Annotated[float, Field(gt=0, le=100)] = 1.0
     mirror: bool = False
     on_bad_image: Literal["error", "skip"] = "error"
     allow_upscale: bool = False
@@ -472,12 +473,12 @@ class RunConfig(Section):
         if self.generator.resolution != side:
             raise ValueError(
                 f"generator: its images have {self.generator.resolution} pixels a side but data.resolution "
-                f"is {side}; set data.resolution={self.generator.resolution}, or change the generator's sizes"
+                f"is {side}; {resolutions.advice(self.generator, self.discriminator, side)}"
             )
         if self.discriminator.resolution != side:
             raise ValueError(
                 f"discriminator: it takes {self.discriminator.resolution} pixels a side but data.resolution "
-                f"is {side}; set discriminator.resolution={side}"
+                f"is {side}; {resolutions.advice(self.generator, self.discriminator, side)}"
             )
         micro, penalty_micro = self.training.micro_batch, self.training.penalty_micro_batch
         micro = micro if isinstance(micro, int) else None

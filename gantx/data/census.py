@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gantx.config.schema import DataConfig
-from gantx.data.crop import height_of, rectangle
+from gantx.data.crop import rectangle, size_of
 from gantx.data.pixels import reason_unreadable, to_rgb, upright
 from gantx.data.prepare import FEW, Progress
 from gantx.data.sources import Source, open_source
@@ -179,11 +179,9 @@ def _summary(source: Source, data: DataConfig, resolution: int | None, facts: li
     sizes = Counter(facts[index].size for index in whole)
     small: list[str] = []
     if resolution is not None:
-        height = height_of(resolution, data.ratio)
+        width, height = size_of(resolution, data.ratio)
         small = [
-            source.identify(index)
-            for index in whole
-            if kept[index][0] < resolution or kept[index][1] < height
+            source.identify(index) for index in whole if kept[index][0] < width or kept[index][1] < height
         ]
     alike: defaultdict[bytes, list[int]] = defaultdict(list)
     for index in whole:
@@ -225,11 +223,11 @@ def _kept(size: tuple[int, int], ratio: float) -> tuple[int, int]:
 
 
 def _largest(shorter: list[int], ratio: float) -> int | None:
-    """The largest common resolution whose height, the shorter side, 99 % of the images reach."""
+    """The largest common resolution whose shorter side 99 % of the images reach."""
     if not shorter:
         return None
     reached = float(np.quantile(shorter, 0.01, method="lower")) if len(shorter) >= FEW else min(shorter)
-    fitting = [resolution for resolution in _RESOLUTIONS if height_of(resolution, ratio) <= reached]
+    fitting = [resolution for resolution in _RESOLUTIONS if min(size_of(resolution, ratio)) <= reached]
     return max(fitting, default=None)
 
 

@@ -1,8 +1,8 @@
 """The position of a non-square image in its square: the largest centred rectangle of a ratio.
 
-Networks take and generate squares only. An image of another shape has the full width of its square and the
-rows in the middle; the rows above and below are black. The same rule applies to prepared and to generated
-images.
+Networks take and generate squares only. An image of another shape fills the width of its square, or the
+height if it is higher than wide, and lies in the middle; the rest is black. The same rule applies to prepared
+and to generated images.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ def rectangle(height: int, width: int, ratio: float) -> tuple[slice, slice]:
     return _centred(height, wide * ratio), _centred(width, wide)
 
 
-def rows_of(resolution: int, ratio: float) -> slice:
-    """The round(ratio · resolution) rows of a square that contain an image of `ratio`, which is at most 1."""
-    return rectangle(resolution, resolution, ratio)[0]
+def box_of(resolution: int, ratio: float) -> tuple[slice, slice]:
+    """Rows and columns of a square that contain an image of `ratio`: all columns below 1, all rows above."""
+    return rectangle(resolution, resolution, ratio)
 
 
-def height_of(resolution: int, ratio: float) -> int:
-    """The number of rows that `rows_of` returns."""
-    return len(range(resolution)[rows_of(resolution, ratio)])
+def size_of(resolution: int, ratio: float) -> tuple[int, int]:
+    """Width and height of what `box_of` returns."""
+    rows, columns = box_of(resolution, ratio)
+    return columns.stop - columns.start, rows.stop - rows.start
 
 
 def _centred(whole: int, part: float) -> slice:

@@ -3,11 +3,11 @@
 Each image goes through these steps, in this order; docs/data.md describes them to users:
 
 1. It is rotated according to its EXIF orientation. Of an animation the first frame is used.
-2. The largest centred rectangle of `data.ratio` is cropped: a square unless the ratio is below 1.
+2. The largest centred rectangle of `data.ratio` is cropped: a square if the ratio is 1.
 3. It is converted to 8-bit RGB (`to_rgb`). Colour profiles are ignored.
 4. It is resized with Lanczos, which is antialiased in Pillow and keeps the most detail of its filters.
    An image smaller than the resolution is unusable unless `data.allow_upscale` is set.
-5. If the ratio is below 1, it is centred in a black square (gantx.data.crop).
+5. If the ratio is not 1, it is centred in a black square (gantx.data.crop).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from gantx.config.schema import DataConfig
-from gantx.data.crop import height_of, rectangle, rows_of
+from gantx.data.crop import box_of, rectangle, size_of
 from gantx.data.sources import ReadsRanges, Source
 from gantx.errors import GantxError
 from gantx.runtime import cores
@@ -83,7 +83,7 @@ class Tally:
 
 def fit(image: Image.Image | NDArray[np.uint8], data: DataConfig, tally: Tally) -> NDArray[np.uint8]:
     """Crop, convert and resize one image to uint8 [H, R, 3]; TooSmall if it must not be enlarged to that."""
-    wanted = data.resolution, height_of(data.resolution, data.ratio)  # width, height
+    wanted = size_of(data.resolution, data.ratio)
     if isinstance(image, np.ndarray):
         if image.shape[1::-1] == wanted:
             return image
@@ -162,19 +162,19 @@ class Chunk:
 
 def read_chunk(source: Source, data: DataConfig, start: int, stop: int) -> Chunk:
     """Read images start..stop-1 of a source."""
-    resolution, rows = data.resolution, rows_of(data.resolution, data.ratio)
+    resolution, (rows, columns) = data.resolution, box_of(data.resolution, data.ratio)
     tally = Tally()
     images = source.read_range(start, stop) if isinstance(source, ReadsRanges) else None
     if images is not None and data.ratio == 1 and images.shape[1:3] == (resolution, resolution):
         return Chunk(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), list(range(start, stop)), [], tally)
-    # Rows outside the image stay black.
+    # What is outside the image stays black.
     pixels = np.zeros((stop - start, resolution, resolution, 3), np.uint8)
     kept: list[int] = []
     unusable: list[Unusable] = []
     for index in range(start, stop):
         try:
             image = source.read(index) if images is None else images[index - start]
-            pixels[len(kept), rows] = fit(image, data, tally)
+            pixels[len(kept), rows, columns] = fit(image, data, tally)
         except TooSmall as size:
             width, height = size.args
             reason = f"{width}×{height} pixels, smaller than the resolution {resolution}{at_ratio(data)}"

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from gantx.config.schema import DataConfig
 from gantx.data.blocks import BlockDigests, VerifiedBlocks
-from gantx.data.crop import height_of
+from gantx.data.crop import size_of
 from gantx.data.labels import Labels, digest_of
 from gantx.data.pixels import Tally, Unusable, at_ratio, read_all
 from gantx.data.sources import HasLabelFiles, Source, open_source
@@ -211,8 +211,9 @@ def require_enough(count: int, data: DataConfig, log: Log) -> None:
 
 def _size(data: DataConfig) -> str:
     """Size of the images, and of their squares if that differs, for the log."""
-    width, height = data.resolution, height_of(data.resolution, data.ratio)
-    return f"{width}×{height}" + (f" in squares of {width}×{width}" if height != width else "")
+    width, height = size_of(data.resolution, data.ratio)
+    side = data.resolution
+    return f"{width}×{height}" + (f" in squares of {side}×{side}" if height != width else "")
 
 
 # --- the cache --------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import torch
 from gantx import checkpoint
 from gantx.config.schema import LARGEST_SIDE, SMALLEST_SIDE, DataConfig, EvaluationConfig, RunConfig
 from gantx.data.prepare import UnusableImage, prepare
-from gantx.errors import DataError, UsageError
+from gantx.errors import DataError
 from gantx.evaluation import reference
 from gantx.evaluation.evaluator import Evaluator, Log, Progress, Settings, open_network
 from gantx.evaluation.image_sets import GeneratedImages, ImageSet, StoredImages, open_images, origin_of
@@ -187,17 +187,13 @@ def _evaluate_images(
 ) -> Result:
     files = open_images(target)
     ratio = files.height / files.width
-    if ratio > 1 and request.reference is None:
-        raise UsageError(
-            f"the images in {target} are {files.width}×{files.height}, but --data is never cut to more "
-            "height than width: give statistics of real images of this shape with --reference"
-        )
-    if not SMALLEST_SIDE <= files.width <= LARGEST_SIDE:
+    side = max(files.width, files.height)
+    if not SMALLEST_SIDE <= side <= LARGEST_SIDE:
         raise DataError(
-            f"the images in {target} are {files.width}×{files.height}, but gantx scores images that are "
-            f"{SMALLEST_SIDE} to {LARGEST_SIDE:,} pixels wide: resize them"
+            f"the images in {target} are {files.width}×{files.height}, but gantx scores images whose longer "
+            f"side has {SMALLEST_SIDE} to {LARGEST_SIDE:,} pixels: resize them"
         )
-    data = DataConfig(source=request.data, resolution=files.width, ratio=min(1.0, ratio))
+    data = DataConfig(source=request.data, resolution=side, ratio=ratio)
     settings = dataclasses.replace(
         _settings(request, EvaluationConfig(), data, mirrored=False), objects=_objects(data)
     )

@@ -14,7 +14,7 @@ import yaml
 
 from gantx import checkpoint
 from gantx.checkpoint import Header
-from gantx.data.crop import height_of
+from gantx.data.crop import size_of
 from gantx.errors import GantxError, UsageError
 from gantx.evaluation import reports, results
 from gantx.evaluation.results import Result
@@ -158,7 +158,8 @@ def card(header: Header, license_: str, scores: Sequence[Result]) -> str:
     """
     config, kimg = header.config, f"{header.images / 1000:g}"
     side, family = config.generator.resolution, config.generator.family
-    size = f"{side}×{height_of(side, config.data.ratio)}"
+    width, height = size_of(side, config.data.ratio)
+    size = f"{width}×{height}"
     number, name = header.data.get("images"), header.data.get("name", "unknown")
     of = markdown_code(str(name))
     images = f"{number:,} of {of}" if number else of

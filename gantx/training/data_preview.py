@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gantx.config.schema import RunConfig
 from gantx.data.batches import Batches
-from gantx.data.crop import rows_of
+from gantx.data.crop import box_of
 from gantx.data.prepare import Log, Prepared, Progress, prepare
 from gantx.errors import DataError
 from gantx.io import imaging
@@ -40,8 +40,7 @@ def write_preview(
         raise DataError(f"the set has {len(prepared.images):,} images: show at most as many (-n)")
     plain, augmented = previewed(settings, prepared, count)
     columns, lines = imaging.grid_shape(count, f"{min(count, 8)}x{-(-count // 8)}")
-    rows = rows_of(settings.data.resolution, settings.data.ratio)
-    sheet = imaging.grid(plain[:, :, rows], columns, lines)
+    sheet = imaging.grid(plain[:, :, *box_of(settings.data.resolution, settings.data.ratio)], columns, lines)
     if augmented is None:
         log("the recipe has no augmentation (augment.policy is empty): D sees these images")
     else:

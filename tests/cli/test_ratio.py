@@ -106,7 +106,19 @@ def test_an_image_of_the_ratio_is_projected_as_it_is_and_another_is_cropped(trai
     for name, given in (("crop", image[ROWS]), ("square", image)):
         Image.fromarray(given).save(tmp_path / f"{name}.png")
         found = tmp_path / f"{name}-found.png"
-        run("project", tmp_path / f"{name}.png", trained, "-o", found, "--steps", 2, "--device", "cpu")
+        run(
+            "project",
+            tmp_path / f"{name}.png",
+            trained,
+            "-o",
+            found,
+            "--steps",
+            2,
+            "--scale",
+            1,
+            "--device",
+            "cpu",
+        )
         assert pixels(found).shape == (4, 8 + 2 + 8, 3)
         np.testing.assert_array_equal(pixels(found)[:, :8], image[ROWS])
 
@@ -153,6 +165,26 @@ def test_modes_of_cut_shapes_come_with_a_warning(tmp_path):
     )
     assert found["protocol"]["ratio"] == 0.5
     assert any("shapes are cut to the ratio 0.5" in warning for warning in found["warnings"])
+
+
+def test_portraits_are_trained_sampled_and_scored(tmp_path):
+    dice = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for index in range(12):
+        Image.fromarray(dice.integers(0, 256, (8, 5, 3), np.uint8)).save(tmp_path / "photos" / f"{index}.png")
+    (tmp_path / "settings.yaml").write_text("data: {ratio: 2}\n")
+    options = ("--config", tmp_path / "settings.yaml", "--data", tmp_path / "photos", "--device", "cpu")
+    run("train", *options, "--out", tmp_path / "run", *SMALL, "training.kimg=0.016")
+    (picture,) = (tmp_path / "run" / "samples").glob("*0.016.png")
+    assert pixels(picture).shape == (2 * 8 + 2, 2 * 4 + 2, 3)
+    run("sample", tmp_path / "run", "-n", 24, "-o", tmp_path / "images.npy", "--device", "cpu")
+    assert np.load(tmp_path / "images.npy").shape == (24, 8, 4, 3)
+    assert "4 px, 8 px high" in run("info", tmp_path / "run").stdout
+    own = document(tmp_path / "run", "--num", 24)
+    found = document(tmp_path / "images.npy", "--data", tmp_path / "photos")
+    assert own["protocol"]["ratio"] == found["protocol"]["ratio"] == 2
+    score, again = (each["metrics"]["fd_rand"]["value"] for each in (own, found))
+    assert again == pytest.approx(score, rel=1e-5)
 
 
 def test_exports_have_the_crop_built_in(trained, squares, tmp_path):

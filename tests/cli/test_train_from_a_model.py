@@ -93,3 +93,17 @@ def test_allow_changes_with_one_command_that_goes_on(begun, tmp_path):
         assert result.exit_code == 0, result.output
         assert ("optimizer.generator.lr 0.0001 → 0.001" in " ".join(result.stderr.split())) == (kimg == 0.024)
     assert presets.load(files=[folder / "config.yaml"]).optimizer.generator.lr == 0.001
+
+
+def test_a_resolution_says_what_follows_and_keeps_stdout_yaml(begun):
+    result = train("--preset", "transgan-s", "--resolution", 64, "--print-config")
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stderr.split())
+    assert "resolution 64: generator.base_size=16 discriminator.resolution=64" in said
+    assert "resolution: 64" in result.stdout
+    assert "base_size=16" not in result.stdout
+    fails(train("--preset", "ganformer-tiny", "--resolution", 48), 2, "--resolution 48: ", "32 or 64")
+    # Of the weights of another resolution, those that fit are taken.
+    result = train("--init", begun, "--resolution", 16, "--print-config")
+    assert "generator.base_size=4" in " ".join(result.stderr.split())
+    fails(train("--resume", begun, "--resolution", 16), 2, "omit --preset, --config, --resolution")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gantx.data.crop import height_of, rectangle, rows_of
+from gantx.data.crop import box_of, rectangle, size_of
 
 
 @pytest.mark.parametrize(
@@ -26,8 +26,10 @@ def test_the_largest_rectangle_in_the_middle(height, width, ratio, rows, columns
 
 @pytest.mark.parametrize("side", [4, 7, 32, 100])
 @pytest.mark.parametrize("ratio", [0.01, 1 / 3, 0.5, 0.75, 0.99, 1.0])
-def test_rows_of_a_square_at_full_width(side, ratio):
-    rows = rows_of(side, ratio)
-    assert height_of(side, ratio) == rows.stop - rows.start == max(1, round(ratio * side))
-    above, below = rows.start, side - rows.stop
-    assert below - above in (0, 1)
+def test_landscape_has_all_columns_and_portrait_all_rows(side, ratio):
+    (rows, columns), (width, height) = box_of(side, ratio), size_of(side, ratio)
+    assert (width, columns) == (side, slice(0, side))
+    assert height == rows.stop - rows.start == max(1, round(ratio * side))
+    assert (side - rows.stop) - rows.start in (0, 1)
+    # Turned by a quarter.
+    assert box_of(side, 1 / ratio) == (columns, rows)

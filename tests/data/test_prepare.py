@@ -712,3 +712,14 @@ def test_few_images_are_a_warning_and_one_is_an_error_unless_asked_for():
     with pytest.raises(DataError, match=r"data\.allow_single=true"):
         require_enough(1, DataConfig(), said.append)
     require_enough(1, DataConfig(allow_single=True), said.append)
+
+
+def test_portraits_lie_between_black_columns(tmp_path):
+    said = []
+    image = photo(8, 12)
+    folder = save(tmp_path / "set", a=image, b=Image.new("RGB", (20, 12), "white"))
+    prepared = made(folder, 12, ratio=1.5, said=said)
+    np.testing.assert_array_equal(pixels(prepared)[:, 2:10], np.asarray(image))
+    assert pixels(prepared, 1)[:, 2:10].min() == 255
+    assert not prepared.images[..., [0, 1, 10, 11]].any()
+    assert any("8×12 in squares of 12×12" in line for line in said)
