@@ -66,7 +66,9 @@ def convert(path: Path, config: RunConfig) -> Conversion:
         CheckpointError: it cannot be read without running code, its keys are not those of the networks, or
             it is of other settings than `config` says; the message then lists the overrides that fit.
     """
-    conversion = ADAPTERS[config.generator.family](path, config)
+    if (family := config.generator.family) not in ADAPTERS:
+        raise UsageError(f"{config.name} is our own: there is no official checkpoint of the family {family}")
+    conversion = ADAPTERS[family](path, config)
     if "generator_ema" not in conversion.parts:
         held = ", ".join((*conversion.called.values(), *conversion.skipped)) or "nothing that is known"
         raise CheckpointError(f"{path} contains no averaged generator: {held}")

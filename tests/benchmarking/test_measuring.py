@@ -75,7 +75,7 @@ def test_a_cpu_says_nothing_of_gaps_and_does_not_compile_on_its_own(trained):
 def test_the_stages_that_run_are_compiled_if_asked(monkeypatch, wanted):
     run = []
 
-    def compiled(phases, settings, *, log, required):
+    def compiled(phases, settings, *, log, required, working):
         assert required  # what is not compiled must not be told as compiled
         assert settings.training.compile is (wanted == "on")
         return [

@@ -122,8 +122,13 @@ def test_files_of_other_kinds(tmp_path):
         files.convert(tmp_path, settings)
 
 
-def test_every_family_of_generators_is_known():
-    assert files.ADAPTERS.keys() == GENERATORS.keys()
+def test_every_family_of_a_paper_is_known():
+    assert files.ADAPTERS.keys() == GENERATORS.keys() - {"implicit"}  # which is our own
+
+
+def test_there_is_nothing_to_import_for_a_family_of_our_own(tmp_path):
+    with pytest.raises(UsageError, match="no official checkpoint of the family implicit"):
+        files.convert(tmp_path / "any.pth", presets.load("implicit-tiny"))
 
 
 def test_recorded_outputs_of_other_kinds(tmp_path):

@@ -88,7 +88,10 @@ def test_memory_that_runs_out_in_any_step_is_noticed(monkeypatch):
         settings, SimpleNamespace(device=torch.device("cuda:0")), said.append
     )
     assert fitted.training.micro_batch == 2
-    assert said == ["micro-batch: 2, what fits into the memory of cuda:0"]
+    assert said == [
+        "trying which micro-batch fits into the memory of cuda:0",
+        "micro-batch: 2, what fits into the memory of cuda:0",
+    ]
 
 
 def test_a_run_on_a_cpu_takes_whole_batches_and_resumes(tmp_path):
