@@ -165,7 +165,7 @@ class Model:
 
         conditioning = self.config.conditioning
         drawn = drawn_labels(conditioning, [seed]) if label is None else None
-        chosen = drawn[0] if drawn else parse_class(conditioning, None if label is None else str(label))
+        chosen = drawn[0] if drawn else parse_class(conditioning, label)
         if chosen is None:
             return self
         bound = Model(with_label(self.network, chosen), self.header, self.weights, self.device, self.compiled)
@@ -303,7 +303,7 @@ class Model:
         if label is None:
             return DrawnLabels(conditioning, seeds) if self.network.classes and seeds is not None else None
         if isinstance(label, str | int):
-            chosen = parse_class(conditioning, str(label))
+            chosen = parse_class(conditioning, label)
             assert chosen is not None
             return [chosen] * count
         if len(label) != count or not all(0 <= each < self.network.classes for each in label):

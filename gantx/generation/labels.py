@@ -130,12 +130,13 @@ def parse_classes(conditioning: ConditioningConfig, text: str) -> list[int]:
     return labels
 
 
-def parse_class(conditioning: ConditioningConfig, text: str | None) -> int | None:
+def parse_class(conditioning: ConditioningConfig, text: str | int | None) -> int | None:
     """Read the one class that all images of a command share.
 
     Args:
         conditioning: of the run.
-        text: a name or a number; None if the user gave none.
+        text: a name or a number as text; an integer is the label itself, also where names are numbers; None
+            if the user gave none.
 
     Returns:
         The label; None for an unconditional model.
@@ -149,7 +150,11 @@ def parse_class(conditioning: ConditioningConfig, text: str | None) -> int | Non
         raise UsageError(
             f"this model has {describe_classes(conditioning)}: choose one with --class (label= in Python)"
         )
-    labels = parse_classes(conditioning, text)
+    if isinstance(text, int) and isinstance(conditioning.classes, int):
+        if not 0 <= text < conditioning.labels:
+            raise UsageError(f"no class {text}: this model has {describe_classes(conditioning)}")
+        return text
+    labels = parse_classes(conditioning, str(text))
     if len(labels) != 1:
         raise UsageError(f"'{text}' is {len(labels)} classes: choose one")
     return labels[0]

@@ -1,6 +1,7 @@
 """Classes of a conditional model on the command line: chosen, drawn for each seed, and generated again."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from typer.testing import CliRunner
 import gantx
 from gantx.cli import app
 from gantx.config import presets
+from gantx.config.schema import ConditioningConfig
 from gantx.errors import UsageError
+from gantx.generation.labels import parse_class
 from gantx.training import run as training
 
 
@@ -117,3 +120,22 @@ def test_what_there_is_no_class_for_is_refused(here):
     assert run("sample", "demo", "--class", "0", "-o", "x.png").exit_code == 2
     with pytest.raises(UsageError, match="give one number for each image"):
         gantx.load("run", device="cpu").sample(3, label=[1, 2])
+
+
+def test_names_that_are_numbers_are_not_taken_for_labels(trained):
+    """Classes called 1 to 18 have the labels 0 to 17; an integer is a label, a text is a name first."""
+    model = gantx.load(trained, device="cpu")
+    named = {"conditioning.names": [str(number) for number in range(1, 19)]}
+    config = presets.load(base=model.config, settings=named)
+    renamed = gantx.Model(model.network, replace(model.header, config=config), "ema", model.device)
+    images = [model.sample(1, label=label) for label in range(3)]
+    assert torch.equal(renamed.sample(1, label="2"), images[1])
+    assert torch.equal(renamed.sample(1, label=2), images[2])
+    assert torch.equal(renamed.of_class(2).sample(1), images[2])
+    with pytest.raises(UsageError, match="no class 18: this model has 18 classes, 0 1, 1 2"):
+        renamed.sample(1, label=18)
+
+
+def test_a_withheld_class_has_a_label_of_its_own():
+    conditioning = ConditioningConfig(classes=2, names=("cat", "dog"), counts=(1, 1), dropout=0.1)
+    assert parse_class(conditioning, "none") == parse_class(conditioning, 2) == 2
