@@ -17,7 +17,7 @@ from torch import Tensor
 from gantx import checkpoint, models
 from gantx.config.schema import RunConfig
 from gantx.config.section import Section
-from gantx.errors import CheckFailed, CheckpointError, DataError, MissingError
+from gantx.errors import CheckFailed, CheckpointError, DataError, MissingError, UsageError
 from gantx.importing.ganformer import read_ganformer
 from gantx.importing.layouts import Conversion, Imported
 from gantx.importing.transgan import read_transgan

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from gantx import checkpoint
 from gantx.config import presets
 from gantx.config.networks import GENERATORS
-from gantx.errors import CheckFailed, CheckpointError, DataError, MissingError
+from gantx.errors import CheckFailed, CheckpointError, DataError, MissingError, UsageError
 from gantx.generation import sampling
 from gantx.importing import files
 
