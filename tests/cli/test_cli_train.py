@@ -188,7 +188,7 @@ def test_output_exists(train, tmp_path):
 
 def test_unwritable_runs_folder(train, tmp_path):
     (tmp_path / "runs").write_text("a file where the folder should be")
-    fails(train(), 3, "cannot make a run folder")
+    fails(train(), 2, "cannot make a run in", "is a file, not a folder")
 
 
 def test_no_cuda(train, monkeypatch):

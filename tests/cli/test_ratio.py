@@ -106,19 +106,8 @@ def test_an_image_of_the_ratio_is_projected_as_it_is_and_another_is_cropped(trai
     for name, given in (("crop", image[ROWS]), ("square", image)):
         Image.fromarray(given).save(tmp_path / f"{name}.png")
         found = tmp_path / f"{name}-found.png"
-        run(
-            "project",
-            tmp_path / f"{name}.png",
-            trained,
-            "-o",
-            found,
-            "--steps",
-            2,
-            "--scale",
-            1,
-            "--device",
-            "cpu",
-        )
+        plain = ("--scale", 1, "--no-labels", "--device", "cpu")
+        run("project", tmp_path / f"{name}.png", trained, "-o", found, "--steps", 2, *plain)
         assert pixels(found).shape == (4, 8 + 2 + 8, 3)
         np.testing.assert_array_equal(pixels(found)[:, :8], image[ROWS])
 
