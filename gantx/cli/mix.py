@@ -47,7 +47,7 @@ def mix(
 
       gantx mix demo
 
-      gantx mix demo --rows 1-4 --columns 5-8 --layers 3
+      gantx mix demo --rows 1-4 --columns 5-8 --layers 3 -o colours.png
 
       gantx mix demo --rows 1-4 --columns 5-8 --layers 0-2 -o outlines.png
     """

@@ -91,7 +91,7 @@ def test_images_that_are_too_large_to_score(tmp_path):
     (tmp_path / "images").mkdir()
     for name in "ab":
         (tmp_path / "images" / f"{name}.png").write_bytes(png(2049, 2))
-    assert "4 to 2,048 pixels wide" in said(4, "eval", tmp_path / "images", "--data", "shapes")
+    assert "longer side has 4 to 2,048 pixels" in said(4, "eval", tmp_path / "images", "--data", "shapes")
 
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04" + bytes(30), b"\x93NUMPY\x01\0\x10\0{'descr': '|u1', \n"])

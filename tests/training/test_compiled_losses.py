@@ -119,7 +119,7 @@ COMBINATIONS = {
         {"generator"},
     ),
 }
-IN_EVERY_RUN = {"transgan, wgangp-eps", "stylegan2"}  # the rest with `pytest -m slow`
+IN_EVERY_RUN = {"transgan, wgangp-eps"}  # the rest with `pytest -m slow`
 COMPILED = schema.TrainingConfig(compile=True)
 
 
@@ -280,6 +280,7 @@ def test_generated_code_computes_the_same(generator, discriminator, step, settin
     assert (found - expected).norm() <= 1e-5 * expected.norm()
 
 
+@pytest.mark.slow
 def test_in_bf16_compiled_losses_are_as_exact_as_eager_ones(quick_backend):
     """Rounding to eight bits falls elsewhere, so the yardstick is the gradient in float32."""
     settings = small(*COMBINATIONS["transgan, wgangp-eps"][0])
@@ -300,6 +301,7 @@ def test_recomputed_activations_compile(name, quick_backend):
     agree(small(*settings, "training.recompute=true"), only={"discriminator"})
 
 
+@pytest.mark.slow
 def test_phases_that_differ_in_values_alone_have_graphs_of_their_own(quick_backend):
     """R1 and R2 at intervals of their own run the same lines of Python."""
     lazy = ("objective.r1={gamma: 1, every: 2}", "objective.r2={gamma: 3, every: 4}")
@@ -361,6 +363,7 @@ def test_position_tables_are_spread_once():
     assert {products(node) for node in spreads} == {2}  # from the left and from the right
 
 
+@pytest.mark.slow
 def test_a_compiled_step_makes_no_filters():
     """The bank of filters is made once: in a graph of a GPU it would be made on the CPU, step by step."""
     settings = small("transgan", "transgan", *WGAN, "augment.policy=[filter]")
@@ -384,6 +387,7 @@ def last(folder):
     return load_file(checkpoint.latest_in(folder / "checkpoints"))
 
 
+@pytest.mark.slow
 def test_a_compiled_run_follows_the_eager_one(tmp_path, quick_backend):
     """Five iterations within the limits of the golden training loops, one graph for each loss."""
     five = ("training.kimg=0.04", "training.attention_window=null", "objective.n_critic=1")

@@ -111,6 +111,7 @@ def test_all_losses_read_the_labels(discriminator):
             assert not torch.equal(loss(reals, {**draws, "latent": changed}).loss, whole), phase.name
 
 
+@pytest.mark.slow
 def test_a_compiled_run_has_the_same_losses(tmp_path, quick_backend):
     lines = []
     for compile in ("on", "off"):

@@ -175,7 +175,13 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == "other batch, two threads" else name
+        for name in VARIANTS
+    ],
+)
 def test_every_kind_of_run_resumes_to_the_bit(tmp_path, variant):
     values = VARIANTS[variant]
     whole = start(tmp_path / "whole", *values)
@@ -186,6 +192,7 @@ def test_every_kind_of_run_resumes_to_the_bit(tmp_path, variant):
     assert_equal_runs(whole, folder)
 
 
+@pytest.mark.slow  # as test_kill_storm, which stops runs in every way
 def test_resume_is_bit_identical_after_sigkill_at_random_moments(tmp_path):
     whole = start(tmp_path / "whole", "training.kimg=1.6")
     command = [sys.executable, "-m", "gantx", "train", "--data", "shapes", "--device", "cpu"]

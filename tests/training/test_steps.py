@@ -65,7 +65,7 @@ def test_a_replayed_conditional_run_is_the_plain_run_to_the_bit(tmp_path, monkey
 @pytest.mark.parametrize(
     "preset",
     [
-        "transgan-tiny",
+        pytest.param("transgan-tiny", marks=pytest.mark.slow),
         pytest.param("vitgan-cifar10", marks=pytest.mark.slow),
         pytest.param("stylegan2-ffhq", marks=pytest.mark.slow),
     ],
