@@ -72,7 +72,7 @@ def test_one_graph_generates_all_batches_of_every_family(family, quick_backend):
     assert quick_backend() == 1
 
 
-@pytest.mark.parametrize("family", ["stylegan2", "vitgan"])
+@pytest.mark.parametrize("family", [pytest.param("stylegan2", marks=pytest.mark.slow), "vitgan"])
 def test_every_truncation_shares_a_graph_and_so_do_latents_and_styles(family, quick_backend):
     generator = styled(family)
     fast = sampling.compiled(generator)

@@ -27,7 +27,8 @@ from pathlib import Path
 from helpers.small_run import SMALL
 
 SETTINGS = [
-    *(text for text in SMALL if not text.startswith(("name=", "training.report_kimg"))),
+    *(text for text in SMALL if not text.startswith(("name=", "training.report_kimg", "training.kimg"))),
+    "training.kimg=0.12",
     "training.report_kimg=0.02",
     "training.evaluate_every=0.05",
     "evaluation.features=random",

@@ -444,6 +444,7 @@ def test_phases_stay_as_they_are_unless_compiling_is_on():
     assert compiled(plain, settings) is plain
 
 
+@pytest.mark.slow
 def test_a_missing_compiler_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     settings = small("transgan", "transgan", "training.compile=on")

@@ -56,7 +56,7 @@ def test_micro_batches_that_do_not_divide_the_batch_of_path_lengths_are_passed_o
     assert fitting_sizes == [None, 12, 6, 3, 1]
 
 
-@pytest.mark.parametrize("family", ["transgan2", "ganformer"])
+@pytest.mark.parametrize("family", ["transgan2", pytest.param("ganformer", marks=pytest.mark.slow)])
 def test_a_rehearsal_leaves_no_trace(family):
     settings = small(family, family, "objective.r1={gamma: 1, every: 4}")
     state, untouched = TrainingState(settings, CPU), TrainingState(settings, CPU)

@@ -296,7 +296,7 @@ def test_what_changed_since_the_checkpoint_is_said(tmp_path, capsys):
     assert "resuming with threads 1 → 2" in (folder / "train.log").read_text()
 
 
-@pytest.mark.parametrize("limit", ["checkpoint", "picture"])
+@pytest.mark.parametrize("limit", ["checkpoint", pytest.param("picture", marks=pytest.mark.slow)])
 def test_a_full_disk_stops_with_advice_and_leaves_nothing_half_written(tmp_path, limit):
     """A limit on file size stands in for the disk; the child ignores the signal and sees the error."""
     script = (
