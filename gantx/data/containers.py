@@ -177,16 +177,16 @@ def _from_npz(path: Path) -> tuple[NDArray[np.uint8], Any]:
         if not isinstance(arrays, np.lib.npyio.NpzFile):
             raise ValueError("it is not a .npz file")
         names = arrays.files
-        chosen = [name for name in ("images",) if name in names] or [
-            name for name in names if _is_images(arrays[name])
-        ]
-        if len(chosen) != 1:
+        # Every access of `arrays` unpacks one again.
+        wanted = ["images"] if "images" in names else names
+        found = [array for array in map(arrays.__getitem__, wanted) if len(wanted) == 1 or _is_images(array)]
+        if len(found) != 1:
             raise DataError(
-                f"{path} has {len(chosen) or 'no'} arrays of images (uint8 [N, H, W, 3]) among "
+                f"{path} has {len(found) or 'no'} arrays of images (uint8 [N, H, W, 3]) among "
                 f"{', '.join(names[:8]) or 'none at all'}: call the one to use `images`"
             )
         labels = next((arrays[name] for name in ("labels", "label", "y") if name in names), None)
-        return arrays[chosen[0]], labels
+        return found[0], labels
 
 
 def _is_images(array: Any) -> bool:

@@ -53,7 +53,7 @@ def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int = LA
             content = file.read(limit + 1)
     except OSError:
         raise
-    except Exception as problem:  # zlib.error, RuntimeError, NotImplementedError, EOFError, BadZipFile, …
+    except Exception as problem:  # the codecs of zipfile raise many kinds for damaged data
         raise ValueError(first_line(problem)) from problem
     if len(content) > limit:
         raise ValueError(f"it unpacks to more than the {limit:,} bytes that gantx reads")

@@ -1,6 +1,6 @@
 """The health of a run: whether it explodes or collapses, its discriminator has won, or its average is dead.
 
-Each line of metrics is judged with the lines before it, and nothing else: a resumed run, which reads its
+Each line of metrics is assessed with the lines before it, and nothing else: a resumed run, which reads its
 lines back, comes to the same conclusions. Limits are wide, because a warning about a healthy run is worse
 than a late one.
 """
@@ -101,7 +101,7 @@ def figures(real: tuple[float, float], generator: Tensor, average: Tensor) -> di
 
 
 class Health:
-    """Judges reports one after the other.
+    """Assesses reports one after the other.
 
     Args:
         config: of the run.
@@ -115,10 +115,10 @@ class Health:
         self._bad_since: dict[Kind, int] = {}  # images at the first of them
 
     def observe(self, line: Mapping[str, Any]) -> list[Finding]:
-        """Judge a line of metrics; a trouble is found once, when it has lasted, until it has passed.
+        """Assess a line of metrics; a trouble is found once, when it has lasted, until it has passed.
 
         Args:
-            line: of metrics.jsonl; figures that are absent, as in lines of earlier versions, are not judged.
+            line: of metrics.jsonl; figures that are absent, as in lines of earlier versions, are left out.
         """
         troubles: dict[Kind, str | None] = {
             "explosion": self._explosion(line),

@@ -18,7 +18,7 @@ WELL = {
 }
 
 
-def judge(*changes, loss="hinge", well=6, **settings):
+def assess(*changes, loss="hinge", well=6, **settings):
     """What is found in healthy reports, and then in reports with these changes, each with its number."""
     overrides = [*SMALL, f"objective.loss={loss}", "objective.gradient_penalty=null", "training.kimg=10"]
     overrides += ["training.generator_batch=null", *(f"{key}={value}" for key, value in settings.items())]
@@ -33,34 +33,34 @@ def judge(*changes, loss="hinge", well=6, **settings):
 
 def test_a_healthy_run_is_left_alone():
     wild = [{"generator/gradient_norm": 0.5 * 300 ** (number % 2)} for number in range(30)]
-    assert judge(*wild, {"discriminator/loss": 0.001}, {}, {"discriminator/loss": 0.001}) == []
+    assert assess(*wild, {"discriminator/loss": 0.001}, {}, {"discriminator/loss": 0.001}) == []
     early = [{name: 0.001 for name in WELL if "diversity" in name}] * 20
-    assert judge(*early, well=0) == []  # before images differ, nothing has collapsed
+    assert assess(*early, well=0) == []  # before images differ, nothing has collapsed
 
 
 def test_an_explosion_is_found_in_its_first_report():
     exploding = [{"generator/gradient_norm": 0.5 * 1001}] * 3
-    ((number, finding),) = judge(*exploding)
+    ((number, finding),) = assess(*exploding)
     assert (number, finding.kind) == (0, "explosion")
     assert "gradient of the generator is 1,001 times its usual size: lower optimizer.generator.lr" in (
         finding.sentence
     )
-    assert len(judge(*exploding, {}, *exploding)) == 2  # once each time
-    assert judge(*exploding * HISTORY)[0][0] == 0
+    assert len(assess(*exploding, {}, *exploding)) == 2  # once each time
+    assert assess(*exploding * HISTORY)[0][0] == 0
 
 
 @pytest.mark.parametrize("measure", ["pixel", "feature"])
 def test_a_collapse_is_found_when_it_lasts(measure):
     collapsed = {f"health/generator_{measure}_diversity": COLLAPSED / 2}
-    assert judge(*[collapsed] * (PATIENCE - 1), {}, collapsed) == []
-    ((number, finding),) = judge(*[collapsed] * 9)
+    assert assess(*[collapsed] * (PATIENCE - 1), {}, collapsed) == []
+    ((number, finding),) = assess(*[collapsed] * 9)
     assert (number, finding.kind) == (PATIENCE - 1, "collapse")
     assert f"differ by 1.5 % of what real images do in their {measure}s" in finding.sentence
 
 
 @pytest.mark.parametrize("loss", ["hinge", "lsgan", "non-saturating", "relativistic"])
 def test_a_discriminator_that_has_won(loss):
-    ((number, finding),) = judge(*[{"discriminator/loss": 0.01}] * 9, loss=loss)
+    ((number, finding),) = assess(*[{"discriminator/loss": 0.01}] * 9, loss=loss)
     assert (number, finding.kind) == (PATIENCE - 1, "discriminator_won")
 
 
@@ -72,10 +72,10 @@ def test_the_losses_of_wgan_have_no_end():
 
 def test_a_dead_average():
     dead = {"health/average_pixel_diversity": 0.01}
-    (found,) = judge(*[dead] * 9, ema="{kind: constant, beta: 0.99}")
+    (found,) = assess(*[dead] * 9, ema="{kind: constant, beta: 0.99}")
     assert (found[0], found[1].kind) == (PATIENCE - 1, "dead_average")
-    assert len(judge(*[dead] * 9, ema="{kind: constant, beta: 1}")) == 1
-    assert judge(*[dead] * 3, well=0, ema="{kind: constant, beta: 1}") == []  # it may be only slow
+    assert len(assess(*[dead] * 9, ema="{kind: constant, beta: 1}")) == 1
+    assert assess(*[dead] * 3, well=0, ema="{kind: constant, beta: 1}") == []  # it may be only slow
 
 
 def test_lines_of_earlier_versions_are_no_trouble():
