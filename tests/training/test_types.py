@@ -106,6 +106,18 @@ def test_types_of_every_loss_and_penalty(family, loss):
     check(small(family, family, f"objective.loss={loss}", *ALL_PENALTIES, "training.precision=bf16"))
 
 
+@pytest.mark.parametrize("conditioning", ["{}", "{classes: 5, dropout: 0.5}"])
+def test_types_of_the_implicit_generator_and_the_strided_discriminator(conditioning):
+    watch = Types()
+    more = (f"conditioning={conditioning}", "training.precision=bf16")
+    run(small("implicit", "dcgan", "objective.loss=relativistic", *ALL_PENALTIES, *more), watch)
+    assert not watch.mixed
+    batched = [shapes for name, _, shapes in watch.other_than(torch.bfloat16) if name == str(aten.bmm)]
+    assert batched  # coordinates x, y and 1 times their weights, by intent
+    assert all(any(3 in shape for shape in shapes) for shapes in batched)
+    assert len([kinds for _, kinds, _ in watch.products if kinds == {torch.bfloat16}]) > 20
+
+
 @pytest.mark.parametrize("family", ["transgan", "vitgan", "ganformer"])
 def test_types_of_conditional_networks(family):
     more = ("conditioning={classes: 5, dropout: 0.5}", "training.precision=bf16")
