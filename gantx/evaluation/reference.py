@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -76,6 +77,7 @@ def describe(
     split: str,
     mirrored: bool,
     ratio: float = 1.0,
+    label: int | None = None,
 ) -> dict[str, Any]:
     """The stamp of the statistics of `prepared`; cached ones are used if theirs is equal.
 
@@ -86,7 +88,10 @@ def describe(
         split: part of the data set they are.
         mirrored: whether the generator was trained with mirrored images.
         ratio: height / width of the images within the prepared squares.
+        label: of the images of one class; None for all images.
     """
+    count = len(_rows(prepared, label))
+    of_class = {} if label is None else {"class": label, "labelled": prepared.labelled_digest}
     return {
         "extractor": network.name,
         "weights_sha256": network.digest,
@@ -96,9 +101,18 @@ def describe(
         "resolution": prepared.images.shape[-1],
         "split": split,
         "mirror": protocol.mirror and mirrored,
-        "n_ref": min(len(prepared.images), protocol.reference_num or len(prepared.images)),
+        "n_ref": min(count, protocol.reference_num or count),
         **ratio_stamp(ratio),
+        **of_class,
     }
+
+
+def _rows(prepared: Prepared, label: int | None) -> NDArray[np.int64]:
+    """The rows of the images of a class, or of all."""
+    if label is None:
+        return np.arange(len(prepared.images))
+    assert prepared.labels is not None
+    return np.flatnonzero(prepared.labels == label)
 
 
 def reference_for(
@@ -151,9 +165,9 @@ def measure(
     progress: Progress,
 ) -> Reference:
     """Compute the statistics that `stamp` describes; see `reference_for`."""
-    total, count = len(prepared.images), int(stamp["n_ref"])
+    among, count = _rows(prepared, stamp.get("class")), int(stamp["n_ref"])
     rng = np.random.default_rng(_SEED)
-    rows = np.sort(rng.permutation(total)[:count]) if count < total else np.arange(total)
+    rows = among[np.sort(rng.permutation(len(among))[:count])] if count < len(among) else among
     flips = rng.random(count) < 0.5 if stamp["mirror"] else np.zeros(count, bool)
     kept = np.sort(rng.permutation(count)[:KEPT]) if count > KEPT else np.arange(count)
     moments = Moments(network.dim)

@@ -1,7 +1,9 @@
 """Classes of a conditional model on the command line: chosen, drawn for each seed, and generated again."""
 
+import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,3 +141,54 @@ def test_names_that_are_numbers_are_not_taken_for_labels(trained):
 def test_a_withheld_class_has_a_label_of_its_own():
     conditioning = ConditioningConfig(classes=2, names=("cat", "dog"), counts=(1, 1), dropout=0.1)
     assert parse_class(conditioning, "none") == parse_class(conditioning, 2) == 2
+
+
+SCORED = ("--metric", "fid", "--features", "random", "--no-intervals", "--threads", "1")
+
+
+def test_scores_of_each_class_leave_those_of_all_images_as_they_are(here):
+    scored = ("eval", "run", *SCORED, "--num", 64)
+    plain = json.loads(done(*scored, "--json").stdout)
+    shown = done(*scored, "--per-class", "-o", "eval.json", "--fail-above", "fd_rand=1e9")
+    assert max(map(len, shown.stdout.split("\n\n")[1].splitlines())) <= 80
+    assert "red circle" in shown.stdout
+    document = json.loads(Path("eval.json").read_text())
+    assert document["protocol_hash"] == plain["protocol_hash"]
+    assert document["metrics"]["fd_rand"]["value"] == plain["metrics"]["fd_rand"]["value"]
+    classes = document["classes"]
+    assert [len(classes), sum(each["n_gen"] for each in classes)] == [18, 64]
+    assert sum(each["n_ref"] for each in classes) == 37
+    assert run(*scored, "--per-class", "--fail-above", "fd_rand=0").exit_code == 1
+    api = gantx.evaluate("run", ["fid"], num=64, features="random", intervals=False, per_class=True)
+    assert [each.protocol_hash for each in api.classes] == [each["protocol_hash"] for each in classes]
+
+
+def test_the_labels_are_part_of_the_protocol(here):
+    scored = ("eval", "run", *SCORED, "--num", 16)
+    done(*scored, "-o", "data.json")
+    gate = ("--baseline", "data.json", "--max-regression", "fd_rand=1e9")
+    done(*scored, "--class", "data", *gate)
+    uniform = run(*scored, "--class", "uniform", *gate)
+    assert uniform.exit_code == 2
+    assert "labels: as in the training data -> uniform" in uniform.stderr
+    one = json.loads(done(*scored, "--class", "red circle", "--json").stdout)
+    assert one["protocol"]["labels"] == "class red circle"
+    assert one["protocol"]["reference"]["class"] == 0
+    assert one["protocol"]["n_ref"] < 37
+
+
+def test_scores_of_classes_that_there_are_not_are_refused(here):
+    assert "without classes: leave --per-class away" in run("eval", "demo", *SCORED, "--per-class").stderr
+    (here / "images").mkdir()
+    for number in range(3):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(here / "images" / f"{number}.png")
+    for arguments, words in (
+        (("run", "--per-class", "--data", "images"), "images has no labels"),
+        (("images", "--per-class", "--data", "images"), "has no classes to choose from"),
+        (("run", "--per-class", "--class", "3"), "leave one of them away"),
+        (("run", "--class", "cat"), "no class 'cat'"),
+    ):
+        refused = run("eval", *arguments, *SCORED, "--num", 16)
+        assert refused.exit_code in (2, 4)
+        assert words in refused.stderr
+        assert refused.stderr.count("error:") == 1
