@@ -333,6 +333,7 @@ class Model:
         easing: str = "linear",
         truncation: float | str | None = None,
         cutoff: int | None = None,
+        label: str | int | Sequence[str | int] | None = None,
     ) -> Walk:
         """Plan what `interpolate` generates; arguments and errors are the same."""
         from gantx.generation import interpolation
@@ -346,7 +347,28 @@ class Model:
             loop=loop,
             easing=easing,
             truncation=interpolation.parse_sweep(None if truncation is None else str(truncation), cutoff),
+            classes=self._classes_of_walk(label, seeds),
         )
+
+    def _classes_of_walk(
+        self, label: str | int | Sequence[str | int] | None, seeds: Sequence[int]
+    ) -> list[int]:
+        """The labels of a walk; that of its first seed if none is named, [] for an unconditional network."""
+        from gantx.errors import UsageError
+        from gantx.generation.labels import drawn_labels, parse_class, parse_classes
+
+        conditioning = self.config.conditioning
+        if label is None:
+            drawn = drawn_labels(conditioning, seeds[:1]) if self.network.classes else None
+            return drawn or []
+        if self._label is not None:
+            raise UsageError(f"this model generates the class {self.of_one_class} alone: leave the label out")
+        if isinstance(label, str):
+            return parse_classes(conditioning, label)
+        each = [parse_class(conditioning, one) for one in ([label] if isinstance(label, int) else label)]
+        if not each:
+            raise UsageError("label has no entries: name a class, or several to walk through")
+        return [one for one in each if one is not None]
 
     def interpolate(
         self,
@@ -364,10 +386,13 @@ class Model:
             batch: images computed at once; None for 64.
             how: `paths`, number of parallel walks, each through its share of the seeds; `space`, `z` or `w`
                 (for networks with styles); `loop`, return to the first seed; `easing`, `linear` or
-                `smooth`; `truncation`, a number or a sweep such as "0:1"; `cutoff`, its number of layers.
+                `smooth`; `truncation`, a number or a sweep such as "0:1"; `cutoff`, its number of layers;
+                `label`, the class of a conditional model, or several to walk through at the same time, by
+                name or number: "cat", "cat,dog" or [3, 5], and by default the class of the first seed.
 
         Returns:
-            uint8 [paths, 3, H, W] on the CPU for every frame. The frame of a seed is its image in `sample`.
+            uint8 [paths, 3, H, W] on the CPU for every frame. The frame of a seed is its image in `sample`,
+            of the same class.
 
         Raises:
             UsageError: too few frames, invalid numbers, or a capability that the network does not have.

@@ -100,6 +100,23 @@ def test_other_commands_take_a_class_or_that_of_the_first_seed(here):
     done("attend", "run", "--class", 3, "-o", "maps.png")
 
 
+def test_a_walk_leads_from_class_to_class(here):
+    done("interpolate", "run", "--class", "red circle,blue square", "--seeds", 5, "--frames", 3, "-o", "walk")
+    done("sample", "run", "--class", "blue square", "--seeds", 5, "-o", "blue.png")
+    with Image.open("walk/frame-000002.png") as last, Image.open("blue.png") as image:
+        assert last.text["gantx:classes"] == "0,8"
+        np.testing.assert_array_equal(np.asarray(last), np.asarray(image))
+    one = run("interpolate", "run", "--class", "red circle", "--seeds", 5, "-o", "one.gif")
+    assert one.exit_code == 2
+    assert "nothing would move" in one.stderr
+    model = gantx.load("run", device="cpu")
+    frames = list(model.interpolate([5], 3, label=["red circle", 8]))
+    assert torch.equal(frames[2][0], model.sample(seeds=[5], label=8)[0])
+    assert torch.equal(next(model.interpolate([5, 6], 3))[0], model.sample(seeds=[5])[0])
+    with pytest.raises(UsageError, match="generates the class red circle alone"):
+        model.of_class(0).walk([5, 6], label=1)
+
+
 def test_an_exported_program_generates_one_class(here):
     refused = CliRunner().invoke(app, ["export", "run", "-o", "g.pt2"])
     assert refused.exit_code == 2
