@@ -129,7 +129,7 @@ def evaluate(
 
       gantx eval demo --metric fid,kid --features random --num 5000 --output eval.json
 
-      gantx eval RUN --per-class --class uniform
+      gantx eval RUN --per-class --class uniform -o eval.json
 
       gantx sample demo -n 1000 -o images.zip
 
