@@ -117,6 +117,21 @@ def test_a_walk_leads_from_class_to_class(here):
         model.of_class(0).walk([5, 6], label=1)
 
 
+def test_the_class_of_an_image_is_searched_and_kept_with_its_latent(here, monkeypatch):
+    monkeypatch.setattr("gantx.generation.projection.CANDIDATES", 16)
+    done("sample", "run", "--class", "blue square", "--seeds", 7, "--scale", 1, "-o", "target.png")
+    found = done("project", "target.png", "run", "--steps", 2, "--starts", 1, "-o", "found.png")
+    assert "class: blue square, the closest of 18 after 10 steps" in found.stderr
+    done("sample", "run", "--latents", "found.safetensors", "--scale", 1, "-o", "again.png")
+    with Image.open("again.png") as again, Image.open("target.png") as target:
+        assert again.text["gantx:classes"] == target.text["gantx:classes"] == "8"
+        assert np.abs(np.asarray(again).astype(int) - np.asarray(target)).max() <= 1
+    among = ("--class", "red circle,1", "--steps", 1, "-o", "other.png")
+    assert "the closest of 2" in done("project", "target.png", "run", *among).stderr
+    fixed = ("--class", "red circle", "--steps", 1, "-o", "fixed.png")
+    assert "class:" not in done("project", "target.png", "run", *fixed).stderr
+
+
 def test_an_exported_program_generates_one_class(here):
     refused = CliRunner().invoke(app, ["export", "run", "-o", "g.pt2"])
     assert refused.exit_code == 2
@@ -163,7 +178,8 @@ def test_a_withheld_class_has_a_label_of_its_own():
 SCORED = ("--metric", "fid", "--features", "random", "--no-intervals", "--threads", "1")
 
 
-def test_scores_of_each_class_leave_those_of_all_images_as_they_are(here):
+def test_scores_of_each_class_leave_those_of_all_images_as_they_are(here, monkeypatch):
+    monkeypatch.setattr("gantx.evaluation.feature_scores.KID_SUBSETS", 2)
     scored = ("eval", "run", *SCORED, "--num", 64)
     plain = json.loads(done(*scored, "--json").stdout)
     shown = done(*scored, "--per-class", "-o", "eval.json", "--fail-above", "fd_rand=1e9")
