@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -386,19 +387,16 @@ def _resolve_classes(
     prepared = _prepare(data, log, progress, labels=True)
     total, measured = len(prepared.images), 0
 
-    def measure(label: int, before: int) -> Reference:
+    def measure(label: int, before: int) -> Callable[[], Reference]:
         nonlocal measured
         assert network is not None
-        known, cached = _statistics(
-            settings,
-            network,
-            prepared,
-            label,
-            lambda done, _: progress("measuring real images by class", before + done, total),
-            log,
+        take = partial(_statistics, settings, network, prepared, label)
+        _, cached = take(
+            lambda done, _: progress("measuring real images by class", before + done, total), log
         )
         measured += not cached
-        return known
+        again = partial(take, lambda done, total: None, log, use_cache=True)
+        return lambda: again()[0]
 
     needed = network is not None and NEEDS_REFERENCE & set(settings.metrics)
     found = real_classes(prepared, settings.per_class, str(data.source), measure if needed else None)
@@ -413,6 +411,8 @@ def _statistics(
     label: int | None,
     progress: Callable[[int, int], None],
     log: Log,
+    *,
+    use_cache: bool | None = None,
 ) -> tuple[Reference, bool]:
     """The statistics of the prepared images, or of those of a label, and whether they were cached."""
     assert settings.data is not None
@@ -436,7 +436,7 @@ def _statistics(
         stamp,
         device=settings.device,
         progress=progress,
-        use_cache=settings.use_cache,
+        use_cache=settings.use_cache if use_cache is None else use_cache,
         log=log,
     )
 

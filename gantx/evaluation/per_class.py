@@ -36,13 +36,14 @@ class RealClass:
         name: of the class.
         number: its label in the set of real images; None if the set has no such class.
         count: real images.
-        reference: their statistics; None if no metric needs them or there are too few images.
+        reference: loads their statistics, which take megabytes for each class; None if no metric needs them
+            or there are too few images.
     """
 
     name: str
     number: int | None
     count: int
-    reference: Reference | None = None
+    reference: Callable[[], Reference] | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def real_classes(
     prepared: Prepared,
     names: Sequence[str],
     where: str,
-    measure: Callable[[int, int], Reference] | None,
+    measure: Callable[[int, int], Callable[[], Reference]] | None,
 ) -> tuple[RealClass, ...]:
     """The real images of each class, with their statistics.
 
@@ -106,8 +107,8 @@ def real_classes(
         prepared: the real images.
         names: of the classes of the generator, in the order of its labels.
         where: the set, for messages.
-        measure: the statistics of the images of a label, given it and the number of images measured before;
-            None if no metric needs them.
+        measure: makes the statistics of the images of a label, given it and the number of images measured
+            before, and returns what loads them; None if no metric needs them.
 
     Raises:
         DataError, UsageError: as `numbers_in`.
@@ -145,8 +146,9 @@ def score_classes(
         rows = measured.labels == label
         count = int(rows.sum())
         scores: list[Score] = []
+        reference = known.reference() if known.reference is not None else None
         if computed is not None and measured.features is not None:
-            scores += _of_features(computed, metrics, measured.features[rows], known)
+            scores += _of_features(computed, metrics, measured.features[rows], reference, known.count)
         if "modes" in metrics and measured.modes is not None:
             scores += _of_modes(measured.modes[rows], known.number)
         stamp = {
@@ -154,23 +156,27 @@ def score_classes(
             "class": known.name,
             "n_gen": count,
             "n_ref": known.count,
-            "reference": known.reference.stamp if known.reference else None,
+            "reference": reference.stamp if reference is not None else None,
         }
         results.append(ClassResult(known.name, count, known.count, tuple(scores), hash_of(stamp)))
     return tuple(results), _warnings(results, metrics, computed)
 
 
 def _of_features(
-    computed: FeatureScores, metrics: Sequence[str], features: Tensor, real: RealClass
+    computed: FeatureScores,
+    metrics: Sequence[str],
+    features: Tensor,
+    reference: Reference | None,
+    count: int,
 ) -> list[Score]:
-    """The scores of a class by its features; those with too few images have no value."""
-    fewest = min(len(features), real.count)
+    """The scores of a class by its features against `count` real images; None with too few on a side."""
+    fewest = min(len(features), count)
     wanted = [metric for metric in metrics if metric in _LEAST]
     if "fid" in wanted and "kid" not in wanted:
         wanted.insert(wanted.index("fid") + 1, "kid")  # as beside the overall distance
     enough = tuple(metric for metric in wanted if fewest >= _LEAST[metric])
     alone = dataclasses.replace(computed, metrics=enough, with_intervals=False, working=unnoticed)
-    found = {score.name: score for score in alone.of(features, real.reference)} if enough else {}
+    found = {score.name: score for score in alone.of(features, reference)} if enough else {}
     scores = []
     for metric in wanted:
         for name in (name_of(score, computed.network.name) for score in SCORES_OF[metric]):

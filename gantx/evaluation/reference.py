@@ -36,6 +36,7 @@ from gantx.io.cache import cache_folder
 
 FORMAT = "gantx.reference/1"
 KEPT = 50_000  # features stored at most; the moments are always those of all images
+_LARGEST = 4096  # features of which a covariance is computed when statistics are read
 _SEED = 0  # of the choice and the flips of reference images
 
 Progress = Callable[[int, int], None]
@@ -185,12 +186,27 @@ def measure(
         features[filled : filled + last - first] = found[torch.from_numpy(kept[first:last] - start)]
         filled += int(last - first)
         progress(stop, count)
-    return Reference(count, moments.mean, moments.covariance(), features, stamp)
+    covariance = _covariance(features) if _is_compact(stamp) else moments.covariance()
+    return Reference(count, moments.mean, covariance, features, stamp)
+
+
+def _is_compact(stamp: dict[str, Any]) -> bool:
+    """Whether statistics are stored without their covariance, which is larger than the features.
+
+    True of small classes: there may be a thousand of them.
+    """
+    return "class" in stamp and stamp["n_ref"] <= stamp["feature_dim"] <= _LARGEST
+
+
+def _covariance(features: Tensor) -> Tensor:
+    return features.double().T.cov()
 
 
 def write(path: Path, reference: Reference, *, with_features: bool = True) -> None:
     """Write statistics as safetensors, atomically; MissingError when that is impossible."""
-    tensors = {"mean": reference.mean, "covariance": reference.covariance}
+    tensors = {"mean": reference.mean}
+    if not _is_compact(reference.stamp):
+        tensors["covariance"] = reference.covariance
     if with_features and reference.features is not None:
         tensors["features"] = reference.features
     metadata = {"format": FORMAT, "count": str(reference.count), "stamp": json.dumps(reference.stamp)}
@@ -242,7 +258,7 @@ def _read_safetensors(path: Path) -> Reference:
         with utf8_path(path) as readable, safe_open(readable, framework="pt") as file:
             metadata = file.metadata() or {}
             names = set(file.keys())
-            if metadata.get("format") != FORMAT or not {"mean", "covariance"} <= names:
+            if metadata.get("format") != FORMAT or "mean" not in names or len(names) < 2:
                 raise DataError(f"{path} contains no reference statistics: make them with gantx stats")
             tensors = {name: file.get_tensor(name).clone() for name in names}
         if wrong := sealed.damaged_tensors(tensors, metadata):
@@ -250,6 +266,8 @@ def _read_safetensors(path: Path) -> Reference:
                 f"{path} is damaged: its {' and '.join(wrong)} do not match their digest: {again}"
             )
         stamp, count = json.loads(metadata["stamp"]), int(metadata["count"])
+        if "covariance" not in tensors:
+            tensors["covariance"] = _covariance(_all_features(tensors["features"], count))
         found = Reference(
             count, tensors["mean"], tensors["covariance"], tensors.get("features"), stamp, has_digest
         )
@@ -261,6 +279,13 @@ def _read_safetensors(path: Path) -> Reference:
     if not has_digest:
         _require_moments(found.mean, found.covariance, path)
     return found
+
+
+def _all_features(features: Tensor, count: int) -> Tensor:
+    """The features, if they are those of all images and few enough for a covariance; ValueError otherwise."""
+    if features.ndim != 2 or not 2 <= len(features) == count or features.shape[1] > _LARGEST:
+        raise ValueError(f"features {list(features.shape)} of {count} images and no covariance")
+    return features
 
 
 def _require_whole(reference: Reference) -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from gantx.data.prepare import Prepared
 from gantx.errors import DataError, UsageError
@@ -50,17 +51,30 @@ def test_statistics_of_a_class_are_those_of_its_images_alone_and_cached_apart(ne
     found, cached = statistics(prepared, network, 1)
     assert (found.count, cached) == (3, False)
     torch.testing.assert_close(found.features, network(torch.from_numpy(prepared.images[[1, 3, 4]])).features)
-    assert statistics(prepared, network, 1)[1]
+    again, cached = statistics(prepared, network, 1)
+    assert cached
+    assert torch.equal(again.covariance, found.covariance)  # not stored: larger than so few features
+    torch.testing.assert_close(again.covariance, found.features.double().T.cov())
     assert statistics(prepared, network, 0)[1] is False
     other = dataclasses.replace(prepared, labels=prepared.labels[::-1].copy())
     assert statistics(other, network, 1)[1] is False
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (3, 5000), (2, 8)])
+def test_features_without_a_covariance_are_those_of_all_images_or_damaged(shape, tmp_path):
+    tensors = {"mean": torch.zeros(shape[1], dtype=torch.float64), "features": torch.zeros(shape)}
+    save_file(tensors, tmp_path / "s.safetensors", {"format": reference.FORMAT, "count": "3", "stamp": "{}"})
+    with pytest.raises(DataError, match="no covariance"):
+        reference.read(tmp_path / "s.safetensors")
 
 
 def test_each_class_has_the_scores_of_its_own_images(network):
     prepared = reals([0] * 9 + [1] * 8 + [2])
     labels = torch.arange(24) % 3
     measured = Measured(labels, torch.randn(24, network.dim), None)
-    real = real_classes(prepared, NAMES, "reals", lambda label, _: statistics(prepared, network, label)[0])
+    real = real_classes(
+        prepared, NAMES, "reals", lambda label, _: lambda: statistics(prepared, network, label)[0]
+    )
     computed = FeatureScores(("fid", "pr"), named("clean-50k"), network, with_intervals=False)
     results, warnings = score_classes(real, measured, ["fid", "pr"], computed, {"n_gen": 24})
     assert [(of_class.name, of_class.n_gen, of_class.n_ref) for of_class in results] == [
@@ -68,7 +82,7 @@ def test_each_class_has_the_scores_of_its_own_images(network):
         ("dog", 8, 8),
         ("eel", 8, 1),
     ]
-    alone = computed.of(measured.features[labels == 1], real[1].reference)
+    alone = computed.of(measured.features[labels == 1], real[1].reference())
     assert results[1].scores == tuple(alone)
     assert [score.name for score in alone] == ["fd_rand", "kd_rand", "precision_rand", "recall_rand"]
     assert [score.value for score in results[2].scores] == [None] * 4
