@@ -142,12 +142,13 @@ class Evaluator:
             self._computed = FeatureScores(
                 settings.metrics, settings.protocol, self._network, settings.intervals, working
             )
+        labelled = _with_classes(settings, log, progress) if settings.per_class else None
         if self._network is not None and NEEDS_REFERENCE & set(settings.metrics):
             self._reference = _resolve_reference(settings, self._network, log, progress)
             if settings.reference is None and settings.data is not None:
                 self._lossy = lossy_images(settings.data)
-        if settings.per_class:
-            self._classes = _resolve_classes(settings, self._network, log, progress)
+        if labelled is not None:
+            self._classes = _resolve_classes(settings, self._network, labelled, log, progress)
         self.seconds_to_resolve = time.perf_counter() - started
 
     @property
@@ -375,16 +376,22 @@ def _resolve_reference(
     return known
 
 
-def _resolve_classes(
-    settings: Settings, network: FeatureNetwork | None, log: Log, progress: Progress
-) -> tuple[RealClass, ...]:
-    """The real images of each class, and their statistics if some metric needs them."""
+def _with_classes(settings: Settings, log: Log, progress: Progress) -> Prepared:
+    """The real images with their classes, checked before all of them are measured."""
     data = settings.data
     if settings.reference is not None or data is None or data.source is None:
         raise UsageError(
             "--per-class needs the real images themselves, with their classes: name them with --data"
         )
     prepared = _prepare(data, log, progress, labels=True)
+    numbers_in(prepared, settings.per_class, data.source)
+    return prepared
+
+
+def _resolve_classes(
+    settings: Settings, network: FeatureNetwork | None, prepared: Prepared, log: Log, progress: Progress
+) -> tuple[RealClass, ...]:
+    """The real images of each class, and their statistics if some metric needs them."""
     total, measured = len(prepared.images), 0
 
     def measure(label: int, before: int) -> Callable[[], Reference]:
@@ -399,7 +406,8 @@ def _resolve_classes(
         return lambda: again()[0]
 
     needed = network is not None and NEEDS_REFERENCE & set(settings.metrics)
-    found = real_classes(prepared, settings.per_class, str(data.source), measure if needed else None)
+    where = str(settings.data.source if settings.data else None)
+    found = real_classes(prepared, settings.per_class, where, measure if needed else None)
     log(f"reference: {len(found):,} classes of {prepared.name}{' (from cache)' * (not measured)}")
     return found
 
