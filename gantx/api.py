@@ -178,7 +178,7 @@ class Model:
         *,
         seeds: Sequence[int] | None = None,
         latents: Tensor | None = None,
-        label: str | int | Sequence[int] | None = None,
+        label: str | int | Sequence[str | int] | None = None,
         truncation: float | None = None,
         cutoff: int | None = None,
         batch: int | None = None,
@@ -190,8 +190,8 @@ class Model:
             seeds: one per image; the image of a seed does not depend on the other seeds or the batch.
             latents: [N, *latent_shape], or styles [N, *style_shape], in place of seeds; any floating-point
                 type.
-            label: class of a conditional model, by name or number, or one number for each image; by default
-                each seed has a class, in the proportions of the training data.
+            label: class of a conditional model, by name or number, or one for each image; by default each
+                seed has a class, in the proportions of the training data.
             truncation: psi, the factor of a style's distance to the average style: 1 for none, 0.7 for fewer
                 failures.
             cutoff: number of leading layers that are truncated; None for all.
@@ -238,7 +238,7 @@ class Model:
         self,
         what: Sequence[int] | Tensor,
         *,
-        label: str | int | Sequence[int] | None = None,
+        label: str | int | Sequence[str | int] | None = None,
         truncation: float | None = None,
         cutoff: int | None = None,
         batch: int | None = None,
@@ -293,7 +293,7 @@ class Model:
         return sampling.generate(self._generator, seeds, batch=size, labels=labels, **how)
 
     def _labels(
-        self, label: str | int | Sequence[int] | None, seeds: Sequence[int] | None, count: int
+        self, label: str | int | Sequence[str | int] | None, seeds: Sequence[int] | None, count: int
     ) -> Sequence[int] | None:
         """One label for each image; drawn for seeds if none is named, None for an unconditional network."""
         from gantx.errors import UsageError
@@ -306,12 +306,15 @@ class Model:
             chosen = parse_class(conditioning, label)
             assert chosen is not None
             return [chosen] * count
-        if len(label) != count or not all(0 <= each < self.network.classes for each in label):
+        numbers: Sequence[Any] = label
+        if self.network.classes and any(isinstance(each, str) for each in label):
+            numbers = [parse_class(conditioning, each) if isinstance(each, str) else each for each in label]
+        if len(numbers) != count or not all(_is_label(each, self.network.classes) for each in numbers):
             raise UsageError(
                 f"label has {len(label)} entries for {count} images of {self.network.classes} classes: give "
-                "one number for each image"
+                "one name or number for each image"
             )
-        return label
+        return numbers
 
     def _batch(self, wanted: int | None, count: int) -> int:
         """Number of images to compute at once, of `count`; UsageError if `wanted` is below 1."""
@@ -452,3 +455,7 @@ class Model:
         from gantx.generation.labels import name_of
 
         return None if self._label is None else name_of(self.config.conditioning, self._label)
+
+
+def _is_label(value: Any, classes: int) -> bool:
+    return not isinstance(value, str) and 0 <= value < classes

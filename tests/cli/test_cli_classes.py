@@ -89,6 +89,7 @@ def test_every_seed_has_a_class_of_its_own_unless_one_is_chosen(here):
     model = gantx.load("run", device="cpu")
     assert len(model.classes) == 18
     assert torch.equal(model.sample(2, label="red square"), model.of_class("red square").sample(2))
+    assert torch.equal(model.sample(2, label=["red square", 0])[0], model.sample(1, label="red square")[0])
 
 
 def test_other_commands_take_a_class_or_that_of_the_first_seed(here):
@@ -152,8 +153,13 @@ def test_what_there_is_no_class_for_is_refused(here):
     assert several.exit_code == 2
     assert "rows of one picture" in several.stderr
     assert run("sample", "demo", "--class", "0", "-o", "x.png").exit_code == 2
-    with pytest.raises(UsageError, match="give one number for each image"):
-        gantx.load("run", device="cpu").sample(3, label=[1, 2])
+    model = gantx.load("run", device="cpu")
+    with pytest.raises(UsageError, match="give one name or number for each image"):
+        model.sample(3, label=[1, 2])
+    with pytest.raises(UsageError, match="no class 'cat'"):
+        model.sample(2, label=[0, "cat"])
+    with pytest.raises(UsageError, match="of 0 classes"):
+        model.of_class(0).sample(1, label=["red circle"])
 
 
 def test_names_that_are_numbers_are_not_taken_for_labels(trained):
