@@ -58,7 +58,7 @@ def mix(
 
       gantx mix demo --rows 1-4 --columns 5-8 --layers 0-2 -o outlines.png
 
-      gantx mix RUN --class cat,dog
+      gantx mix RUN --class cat,dog -o pets.png
     """
     if output.exists() and not force:
         raise UsageError(f"{output} already exists: name another output, or add --force to replace it")

@@ -90,8 +90,8 @@ def numbers_in(prepared: Prepared, names: Sequence[str], where: str) -> list[int
     if len(names) == len(known) and all(name == str(label) for label, name in enumerate(names)):
         return list(range(len(names)))
     raise UsageError(
-        f"{where} has the classes {_some(prepared.class_names)}, but the model has {_some(names)}: name real "
-        "images of these classes with --data"
+        f"{where} has images of {_some(prepared.class_names)}, but not of {_some(names)}: name real images "
+        "of these classes with --data"
     )
 
 

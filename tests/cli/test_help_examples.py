@@ -9,15 +9,13 @@ import shlex
 from pathlib import Path
 
 import pytest
-import torch
-from helpers.small_run import SMALL
+from helpers.styled_networks import SECTIONS
 from PIL import Image
 from typer.testing import CliRunner
 
-from gantx import checkpoint
+from gantx import checkpoint, models
 from gantx.cli import app
 from gantx.config import presets
-from gantx.training.state import TrainingState
 
 MODULES = ("info", "sample", "interpolate", "mix", "attend", "project", "export", "evaluate")
 # What makes an example quick; the rest of it is run as it stands.
@@ -59,15 +57,18 @@ def conditional_run(folder):
     for label, name in enumerate(("cat", "dog")):
         (folder / "pets" / name).mkdir(parents=True)
         for number in range(3):
-            Image.new("RGB", (8, 8), (99 * label, number, 0)).save(folder / "pets" / name / f"{number}.png")
+            Image.new("RGB", (16, 16), (99 * label, number, 0)).save(folder / "pets" / name / f"{number}.png")
     classes = {"classes": 2, "names": ["cat", "dog"], "counts": [3, 3]}
-    settings = presets.load(
-        overrides=SMALL, settings={"data.source": str(folder / "pets"), "conditioning": classes}
-    )
-    TrainingState(settings, torch.device("cpu")).save(
-        folder / "RUN" / "checkpoints" / checkpoint.checkpoint_name(0),
-        {"name": "pets", "digest": "", "images": 6},
-    )
+    section = SECTIONS["stylegan2"].model_copy(update={"classes": 2})
+    given = {"data.source": str(folder / "pets"), "conditioning": classes}
+    tree = presets.load("transgan-tiny", settings=given).model_dump(mode="json")
+    tree |= {"generator": section.model_dump(mode="json")}
+    tree["data"]["resolution"] = tree["discriminator"]["resolution"] = section.resolution
+    path = folder / "RUN" / "checkpoints" / checkpoint.checkpoint_name(0)
+    path.parent.mkdir(parents=True)
+    network = models.build(section).state_dict()
+    tensors = {f"generator_ema.{name}": value for name, value in network.items()}
+    checkpoint.write(path, tensors, config=presets.validate(tree), progress={"images": 0}, data={})
 
 
 @pytest.mark.parametrize("module", MODULES)

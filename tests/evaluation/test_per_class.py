@@ -39,7 +39,7 @@ def test_classes_are_matched_by_name_or_else_by_number():
     prepared = reals([0, 1, 2, 1])
     assert numbers_in(prepared, ["eel", "cow", "cat"], "reals") == [2, None, 0]
     assert numbers_in(prepared, ["0", "1", "2"], "reals") == [0, 1, 2]
-    with pytest.raises(UsageError, match="reals has the classes cat, dog, eel, but the model has cow"):
+    with pytest.raises(UsageError, match="reals has images of cat, dog, eel, but not of cow"):
         numbers_in(prepared, ["cow"], "reals")
     unlabelled = dataclasses.replace(prepared, labels=None, class_names=())
     with pytest.raises(DataError, match="reals has no labels"):
