@@ -51,7 +51,7 @@ class Discriminator(interfaces.Discriminator):
             nn.init.zeros_(convolution.get_parameter("bias"))
         self.classes = config.classes
         # Ours: projection (Miyato and Koyama 2018).
-        self.projection = Projection(config.classes, features, features**-0.5) if config.classes else None
+        self.projection = Projection(config.classes, features) if config.classes else None
 
     def noise_spec(self, batch: int) -> Spec:
         """{}: the discriminator is deterministic."""

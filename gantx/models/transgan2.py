@@ -323,9 +323,10 @@ class Generator(interfaces.Generator):
         self.latent_shape = (config.latent_dim,)
         self.image_shape = (3, sides[-1], sides[-1])
 
-        # Ours: with classes, the embedding of the label is joined to z; the paper has no classes.
+        # Ours: with classes, the embedding of the label is joined to z; the paper has no classes. It is scaled
+        # because there is no mapping network: as large as z, it makes the generator ignore z (measured).
         self.classes = config.classes
-        self.embedding = LabelEmbedding(config.classes, config.latent_dim) if config.classes else None
+        self.embedding = LabelEmbedding(config.classes, config.latent_dim, 0.25) if config.classes else None
         inputs = 2 * config.latent_dim if config.classes else config.latent_dim
         self.to_tokens = Linear(inputs, self.base_tokens * config.dim, widen=True)
         self.to_latents = (
@@ -466,7 +467,7 @@ class Discriminator(interfaces.Discriminator):
         self.head = nn.Linear(config.dim, 1)  # logits are float32
         self.classes = config.classes
         # Ours: projection (Miyato and Koyama 2018); the paper has no classes.
-        self.projection = Projection(config.classes, config.dim, std=0.02) if config.classes else None
+        self.projection = Projection(config.classes, config.dim) if config.classes else None
         self._noise_shapes: dict[str, tuple[int, ...]] = {}
         if config.noise:
             for number, (depth, side) in enumerate(zip(config.depths, self.sides, strict=True), 1):
