@@ -48,6 +48,10 @@ def train(
             help="Height and width of the images; the sizes of the networks follow.",
         ),
     ] = None,
+    channels: Annotated[
+        int | None,
+        typer.Option(help="Of images and networks: 1 (grey), 3 (RGB) or 4 (RGB and transparency)."),
+    ] = None,
     kimg: Annotated[float | None, typer.Option(help="Length of the run in thousand real images.")] = None,
     batch: Annotated[int | None, typer.Option(help="Real images of one discriminator step.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
@@ -112,6 +116,8 @@ def train(
 
       gantx train --preset vitgan-cifar10 --data ./flowers --resolution 64
 
+      gantx train --preset transgan-tiny --data ./scans --channels 1
+
       gantx train --resume runs/0001-transgan-s-cifar
 
       gantx train --resume runs/0001-transgan-s-cifar/checkpoints/kimg-000800.000.safetensors
@@ -125,6 +131,7 @@ def train(
     flags: dict[str, Any] = {
         "name": name,
         "data.source": data,
+        "data.channels": channels,
         "data.on_bad_image": on_bad_image,
         "training.kimg": kimg,
         "training.batch": batch,

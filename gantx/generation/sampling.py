@@ -65,7 +65,7 @@ def open_generator(target: Path, device: torch.device, weights: Weights = "ema")
     part = "generator_ema" if weights == "ema" else "generator"
     if part in header.digests:  # else reading the part says that it is absent
         check_size(header, part)
-    network = models.build_to_load(header.config.generator).to(device)
+    network = models.build_to_load(header.config.generator, header.config.data.channels).to(device)
     checkpoint.load_into(network, checkpoint.read_part(header, part, device), header.path)
     return network.eval().requires_grad_(False), header
 
@@ -74,7 +74,7 @@ def check_size(header: Header, part: str) -> None:
     """CheckpointError when a checkpoint describes a network of more weights than it has in `part`."""
     section = header.config.discriminator if part == "discriminator" else header.config.generator
     try:
-        bounded.check_within(section, checkpoint.numbers_in(header, part))
+        bounded.check_within(section, checkpoint.numbers_in(header, part), header.config.data.channels)
     except bounded.TooLargeError as problem:
         raise CheckpointError(f"{header.path} has a damaged header: {problem}") from problem
 
