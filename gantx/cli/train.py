@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gantx.cli import output
-from gantx.cli.options import ConfigFiles, Device
+from gantx.cli.options import Channels, ConfigFiles, Device
 from gantx.cli.path_arguments import file_path, path_or_name
 from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import UsageError
@@ -48,10 +48,7 @@ def train(
             help="Height and width of the images; the sizes of the networks follow.",
         ),
     ] = None,
-    channels: Annotated[
-        int | None,
-        typer.Option(help="Of images and networks: 1 (grey), 3 (RGB) or 4 (RGB and transparency)."),
-    ] = None,
+    channels: Channels = None,
     kimg: Annotated[float | None, typer.Option(help="Length of the run in thousand real images.")] = None,
     batch: Annotated[int | None, typer.Option(help="Real images of one discriminator step.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
