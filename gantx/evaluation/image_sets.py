@@ -37,7 +37,7 @@ LOSSY = (".jpg", ".jpeg", ".webp")
 
 
 # What is done with the images of generators that are not RGB, by their channels.
-_AS_RGB: dict[int, tuple[str, ...]] = {
+AS_RGB: dict[int, tuple[str, ...]] = {
     1: ("the images are grey: scores are those of the value repeated in RGB",),
     4: ("the images have transparency: scores are those of the images composited over white",),
 }
@@ -90,7 +90,7 @@ class GeneratedImages:
         labels: Sequence[int] | None = None,
     ) -> None:
         channels = generator.image_shape[0]
-        self.warnings = _AS_RGB.get(channels, ())
+        self.warnings = AS_RGB.get(channels, ())
         self.stamp = {
             "images": "generated",
             "n_gen": num,

@@ -217,15 +217,13 @@ def check(reference: Reference, network: FeatureNetwork, wanted: dict[str, Any],
     for field, ours in {"weights_sha256": network.digest, "resize": network.resize, **wanted}.items():
         theirs = stamp.get(field, ours)
         if theirs != ours:
-            name = _NAMES.get(field, field.partition("_")[0])
+            name, option = field.partition("_")[0], ""
+            if field == "channels":
+                name, option = "number of channels", f" --channels {ours}"
             raise UsageError(
-                f"{path} was made with another {name} ({theirs}, here {ours}), so scores "
-                "would not be comparable: make new statistics with gantx stats"
+                f"{path} was made with another {name} ({theirs}, here {ours}), so scores would not be "
+                f"comparable: make new statistics with gantx stats{option}"
             )
-
-
-# Of fields that a sentence calls otherwise.
-_NAMES = {"channels": "number of channels"}
 
 
 def _read_safetensors(path: Path) -> Reference:
