@@ -117,10 +117,26 @@ def _from_integers(values: NDArray[np.integer]) -> Image.Image:
 
 @dataclass
 class Tally:
-    """Numbers of images that were changed, for the log."""
+    """Numbers of images for the log: those that were changed, and what they had before.
+
+    Attributes:
+        cropped: to the ratio.
+        enlarged: to the resolution.
+        grey: stored as grey.
+        alpha: with a channel or a colour that is transparent.
+    """
 
     cropped: int = 0
     enlarged: int = 0
+    grey: int = 0
+    alpha: int = 0
+
+    def add(self, other: Tally) -> None:
+        """Count the images of another range too."""
+        self.cropped += other.cropped
+        self.enlarged += other.enlarged
+        self.grey += other.grey
+        self.alpha += other.alpha
 
 
 def fit(image: Image.Image | NDArray[np.uint8], data: DataConfig, tally: Tally) -> NDArray[np.uint8]:
@@ -143,6 +159,8 @@ def fit(image: Image.Image | NDArray[np.uint8], data: DataConfig, tally: Tally) 
     if kept != (width, height):
         tally.cropped += 1
         image = image.crop((columns.start, rows.start, columns.stop, rows.stop))
+    tally.grey += image.mode in ("1", "L") or image.mode.startswith("I")
+    tally.alpha += image.has_transparency_data
     image = converted(image, data.channels)
     if kept != wanted:  # Pillow weights colours by their alpha
         image = image.resize(wanted, Image.Resampling.LANCZOS)

@@ -398,8 +398,7 @@ def _read(
             digest.update(chunk.pixels.data)
             kept += chunk.kept
             unusable += chunk.unusable
-            tally.cropped += chunk.tally.cropped
-            tally.enlarged += chunk.tally.enlarged
+            tally.add(chunk.tally)
             if progress is not None:
                 progress(len(kept) + len(unusable), total)
     if unusable and data.on_bad_image == "error":
@@ -420,6 +419,13 @@ def _log_changes(tally: Tally, data: DataConfig, total: int, log: Log) -> None:
     if tally.enlarged:
         least = f"{data.resolution} pixels{at_ratio(data)}"
         log(f"data: {tally.enlarged:,} of {total:,} images are smaller than {least}: enlarged")
+    if tally.alpha and data.channels != 4:
+        log(
+            f"data: {tally.alpha:,} of {total:,} images have transparency: composited over white "
+            "(data.channels=4 keeps it)"
+        )
+    if tally.grey == total and data.channels != 1:
+        log("data: every image is grey: data.channels=1 trains on one channel")
 
 
 def _list(source: Source, unusable: list[Unusable], file: Path) -> None:

@@ -39,9 +39,9 @@ def test_conversion(image, grey, rgba):
     assert converted(image, 3).mode == "RGB"
 
 
-def made(folder, channels, **settings):
+def made(folder, channels, said=None, **settings):
     data = DataConfig(source=str(folder), channels=channels, **{"resolution": 8} | settings)
-    return prepare(data, log=lambda line: None)
+    return prepare(data, log=(said if said is not None else []).append)
 
 
 def test_sets_of_each_channel_count_are_prepared_apart(tmp_path):
@@ -96,3 +96,19 @@ def test_arrays_and_rendered_images(tmp_path, channels):
     else:
         for one, other in zip(found, colours, strict=True):
             assert np.array_equal(one[0], Image.fromarray(other.transpose(1, 2, 0)).convert("L"))
+
+
+def test_the_log_names_channels_that_are_lost_or_of_no_use(tmp_path):
+    """A set that is all grey, and transparency that is composited away."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("L", (8, 8), 9).save(folder / "a.png")
+    advice, composited = "every image is grey: data.channels=1", "1 of 2 images have transparency: composited"
+    for channels, expected in ((3, 1), (1, 0)):
+        made(folder, channels, said := [])
+        assert sum(advice in line for line in said) == expected
+    Image.new("RGBA", (8, 8), (9, 9, 9, 9)).save(folder / "b.png")
+    for channels, expected in ((3, 1), (4, 0)):
+        made(folder, channels, said := [])
+        assert sum(composited in line for line in said) == expected
+        assert not any(advice in line for line in said)
