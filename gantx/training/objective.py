@@ -43,7 +43,7 @@ class Labelled(NamedTuple):
     """A batch of images.
 
     Attributes:
-        images: [B, 3, H, W].
+        images: [B, C, H, W].
         labels: int64 [B]; None in an unconditional run.
     """
 
@@ -164,7 +164,7 @@ class GANObjective:
         return LossOutput(loss, observed, {"path_length": mean.detach()})
 
     def super_resolution_loss(self, high: Tensor) -> Tensor:
-        """Mean squared error of G's upscaling of images [B, 3, H, W] that were scaled down (TransGAN)."""
+        """Mean squared error of G's upscaling of images [B, C, H, W] that were scaled down (TransGAN)."""
         generator = self.generator
         assert isinstance(generator, SuperResolves)
         low = F.adaptive_avg_pool2d(high, generator.low_resolution)

@@ -100,7 +100,7 @@ def test_all_losses_read_the_labels(discriminator):
         optimized.weights += 0.1 * torch.randn(optimized.weights.shape, generator=random)
     for phase in phases(settings, state.generator, state.discriminator, state.path_length):
         draws = draw(phase.spec, seed=0, stream=phase.name, step=0, device=CPU)
-        reals = phase.empty_reals(phase.batch, 16, CPU)
+        reals = phase.empty_reals(phase.batch, (3, 16, 16), CPU)
         (loss, *_), *_ = phase.passes
         whole = loss(reals, draws).loss
         assert whole.isfinite()
@@ -136,7 +136,7 @@ def test_unconditional_runs_declare_no_labels():
         assert phase.labelled == ()
         assert "real_label" not in phase.spec
         assert "label" not in phase.spec.get("latent", {})
-        assert not any("labels" in name for name in phase.empty_reals(2, 16, CPU))
+        assert not any("labels" in name for name in phase.empty_reals(2, (3, 16, 16), CPU))
 
 
 def test_labels_that_are_not_used_are_mentioned_once(tmp_path):
