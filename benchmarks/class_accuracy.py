@@ -2,8 +2,8 @@
 
     python benchmarks/class_accuracy.py runs/0001-transgan-tiny-shapes -n 100
 
-Generates N images of each class with seeds 0 to N-1 and classifies them with the shapes classifier. Shares are of the
-confident images: those whose kind and colour can be classified (see `gantx eval --metric modes`).
+Generates N images of each class with seeds 0 to N-1 and classifies them with the shapes classifier. Shares
+are of the confident images: those whose kind and colour can be classified (see `gantx eval --metric modes`).
 """
 
 import argparse

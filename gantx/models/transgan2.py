@@ -324,8 +324,8 @@ class Generator(interfaces.Generator):
         self.latent_shape = (config.latent_dim,)
         self.image_shape = (image_channels, sides[-1], sides[-1])
 
-        # Ours: with classes, the embedding of the label is joined to z; the paper has no classes. It is scaled
-        # because there is no mapping network: as large as z, it makes the generator ignore z (measured).
+        # Ours: with classes, the embedding of the label is joined to z; the paper has no classes. It is
+        # smaller than z because no mapping network follows: at the same size, z is ignored (measured).
         self.classes = config.classes
         self.embedding = LabelEmbedding(config.classes, config.latent_dim, 0.25) if config.classes else None
         inputs = 2 * config.latent_dim if config.classes else config.latent_dim

@@ -112,7 +112,8 @@ def test_all_losses_read_the_labels(discriminator):
             of_labels = {**draws["latent"]["label"], "class": torch.full((phase.batch,), 0.1)}
             changed = {**draws["latent"], "label": of_labels}
             same = torch.equal(loss(reals, {**draws, "latent": changed}).loss, whole)
-            assert same == (phase.name in ("discriminator", "generator")), phase.name  # pairs share real labels
+            in_pairs = phase.name in ("discriminator", "generator")
+            assert same == in_pairs, phase.name
 
 
 @pytest.mark.slow

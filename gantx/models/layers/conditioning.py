@@ -64,7 +64,7 @@ class Projection(nn.Module):
     """Inner product of features and a learned vector for each class (Miyato and Koyama 2018, eq. 3), over √D.
 
     It is added to the unconditional logit of the same features. Dividing by √D, as StyleGAN2-ADA does, is a
-    learning rate √D times smaller: without it the vectors of small networks follow the generator's last images
+    learning rate √D times smaller: without it the vectors of small networks follow the last generated images
     of a class instead of the class, and the discriminator wins (measured).
 
     Args:
