@@ -68,7 +68,7 @@ def table(
         classes: of the rows and of the columns, of a conditional generator.
 
     Returns:
-        uint8 [(1 + rows)·(1 + columns), 3, H, W] in reading order: a white image and the images of the
+        uint8 [(1 + rows)·(1 + columns), C, H, W] in reading order: a white image and the images of the
         columns; then for every row its image and its mixtures. Images of single seeds equal those of
         `sampling.sample`.
 
