@@ -24,17 +24,18 @@ def generator():
 
 @pytest.mark.parametrize("labels", [range(9), [5, 2, 5]])
 def test_the_class_is_found_among_many_or_few(generator, labels, monkeypatch):
-    monkeypatch.setattr(projection, "CANDIDATES", 32)
-    monkeypatch.setattr(class_search, "_EACH", 16)
+    monkeypatch.setattr(projection, "CANDIDATES", 16)
+    monkeypatch.setattr(class_search, "_EACH", 8)
+    monkeypatch.setattr(class_search, "_LEAST", 4)
     (image,) = sampling.sample(generator, [70_000], batch=8, device=CPU, labels=[5])
     seen = []
     found = search_class(
-        generator, image[0], labels, device=CPU, steps=80, progress=lambda *done: seen.append(done)
+        generator, image[0], labels, device=CPU, steps=32, progress=lambda *done: seen.append(done)
     )
     distances = list(found.distances.values())
     assert found.label == 5
     assert distances == sorted(distances)
     assert found.searched == len(set(labels))
     assert len(distances) == min(TRIED, len(set(labels)))
-    assert found.steps == 10
-    assert seen[-1] == (10 * len(distances), 10 * len(distances))
+    assert found.steps == 4
+    assert seen[-1] == (4 * len(distances), 4 * len(distances))
