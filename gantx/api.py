@@ -178,7 +178,7 @@ class Model:
         *,
         seeds: Sequence[int] | None = None,
         latents: Tensor | None = None,
-        label: str | int | Sequence[int] | None = None,
+        label: str | int | Sequence[str | int] | None = None,
         truncation: float | None = None,
         cutoff: int | None = None,
         batch: int | None = None,
@@ -190,8 +190,8 @@ class Model:
             seeds: one per image; the image of a seed does not depend on the other seeds or the batch.
             latents: [N, *latent_shape], or styles [N, *style_shape], in place of seeds; any floating-point
                 type.
-            label: class of a conditional model, by name or number, or one number for each image; by default
-                each seed has a class, in the proportions of the training data.
+            label: class of a conditional model, by name or number, or one for each image; by default each
+                seed has a class, in the proportions of the training data.
             truncation: psi, the factor of a style's distance to the average style: 1 for none, 0.7 for fewer
                 failures.
             cutoff: number of leading layers that are truncated; None for all.
@@ -238,7 +238,7 @@ class Model:
         self,
         what: Sequence[int] | Tensor,
         *,
-        label: str | int | Sequence[int] | None = None,
+        label: str | int | Sequence[str | int] | None = None,
         truncation: float | None = None,
         cutoff: int | None = None,
         batch: int | None = None,
@@ -293,7 +293,7 @@ class Model:
         return sampling.generate(self._generator, seeds, batch=size, labels=labels, **how)
 
     def _labels(
-        self, label: str | int | Sequence[int] | None, seeds: Sequence[int] | None, count: int
+        self, label: str | int | Sequence[str | int] | None, seeds: Sequence[int] | None, count: int
     ) -> Sequence[int] | None:
         """One label for each image; drawn for seeds if none is named, None for an unconditional network."""
         from gantx.errors import UsageError
@@ -306,12 +306,15 @@ class Model:
             chosen = parse_class(conditioning, label)
             assert chosen is not None
             return [chosen] * count
-        if len(label) != count or not all(0 <= each < self.network.classes for each in label):
+        numbers: Sequence[Any] = label
+        if self.network.classes and any(isinstance(each, str) for each in label):
+            numbers = [parse_class(conditioning, each) if isinstance(each, str) else each for each in label]
+        if len(numbers) != count or not all(_is_label(each, self.network.classes) for each in numbers):
             raise UsageError(
                 f"label has {len(label)} entries for {count} images of {self.network.classes} classes: give "
-                "one number for each image"
+                "one name or number for each image"
             )
-        return label
+        return numbers
 
     def _batch(self, wanted: int | None, count: int) -> int:
         """Number of images to compute at once, of `count`; UsageError if `wanted` is below 1."""
@@ -333,6 +336,7 @@ class Model:
         easing: str = "linear",
         truncation: float | str | None = None,
         cutoff: int | None = None,
+        label: str | int | Sequence[str | int] | None = None,
     ) -> Walk:
         """Plan what `interpolate` generates; arguments and errors are the same."""
         from gantx.generation import interpolation
@@ -346,7 +350,28 @@ class Model:
             loop=loop,
             easing=easing,
             truncation=interpolation.parse_sweep(None if truncation is None else str(truncation), cutoff),
+            classes=self._classes_of_walk(label, seeds),
         )
+
+    def _classes_of_walk(
+        self, label: str | int | Sequence[str | int] | None, seeds: Sequence[int]
+    ) -> list[int]:
+        """The labels of a walk; that of its first seed if none is named, [] for an unconditional network."""
+        from gantx.errors import UsageError
+        from gantx.generation.labels import drawn_labels, parse_class, parse_classes
+
+        conditioning = self.config.conditioning
+        if label is None:
+            drawn = drawn_labels(conditioning, seeds[:1]) if self.network.classes else None
+            return drawn or []
+        if self._label is not None:
+            raise UsageError(f"this model generates the class {self.of_one_class} alone: leave the label out")
+        if isinstance(label, str):
+            return parse_classes(conditioning, label)
+        each = [parse_class(conditioning, one) for one in ([label] if isinstance(label, int) else label)]
+        if not each:
+            raise UsageError("label has no entries: name a class, or several to walk through")
+        return [one for one in each if one is not None]
 
     def interpolate(
         self,
@@ -364,10 +389,13 @@ class Model:
             batch: images computed at once; None for 64.
             how: `paths`, number of parallel walks, each through its share of the seeds; `space`, `z` or `w`
                 (for networks with styles); `loop`, return to the first seed; `easing`, `linear` or
-                `smooth`; `truncation`, a number or a sweep such as "0:1"; `cutoff`, its number of layers.
+                `smooth`; `truncation`, a number or a sweep such as "0:1"; `cutoff`, its number of layers;
+                `label`, the class of a conditional model, or several to walk through at the same time, by
+                name or number: "cat", "cat,dog" or [3, 5], and by default the class of the first seed.
 
         Returns:
-            uint8 [paths, C, H, W] on the CPU for every frame. The frame of a seed is its image in `sample`.
+            uint8 [paths, C, H, W] on the CPU for every frame. The frame of a seed is its image in `sample`,
+            of the same class.
 
         Raises:
             UsageError: too few frames, invalid numbers, or a capability that the network does not have.
@@ -427,3 +455,7 @@ class Model:
         from gantx.generation.labels import name_of
 
         return None if self._label is None else name_of(self.config.conditioning, self._label)
+
+
+def _is_label(value: Any, classes: int) -> bool:
+    return not isinstance(value, str) and 0 <= value < classes

@@ -2,13 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers.small_run import SMALL
-from helpers.styled_networks import save_styled
+from helpers.styled_networks import SECTIONS, save_styled
 from typer.testing import CliRunner
 
 import gantx
@@ -16,6 +17,7 @@ from gantx import checkpoint
 from gantx.cli import app
 from gantx.config import presets
 from gantx.errors import DataError, MissingError, UsageError
+from gantx.models import build
 from gantx.training.state import TrainingState
 
 
@@ -85,6 +87,8 @@ def test_the_examples_of_the_documentation_run(models):
     if not document.is_file():
         pytest.skip("not a checkout")
     blocks = re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
+    (of_classes,) = [block for block in blocks if "label=" in block]
+    blocks.remove(of_classes)
     assert len(blocks) == 2
     model = models["ganformer"]
     known = {"RUN": model.header.path, "z": torch.randn(2, *model.network.latent_shape)}
@@ -93,6 +97,14 @@ def test_the_examples_of_the_documentation_run(models):
     assert torch.equal(known["again"], known["images"][[3, 5]])
     assert len(known["sweep"]) == 4
     assert known["edited"].shape == (2, 3, 16, 16)
+    torch.manual_seed(0)
+    network = build(SECTIONS["stylegan2"].model_copy(update={"classes": 2})).eval()
+    classes = {"conditioning": {"classes": 2, "names": ["cat", "dog"], "counts": [1, 1]}}
+    header = replace(model.header, config=presets.load("transgan-tiny", settings=classes))
+    known["model"] = gantx.Model(network, header, "ema", torch.device("cpu"))
+    exec(of_classes, known)
+    assert known["cats"].shape[0] == 8
+    assert torch.equal(known["morph"][-1], known["model"].sample(seeds=[7], label="dog"))
 
 
 def test_a_score_is_that_of_the_command_line(tmp_path, monkeypatch):

@@ -28,6 +28,7 @@ ORDER = [
     {"gantx.generation"},
     {"gantx.evaluation"},
     {"gantx.generation.projection"},  # compares images by the features of an evaluation network
+    {"gantx.generation.class_search"},  # projects into each class
     {"gantx.training"},
     {"gantx.benchmarking", "gantx.importing", "gantx.exporting"},
     {"gantx.api"},

@@ -66,6 +66,17 @@ def evaluate(
         int | None, typer.Option(min=10, help="Largest number of real and of generated images in pr and dc.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 0,
+    class_: Annotated[
+        str | None,
+        typer.Option(
+            "--class",
+            help="Classes of a conditional model's images: data (in its proportions), uniform, or one class, "
+            "by name or number, against its real images.",
+        ),
+    ] = None,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Also score each class against its real images.")
+    ] = False,
     fail_above: Annotated[
         list[str] | None, typer.Option(metavar="METRIC=VALUE", help="Exit 1 when a value is above: fid=20.")
     ] = None,
@@ -117,6 +128,8 @@ def evaluate(
       gantx eval demo --metric modes --fail-below modes=18 --junit out.xml
 
       gantx eval demo --metric fid,kid --features random --num 5000 --output eval.json
+
+      gantx eval RUN --per-class --class uniform -o eval.json
 
       gantx sample demo -n 1000 -o images.zip
 
@@ -185,6 +198,8 @@ def evaluate(
         use_cache=cache,
         engine=engine,
         baseline=earlier,
+        label=class_,
+        per_class=per_class,
     )
     with StatusDisplay() as status:
         status.log(devices.use_threads(threads or "auto"))
@@ -216,6 +231,11 @@ def _show(result: Result) -> None:
 
     headings, rows = reports.table(result)
     print_table(headings, [tuple(map(printable, row)) for row in rows], right=reports.RIGHT)
+    for headings, rows in reports.class_tables(result):
+        print()
+        print_table(headings, [tuple(map(printable, row)) for row in rows], right=headings[1:])
+    if result.classes:
+        print()
     print(reports.summary_line(result))
     for line in (*reports.reasons(result), *(f"warning: {warning}" for warning in result.warnings)):
         print(printable(line))

@@ -11,7 +11,6 @@ from gantx import api
 from gantx.cli.options import (
     Batch,
     Checkpoint,
-    ClassName,
     Cutoff,
     Device,
     Force,
@@ -40,7 +39,10 @@ def interpolate(
         ),
     ] = Path("walk.gif"),
     seeds: Annotated[
-        str | None, typer.Option(help="Seeds of the walk: 1,5,9 or 0-3. By default 4 for each walk.")
+        str | None,
+        typer.Option(
+            help="Seeds of the walk: 1,5,9 or 0-3. 4 for each walk by default, 1 if --class has several."
+        ),
     ] = None,
     frames: Annotated[
         int | None, typer.Option(min=1, help="Frames of the whole walk (60; of a film strip 10).")
@@ -62,13 +64,20 @@ def interpolate(
     cutoff: Cutoff = None,
     scale: Scale = None,
     labels: Labels = True,
-    class_: ClassName = None,
+    class_: Annotated[
+        str | None,
+        typer.Option(
+            "--class",
+            help="Class of a conditional model, or several to walk through: cat,dog or 0-3 (that of the "
+            "first seed).",
+        ),
+    ] = None,
     weights: Weights = "ema",
     batch: Batch = None,
     device: Device = "auto",
     force: Force = False,
 ) -> None:
-    """Walk through latent space; the frame of a seed is its image in `gantx sample`.
+    """Walk through latent space, and through classes; the frame of a seed is its image in `gantx sample`.
 
     Examples:
 
@@ -77,6 +86,8 @@ def interpolate(
       gantx interpolate demo --seeds 0-31 --grid 4x2 --frames 600 --loop -o walks.webp
 
       gantx interpolate demo --seeds 7 --truncation 0:1 -o sweep.webp
+
+      gantx interpolate RUN --class cat,dog --seeds 7 --loop -o morph.gif
     """
     require_unused(output, force)
     require_folder(output)
@@ -87,18 +98,22 @@ def interpolate(
     animations.check(output, fps)
     columns, rows = imaging.grid_shape(1 if grid is None else 0, grid)
     paths = columns * rows
-    chosen = range(4 * paths) if seeds is None else parse_seeds(seeds)
-    if len(chosen) == paths and ":" not in (truncation or ""):
-        raise UsageError(
-            f"--seeds {seeds} leaves each walk one seed, so that nothing would move: name two or more for "
-            "each, or sweep the truncation of a network with styles, --truncation 0:1"
-        )
+    chosen = None if seeds is None else parse_seeds(seeds)
+    sweeps = ":" in (truncation or "")
+    if chosen is not None and len(chosen) == paths and not sweeps and class_ is None:
+        raise _nothing_moves(seeds)
     strip = output.suffix.lower() in animations.STRIPS
     require_checkpoint(checkpoint)
     load_torch()
-    model = api.load(checkpoint, weights=cast(Any, weights), device=device).of_class(class_, seed=chosen[0])
+    from gantx.generation.labels import name_of, parse_classes
+
+    model = api.load(checkpoint, weights=cast(Any, weights), device=device)
+    conditioning = model.config.conditioning
+    through = 1 if class_ is None else len(parse_classes(conditioning, class_))
+    if chosen is not None and len(chosen) == paths and not sweeps and through == 1:
+        raise _nothing_moves(seeds)
     walk = model.walk(
-        chosen,
+        chosen or range(paths if through > 1 else 4 * paths),
         frames or (10 if strip else 60),
         paths=paths,
         space=space,
@@ -106,10 +121,11 @@ def interpolate(
         easing=easing,
         truncation=truncation,
         cutoff=cutoff,
+        label=class_,
     )
     with StatusDisplay() as status:
-        if model.of_one_class is not None and class_ is None:
-            status.log(f"class: {model.of_one_class} (others with --class)")
+        if walk.classes and class_ is None:
+            status.log(f"class: {name_of(conditioning, walk.classes[0])} (others with --class)")
 
         def shown() -> Any:
             status.show("generating frames", 0, walk.frames)
@@ -126,6 +142,14 @@ def interpolate(
             fps=fps,
             text=text,
             scale=scale,
-            captions=walk.captions() if labels and strip else (),
+            captions=walk.captions(lambda label: name_of(conditioning, label)) if labels and strip else (),
         )
     print(output)
+
+
+def _nothing_moves(seeds: str | None) -> UsageError:
+    return UsageError(
+        f"--seeds {seeds} leaves each walk one seed, so that nothing would move: name two or more for each, "
+        "walk through classes of a conditional model, --class 0,1, or sweep the truncation of a network with "
+        "styles, --truncation 0:1"
+    )

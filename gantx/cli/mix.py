@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from gantx import api
-from gantx.cli.options import Batch, Checkpoint, ClassName, Device, Labels, Scale, Weights, require_checkpoint
+from gantx.cli.options import Batch, Checkpoint, Device, Labels, Scale, Weights, require_checkpoint
 from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import UsageError
@@ -33,7 +33,14 @@ def mix(
         typer.Option(help="Latents to replace (GANformer); the last is the global one. All by default."),
     ] = None,
     truncation: Annotated[float | None, typer.Option(help="Truncation psi; 1 for none.")] = None,
-    class_: ClassName = None,
+    class_: Annotated[
+        str | None,
+        typer.Option(
+            "--class",
+            help="Class of a conditional model, or two: cat,dog are those of the rows and of the columns "
+            "(that of the first row).",
+        ),
+    ] = None,
     weights: Weights = "ema",
     scale: Scale = None,
     labels: Labels = True,
@@ -50,6 +57,8 @@ def mix(
       gantx mix demo --rows 1-4 --columns 5-8 --layers 3 -o colours.png
 
       gantx mix demo --rows 1-4 --columns 5-8 --layers 0-2 -o outlines.png
+
+      gantx mix RUN --class cat,dog -o pets.png
     """
     if output.exists() and not force:
         raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
@@ -66,15 +75,26 @@ def mix(
     load_torch()
 
     from gantx.generation import sampling, style_mixing
+    from gantx.generation.labels import drawn_labels, name_of, parse_classes
     from gantx.io import sheets
     from gantx.runtime.seeds import seeds_of
 
-    model = api.load(checkpoint, weights=cast(Any, weights), device=device).of_class(class_, seed=changed[0])
+    model = api.load(checkpoint, weights=cast(Any, weights), device=device)
+    conditioning = model.config.conditioning
+    classes = (
+        drawn_labels(conditioning, changed[:1]) or []
+        if class_ is None
+        else parse_classes(conditioning, class_)
+    )
+    if len(classes) > 2:
+        raise UsageError(
+            f"'{class_}' is {len(classes)} classes: name one, or one for rows and one for columns"
+        )
     if of_layers is None and of_components is None:
         of_layers = seeds_of(style_mixing.coarse_layers(model.network))
     with StatusDisplay() as status, status.working("generating", noted=False):
-        if model.of_one_class is not None and class_ is None:
-            status.log(f"class: {model.of_one_class} (others with --class)")
+        if classes and class_ is None:
+            status.log(f"class: {name_of(conditioning, classes[0])} (others with --class)")
         images = style_mixing.table(
             model.network,
             changed,
@@ -85,8 +105,10 @@ def mix(
             device=model.device,
             truncation=parse_truncation(truncation),
             ratio=model.config.data.ratio,
+            classes=(classes[0], classes[-1]) if classes else None,
         )
     text = model.provenance(truncation) | {"gantx:rows": rows, "gantx:columns": columns}
+    text |= {"gantx:classes": ",".join(map(str, classes))} if classes else {}
     text |= {"gantx:layers": str(of_layers)} if of_layers is not None else {}
     text |= {"gantx:components": components} if components else {}
     sheet = style_mixing.sheet(
@@ -97,6 +119,9 @@ def mix(
         components=of_components,
         factor=scale,
         labels=labels,
+        classes=(name_of(conditioning, classes[0]), name_of(conditioning, classes[1]))
+        if len(classes) == 2
+        else ("", ""),
     )
     text |= {"gantx:scale": str(sheet.factor)} if sheet.factor > 1 else {}
     figures.save(output, sheets.lay_out(sheet), text)

@@ -10,7 +10,6 @@ import typer
 from gantx import api
 from gantx.cli.options import (
     Checkpoint,
-    ClassName,
     Device,
     Labels,
     Scale,
@@ -59,12 +58,19 @@ def project(
     ] = None,
     scale: Scale = None,
     labels: Labels = True,
-    class_: ClassName = None,
+    class_: Annotated[
+        str | None,
+        typer.Option(
+            "--class",
+            help="Class of a conditional model, by name or number; of several, cat,dog, and by default of "
+            "all, the one that fits best is searched.",
+        ),
+    ] = None,
     weights: Weights = "ema",
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", "-f", help="Write over existing outputs.")] = False,
 ) -> None:
-    """Find the latent whose image is closest to a given image.
+    """Find the latent, and the class, whose image is closest to a given image.
 
     Examples:
 
@@ -73,6 +79,8 @@ def project(
       gantx project target.png demo -o found.png
 
       gantx sample demo --latents found.safetensors -o again.png
+
+      gantx project target.png RUN --class cat -o cat.png
     """
     from gantx.io import figures
 
@@ -95,18 +103,48 @@ def project(
     require_checkpoint(checkpoint)
     load_torch()
 
-    from gantx.generation import projection, sampling
+    from gantx.generation import class_search, projection, sampling
+    from gantx.generation.labels import name_of, parse_classes
     from gantx.io import imaging, sheets
 
     for path in (output, latents):
         imaging.check_output(path)
-    model = api.load(checkpoint, weights=cast(Any, weights), device=device).of_class(class_, seed=seed)
-    ratio = model.config.data.ratio
+    model = api.load(checkpoint, weights=cast(Any, weights), device=device)
+    ratio, conditioning = model.config.data.ratio, model.config.conditioning
+    among: list[int] = []
+    if class_ is not None:
+        among = parse_classes(conditioning, class_)
+    elif isinstance(conditioning.classes, int):
+        among = list(range(conditioning.classes))
     target = projection.read_target(image, sampling.cropped_shape(model.network, ratio))
     network = projection.inception_features(feature_file, model.device) if features else None
     with StatusDisplay() as status:
-        if model.of_one_class is not None and class_ is None:
-            status.log(f"class: {model.of_one_class} (others with --class)")
+        label = among[0] if among else None
+        if len(among) > 1:
+            status.show("searching the class", 0, 1)
+            search = class_search.search_class(
+                model.network,
+                target,
+                among,
+                device=model.device,
+                steps=steps,
+                seed=seed,
+                rate=rate,
+                features=network,
+                ratio=ratio,
+                progress=lambda done, total: status.show("searching the class", done, total),
+            )
+            label = search.label
+            nearest = ", ".join(
+                f"{name_of(conditioning, each)} {distance:.1f}"
+                for each, distance in list(search.distances.items())[:3]
+            )
+            status.log(
+                f"class: {name_of(conditioning, label)}, the closest of {search.searched} after "
+                f"{search.steps} steps ({nearest} grey levels); others with --class"
+            )
+        if label is not None:
+            model = model.of_class(label)
         status.show("optimising", 0, steps)
         found = projection.project(
             model.network,
@@ -124,7 +162,7 @@ def project(
         status.log(
             f"mean difference of a pixel: {found.distance:.1f} grey levels, {found.at_start:.1f} at the start"
         )
-    projection.save_latents(latents, found.latents)
+    projection.save_latents(latents, found.latents, label)
     text = model.provenance() | {"gantx:projection": image.name}
     factor = scale or sheets.enlargement(target.shape[1], target.shape[2], columns=2)
     text |= {"gantx:scale": str(factor)} if factor > 1 else {}

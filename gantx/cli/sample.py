@@ -122,6 +122,8 @@ def sample(
       gantx sample demo --truncation 0.7 -o alike.png
 
       gantx sample demo -n 50000 -o all.npy --dtype float32
+
+      gantx sample RUN --class all -n 8 -o classes.png
     """
     if seeds is not None and (number is not None or seed):
         raise UsageError("--seeds selects every image: omit -n and --seed")
@@ -172,7 +174,7 @@ def sample(
 
     from gantx.generation import sampling
     from gantx.generation.labels import parse_classes
-    from gantx.generation.latents import latents_for
+    from gantx.generation.latents import label_of, latents_for
     from gantx.generation.sampling import fetch
     from gantx.runtime.seeds import Seeds, seeds_of
 
@@ -188,6 +190,8 @@ def sample(
         columns, rows = imaging.grid_shape(0, grid) if grid is not None else (8, 8)
         what = numbers = Seeds([range(seed, seed + (number or columns * rows))])
     label: Any = None
+    if class_ is None and latents is not None and model.network.classes:
+        label = label_of(latents)
     if class_ is not None:
         label = parse_classes(model.config.conditioning, class_)
         if len(label) == 1:

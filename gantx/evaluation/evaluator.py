@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,15 +25,20 @@ from gantx.data.sources import known_names
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.evaluation import intervals, reference
 from gantx.evaluation.cleanfid_engine import open_cleanfid
+from gantx.evaluation.feature_scores import DC_K, KID_SIZE, KID_SUBSETS, PR_K, SEED, FeatureScores
 from gantx.evaluation.features import FeatureNetwork, open_features
-from gantx.evaluation.frechet import Gaussian
 from gantx.evaluation.image_sets import ImageSet, lossy_images
-from gantx.evaluation.inception_score import inception_score
-from gantx.evaluation.kernel_distance import kernel_distances
-from gantx.evaluation.neighbours import neighbours
+from gantx.evaluation.per_class import (
+    PER_CLASS,
+    Measured,
+    RealClass,
+    numbers_in,
+    real_classes,
+    score_classes,
+)
 from gantx.evaluation.protocols import Protocol
 from gantx.evaluation.reference import Reference
-from gantx.evaluation.results import Result
+from gantx.evaluation.results import ClassResult, Result
 from gantx.evaluation.scores import SCORES_OF, Score, name_of
 from gantx.evaluation.shapes_classifier import ModeCount
 from gantx.runtime import devices, memory
@@ -43,9 +47,6 @@ from gantx.runtime.activity import Working, unnoticed
 VERSION = 1  # of the definitions of this package; raised when a score would differ
 NEEDS_REFERENCE = frozenset({"fid", "kid", "pr", "dc"})
 FEW_IMAGES = 10_000  # with fewer, the bias of FID exceeds the differences that papers report
-KID_SUBSETS, KID_SIZE = 100, 1000
-PR_K, DC_K = 3, 5
-_SEED = 0  # of the subsets of KID and of the images that enter the neighbour metrics
 
 Log = Callable[[str], None]
 Progress = Callable[[str, int, int], None]  # activity, images so far, images in all
@@ -69,6 +70,8 @@ class Settings:
         intervals: compute 95 % intervals too.
         use_cache: take reference statistics from the cache when they are there.
         engine: `gantx`, or `cleanfid` for clean-fid's own feature path, which is slower.
+        only: name of the class that the real images are of; None for all of them.
+        per_class: names of the classes of the generator, by label, to score one by one too; () for none.
     """
 
     metrics: tuple[str, ...]
@@ -84,6 +87,8 @@ class Settings:
     intervals: bool = True
     use_cache: bool = True
     engine: str = "gantx"
+    only: str | None = None
+    per_class: tuple[str, ...] = ()
 
 
 class Evaluator:
@@ -112,7 +117,14 @@ class Evaluator:
         self._network: FeatureNetwork | None = None
         self._reference: Reference | None = None
         self._classifier_digest: str | None = None
+        self._computed: FeatureScores | None = None
+        self._classes: tuple[RealClass, ...] = ()
         self._lossy = 0
+        if settings.per_class and not set(PER_CLASS) & set(settings.metrics):
+            raise UsageError(
+                f"none of the metrics {', '.join(settings.metrics)} scores a single class: add one of "
+                f"{', '.join(PER_CLASS)} with --metric, or leave --per-class away"
+            )
         if "modes" in settings.metrics and settings.objects != 1:
             raise UsageError(
                 "the metric modes counts the 18 kinds of single shapes: it needs --data shapes with "
@@ -127,10 +139,16 @@ class Evaluator:
                     f"the metric is needs class scores, which {self._network.name} does not give here: leave "
                     "--features and --engine away"
                 )
+            self._computed = FeatureScores(
+                settings.metrics, settings.protocol, self._network, settings.intervals, working
+            )
+        labelled = _with_classes(settings, log, progress) if settings.per_class else None
         if self._network is not None and NEEDS_REFERENCE & set(settings.metrics):
             self._reference = _resolve_reference(settings, self._network, log, progress)
             if settings.reference is None and settings.data is not None:
                 self._lossy = lossy_images(settings.data)
+        if labelled is not None:
+            self._classes = _resolve_classes(settings, self._network, labelled, log, progress)
         self.seconds_to_resolve = time.perf_counter() - started
 
     @property
@@ -154,6 +172,7 @@ class Evaluator:
         outputs = self._measure(images)
         measured = time.perf_counter()
         scores = self._scores(outputs)
+        classes, of_classes = self._scores_of_classes(outputs, images)
         timing = {
             "resolve_seconds": self.seconds_to_resolve,
             "measure_seconds": measured - started,
@@ -164,9 +183,10 @@ class Evaluator:
             scores=tuple(scores),
             protocol=self.stamp(images),
             checkpoint=images.origin(),
-            warnings=(*images.warnings, *self._warnings(len(images))),
+            warnings=(*images.warnings, *self._warnings(len(images)), *of_classes),
             timing={name: float(f"{value:.4g}") for name, value in timing.items()},
             versions={**versions(), "device": devices.device_name(self.settings.device)},
+            classes=classes,
         )
 
     def _measure(self, images: ImageSet) -> _Outputs:
@@ -195,113 +215,29 @@ class Evaluator:
             raise DataError("the feature network gives values that are not finite for these images")
         return _Outputs(features, logits.cpu() if logits is not None else None, modes)
 
-    def _computing(self, what: str) -> AbstractContextManager[None]:
-        return self._working(f"computing {what}{' with 95 % intervals' * self.settings.intervals}")
-
     def _scores(self, outputs: _Outputs) -> list[Score]:
-        wanted, scores = self.settings.metrics, list[Score]()
-        if "fid" in wanted:
-            with self._computing("the Fréchet distance"):
-                scores.append(self._frechet(outputs))
-        if "kid" in wanted or ("fid" in wanted and self._real is not None):
-            with self._computing("the kernel distance"):
-                scores.append(self._kernel(outputs))
-        if "is" in wanted:
-            with self._computing("the Inception Score"):
-                scores.append(self._inception_score(outputs))
-        if "pr" in wanted or "dc" in wanted:
-            named = {"pr": "precision and recall", "dc": "density and coverage"}
-            with self._computing(", ".join(text for metric, text in named.items() if metric in wanted)):
-                scores += self._neighbours(outputs)
+        scores = list[Score]()
+        if self._computed is not None and outputs.features is not None:
+            scores += self._computed.of(outputs.features, self._reference, outputs.logits)
         if outputs.modes is not None:
             scores += _mode_scores(outputs.modes)
         return scores
 
-    @property
-    def _real(self) -> Tensor | None:
-        """Features of real images [n, D], or None where the reference consists of moments alone."""
-        return self._reference.features if self._reference is not None else None
-
-    def _frechet(self, outputs: _Outputs) -> Score:
-        assert self._reference is not None
-        assert outputs.features is not None
-        fake, ddof, known = outputs.features, self.settings.protocol.ddof, self._reference
-        kept = known.features
-        if kept is not None and len(kept) == known.count and len(kept) <= fake.shape[1]:
-            real = Gaussian.of_features(kept, ddof)  # exact without the covariance, and faster
-        else:
-            real = Gaussian.of_moments(known.mean, known.covariance_by(ddof))
-        value = real.distance(Gaussian.of_features(fake, ddof))
-        if not self.settings.intervals:
-            return self._score("fid", value)
-        found = intervals.frechet(known.mean, known.covariance_by(ddof), fake, ddof=ddof)
-        if found is None:
-            return self._score("fid", value)
-        details: dict[str, float | int | str] = {}
-        if found.limit is not None and found.at_limit is not None:
-            details = {
-                "limit": found.limit,
-                "limit_low": found.at_limit.low,
-                "limit_high": found.at_limit.high,
-            }
-        return self._score("fid", value, found.at_count, details)
-
-    def _kernel(self, outputs: _Outputs) -> Score:
-        assert self._real is not None
-        assert outputs.features is not None
-        real, fake = self._real, outputs.features
-        values = kernel_distances(real, fake, subsets=KID_SUBSETS, size=KID_SIZE, seed=_SEED)
-        interval = intervals.kernel(real, fake, values, seed=_SEED) if self.settings.intervals else None
-        details = {
-            "subsets": KID_SUBSETS,
-            "subset_size": min(KID_SIZE, len(real), len(fake)),
-            "n_ref": len(real),
-        }
-        return self._score("kid", float(values.mean()), interval, details)
-
-    def _inception_score(self, outputs: _Outputs) -> Score:
-        assert outputs.logits is not None
-        splits = self.settings.protocol.is_splits
-        value, deviation = inception_score(outputs.logits, splits)
-        interval = None
-        if self.settings.intervals:
-            interval = intervals.inception_score(outputs.logits, splits=splits, seed=_SEED)
-        return self._score("is", value, interval, {"splits": splits, "std": deviation})
-
-    def _neighbours(self, outputs: _Outputs) -> list[Score]:
-        assert self._real is not None
-        assert outputs.features is not None
-        limit = self.settings.protocol.neighbours
-        real, fake = _subset(self._real, limit), _subset(outputs.features, limit)
-        found = neighbours(real=real, fake=fake, pr_k=PR_K, dc_k=DC_K)
-        counts = {"n_gen": len(fake), "n_ref": len(real)}
-        scores = []
-        for metric, name, values, k in (
-            ("pr", "precision", found.precise, PR_K),
-            ("pr", "recall", found.recalled, PR_K),
-            ("dc", "density", found.density, DC_K),
-            ("dc", "coverage", found.covered, DC_K),
-        ):
-            if metric in self.settings.metrics:
-                interval = None
-                if self.settings.intervals:
-                    shares = values.dtype == torch.bool
-                    interval = intervals.share(values) if shares else intervals.mean(values, seed=_SEED)
-                scores.append(self._score(name, float(values.double().mean()), interval, {"k": k, **counts}))
-        return scores
-
-    def _score(
-        self,
-        name: str,
-        value: float,
-        interval: intervals.Interval | None = None,
-        details: Mapping[str, float | int | str] | None = None,
-    ) -> Score:
-        assert self._network is not None
-        low, high = interval or (None, None)
-        note = "" if self._network.verified else "unverified weights"
-        described = {**(details or {}), **({"interval": intervals.METHODS[name]} if interval else {})}
-        return Score(name_of(name, self._network.name), value, low, high, note, described)
+    def _scores_of_classes(
+        self, outputs: _Outputs, images: ImageSet
+    ) -> tuple[tuple[ClassResult, ...], list[str]]:
+        if not self._classes:
+            return (), []
+        assert images.labels is not None
+        measured = Measured(
+            torch.tensor(list(images.labels)),
+            outputs.features,
+            outputs.modes.modes() if outputs.modes is not None else None,
+        )
+        metrics = [metric for metric in self.settings.metrics if metric in PER_CLASS]
+        computed = self._computed if NEEDS_REFERENCE & set(metrics) else None
+        with self._working("scoring each class"):
+            return score_classes(self._classes, measured, metrics, computed, self.stamp(images))
 
     def stamp(self, images: ImageSet) -> dict[str, Any]:
         """The protocol of a result: everything that affects a score and is not the generator."""
@@ -319,7 +255,7 @@ class Evaluator:
             "n_ref": self._reference.count if self._reference else None,
             "reference": self._reference.stamp if self._reference else None,
             "covariance_ddof": settings.protocol.ddof,
-            "kid": {"subsets": KID_SUBSETS, "subset_size": KID_SIZE, "seed": _SEED},
+            "kid": {"subsets": KID_SUBSETS, "subset_size": KID_SIZE, "seed": SEED},
             "is_splits": settings.protocol.is_splits,
             "recogniser_sha256": self._classifier_digest,
             "neighbours": {"images": settings.protocol.neighbours, "pr_k": PR_K, "dc_k": DC_K},
@@ -398,6 +334,11 @@ def _resolve_reference(
     settings: Settings, network: FeatureNetwork, log: Log, progress: Progress
 ) -> Reference:
     if settings.reference is not None:
+        if settings.only is not None:
+            raise UsageError(
+                f"{settings.reference} has the statistics of all classes together: name the real images with "
+                "--data to compare with those of one class"
+            )
         known = reference.read(settings.reference)
         if not known.sealed:
             log(f"{settings.reference} has no digest (written before gantx kept one), so it is not verified")
@@ -418,7 +359,72 @@ def _resolve_reference(
         raise MissingError(
             "nothing to compare with: name the real images with --data, or their statistics with --reference"
         )
-    prepared = _prepare(settings.data, log, progress)
+    only = settings.only
+    prepared = _prepare(settings.data, log, progress, labels=only is not None)
+    label = None
+    if only is not None:
+        label = numbers_in(prepared, [only], str(settings.data.source))[0]
+    known, cached = _statistics(
+        settings,
+        network,
+        prepared,
+        label,
+        lambda done, total: progress("measuring real images", done, total),
+        log,
+    )
+    whose = prepared.name + (f", class {only}" if only is not None else "")
+    log(f"reference: {known.count:,} images of {whose}{' (from cache)' if cached else ''}")
+    return known
+
+
+def _with_classes(settings: Settings, log: Log, progress: Progress) -> Prepared:
+    """The real images with their classes, checked before all of them are measured."""
+    data = settings.data
+    if settings.reference is not None or data is None or data.source is None:
+        raise UsageError(
+            "--per-class needs the real images themselves, with their classes: name them with --data"
+        )
+    prepared = _prepare(data, log, progress, labels=True)
+    numbers_in(prepared, settings.per_class, data.source)
+    return prepared
+
+
+def _resolve_classes(
+    settings: Settings, network: FeatureNetwork | None, prepared: Prepared, log: Log, progress: Progress
+) -> tuple[RealClass, ...]:
+    """The real images of each class, and their statistics if some metric needs them."""
+    total, measured = len(prepared.images), 0
+
+    def measure(label: int, before: int) -> Callable[[], Reference]:
+        nonlocal measured
+        assert network is not None
+        take = partial(_statistics, settings, network, prepared, label)
+        _, cached = take(
+            lambda done, _: progress("measuring real images by class", before + done, total), log
+        )
+        measured += not cached
+        again = partial(take, lambda done, total: None, log, use_cache=True)
+        return lambda: again()[0]
+
+    needed = network is not None and NEEDS_REFERENCE & set(settings.metrics)
+    where = str(settings.data.source if settings.data else None)
+    found = real_classes(prepared, settings.per_class, where, measure if needed else None)
+    log(f"reference: {len(found):,} classes of {prepared.name}{' (from cache)' * (not measured)}")
+    return found
+
+
+def _statistics(
+    settings: Settings,
+    network: FeatureNetwork,
+    prepared: Prepared,
+    label: int | None,
+    progress: Callable[[int, int], None],
+    log: Log,
+    *,
+    use_cache: bool | None = None,
+) -> tuple[Reference, bool]:
+    """The statistics of the prepared images, or of those of a label, and whether they were cached."""
+    assert settings.data is not None
     stamp = reference.describe(
         prepared,
         network,
@@ -426,25 +432,32 @@ def _resolve_reference(
         split=settings.data.split,
         mirrored=settings.mirrored,
         ratio=settings.data.ratio,
+        label=label,
     )
-    known, cached = reference.reference_for(
+    if stamp["n_ref"] < 2:
+        raise DataError(
+            f"{settings.data.source} has {stamp['n_ref']} image of the class {settings.only}, and a score "
+            "needs at least two: score a class of more images"
+        )
+    return reference.reference_for(
         prepared,
         network,
         stamp,
         device=settings.device,
-        progress=lambda done, total: progress("measuring real images", done, total),
-        use_cache=settings.use_cache,
+        progress=progress,
+        use_cache=settings.use_cache if use_cache is None else use_cache,
         log=log,
     )
-    log(f"reference: {known.count:,} images of {prepared.name}{' (from cache)' if cached else ''}")
-    return known
 
 
-def _prepare(data: DataConfig, log: Log, progress: Progress) -> Prepared:
-    """The real images; errors name the options of `gantx eval`."""
+def _prepare(data: DataConfig, log: Log, progress: Progress, *, labels: bool = False) -> Prepared:
+    """The real images, with labels on request; errors name the options of `gantx eval`."""
     try:
         return prepare(
-            data, log=log, progress=lambda done, total: progress("preparing real images", done, total)
+            data,
+            log=log,
+            progress=lambda done, total: progress("preparing real images", done, total),
+            labels=labels,
         )
     except UnusableImage as problem:
         advice = (
@@ -467,14 +480,6 @@ def _allocate(rows: int, columns: int, device: torch.device) -> Tensor:
     much = f"{columns:,} features of {rows:,} images"
     with memory.explained(f"{device} has too little memory for {much}: score fewer (--num)"):
         return torch.empty(rows, columns, dtype=torch.float32, device=device)
-
-
-def _subset(features: Tensor, limit: int) -> Tensor:
-    """At most `limit` rows, chosen at random because a set may be ordered by class."""
-    if len(features) <= limit:
-        return features
-    chosen = np.sort(np.random.default_rng(_SEED).permutation(len(features))[:limit])
-    return features[torch.from_numpy(chosen)]
 
 
 def _share(value: float, count: int) -> intervals.Interval:

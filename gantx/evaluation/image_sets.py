@@ -34,6 +34,7 @@ from gantx.models.interfaces import Generator
 from gantx.runtime.seeds import Seeds
 
 LOSSY = (".jpg", ".jpeg", ".webp")
+AS_TRAINED = "as in the training data"  # part of the protocol: labels in the proportions of the data
 
 
 # What is done with the images of generators that are not RGB, by their channels.
@@ -49,10 +50,12 @@ class ImageSet(Protocol):
     Attributes:
         stamp: what of the protocol of a score depends on these images.
         warnings: facts that move scores, as sentences.
+        labels: of the images in their order; None where they have no classes.
     """
 
     stamp: dict[str, Any]
     warnings: tuple[str, ...]
+    labels: Sequence[int] | None
 
     def __len__(self) -> int: ...
 
@@ -74,7 +77,8 @@ class GeneratedImages:
         quantise: how floats become grey levels.
         ratio: height / width to which images are cropped; see `sampling.crop`.
         batch: images generated at once.
-        labels: one per image, in the proportions of the training data; None for an unconditional generator.
+        labels: one per image; None for an unconditional generator.
+        labelling: how the labels are chosen, for the stamp.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class GeneratedImages:
         ratio: float = 1.0,
         batch: int = sampling.BATCH,
         labels: Sequence[int] | None = None,
+        labelling: str = AS_TRAINED,
     ) -> None:
         channels = generator.image_shape[0]
         self.warnings = AS_RGB.get(channels, ())
@@ -101,9 +106,9 @@ class GeneratedImages:
             "precision": "fp32",
             **ratio_stamp(ratio),
             **channels_stamp(channels),
-            **({} if labels is None else {"labels": "as in the training data"}),
+            **({} if labels is None else {"labels": labelling}),
         }
-        self._labels = labels
+        self.labels = labels
         self._generator = generator
         self._origin = origin
         self._seeds = Seeds([range(seed, seed + num)])
@@ -123,7 +128,7 @@ class GeneratedImages:
             batch=self._batch,
             device=device,
             ratio=self._ratio,
-            labels=self._labels,
+            labels=self.labels,
         )
         while True:
             with full_precision(device):  # around each batch: the consumer keeps its own settings
@@ -166,6 +171,7 @@ class StoredImages:
                 f"{images.location} contains {len(images):,} images, fewer than the {count:,} asked for"
             )
         self.warnings = images.warnings
+        self.labels: Sequence[int] | None = None
         self.stamp = {
             "images": "found",
             "n_gen": count,

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -36,6 +37,7 @@ from gantx.io.channels import to_rgb
 
 FORMAT = "gantx.reference/1"
 KEPT = 50_000  # features stored at most; the moments are always those of all images
+_LARGEST = 4096  # features of which a covariance is computed when statistics are read
 _SEED = 0  # of the choice and the flips of reference images
 
 Progress = Callable[[int, int], None]
@@ -77,6 +79,7 @@ def describe(
     split: str,
     mirrored: bool,
     ratio: float = 1.0,
+    label: int | None = None,
 ) -> dict[str, Any]:
     """The stamp of the statistics of `prepared`; cached ones are used if theirs is equal.
 
@@ -87,7 +90,10 @@ def describe(
         split: part of the data set they are.
         mirrored: whether the generator was trained with mirrored images.
         ratio: height / width of the images within the prepared squares.
+        label: of the images of one class; None for all images.
     """
+    count = len(_rows(prepared, label))
+    of_class = {} if label is None else {"class": label, "labelled": prepared.labelled_digest}
     return {
         "extractor": network.name,
         "weights_sha256": network.digest,
@@ -97,10 +103,19 @@ def describe(
         "resolution": prepared.images.shape[-1],
         "split": split,
         "mirror": protocol.mirror and mirrored,
-        "n_ref": min(len(prepared.images), protocol.reference_num or len(prepared.images)),
+        "n_ref": min(count, protocol.reference_num or count),
         **ratio_stamp(ratio),
         **channels_stamp(prepared.images.shape[1]),
+        **of_class,
     }
+
+
+def _rows(prepared: Prepared, label: int | None) -> NDArray[np.int64]:
+    """The rows of the images of a class, or of all."""
+    if label is None:
+        return np.arange(len(prepared.images))
+    assert prepared.labels is not None
+    return np.flatnonzero(prepared.labels == label)
 
 
 def reference_for(
@@ -153,9 +168,9 @@ def measure(
     progress: Progress,
 ) -> Reference:
     """Compute the statistics that `stamp` describes; see `reference_for`."""
-    total, count = len(prepared.images), int(stamp["n_ref"])
+    among, count = _rows(prepared, stamp.get("class")), int(stamp["n_ref"])
     rng = np.random.default_rng(_SEED)
-    rows = np.sort(rng.permutation(total)[:count]) if count < total else np.arange(total)
+    rows = among[np.sort(rng.permutation(len(among))[:count])] if count < len(among) else among
     flips = rng.random(count) < 0.5 if stamp["mirror"] else np.zeros(count, bool)
     kept = np.sort(rng.permutation(count)[:KEPT]) if count > KEPT else np.arange(count)
     moments = Moments(network.dim)
@@ -173,12 +188,27 @@ def measure(
         features[filled : filled + last - first] = found[torch.from_numpy(kept[first:last] - start)]
         filled += int(last - first)
         progress(stop, count)
-    return Reference(count, moments.mean, moments.covariance(), features, stamp)
+    covariance = _covariance(features) if _is_compact(stamp) else moments.covariance()
+    return Reference(count, moments.mean, covariance, features, stamp)
+
+
+def _is_compact(stamp: dict[str, Any]) -> bool:
+    """Whether statistics are stored without their covariance, which is larger than the features.
+
+    True of small classes: there may be a thousand of them.
+    """
+    return "class" in stamp and stamp["n_ref"] <= stamp["feature_dim"] <= _LARGEST
+
+
+def _covariance(features: Tensor) -> Tensor:
+    return features.double().T.cov()
 
 
 def write(path: Path, reference: Reference, *, with_features: bool = True) -> None:
     """Write statistics as safetensors, atomically; MissingError when that is impossible."""
-    tensors = {"mean": reference.mean, "covariance": reference.covariance}
+    tensors = {"mean": reference.mean}
+    if not _is_compact(reference.stamp):
+        tensors["covariance"] = reference.covariance
     if with_features and reference.features is not None:
         tensors["features"] = reference.features
     metadata = {"format": FORMAT, "count": str(reference.count), "stamp": json.dumps(reference.stamp)}
@@ -233,7 +263,7 @@ def _read_safetensors(path: Path) -> Reference:
         with utf8_path(path) as readable, safe_open(readable, framework="pt") as file:
             metadata = file.metadata() or {}
             names = set(file.keys())
-            if metadata.get("format") != FORMAT or not {"mean", "covariance"} <= names:
+            if metadata.get("format") != FORMAT or "mean" not in names or len(names) < 2:
                 raise DataError(f"{path} contains no reference statistics: make them with gantx stats")
             tensors = {name: file.get_tensor(name).clone() for name in names}
         if wrong := sealed.damaged_tensors(tensors, metadata):
@@ -241,6 +271,8 @@ def _read_safetensors(path: Path) -> Reference:
                 f"{path} is damaged: its {' and '.join(wrong)} do not match their digest: {again}"
             )
         stamp, count = json.loads(metadata["stamp"]), int(metadata["count"])
+        if "covariance" not in tensors:
+            tensors["covariance"] = _covariance(_all_features(tensors["features"], count))
         found = Reference(
             count, tensors["mean"], tensors["covariance"], tensors.get("features"), stamp, has_digest
         )
@@ -252,6 +284,13 @@ def _read_safetensors(path: Path) -> Reference:
     if not has_digest:
         _require_moments(found.mean, found.covariance, path)
     return found
+
+
+def _all_features(features: Tensor, count: int) -> Tensor:
+    """The features, if they are those of all images and few enough for a covariance; ValueError otherwise."""
+    if features.ndim != 2 or not 2 <= len(features) == count or features.shape[1] > _LARGEST:
+        raise ValueError(f"features {list(features.shape)} of {count} images and no covariance")
+    return features
 
 
 def _require_whole(reference: Reference) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from gantx.errors import MissingError
 from gantx.evaluation.gates import Gate, Verdict
-from gantx.evaluation.results import Result, flattened
+from gantx.evaluation.results import ClassResult, Result, flattened
 from gantx.evaluation.scores import Score, digits_apart, number
 from gantx.io import escaping
 from gantx.io.atomic import replacing
@@ -21,6 +21,7 @@ COLUMNS = ("metric", "value", "95 % interval", "threshold", "verdict")
 RIGHT = frozenset({"value", "95 % interval"})  # columns of numbers, aligned on the right
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _NO_VALUE = "not computed"
+_WIDTH, _NAME = 80, 24  # of a table of classes, and of the name of a class in it
 _DIGEST = re.compile(r"[0-9a-f]{40,}")
 
 
@@ -64,10 +65,35 @@ def table(result: Result) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     ]
 
 
+def class_tables(result: Result) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
+    """Headings and rows of the scores of each class; several tables if one would be too wide.
+
+    All columns except the first are numbers. A score without a value is shown as "-".
+    """
+    if not result.classes:
+        return []
+    fixed = [
+        ("class", *(_shortened(of_class.name) for of_class in result.classes)),
+        ("images", *(f"{of_class.n_gen:,}" for of_class in result.classes)),
+        ("real", *(f"{of_class.n_ref:,}" for of_class in result.classes)),
+    ]
+    tables = [list(fixed)]
+    for score in result.classes[0].scores:
+        column = (score.name, *(_of_class(of_class, score.name) for of_class in result.classes))
+        if _width([*tables[-1], column]) > _WIDTH and len(tables[-1]) > len(fixed):
+            tables.append(list(fixed))
+        tables[-1].append(column)
+    transposed = [list(zip(*columns, strict=True)) for columns in tables]
+    return [(headings, rows) for headings, *rows in transposed]
+
+
 def summary_line(result: Result) -> str:
     """What was measured, in one short line; `protocol_line` has everything."""
     protocol = result.protocol
     images = f"{protocol['n_gen']:,} images" if isinstance(protocol.get("n_gen"), int) else "images"
+    labels = protocol.get("labels")  # the usual ones go without saying
+    if isinstance(labels, str) and (labels == "uniform" or labels.startswith("class ")):
+        images += f" ({'uniform labels' if labels == 'uniform' else labels})"
     real = protocol.get("n_ref")
     against = f" against {real:,} real ones" if isinstance(real, int) else ""
     name = protocol.get("name", "")
@@ -84,6 +110,7 @@ def markdown(result: Result) -> str:
     title = f"gantx eval: {result.status}" if result.verdicts else "gantx eval"
     blocks = [f"## {title}", _markdown_table(summary_rows(result))]
     blocks.append(_markdown_list(notes(result)))
+    blocks += [_markdown_table(rows, headings, headings[1:]) for headings, rows in class_tables(result)]
     blocks.append(escaping.markdown(protocol_line(result)))
     if result.checkpoint:
         blocks.append(escaping.markdown(f"checkpoint: {_fields(result.checkpoint)}"))
@@ -192,6 +219,20 @@ def _shown(score: Score, verdicts: Iterable[Verdict] = ()) -> tuple[str, str, st
     return score.name, value, interval
 
 
+def _of_class(of_class: ClassResult, name: str) -> str:
+    value = next((score.value for score in of_class.scores if score.name == name), None)
+    return "-" if value is None else number(value)
+
+
+def _width(columns: Iterable[tuple[str, ...]]) -> int:
+    """The width of a table with two spaces between columns, as if each character took one column."""
+    return sum(2 + max(map(len, column)) for column in columns) - 2
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _NAME else name[: _NAME - 1] + "…"
+
+
 def _threshold(verdict: Verdict, value: float | None) -> str:
     """The gate's requirement; with a baseline, the resulting limit."""
     gate, limit = verdict.gate, verdict.limit
@@ -210,18 +251,22 @@ def _fields(values: Mapping[str, Any]) -> str:
 # --- Markdown ---------------------------------------------------------------------------------------------
 
 
-def _markdown_table(rows: list[tuple[str, ...]]) -> str:
+def _markdown_table(
+    rows: list[tuple[str, ...]],
+    headings: tuple[str, ...] = COLUMNS,
+    right: Collection[str] = RIGHT,
+) -> str:
     """A table whose columns are aligned in the source too."""
-    cells = [COLUMNS, *(tuple(escaping.markdown(cell) for cell in row) for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(COLUMNS))]
+    cells = [headings, *(tuple(escaping.markdown(cell) for cell in row) for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
     rule = [
-        "-" * (width - 1) + ":" if heading in RIGHT else "-" * width
-        for heading, width in zip(COLUMNS, widths, strict=True)
+        "-" * (width - 1) + ":" if heading in right else "-" * width
+        for heading, width in zip(headings, widths, strict=True)
     ]
     lines = [
         [
-            cell.rjust(width) if heading in RIGHT else cell.ljust(width)
-            for heading, cell, width in zip(COLUMNS, row, widths, strict=True)
+            cell.rjust(width) if heading in right else cell.ljust(width)
+            for heading, cell, width in zip(headings, row, widths, strict=True)
         ]
         for row in cells
     ]
@@ -243,7 +288,13 @@ def _properties(result: Result) -> ElementTree.Element:
         "protocol_hash": result.protocol_hash,
         "protocol": result.protocol,
         "checkpoint": result.checkpoint or {},
+        "class": {
+            of_class.name: {score.name: score.value for score in of_class.scores}
+            for of_class in result.classes
+        },
     }
+    if not result.classes:
+        del values["class"]
     properties = _element("properties")
     for name, text in flattened(values).items():
         properties.append(_element("property", name=name, value=text))

@@ -7,25 +7,40 @@ The evaluation itself is in gantx.evaluation.evaluator.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from gantx import checkpoint
-from gantx.config.schema import LARGEST_SIDE, SMALLEST_SIDE, DataConfig, EvaluationConfig, RunConfig
+from gantx.config.schema import (
+    LARGEST_SIDE,
+    SMALLEST_SIDE,
+    ConditioningConfig,
+    DataConfig,
+    EvaluationConfig,
+    RunConfig,
+)
 from gantx.data.prepare import UnusableImage, prepare
-from gantx.errors import DataError
+from gantx.errors import DataError, UsageError
 from gantx.evaluation import reference
 from gantx.evaluation.evaluator import Evaluator, Log, Progress, Settings, open_network
-from gantx.evaluation.image_sets import GeneratedImages, ImageSet, StoredImages, open_images, origin_of
+from gantx.evaluation.image_sets import (
+    AS_TRAINED,
+    GeneratedImages,
+    ImageSet,
+    StoredImages,
+    open_images,
+    origin_of,
+)
 from gantx.evaluation.protocols import Protocol, named
 from gantx.evaluation.reference import Reference
 from gantx.evaluation.results import Result, compare
 from gantx.evaluation.scores import require_metric
 from gantx.evaluation.targets import is_checkpoint
 from gantx.generation import sampling
-from gantx.generation.labels import drawn_labels
+from gantx.generation.labels import drawn_labels, name_of, parse_class
 from gantx.runtime.activity import Working, unnoticed
 
 CPU_IMAGES = 5000  # of Inception on a CPU unless the user asks for more: 50,000 take an hour
@@ -53,6 +68,10 @@ class Request:
         use_cache: take reference statistics from the cache.
         engine: `gantx` or `cleanfid`.
         baseline: an earlier result; another protocol is refused before any image is generated.
+        label: labels of the images of a conditional model: None or `data` for the proportions of its training
+            data, `uniform` for as many of each class, or one class by name or number, which is then compared
+            with the real images of this class.
+        per_class: score each class of a conditional model by itself too.
     """
 
     metrics: tuple[str, ...] = ()
@@ -72,6 +91,8 @@ class Request:
     use_cache: bool = True
     engine: str = "gantx"
     baseline: Result | None = None
+    label: str | int | None = None
+    per_class: bool = False
 
 
 def evaluate(
@@ -164,7 +185,10 @@ def _evaluate_checkpoint(
 ) -> Result:
     path = checkpoint.find(target)
     config = checkpoint.read_header(path).config
-    settings = settings_of_run(config, request)
+    labelling = _labelling(config.conditioning, request)
+    settings = dataclasses.replace(
+        settings_of_run(config, request), only=labelling.only, per_class=labelling.per_class
+    )
     evaluator = Evaluator(settings, log=log, progress=progress, working=working)
     num = images_to_generate(config.evaluation, settings, request.num, log)
     generator, header = sampling.open_generator(path, settings.device)
@@ -176,7 +200,8 @@ def _evaluate_checkpoint(
         quantise=settings.protocol.quantise,
         ratio=config.data.ratio,
         batch=request.batch,
-        labels=drawn_labels(config.conditioning, range(request.seed, request.seed + num)),
+        labels=labelling.labels(range(request.seed, request.seed + num)),
+        labelling=labelling.stamp,
     )
     log(f"scoring {num:,} images of {path}")
     return _score(evaluator, images, request.baseline)
@@ -185,6 +210,11 @@ def _evaluate_checkpoint(
 def _evaluate_images(
     target: Path, request: Request, log: Log, progress: Progress, working: Working
 ) -> Result:
+    if request.label is not None or request.per_class:
+        raise UsageError(
+            f"{target} is a set of images, which has no classes to choose from: score the folder of each "
+            "class against that of its real images (--data), or a conditional model"
+        )
     files = open_images(target)
     ratio = files.height / files.width
     side = max(files.width, files.height)
@@ -201,6 +231,49 @@ def _evaluate_images(
     evaluator = Evaluator(settings, log=log, progress=progress, working=working)
     log(f"scoring {len(images):,} of {len(files):,} images in {target}")
     return _score(evaluator, images, request.baseline)
+
+
+@dataclass(frozen=True)
+class _Labelling:
+    """The labels of the images of a model.
+
+    Attributes:
+        stamp: how they are chosen, for the protocol.
+        labels: given the seeds, one label for each; None for an unconditional model.
+        only: name of the class whose real images are the reference; None for all.
+        per_class: names of the classes that are scored one by one.
+    """
+
+    stamp: str
+    labels: Callable[[Sequence[int]], list[int] | None]
+    only: str | None = None
+    per_class: tuple[str, ...] = ()
+
+
+def _labelling(conditioning: ConditioningConfig, request: Request) -> _Labelling:
+    """The labels that a request asks of a model; UsageError if the model does not have them."""
+    classes, wanted = conditioning.classes, request.label
+    names = conditioning.names
+    if not isinstance(classes, int):
+        if request.per_class:
+            raise UsageError("this model was trained without classes: leave --per-class away")
+        parse_class(conditioning, wanted)
+        return _Labelling(AS_TRAINED, lambda seeds: None)
+    each = tuple(name_of(conditioning, label) for label in range(classes)) if request.per_class else ()
+    if wanted is None or (wanted == "data" and wanted not in names):
+        return _Labelling(AS_TRAINED, lambda seeds: drawn_labels(conditioning, seeds), per_class=each)
+    if wanted == "uniform" and wanted not in names:
+        equal = conditioning.model_copy(update={"counts": ()})
+        return _Labelling("uniform", lambda seeds: drawn_labels(equal, seeds), per_class=each)
+    label = parse_class(conditioning, wanted)
+    assert label is not None
+    if request.per_class:
+        raise UsageError(
+            f"--per-class scores every class, but --class asks for {wanted} alone: leave one of them away"
+        )
+    name = name_of(conditioning, label)
+    only = name if label < classes else None  # a withheld class stands for all
+    return _Labelling(f"class {name}", lambda seeds: [label] * len(seeds), only)
 
 
 def _score(evaluator: Evaluator, images: ImageSet, baseline: Result | None) -> Result:

@@ -35,6 +35,26 @@ SCHEMA = "gantx.eval/1"
 
 
 @dataclass(frozen=True)
+class ClassResult:
+    """The scores of one class.
+
+    Attributes:
+        name: of the class.
+        n_gen: its generated images.
+        n_ref: its real images.
+        scores: in the order they are shown, without intervals.
+        protocol_hash: digest of the protocol with the counts and the reference of the class; scores of a
+            class are comparable where it is equal.
+    """
+
+    name: str
+    n_gen: int
+    n_ref: int
+    scores: tuple[Score, ...]
+    protocol_hash: str
+
+
+@dataclass(frozen=True)
 class Result:
     """One evaluation of one generator.
 
@@ -47,6 +67,7 @@ class Result:
         timing: seconds of each part (`NAME_seconds`) and speeds.
         versions: of gantx, Python and the libraries.
         verdicts: one per gate, after `with_verdicts`.
+        classes: the scores of each class, where they were asked for; no gate refers to them.
     """
 
     scores: tuple[Score, ...]
@@ -56,6 +77,7 @@ class Result:
     timing: Mapping[str, float]
     versions: Mapping[str, str]
     verdicts: tuple[Verdict, ...] = ()
+    classes: tuple[ClassResult, ...] = ()
 
     @property
     def protocol_hash(self) -> str:
@@ -124,9 +146,11 @@ class Result:
                 "timing": dict(self.timing),
                 "versions": dict(self.versions),
                 "warnings": list(self.warnings),
+                "classes": [ClassRecord.of(of_class) for of_class in self.classes],
             }
         )
-        return document.model_dump(mode="json", by_alias=True)
+        absent = None if self.classes else {"classes"}
+        return document.model_dump(mode="json", by_alias=True, exclude=absent)
 
     def _record(self, score: Score) -> MetricRecord:
         verdicts = [verdict for verdict in self.verdicts if verdict.gate.metric == score.name]
@@ -278,6 +302,47 @@ class GateRecord(_Record):
         return Verdict(gate, self.verdict, self.reason, self.threshold)
 
 
+class ClassScore(_Record):
+    """One score of a class."""
+
+    value: Annotated[float | None, Field(description="null: could not be computed, see note")]
+    note: str
+    details: Annotated[dict[str, Any], Field(description="how it was computed: subsets, k")]
+
+
+class ClassRecord(_Record):
+    """The scores of one class: its generated images against its real ones."""
+
+    name: str
+    n_gen: Annotated[int, Field(description="generated images of the class")]
+    n_ref: Annotated[int, Field(description="real images of the class")]
+    metrics: dict[str, ClassScore]
+    protocol_hash: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+
+    @classmethod
+    def of(cls, result: ClassResult) -> ClassRecord:
+        """The record of the scores of a class."""
+        metrics = {
+            score.name: ClassScore(value=score.value, note=score.note, details=plain(score.details))
+            for score in result.scores
+        }
+        return cls(
+            name=result.name,
+            n_gen=result.n_gen,
+            n_ref=result.n_ref,
+            metrics=metrics,
+            protocol_hash=result.protocol_hash,
+        )
+
+    def to_result(self) -> ClassResult:
+        """The scores this was written from."""
+        scores = tuple(
+            Score(name, score.value, note=score.note, details=score.details)
+            for name, score in self.metrics.items()
+        )
+        return ClassResult(self.name, self.n_gen, self.n_ref, scores, self.protocol_hash)
+
+
 class Document(_Record):
     """The result of one `gantx eval`."""
 
@@ -291,6 +356,7 @@ class Document(_Record):
     timing: Annotated[dict[str, float], Field(description="seconds of each part, and speeds")]
     versions: dict[str, str]
     warnings: list[str]
+    classes: Annotated[list[ClassRecord], Field(description="of --per-class; absent without it")] = []
 
 
 def read_result(path: Path) -> Result:
@@ -340,6 +406,7 @@ def parse_result(values: Any, path: str) -> Result:
         timing=document.timing,
         versions=document.versions,
         verdicts=tuple(gate.to_verdict() for gate in document.gates),
+        classes=tuple(of_class.to_result() for of_class in document.classes),
     )
     if result.protocol_hash != document.protocol_hash:
         raise DataError(

@@ -161,15 +161,22 @@ class ModeCount:
         self.digest = self._classifier.digest
         self._counts = torch.zeros(MODES, dtype=torch.int64, device=device)
         self._whole = torch.zeros((), dtype=torch.int64, device=device)
+        self._found: list[Tensor] = []
         self.images = 0
 
     def add(self, images: Tensor) -> None:
         """Count images, uint8 or float [B, 3, H, W], 0..255, any size, on the device."""
         probability = self._classifier(images)  # [B, 18]
         among = probability / probability.sum(dim=1, keepdim=True).clamp(min=1e-30)
-        self._counts += (among > THRESHOLD).sum(dim=0)
+        confident = among > THRESHOLD
+        self._counts += confident.sum(dim=0)
+        self._found.append(torch.where(confident.any(dim=1), confident.int().argmax(dim=1), -1))
         self._whole += (probability > THRESHOLD).sum()
         self.images += len(images)
+
+    def modes(self) -> Tensor:
+        """The mode of each image so far, int64 [N] on the CPU; -1 where it cannot be classified."""
+        return torch.cat(self._found).cpu() if self._found else torch.zeros(0, dtype=torch.int64)
 
     def result(self) -> ClassifiedShapes:
         """The counts so far; DataError when no images were added."""

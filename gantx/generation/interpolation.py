@@ -6,13 +6,15 @@ Notable in it:
 - the norm of Gaussian latents z concentrates around sqrt(n), and a straight line would leave that shell, so z
   is interpolated spherically (slerp, White, arXiv 1609.04468); styles w are interpolated linearly
 - the noise of the generator is Gaussian too and is interpolated spherically
-- the frame at a key seed is bitwise equal to the image of that seed
+- a walk of a conditional model may lead through classes too, at its own pace: between two classes their
+  embeddings are interpolated and normalised, as those of the classes are
+- the frame at a key seed, and class, is bitwise equal to the image of that seed
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from gantx.errors import UsageError
 from gantx.generation import sampling
-from gantx.generation.latents import spec_of_one, whole_number
+from gantx.generation.latents import require_labels, spec_of_one, whole_number
 from gantx.generation.sampling import in_tiles
 from gantx.generation.truncation import parse_truncation, require_styles, truncate
 from gantx.models import interfaces
@@ -46,6 +48,20 @@ class Sweep(NamedTuple):
     cutoff: int | None = None
 
 
+class Leg(NamedTuple):
+    """A point between two keys, by their positions.
+
+    Attributes:
+        start: the key before it.
+        end: the key after it.
+        weight: interpolation weight of `end`, from 0 to below 1.
+    """
+
+    start: int
+    end: int
+    weight: float
+
+
 class Point(NamedTuple):
     """A point on a path.
 
@@ -54,12 +70,14 @@ class Point(NamedTuple):
         end: the seed after it.
         weight: interpolation weight of `end`, 0 to 1.
         psi: truncation at this point; 1 for none.
+        classes: the labels before and after it, and the weight of the latter; None without classes.
     """
 
     start: int
     end: int
     weight: float
     psi: float
+    classes: Leg | None = None
 
 
 @dataclass(frozen=True)
@@ -73,10 +91,12 @@ class Walk:
         loop: return to the first seed; the last frame equals the first.
         easing: `linear`, or `smooth` to slow down at every seed.
         truncation: of the styles, or None.
+        classes: labels that all paths lead through at the same time, evenly spaced; one to stay within it,
+            () for an unconditional generator.
 
     Raises:
-        UsageError: there are no seeds, the paths have different lengths, there are fewer frames than seeds,
-            or a number is not an integer.
+        UsageError: there are no seeds, the paths have different lengths, there are fewer frames than seeds
+            or classes, or a number is not an integer.
     """
 
     seeds: tuple[tuple[int, ...], ...]
@@ -85,6 +105,7 @@ class Walk:
     loop: bool = False
     easing: Easing = "linear"
     truncation: Sweep | None = None
+    classes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.seeds or not all(self.seeds):
@@ -94,38 +115,50 @@ class Walk:
         for seed in itertools.chain(*self.seeds):
             whole_number(seed, "seed")
         whole_number(self.frames, "frames", 1)
-        if self.frames < self.legs + 1:
-            raise UsageError(
-                f"{self.frames} frames cannot pass {self.legs + 1} seeds: give at least {self.legs + 1}"
-            )
+        for legs, what in ((self.legs, "seeds"), (self._legs(self.classes), "classes")):
+            if self.frames < legs + 1:
+                raise UsageError(
+                    f"{self.frames} frames cannot pass {legs + 1} {what}: give at least {legs + 1}"
+                )
 
     @property
     def legs(self) -> int:
         """Number of segments between consecutive seeds."""
-        count = len(self.seeds[0])
-        return count if self.loop and count > 1 else count - 1
+        return self._legs(self.seeds[0])
+
+    def _legs(self, keys: Sequence[int]) -> int:
+        return len(keys) if self.loop and len(keys) > 1 else max(0, len(keys) - 1)
 
     def keys(self) -> list[int]:
         """Frames at which a seed is reached, including the return of a loop."""
-        return [round(leg * (self.frames - 1) / max(1, self.legs)) for leg in range(self.legs + 1)]
+        return self._frames_of(self.legs)
+
+    def _frames_of(self, legs: int) -> list[int]:
+        return [round(leg * (self.frames - 1) / max(1, legs)) for leg in range(legs + 1)]
 
     def points(self) -> Iterator[Point]:
         """The points of all paths, frame by frame."""
-        keys = self.keys()
+        classes = self._along(self.classes) if self.classes else itertools.repeat(None)
+        for frame, (at, of) in enumerate(zip(self._along(self.seeds[0]), classes, strict=False)):
+            psi = self._psi(frame / max(1, self.frames - 1))
+            label = of and Leg(self.classes[of.start], self.classes[of.end], of.weight)
+            for seeds in self.seeds:
+                yield Point(seeds[at.start], seeds[at.end], at.weight, psi, label)
+
+    def _along(self, keys: Sequence[int]) -> Iterator[Leg]:
+        """Where each frame is between evenly spaced keys, in order."""
+        legs = self._legs(keys)
+        frames = self._frames_of(legs)
         leg = 0
         for frame in range(self.frames):
-            while leg + 1 < self.legs and frame >= keys[leg + 1]:
+            while leg + 1 < legs and frame >= frames[leg + 1]:
                 leg += 1
             weight = 0.0
-            if self.legs:
-                weight = eased(self.easing, (frame - keys[leg]) / (keys[leg + 1] - keys[leg]))
-            psi = self._psi(frame / max(1, self.frames - 1))
-            for seeds in self.seeds:
-                if weight == 1.0:  # the end of a leg is represented as the start of the next one
-                    seed = seeds[(leg + 1) % len(seeds)]
-                    yield Point(seed, seed, 0.0, psi)
-                else:
-                    yield Point(seeds[leg], seeds[(leg + 1) % len(seeds)], weight, psi)
+            if legs:
+                weight = eased(self.easing, (frame - frames[leg]) / (frames[leg + 1] - frames[leg]))
+            start, end = leg, (leg + 1) % len(keys)
+            # The end of a leg is represented as the start of the next one.
+            yield Leg(end, end, 0.0) if weight == 1.0 else Leg(start, end, weight)
 
     def _psi(self, progress: float) -> float:
         if self.truncation is None:
@@ -133,15 +166,24 @@ class Walk:
         share = 1 - abs(2 * progress - 1) if self.loop else progress
         return (1 - share) * self.truncation.first + share * self.truncation.last
 
-    def captions(self) -> list[list[str]]:
-        """What a film strip says of each image, [frames][paths]: key seeds, and psi where it is swept."""
+    def captions(self, name_of: Callable[[int], str] = str) -> list[list[str]]:
+        """What a film strip says of each image, [frames][paths].
+
+        These are key seeds, the classes of a walk through several, and psi where it is swept.
+
+        Args:
+            name_of: the name of a class, given its label.
+        """
         swept = self.truncation is not None and self.truncation.first != self.truncation.last
         points = self.points()
         keys = set(self.keys())
+        classes = set(self._frames_of(self._legs(self.classes))) if len(self.classes) > 1 else set()
         captions = []
         for frame in range(self.frames):
             of_frame = list(itertools.islice(points, len(self.seeds)))
             psi = [f"psi {of_frame[0].psi:.2f}"] if swept else []
+            if frame in classes and of_frame[0].classes is not None:
+                psi.insert(0, name_of(of_frame[0].classes.start))
             captions.append(
                 ["\n".join(([f"seed {point.start}"] if frame in keys else []) + psi) for point in of_frame]
             )
@@ -156,6 +198,8 @@ class Walk:
             "gantx:easing": self.easing,
             "gantx:loop": str(self.loop).lower(),
         }
+        if self.classes:
+            text["gantx:classes"] = ",".join(map(str, self.classes))
         if self.truncation is not None:
             text["gantx:truncation"] = f"{self.truncation.first!r}:{self.truncation.last!r}"
             if self.truncation.cutoff is not None:
@@ -173,6 +217,7 @@ def plan(
     loop: bool = False,
     easing: str = "linear",
     truncation: Sweep | None = None,
+    classes: Sequence[int] = (),
 ) -> Walk:
     """Create a walk and check that the generator supports it.
 
@@ -185,6 +230,7 @@ def plan(
         loop: return to the first seed.
         easing: `linear` or `smooth`.
         truncation: of styles.
+        classes: labels of a conditional generator, in order; at least one.
 
     Raises:
         UsageError: an argument is invalid, or needs styles that the network does not have.
@@ -205,7 +251,9 @@ def plan(
         raise UsageError(f"{frames} frames cannot pass {count} seeds: give at least {count}")
     of_paths = tuple(tuple(seeds[path * count : (path + 1) * count]) for path in range(paths))
     chosen: Space = "z" if space == "z" or not isinstance(generator, interfaces.StyleBased) else "w"
-    return Walk(of_paths, frames, chosen, loop, "smooth" if easing == "smooth" else "linear", truncation)
+    easing_: Easing = "smooth" if easing == "smooth" else "linear"
+    require_labels(generator, classes or None)
+    return Walk(of_paths, frames, chosen, loop, easing_, truncation, tuple(classes))
 
 
 def parse_sweep(text: str | None, cutoff: int | None = None) -> Sweep | None:
@@ -261,18 +309,32 @@ def _render(
     ends = torch.tensor([row[point.end] for point in points], device=device)
     weights = torch.tensor([point.weight for point in points], dtype=torch.float32, device=device)
     noise = _between(q["noise"], starts, ends, weights)
+    labels = _labels(generator, points, device)
     if walk.space == "z" and walk.truncation is None:
-        return generator(_between(q["z"], starts, ends, weights), noise)
+        return generator(_between(q["z"], starts, ends, weights), noise, labels)
     styled = require_styles(generator, "a walk through styles")
     if walk.space == "z":
-        ws = styled.mapping(_between(q["z"], starts, ends, weights), noise=noise)
+        ws = styled.mapping(_between(q["z"], starts, ends, weights), labels, noise)
     else:
-        first, second = (styled.mapping(q["z"][rows], noise=noise) for rows in (starts, ends))
+        first, second = (styled.mapping(q["z"][rows], labels, noise) for rows in (starts, ends))
         ws = torch.lerp(first, second, weights.view(-1, *[1] * (first.ndim - 1)).to(first))
     if walk.truncation is not None:
         psi = torch.tensor([point.psi for point in points], dtype=torch.float32, device=device)
         ws = truncate(styled, ws, psi, walk.truncation.cutoff)
     return styled.synthesis(ws, noise)
+
+
+def _labels(generator: interfaces.Generator, points: Sequence[Point], device: torch.device) -> Tensor | None:
+    """Weights of the classes of B points, float32 [B, classes]; None for an unconditional generator."""
+    if not generator.classes:
+        return None
+    rows = torch.zeros(len(points), generator.classes, dtype=torch.float32)
+    for row, point in zip(rows, points, strict=True):
+        assert point.classes is not None
+        start, end, weight = point.classes
+        row[start] += 1 - weight
+        row[end] += weight
+    return rows.to(device)
 
 
 def _between(draws: Any, starts: Tensor, ends: Tensor, weights: Tensor) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -18,6 +18,9 @@ from gantx.io.arrays import read_npy
 from gantx.io.byte_names import utf8_path
 from gantx.models.interfaces import Generator, StyleBased
 from gantx.runtime.random import Draw, Spec
+
+LABEL = "gantx:classes"  # in the metadata of a file: the class of the images, as in pictures
+_DIGITS = 10  # more than a label has
 
 
 def spec_of_one(generator: Generator) -> Spec:
@@ -54,6 +57,18 @@ def latent_shapes(generator: Generator) -> list[tuple[int, ...]]:
 def latents_for(generator: Generator, path: Path) -> Tensor:
     """Read latents, or styles if the generator has them, for `sampling.from_latents`; see `read_latents`."""
     return read_latents(path, *latent_shapes(generator))
+
+
+def label_of(path: Path) -> int | None:
+    """The class that a file of latents records for its images; None if it records none."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    try:
+        with utf8_path(path) as readable, safe_open(readable, framework="pt") as file:
+            text = (file.metadata() or {}).get(LABEL, "")
+    except (SafetensorError, OSError):
+        return None  # `read_latents` says what is wrong
+    return int(text) if text.isdecimal() and len(text) < _DIGITS else None
 
 
 def read_latents(path: Path, *shapes: tuple[int, ...]) -> Tensor:

@@ -26,7 +26,7 @@ from gantx.evaluation import inception_weights
 from gantx.evaluation.assets import ASSETS, locate
 from gantx.evaluation.resizing import clean_by_matrix
 from gantx.generation import sampling
-from gantx.generation.latents import style_shape, whole_number
+from gantx.generation.latents import LABEL, style_shape, whole_number
 from gantx.generation.truncation import require_styles
 from gantx.io.atomic import replacing
 from gantx.io.channels import to_rgb
@@ -214,10 +214,17 @@ def pixel_distance(images: Tensor, target: Tensor) -> Tensor:
         images, target = F.avg_pool2d(images, 2), F.avg_pool2d(target, 2)
 
 
-def save_latents(path: Path, latents: Tensor) -> None:
-    """Write latents as the one tensor of a .safetensors file, which `gantx sample --latents` reads."""
+def save_latents(path: Path, latents: Tensor, label: int | None = None) -> None:
+    """Write latents as the one tensor of a .safetensors file, which `gantx sample --latents` reads.
+
+    Args:
+        path: of the file.
+        latents: [N, ...].
+        label: class of their images; None for an unconditional generator.
+    """
+    about = None if label is None else {LABEL: str(label)}
     with replacing(path) as beside:
-        save_file({"latents": latents.contiguous()}, beside)
+        save_file({"latents": latents.contiguous()}, beside, about)
 
 
 def _space(generator: interfaces.Generator, space: str | None) -> Space:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gantx.errors import UsageError
 from gantx.generation import sampling
-from gantx.generation.latents import spec_of_one, style_shape
+from gantx.generation.latents import require_labels, spec_of_one, style_shape
 from gantx.generation.sampling import in_tiles
 from gantx.generation.truncation import Truncation, require_styles, truncate
 from gantx.io import sheets
@@ -27,11 +27,16 @@ from gantx.runtime.seeds import seeds_of
 
 
 class _Cell(NamedTuple):
-    """One image of the table: the seed of its latent and noise; if mixed, the seed whose styles it takes."""
+    """One image of the table: the seed of its latent and noise; if mixed, the seed whose styles it takes.
+
+    The classes of both stand beside their seeds; None for an unconditional generator.
+    """
 
     own: int
     other: int
     mixed: bool
+    own_class: int | None = None
+    other_class: int | None = None
 
 
 @torch.no_grad()
@@ -46,6 +51,7 @@ def table(
     device: torch.device,
     truncation: Truncation | None = None,
     ratio: float = 1.0,
+    classes: tuple[int, int] | None = None,
 ) -> Tensor:
     """Mix the styles of every row with those of every column.
 
@@ -59,6 +65,7 @@ def table(
         device: where the generator is.
         truncation: of all styles.
         ratio: height / width to which images are cropped; see `sampling.crop`.
+        classes: of the rows and of the columns, of a conditional generator.
 
     Returns:
         uint8 [(1 + rows)·(1 + columns), C, H, W] in reading order: a white image and the images of the
@@ -69,6 +76,8 @@ def table(
         UsageError: the network has no styles or no such layers or components, or neither of them is given.
     """
     styled = require_styles(generator, "mixing")
+    require_labels(generator, classes)
+    of_rows, of_columns = classes if generator.classes and classes else (None, None)
     *latents, count, _ = style_shape(generator)
     if layers is None and components is None:
         raise UsageError("say what to take from the columns: layers such as 0-3, or components")
@@ -80,9 +89,10 @@ def table(
     number = (1 + len(rows)) * (1 + len(columns))
     size = 3 * number * math.prod(sampling.cropped_shape(generator, ratio))  # as a list, a tensor and a sheet
     memory.require(size, f"a table of {number:,} images", "name fewer --rows or --columns")
-    cells = [_Cell(column, column, False) for column in columns]
+    cells = [_Cell(column, column, False, of_columns, of_columns) for column in columns]
     for row in rows:
-        cells += [_Cell(row, row, False), *(_Cell(row, column, True) for column in columns)]
+        cells.append(_Cell(row, row, False, of_rows, of_rows))
+        cells += [_Cell(row, column, True, of_rows, of_columns) for column in columns]
     mixtures: list[Tensor] = []
     spec = spec_of_one(generator)
     with sampling.memory_explained(batch, device):
@@ -107,6 +117,7 @@ def sheet(
     components: Sequence[int] | None,
     factor: int | None = None,
     labels: bool = True,
+    classes: tuple[str, str] = ("", ""),
 ) -> Sheet:
     """Arrange the images of `table`.
 
@@ -118,6 +129,7 @@ def sheet(
         components: as in `table`, named in the title.
         factor: enlargement of the images; None for the default of `sheets.enlargement`.
         labels: name the seeds of rows and columns, and what was mixed.
+        classes: names of the classes of the rows and of the columns, if these are named too.
     """
     _, _, height, width = images.shape
     factor = factor or sheets.enlargement(height, width, 1 + len(columns), 1 + len(rows))
@@ -131,8 +143,8 @@ def sheet(
         1 + len(columns),
         factor,
         title=f"styles of the {', '.join(what)} from the columns, the others from the rows",
-        header=["", *(f"seed {seed}" for seed in columns)],
-        side=["", *(f"seed {seed}" for seed in rows)],
+        header=["", *(f"{classes[1]} seed {seed}".strip() for seed in columns)],
+        side=["", *(f"{classes[0]} seed {seed}".strip() for seed in rows)],
     )
 
 
@@ -146,15 +158,21 @@ def _mix(
 ) -> Tensor:
     """Images of the cells; where `mixed`, with the styles `taken` from the seed `other`."""
     q: Any = for_seeds(spec, [cell.own for cell in cells], device)
-    ws = generator.mapping(q["z"], noise=q["noise"])
+    ws = generator.mapping(q["z"], _labels([cell.own_class for cell in cells], device), q["noise"])
     theirs: Any = for_seeds({"z": spec["z"]}, [cell.other for cell in cells], device)
-    from_other = generator.mapping(theirs["z"], noise=q["noise"])
+    labels = _labels([cell.other_class for cell in cells], device)
+    from_other = generator.mapping(theirs["z"], labels, q["noise"])
     mixed = torch.tensor([cell.mixed for cell in cells], device=device)
     which = mixed.view(-1, *[1] * (ws.ndim - 1)) & taken.to(device)
     ws = torch.where(which, from_other, ws)
     if truncation is not None:
         ws = truncate(generator, ws, *truncation)
     return generator.synthesis(ws, q["noise"])
+
+
+def _labels(classes: Sequence[int | None], device: torch.device) -> Tensor | None:
+    given = [label for label in classes if label is not None]
+    return torch.tensor(given, device=device) if given else None
 
 
 def _mask(chosen: Sequence[int] | None, count: int, what: str) -> Tensor:

@@ -1,7 +1,9 @@
 """Classes of a conditional model on the command line: chosen, drawn for each seed, and generated again."""
 
+import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,6 +89,7 @@ def test_every_seed_has_a_class_of_its_own_unless_one_is_chosen(here):
     model = gantx.load("run", device="cpu")
     assert len(model.classes) == 18
     assert torch.equal(model.sample(2, label="red square"), model.of_class("red square").sample(2))
+    assert torch.equal(model.sample(2, label=["red square", 0])[0], model.sample(1, label="red square")[0])
 
 
 def test_other_commands_take_a_class_or_that_of_the_first_seed(here):
@@ -96,6 +99,38 @@ def test_other_commands_take_a_class_or_that_of_the_first_seed(here):
     with Image.open("chosen.png") as picture:
         assert picture.text["gantx:classes"] == "3"
     done("attend", "run", "--class", 3, "-o", "maps.png")
+
+
+def test_a_walk_leads_from_class_to_class(here):
+    done("interpolate", "run", "--class", "red circle,blue square", "--seeds", 5, "--frames", 3, "-o", "walk")
+    done("sample", "run", "--class", "blue square", "--seeds", 5, "-o", "blue.png")
+    with Image.open("walk/frame-000002.png") as last, Image.open("blue.png") as image:
+        assert last.text["gantx:classes"] == "0,8"
+        np.testing.assert_array_equal(np.asarray(last), np.asarray(image))
+    one = run("interpolate", "run", "--class", "red circle", "--seeds", 5, "-o", "one.gif")
+    assert one.exit_code == 2
+    assert "nothing would move" in one.stderr
+    model = gantx.load("run", device="cpu")
+    frames = list(model.interpolate([5], 3, label=["red circle", 8]))
+    assert torch.equal(frames[2][0], model.sample(seeds=[5], label=8)[0])
+    assert torch.equal(next(model.interpolate([5, 6], 3))[0], model.sample(seeds=[5])[0])
+    with pytest.raises(UsageError, match="generates the class red circle alone"):
+        model.of_class(0).walk([5, 6], label=1)
+
+
+def test_the_class_of_an_image_is_searched_and_kept_with_its_latent(here, monkeypatch):
+    monkeypatch.setattr("gantx.generation.projection.CANDIDATES", 16)
+    done("sample", "run", "--class", "blue square", "--seeds", 7, "--scale", 1, "-o", "target.png")
+    found = done("project", "target.png", "run", "--steps", 2, "--starts", 1, "-o", "found.png")
+    assert "class: blue square, the closest of 18 after 10 steps" in found.stderr
+    done("sample", "run", "--latents", "found.safetensors", "--scale", 1, "-o", "again.png")
+    with Image.open("again.png") as again, Image.open("target.png") as target:
+        assert again.text["gantx:classes"] == target.text["gantx:classes"] == "8"
+        assert np.abs(np.asarray(again).astype(int) - np.asarray(target)).max() <= 1
+    among = ("--class", "red circle,1", "--steps", 1, "-o", "other.png")
+    assert "the closest of 2" in done("project", "target.png", "run", *among).stderr
+    fixed = ("--class", "red circle", "--steps", 1, "-o", "fixed.png")
+    assert "class:" not in done("project", "target.png", "run", *fixed).stderr
 
 
 def test_an_exported_program_generates_one_class(here):
@@ -118,8 +153,13 @@ def test_what_there_is_no_class_for_is_refused(here):
     assert several.exit_code == 2
     assert "rows of one picture" in several.stderr
     assert run("sample", "demo", "--class", "0", "-o", "x.png").exit_code == 2
-    with pytest.raises(UsageError, match="give one number for each image"):
-        gantx.load("run", device="cpu").sample(3, label=[1, 2])
+    model = gantx.load("run", device="cpu")
+    with pytest.raises(UsageError, match="give one name or number for each image"):
+        model.sample(3, label=[1, 2])
+    with pytest.raises(UsageError, match="no class 'cat'"):
+        model.sample(2, label=[0, "cat"])
+    with pytest.raises(UsageError, match="of 0 classes"):
+        model.of_class(0).sample(1, label=["red circle"])
 
 
 def test_names_that_are_numbers_are_not_taken_for_labels(trained):
@@ -139,3 +179,55 @@ def test_names_that_are_numbers_are_not_taken_for_labels(trained):
 def test_a_withheld_class_has_a_label_of_its_own():
     conditioning = ConditioningConfig(classes=2, names=("cat", "dog"), counts=(1, 1), dropout=0.1)
     assert parse_class(conditioning, "none") == parse_class(conditioning, 2) == 2
+
+
+SCORED = ("--metric", "fid", "--features", "random", "--no-intervals", "--threads", "1")
+
+
+def test_scores_of_each_class_leave_those_of_all_images_as_they_are(here, monkeypatch):
+    monkeypatch.setattr("gantx.evaluation.feature_scores.KID_SUBSETS", 2)
+    scored = ("eval", "run", *SCORED, "--num", 64)
+    plain = json.loads(done(*scored, "--json").stdout)
+    shown = done(*scored, "--per-class", "-o", "eval.json", "--fail-above", "fd_rand=1e9")
+    assert max(map(len, shown.stdout.split("\n\n")[1].splitlines())) <= 80
+    assert "red circle" in shown.stdout
+    document = json.loads(Path("eval.json").read_text())
+    assert document["protocol_hash"] == plain["protocol_hash"]
+    assert document["metrics"]["fd_rand"]["value"] == plain["metrics"]["fd_rand"]["value"]
+    classes = document["classes"]
+    assert [len(classes), sum(each["n_gen"] for each in classes)] == [18, 64]
+    assert sum(each["n_ref"] for each in classes) == 37
+    assert run(*scored, "--per-class", "--fail-above", "fd_rand=0").exit_code == 1
+    api = gantx.evaluate("run", ["fid"], num=64, features="random", intervals=False, per_class=True)
+    assert [each.protocol_hash for each in api.classes] == [each["protocol_hash"] for each in classes]
+
+
+def test_the_labels_are_part_of_the_protocol(here):
+    scored = ("eval", "run", *SCORED, "--num", 16)
+    done(*scored, "-o", "data.json")
+    gate = ("--baseline", "data.json", "--max-regression", "fd_rand=1e9")
+    done(*scored, "--class", "data", *gate)
+    uniform = run(*scored, "--class", "uniform", *gate)
+    assert uniform.exit_code == 2
+    assert "labels: as in the training data -> uniform" in uniform.stderr
+    one = json.loads(done(*scored, "--class", "red circle", "--json").stdout)
+    assert one["protocol"]["labels"] == "class red circle"
+    assert one["protocol"]["reference"]["class"] == 0
+    assert one["protocol"]["n_ref"] < 37
+
+
+def test_scores_of_classes_that_there_are_not_are_refused(here):
+    assert "without classes: leave --per-class away" in run("eval", "demo", *SCORED, "--per-class").stderr
+    (here / "images").mkdir()
+    for number in range(3):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(here / "images" / f"{number}.png")
+    for arguments, words in (
+        (("run", "--per-class", "--data", "images"), "images has no labels"),
+        (("images", "--per-class", "--data", "images"), "has no classes to choose from"),
+        (("run", "--per-class", "--class", "3"), "leave one of them away"),
+        (("run", "--class", "cat"), "no class 'cat'"),
+    ):
+        refused = run("eval", *arguments, *SCORED, "--num", 16)
+        assert refused.exit_code in (2, 4)
+        assert words in refused.stderr
+        assert refused.stderr.count("error:") == 1

@@ -10,7 +10,7 @@ import pytest
 from gantx.errors import MissingError
 from gantx.evaluation import reports
 from gantx.evaluation.gates import Gate, Regression, parse_regression
-from gantx.evaluation.results import Result, read_result
+from gantx.evaluation.results import ClassResult, Result, read_result
 from gantx.evaluation.scores import Score
 
 
@@ -55,6 +55,23 @@ def test_rows_of_a_result_without_gates(plain_result):
         ("kid", "0.001235 (x1e3: 1.235)", "", "", ""),
         ("recall", "not computed", "", "", ""),
     ]
+
+
+def test_tables_of_classes_fit_80_columns():
+    names = ["fd_rand", "kd_rand", "precision_rand", "recall_rand", "density_rand", "coverage_rand"]
+    scores = tuple(Score(name, None if name == "fd_rand" else 1234.5678) for name in names)
+    long = "a class with a name that is longer than others"
+    result = result_of(classes=(ClassResult("cat", 1000, 7, scores, ""), ClassResult(long, 3, 7, scores, "")))
+    first, second = reports.class_tables(result)
+    assert first[0] == ("class", "images", "real", "fd_rand", "kd_rand", "precision_rand")
+    assert second[0][3:] == ("recall_rand", "density_rand", "coverage_rand")
+    assert first[1][1] == ("a class with a name tha…", "3", "7", "-", "1235", "1235")
+    for headings, rows in (first, second):
+        widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+        assert sum(widths) + 2 * (len(widths) - 1) <= 80
+    assert "| cat " in reports.markdown(result)
+    assert 'name="class.cat.kd_rand" value="1234.5678"' in reports.junit(result, "x")
+    assert reports.class_tables(result_of()) == []
 
 
 def test_rows_of_a_result_with_verdicts(checked):

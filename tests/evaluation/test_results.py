@@ -14,7 +14,16 @@ from helpers.evaluation_results import PROTOCOL, result_of
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.evaluation import reports
 from gantx.evaluation.gates import Gate, parse_regression
-from gantx.evaluation.results import Document, GateRecord, MetricRecord, compare, read_result
+from gantx.evaluation.results import (
+    ClassRecord,
+    ClassResult,
+    ClassScore,
+    Document,
+    GateRecord,
+    MetricRecord,
+    compare,
+    read_result,
+)
 from gantx.evaluation.scores import Score
 
 ROOT = Path(__file__).parents[2]
@@ -123,6 +132,15 @@ def test_a_result_comes_back_from_its_file(checked, tmp_path, encoding):
     assert read.protocol_hash == checked.protocol_hash
     assert [score.value for score in read.scores] == [21.0, -0.0001, None, 18.0]
     compare(read.protocol, checked.protocol)
+
+
+def test_scores_of_classes_come_back_too(checked, tmp_path):
+    scores = (Score("fid", 20.5, details={"k": 3}), Score("kid", None, note="1 image"))
+    result = replace(checked, classes=(ClassResult("cat", 5, 7, scores, "0123456789abcdef"),))
+    reports.write_json(result, tmp_path / "eval.json")
+    assert read_result(tmp_path / "eval.json").classes == result.classes
+    assert "classes" not in checked.to_document()
+    assert result.protocol_hash == checked.protocol_hash
 
 
 def test_a_result_survives_a_tool_that_rewrites_its_numbers(checked, tmp_path):
@@ -268,7 +286,8 @@ def schema():
 
 
 def test_documents_follow_the_published_schema(checked, schema):
-    for result in (checked, result_of(), result_of(Score("fid", 1.0), checkpoint=None)):
+    classes = (ClassResult("cat", 5, 1, (Score("fid", None, note="1 images"),), "0" * 16),)
+    for result in (checked, result_of(), result_of(Score("fid", 1.0), checkpoint=None, classes=classes)):
         assert violations(result.to_document(), schema, schema) == []
 
 
@@ -277,11 +296,12 @@ def test_the_published_schema_refuses_what_gantx_refuses(checked, schema, path, 
     assert violations(changed(checked.to_document(), path, value), schema, schema) != []
 
 
-@pytest.mark.parametrize("model", [Document, MetricRecord, GateRecord])
+@pytest.mark.parametrize("model", [Document, MetricRecord, GateRecord, ClassRecord, ClassScore])
 def test_the_published_schema_knows_every_field(schema, model):
     part = schema if model is Document else schema["$defs"][model.__name__]
     fields = [field.alias or name for name, field in model.model_fields.items()]
-    assert list(part["properties"]) == part["required"] == fields
+    assert list(part["properties"]) == fields
+    assert part["required"] == [name for name in fields if name != "classes"]  # as of older results
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 
 

@@ -123,6 +123,39 @@ def test_a_sweep_from_the_average_to_the_seed():
     assert torch.equal(frames[0], samples(generator, [3], Truncation(0.0))[0])
 
 
+@pytest.mark.parametrize("family", ["transgan", *SECTIONS])
+def test_a_walk_through_classes_passes_the_images_of_the_classes(family):
+    torch.manual_seed(0)
+    section = presets.load("transgan-tiny").generator if family == "transgan" else SECTIONS[family]
+    generator = models.build(section.model_copy(update={"classes": 3})).eval().requires_grad_(False)
+    for parameter in generator.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    walk = interpolation.plan(generator, [4], 5, classes=[2, 0])
+    frames = frames_of(generator, walk)[:, 0]
+    for frame, label in ((0, 2), (4, 0)):
+        (image,) = sampling.sample(generator, [4], batch=8, device=CPU, labels=[label])
+        assert torch.equal(frames[frame], image[0])
+    assert len({frame.numpy().tobytes() for frame in frames}) == 5
+
+
+def test_classes_and_seeds_have_a_pace_of_their_own():
+    walk = Walk(((1, 5),), 5, loop=True, classes=(7, 8, 9))
+    points = list(walk.points())
+    assert [(point.start, point.end) for point in points] == [(1, 5), (1, 5), (5, 1), (5, 1), (1, 1)]
+    assert [point.classes for point in points] == [
+        (7, 8, 0.0),
+        (8, 9, 0.0),
+        (8, 9, 0.5),
+        (9, 7, 0.0),
+        (7, 7, 0.0),
+    ]
+    assert walk.text()["gantx:classes"] == "7,8,9"
+    assert walk.captions("class {}".format)[1:4] == [["class 8"], ["seed 5"], ["class 9"]]
+    within = Walk(((1, 5),), 3, classes=(7,))
+    assert [point.classes for point in within.points()] == [(7, 7, 0.0)] * 3
+    assert within.captions() == Walk(((1, 5),), 3).captions()
+
+
 def test_a_walk_of_any_length_is_planned_and_generated_in_constant_memory(transgan):
     """A walk of a million frames yields its first at once: nothing grows with the length."""
     walk = interpolation.plan(transgan, range(40), 1_000_000)
@@ -136,6 +169,7 @@ def test_a_walk_of_any_length_is_planned_and_generated_in_constant_memory(transg
         ({"seeds": [1, 2, 3], "frames": 2}, "at least 3"),
         ({"seeds": [1, 2, 3], "frames": 3, "loop": True}, "at least 4"),
         ({"seeds": [1, 2, 3], "frames": 9, "paths": 2}, "multiple of 2"),
+        ({"seeds": [1, 2], "frames": 2, "classes": [0, 1, 2]}, "cannot pass 3 classes"),
         ({"seeds": [], "frames": 9}, "at least one seed"),
         ({"seeds": [1, 2], "frames": 9, "paths": 0}, "paths 0: give a whole number, 1 or more"),
         ({"seeds": [1, 2], "frames": 9, "paths": -2}, "paths -2"),

@@ -35,6 +35,18 @@ def test_margins_are_the_images_of_the_seeds(family):
     assert torch.equal(found[1:, 0], samples(generator, [1, 2], truncation))
 
 
+def test_rows_and_columns_may_have_a_class_each():
+    torch.manual_seed(0)
+    generator = models.build(SECTIONS["stylegan2"].model_copy(update={"classes": 3})).eval()
+    found = table(generator, [1], [5, 6], layers=[0], classes=(2, 0))
+    for images, seeds, label in ((found[1:, 0], [1], 2), (found[0, 1:], [5, 6], 0)):
+        expected = sampling.sample(generator, seeds, batch=8, device=CPU, labels=[label] * len(seeds))
+        assert torch.equal(images, torch.cat(list(expected)))
+    assert not torch.equal(found[1, 1], table(generator, [1], [5, 6], layers=[0], classes=(2, 1))[1, 1])
+    with pytest.raises(UsageError, match="this model has 3 classes"):
+        table(generator, [1], [5], layers=[0])
+
+
 def test_a_table_of_images_that_are_not_square_is_cropped():
     generator = styled("stylegan2")
     whole, cropped = (table(generator, [1], [5, 6], layers=[0], ratio=ratio) for ratio in (1.0, 0.5))
