@@ -298,6 +298,7 @@ class Model:
         """One label for each image; drawn for seeds if none is named, None for an unconditional network."""
         from gantx.errors import UsageError
         from gantx.generation.labels import DrawnLabels, parse_class
+        from gantx.generation.latents import whole_number
 
         conditioning = self.config.conditioning
         if label is None:
@@ -306,12 +307,16 @@ class Model:
             chosen = parse_class(conditioning, label)
             assert chosen is not None
             return [chosen] * count
-        if len(label) != count or not all(0 <= each < self.network.classes for each in label):
+        if not self.network.classes:
+            raise UsageError("this model has no classes to choose from: leave the label out")
+        if len(label) != count:
             raise UsageError(
-                f"label has {len(label)} entries for {count} images of {self.network.classes} classes: give "
-                "one number for each image"
+                f"label has {len(label)} entries for {count} images: give one class, or one number for each"
             )
-        return label
+        labels = [whole_number(each, "label") for each in label]
+        for unknown in (each for each in labels if each >= self.network.classes):
+            parse_class(conditioning, unknown)
+        return labels
 
     def _batch(self, wanted: int | None, count: int) -> int:
         """Number of images to compute at once, of `count`; UsageError if `wanted` is below 1."""

@@ -1,7 +1,9 @@
 """Classes of a conditional model on the command line: chosen, drawn for each seed, and generated again."""
 
+import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,16 +100,21 @@ def test_other_commands_take_a_class_or_that_of_the_first_seed(here):
     done("attend", "run", "--class", 3, "-o", "maps.png")
 
 
-def test_an_exported_program_generates_one_class(here):
-    refused = CliRunner().invoke(app, ["export", "run", "-o", "g.pt2"])
-    assert refused.exit_code == 2
-    assert "choose one with --class" in refused.stderr
-    result = CliRunner().invoke(app, ["export", "run", "--class", "2", "-o", "g.pt2"])
-    assert result.exit_code == 0, result.output
-    z = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
-    exported = torch.export.load("g.pt2").module()(z)
-    expected = next(gantx.load("run", device="cpu").generate(z, label=2))
-    torch.testing.assert_close(exported, expected, rtol=0, atol=1e-4)
+def test_an_exported_program_takes_labels_or_generates_one_class(here):
+    z = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    model, labels = gantx.load("run", device="cpu"), [2, 17, 0]
+    for file, chosen, label in (("all.pt2", (), labels), ("one.pt2", ("--class", "2"), 2)):
+        result = CliRunner().invoke(app, ["export", "run", *chosen, "-o", file])
+        assert result.exit_code == 0, result.output
+        given = () if chosen else (torch.tensor(labels),)
+        exported = torch.export.load(file).module()(z, *given)
+        torch.testing.assert_close(exported, next(model.generate(z, label=label)), rtol=0, atol=1e-4)
+    files = json.loads(Path("export.json").read_text())["files"]
+    assert files["all.pt2"]["label"]["values"] == "0..17"
+    assert files["all.pt2"]["classes"] == list(model.classes)
+    assert files["all.pt2"]["class_counts"] == list(model.config.conditioning.counts)
+    assert files["one.pt2"]["class"] == model.classes[2]
+    assert not {"label", "classes"} & set(files["one.pt2"])
 
 
 def test_what_there_is_no_class_for_is_refused(here):
@@ -118,8 +125,14 @@ def test_what_there_is_no_class_for_is_refused(here):
     assert several.exit_code == 2
     assert "rows of one picture" in several.stderr
     assert run("sample", "demo", "--class", "0", "-o", "x.png").exit_code == 2
-    with pytest.raises(UsageError, match="give one number for each image"):
+    with pytest.raises(UsageError, match="give one class, or one number for each"):
         gantx.load("run", device="cpu").sample(3, label=[1, 2])
+    for unknown, words in ([0, 18], "no class 18: this model has 18"), ([0, -1], "-1"), ([0, 0.5], "0.5"):
+        with pytest.raises(UsageError, match=words):
+            gantx.load("run", device="cpu").sample(2, label=unknown)
+    weights = CliRunner().invoke(app, ["export", "run", "--class", "0", "-o", "hub"])
+    assert weights.exit_code == 2
+    assert "contains the weights of all classes: omit --class" in weights.stderr
 
 
 def test_names_that_are_numbers_are_not_taken_for_labels(trained):

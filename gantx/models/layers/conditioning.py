@@ -16,9 +16,14 @@ from gantx.models.layers.normalization import rms_norm
 
 
 def one_hot(labels: Tensor | None, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Labels [B] as rows [B, classes] with a single 1; ValueError when there are none."""
+    """Labels [B] as rows [B, classes] with a single 1; ValueError when there are none.
+
+    Rows [B, classes] are returned unchanged: their weights give points between classes, for interpolation.
+    """
     if labels is None:
         raise ValueError(f"this network has {classes} classes: it needs labels")
+    if labels.is_floating_point():
+        return labels.to(dtype)
     return (labels[:, None] == torch.arange(classes, device=labels.device)).to(dtype)
 
 
