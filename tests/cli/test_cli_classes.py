@@ -107,12 +107,14 @@ def test_an_exported_program_takes_labels_or_generates_one_class(here):
         result = CliRunner().invoke(app, ["export", "run", *chosen, "-o", file])
         assert result.exit_code == 0, result.output
         given = () if chosen else (torch.tensor(labels),)
-        exported = torch.export.load(file).module()(z, *given)
+        extra = {"gantx.json": ""}
+        exported = torch.export.load(file, extra_files=extra).module()(z, *given)
         torch.testing.assert_close(exported, next(model.generate(z, label=label)), rtol=0, atol=1e-4)
     files = json.loads(Path("export.json").read_text())["files"]
     assert files["all.pt2"]["label"]["values"] == "0..17"
     assert files["all.pt2"]["classes"] == list(model.classes)
     assert files["all.pt2"]["class_counts"] == list(model.config.conditioning.counts)
+    assert json.loads(extra["gantx.json"])["gantx.class"] == model.classes[2]
     assert files["one.pt2"]["class"] == model.classes[2]
     assert not {"label", "classes"} & set(files["one.pt2"])
 

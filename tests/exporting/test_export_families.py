@@ -20,14 +20,11 @@ from gantx.generation import sampling
 from gantx.generation.truncation import Truncation
 from gantx.models import interfaces
 
-SEEDS = range(8)
-
-
 LABELS = 3
 NAMES = {"gantx.classes": '["cat", "dog"]'}
 
 
-@pytest.fixture(scope="module", params=[*((family, LABELS) for family in SETTINGS), ("transgan", 0)], ids=str)
+@pytest.fixture(scope="module", params=[*((family, LABELS) for family in SETTINGS), ("transgan", 0)], ids="{0[0]}-{0[1]}".format)
 def traced(request):
     """A generator, eight latents and labels, and its graph."""
     generator = build(*request.param)
@@ -113,18 +110,18 @@ def test_labels_of_a_comparison_differ_within_a_batch(count):
 def test_range_and_truncation_are_built_in(tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    generator, truncation = build("vitgan"), Truncation(0.5, 1)
-    z = latents_of(generator, SEEDS)
+    generator, truncation = build("vitgan", LABELS), Truncation(0.5, 1)
     exported = ExportedGenerator(generator, "uint8", truncation).eval()
-    onnx.write_onnx(tmp_path / "m.onnx", program.trace(exported, [z]), {})
+    z, labels = inputs = exported.inputs(8)
+    onnx.write_onnx(tmp_path / "m.onnx", program.trace(exported, inputs), {})
     run, _ = onnx.open_onnx(tmp_path / "m.onnx")
-    images = run(z)
-    cpu = torch.device("cpu")
-    generated = next(sampling.from_latents(generator, z, batch=8, device=cpu, truncation=truncation))
+    images = run(z, labels)
+    how = {"batch": 8, "device": torch.device("cpu"), "truncation": truncation, "labels": labels}
+    generated = next(sampling.from_latents(generator, z, **how))
     assert images.dtype == torch.uint8
     assert int((images.int() - sampling.quantise(generated).int()).abs().max()) <= 1
     assert float((images == sampling.quantise(generated)).float().mean()) > 0.99
-    unit = ExportedGenerator(generator, "unit", truncation)(z)
+    unit = ExportedGenerator(generator, "unit", truncation)(z, labels)
     torch.testing.assert_close(unit, ((generated + 1) / 2).clamp(0, 1), atol=1e-5, rtol=0)
 
 
