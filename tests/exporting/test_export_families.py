@@ -24,7 +24,11 @@ LABELS = 3
 NAMES = {"gantx.classes": '["cat", "dog"]'}
 
 
-@pytest.fixture(scope="module", params=[*((family, LABELS) for family in SETTINGS), ("transgan", 0)], ids="{0[0]}-{0[1]}".format)
+@pytest.fixture(
+    scope="module",
+    params=[*((family, LABELS) for family in SETTINGS), ("transgan", 0)],
+    ids="{0[0]}-{0[1]}".format,
+)
 def traced(request):
     """A generator, eight latents and labels, and its graph."""
     generator = build(*request.param)
