@@ -353,6 +353,7 @@ class ParquetSource(_Labelled):
                     self._groups.append((shard, group, first, rows))
                     first += rows
             self._count = first
+            self._require_bounds()
             labels = next((name for name in ("label", "labels") if name in schema.names), None)
             numbers = [file.read([labels])[labels].to_numpy() for file in self._files] if labels else []
         except (arrow.ArrowException, OSError, ValueError, KeyError) as problem:
@@ -369,6 +370,19 @@ class ParquetSource(_Labelled):
         self._starts = [first for _, _, first, _ in self._groups]
         self._lock = threading.Lock()
         self._held: tuple[int, Any] = (-1, None)  # the last row group that was read
+
+    def _require_bounds(self) -> None:
+        """ValueError if the files announce more than a table of images of their size has."""
+        size = sum(shard.stat().st_size for shard in self._shards)
+        # A row that repeats the one before takes no bytes: without a limit, labels could fill the memory.
+        if self._count > size or any(rows < 0 for _, _, _, rows in self._groups):
+            raise ValueError(f"{self._count:,} rows in {size:,} bytes")
+        for shard, group, _, _ in self._groups:
+            described = self._files[shard].metadata.row_group(group)
+            for column in map(described.column, range(described.num_columns)):
+                packed, unpacked = column.total_compressed_size, column.total_uncompressed_size
+                if unpacked > _MOST_PACKED * packed + LARGEST_ARRAY:
+                    raise ValueError(f"{packed:,} bytes that unpack to {unpacked:,}")
 
     def __len__(self) -> int:
         return self._count
@@ -404,8 +418,8 @@ def _image_column(schema: Any, path: Path) -> str:
     chosen = ["image"] if "image" in fields else fields
     if len(chosen) != 1:
         raise DataError(
-            f"{path} has {len(chosen) or 'no'} columns of encoded images among {', '.join(schema.names)}: "
-            "call the one to use `image`"
+            f"{path} has {len(chosen) or 'no'} columns of encoded images among "
+            f"{', '.join(schema.names[:8])}: call the one to use `image`"
         )
     return str(chosen[0])
 

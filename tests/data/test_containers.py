@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from gantx.config.schema import DataConfig
+from gantx.data import containers
 from gantx.data.prepare import prepare
 from gantx.data.sources import open_source
 from gantx.errors import DataError, MissingError
@@ -203,6 +204,18 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingError, match=r"pip install 'gantx\[parquet\]'"):
         prepared(path)
+
+
+def test_a_table_that_unpacks_to_more_than_its_file_can_mean_is_refused(tmp_path, monkeypatch):
+    repeated = pyarrow.table({"image": [b"same"] * 5000, "label": [0] * 5000})
+    pyarrow.parquet.write_table(repeated, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"5,000 rows in [0-9,]+ bytes"):
+        open_source(DataConfig(source=str(tmp_path / "a.parquet")))
+    monkeypatch.setattr(containers, "LARGEST_ARRAY", 2**20)
+    bomb = pyarrow.table({"image": [bytes(2**22)]})
+    pyarrow.parquet.write_table(bomb, tmp_path / "b.parquet", compression="zstd")
+    with pytest.raises(DataError, match="bytes that unpack to 4,194,"):
+        open_source(DataConfig(source=str(tmp_path / "b.parquet")))
 
 
 def test_containers_have_no_test_part(tmp_path):
