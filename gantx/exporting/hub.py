@@ -205,7 +205,8 @@ def _of_classes(described: dict[str, Any]) -> list[str]:
     rows = [f"| {label} | {markdown(name)} |" for label, name in enumerate(names[:_LISTED])]
     if len(names) > _LISTED:
         rows.append(f"| … | {len(names) - _LISTED:,} more in `config.json` |")
-    without = "" if described["no_class"] is None else " `none` stands for no class in particular."
+    none = described["no_class"]
+    without = "" if none is None else f" `none`, the label {none}, stands for no class in particular."
     return [
         "## Classes",
         "By default each seed has its own class, in the proportions of the training images. A class can be "
