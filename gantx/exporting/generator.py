@@ -33,9 +33,9 @@ class ExportedGenerator(nn.Module):
             rounds.
 
     Attributes:
-        image_shape: (3, H, W) of the output.
+        image_shape: (C, H, W) of the output.
 
-    Shapes: z float32 [B, *latent_shape], label int64 [B] -> [B, 3, H, W].
+    Shapes: z float32 [B, *latent_shape], label int64 [B] -> [B, C, H, W].
 
     Raises:
         UsageError: truncation of a network without styles, or of more layers than it has.
@@ -62,7 +62,7 @@ class ExportedGenerator(nn.Module):
             truncate(styled, torch.zeros(1, *style_shape(generator)), *truncation)
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """Latents z, and labels of a conditional network, to images [B, 3, H, W] in the range of `pixels`."""
+        """Latents z, and labels of a conditional network, to images [B, C, H, W] in the range of `pixels`."""
         labels = None if label is None else require_known(label, self.generator.classes)
         return self._finished(sampling.render(self.generator, z, None, self.truncation, labels))
 
@@ -92,7 +92,7 @@ class Morph(nn.Module):
         rounded: as in `ExportedGenerator`.
 
     Attributes:
-        image_shape: (3, H, W) of the output.
+        image_shape: (C, H, W) of the output.
         has_styles: whether truncation is an input.
     """
 
@@ -132,7 +132,7 @@ class LatentMorph(Morph):
     """A morph of a network without styles: latents are interpolated spherically, labels linearly.
 
     Shapes: start, end float32 [B, *latent_shape]; along [B] in 0..1; start_label, end_label int64 [B] ->
-        uint8 [B, 3, H, W].
+        uint8 [B, C, H, W].
     """
 
     has_styles = False
@@ -159,7 +159,7 @@ class StyleMorph(Morph):
     """A morph of a network with styles, which are interpolated linearly.
 
     Shapes: start, end float32 [B, *latent_shape]; along [B] in 0..1; truncation [B]; start_label, end_label
-        int64 [B] -> uint8 [B, 3, H, W].
+        int64 [B] -> uint8 [B, C, H, W].
     """
 
     has_styles = True
@@ -188,7 +188,7 @@ def morph_of(generator: Generator, *, ratio: float = 1.0) -> Morph:
 
 
 def as_pixels(images: Tensor, pixels: Pixels, rounded: bool = True) -> Tensor:
-    """Convert images [B, 3, H, W] in [-1, 1] to the range of `pixels`; see `ExportedGenerator`."""
+    """Convert images [B, C, H, W] in [-1, 1] to the range of `pixels`; see `ExportedGenerator`."""
     if pixels == "float":
         return images
     if pixels == "unit":
