@@ -46,7 +46,8 @@ def export(
         str | None,
         typer.Option(
             "--class",
-            help="The class, by name or number, that onnx, pt2 and web generate of a conditional model.",
+            help="The one class, by name or number, that onnx, pt2 and web generate of a conditional model; "
+            "by default the label is a second input, and the page has a list of the classes.",
         ),
     ] = None,
     license_: Annotated[
