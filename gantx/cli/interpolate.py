@@ -10,6 +10,7 @@ import typer
 from gantx import api
 from gantx.cli.options import (
     Batch,
+    Best,
     Checkpoint,
     ClassName,
     Cutoff,
@@ -64,6 +65,7 @@ def interpolate(
     labels: Labels = True,
     class_: ClassName = None,
     weights: Weights = "ema",
+    best: Best = None,
     batch: Batch = None,
     device: Device = "auto",
     force: Force = False,
@@ -94,7 +96,7 @@ def interpolate(
             "each, or sweep the truncation of a network with styles, --truncation 0:1"
         )
     strip = output.suffix.lower() in animations.STRIPS
-    require_checkpoint(checkpoint)
+    checkpoint = require_checkpoint(checkpoint, best)
     load_torch()
     model = api.load(checkpoint, weights=cast(Any, weights), device=device).of_class(class_, seed=chosen[0])
     walk = model.walk(

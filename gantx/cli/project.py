@@ -9,6 +9,7 @@ import typer
 
 from gantx import api
 from gantx.cli.options import (
+    Best,
     Checkpoint,
     ClassName,
     Device,
@@ -61,6 +62,7 @@ def project(
     labels: Labels = True,
     class_: ClassName = None,
     weights: Weights = "ema",
+    best: Best = None,
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", "-f", help="Write over existing outputs.")] = False,
 ) -> None:
@@ -92,7 +94,7 @@ def project(
 
     require_file(image, "image")
     require_file(feature_file, "file of Inception weights")
-    require_checkpoint(checkpoint)
+    checkpoint = require_checkpoint(checkpoint, best)
     load_torch()
 
     from gantx.generation import projection, sampling

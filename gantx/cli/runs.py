@@ -30,7 +30,7 @@ def ls(
     ),
     as_json: AsJson = False,
 ) -> None:
-    """List runs with their state, progress, last scores and size.
+    """List runs with their state, progress, size, last scores, and best ones with their kimg.
 
     Examples:
 
@@ -65,7 +65,12 @@ def _progress(run: RunSummary) -> str:
 def _scores(run: RunSummary) -> str:
     if run.problem:
         return run.problem
-    return ", ".join(f"{name} {value:.4g}" for name, value in (run.scores or {}).items())
+    best = run.best or {}
+    return ", ".join(
+        f"{name} {value:.4g}"
+        + (f" (best {best[name].value:.4g} at {best[name].kimg:,.4g})" if name in best else "")
+        for name, value in (run.scores or {}).items()
+    )
 
 
 @app.command("verify", cls=Command)

@@ -504,7 +504,8 @@ def _naming_an_older_checkpoint(folder: Path, chosen: Path | None = None) -> Ite
             raise
         found = checkpoint.all_in(folder / "checkpoints")
         damaged = chosen or found[-1]
-        older = [path for path in found if path.name < damaged.name]
+        numbered = checkpoint.images_in_name(damaged) is not None  # or it is a best one
+        older = [path for path in found if path.name < damaged.name or not numbered]
         if older:
             raise CheckpointError(
                 f"{problem}; go on from there with: gantx train --resume {older[-1]}"

@@ -42,3 +42,17 @@ def test_verification_names_what_is_damaged(tmp_path):
     assert result.exit_code == 1
     assert str(file) in result.stdout
     assert json.loads(run("runs", "verify", tmp_path / "vitgan", "--json").stdout)["files"][1]["problem"]
+
+
+def test_the_best_scores_are_listed_beside_the_last(tmp_path):
+    folder = tmp_path / "vitgan"
+    shutil.copytree(BEGUN / "vitgan", folder)
+    (file,) = (folder / "checkpoints").glob("*.safetensors")
+    shutil.copy(file, file.with_name("best-fid.safetensors"))
+    with (folder / "metrics.jsonl").open("a") as metrics:
+        for images, fid in (12, 31.5), (18, 40.25):
+            line = {"images": images, "scores": {"fid": fid, "kid": 2.0}, "protocol_hash": "a"}
+            metrics.write(json.dumps(line) + "\n")
+    assert run("runs", "ls", tmp_path).stdout.endswith("  fid 40.25 (best 31.5 at 0.012), kid 2\n")
+    (found,) = json.loads(run("runs", "ls", tmp_path, "--json").stdout)["runs"]
+    assert found["best"] == {"fid": {"kimg": 0.012, "value": 31.5}}

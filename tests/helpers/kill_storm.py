@@ -32,7 +32,7 @@ SETTINGS = [
     "training.report_kimg=0.02",
     "training.evaluate_every=0.05",
     "evaluation.features=random",
-    "evaluation.metrics=[fid]",
+    "evaluation.metrics=[fid,kid]",
     "evaluation.num_during_training=16",
 ]
 KINDS = ("KILL", "TERM", "INT", "INT INT", "HUP", "USR1")
