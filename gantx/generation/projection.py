@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gantx.errors import MissingError, UsageError
@@ -26,6 +25,7 @@ from gantx.evaluation.resizing import clean_by_matrix
 from gantx.generation import sampling
 from gantx.generation.latents import style_shape, whole_number
 from gantx.generation.truncation import require_styles
+from gantx.io import sealed
 from gantx.io.atomic import replacing
 from gantx.io.decoding import decoded
 from gantx.models import interfaces
@@ -213,7 +213,7 @@ def pixel_distance(images: Tensor, target: Tensor) -> Tensor:
 def save_latents(path: Path, latents: Tensor) -> None:
     """Write latents as the one tensor of a .safetensors file, which `gantx sample --latents` reads."""
     with replacing(path) as beside:
-        save_file({"latents": latents.contiguous()}, beside)
+        sealed.save(beside, {"latents": latents.contiguous()}, {})
 
 
 def _space(generator: interfaces.Generator, space: str | None) -> Space:
