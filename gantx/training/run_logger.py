@@ -106,6 +106,7 @@ class RunLogger:
             Stopped: a stop was requested meanwhile; no iteration is made, so that the next start repeats it.
         """
         self._advance()
+        self._claim.require()
         best.restore(self.checkpoints, self._best)
         self.evaluate(self.state.images - self.config.training.batch)
         if (reason := self.stop()) is not None:
