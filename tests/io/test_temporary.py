@@ -87,7 +87,7 @@ def test_the_files_of_a_container_stay_until_it_ends(tmp_path):
     assert process.stdout.readline() == b"made\n"
     before = sorted(tmp_path.iterdir())
     # Another container, whose process has the same id.
-    sweep = "import sys; from pathlib import Path; from gantx.io import temporary as t; t.sweep(Path(sys.argv[1]))"
+    sweep = "import sys, pathlib; from gantx.io.temporary import *; sweep(pathlib.Path(sys.argv[1]))"
     subprocess.run([*container, sys.executable, "-c", sweep, tmp_path], env=environment, check=True)
     assert sorted(tmp_path.iterdir()) == before
     assert len(before) == 2
