@@ -56,3 +56,12 @@ def test_the_best_scores_are_listed_beside_the_last(tmp_path):
     assert run("runs", "ls", tmp_path).stdout.endswith("  fid 40.25 (best 31.5 at 0.012), kid 2\n")
     (found,) = json.loads(run("runs", "ls", tmp_path, "--json").stdout)["runs"]
     assert found["best"] == {"fid": {"kimg": 0.012, "value": 31.5}}
+
+
+def test_a_checkpoint_from_before_there_was_a_digest_of_headers_is_marked(tmp_path):
+    folder = tmp_path / "vitgan"
+    shutil.copytree(BEGUN / "vitgan", folder)
+    assert "no digest of the header (written before gantx kept one)" in run("info", folder).stdout
+    assert json.loads(run("info", folder, "--json").stdout)["sealed"] is False
+    assert run("sample", folder, "-n", 1, "-o", tmp_path / "one.png").exit_code == 0
+    assert run("runs", "verify", folder).exit_code == 0
