@@ -95,7 +95,12 @@ def damaged_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
         tensors: some or all tensors of a file, on the CPU.
         metadata: of the same file, verified; without digests, no tensor counts as damaged.
     """
-    digests = json.loads(metadata.get(_TENSORS, "{}"))
+    try:
+        digests = json.loads(metadata.get(_TENSORS, "{}"))
+    except (ValueError, RecursionError):
+        return [*tensors]
+    if not isinstance(digests, dict):
+        return [*tensors]
     return [name for name, tensor in tensors.items() if digests and digests.get(name) != _digest(tensor)]
 
 
