@@ -14,7 +14,6 @@ import os
 import random
 import shutil
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from helpers.exported_networks import save
-from helpers.kill_storm import finished
+from helpers.kill_storm import finished, forked
 
 KINDS = {"KILL": -9, "TERM": 75, "INT": 130, "HUP": 75}
 
@@ -43,30 +42,6 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "stats": ["stats", images, "--resolution", "8", *random_features, "-o", "OUT/s.safetensors"],
         "eval": ["eval", model, "--data", images, *random_features, "--num", "800", "--metric", "fid"],
     }
-
-
-def forked(arguments: list[str], log: Path) -> int:
-    """The id of a child that runs a command; this process has imported what it needs."""
-    child = os.fork()
-    if child:
-        return child
-    code = 70
-    try:
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        sys.argv = ["gantx", *arguments]
-        from gantx.__main__ import main
-
-        main()
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    os._exit(code)
 
 
 def files(*folders: Path) -> set[str]:
@@ -95,7 +70,7 @@ def storm(folder: Path, stops: int, seed: int, only: Sequence[str] = ()) -> Coun
     for name, arguments in commands(folder).items():
         if only and name not in only:
             continue
-        command = [text.replace("OUT", str(out)) for text in arguments]
+        command = ["gantx", *(text.replace("OUT", str(out)) for text in arguments)]
 
         def fresh() -> None:
             for path in (out, cache, scratch):
@@ -117,9 +92,9 @@ def storm(folder: Path, stops: int, seed: int, only: Sequence[str] = ()) -> Coun
             if code is None:
                 os.kill(child, getattr(signal, f"SIG{kind}"))
                 code = finished(child, 60)
-                early = code in (-1, -2, -15)  # before the program began
-                allowed = early or code in (KINDS[kind], 0)
-                assert allowed, f"{name}, {kind}: ended with {code}: {log.read_text()[-2000:]}"
+                assert code in (KINDS[kind], 0), (
+                    f"{name}, {kind}: ended with {code}: {log.read_text()[-2000:]}"
+                )
                 stopped += 1
                 counts[f"{kind} {code}"] += 1
                 if kind == "KILL":
