@@ -91,7 +91,10 @@ def test_each_score_keeps_its_best_checkpoint(whole):
     assert [file.problem for file in runs.verify(whole) if "best" in file.path.name] == [None] * 4
 
 
-@pytest.mark.parametrize("moment", ["before the checkpoint", "before the best", "between two"])
+@pytest.mark.parametrize(
+    "moment",
+    ["before the best", "between two", pytest.param("before the checkpoint", marks=pytest.mark.slow)],
+)
 def test_a_kill_loses_no_best_checkpoint(tmp_path, monkeypatch, moment):
     def killed(*arguments):
         raise Killed

@@ -95,7 +95,7 @@ def test_a_run_whose_images_are_gone_says_so_and_keeps_what_it_has(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "moment"),  # a report; a score, a picture and the best checkpoint; the end
-    [("removed", 16), ("removed", 32), ("renamed", 32), ("replaced", 64)],
+    [("removed", 16), ("replaced", 64), pytest.param("renamed", 32, marks=pytest.mark.slow)],
 )
 def test_a_run_whose_folder_vanishes_ends_and_makes_none(tmp_path, between_iterations, moment, change):
     folder = tmp_path / "run"
