@@ -1,13 +1,15 @@
 """Digests over a whole safetensors file, as gantx writes them and as others might."""
 
+import errno
 import hashlib
 
 import pytest
 import torch
 from helpers.flipped_bits import flips, header_size
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from gantx.errors import DataError
+from gantx.errors import DataError, MissingError
 from gantx.generation.latents import read_latents
 from gantx.generation.projection import save_latents
 from gantx.io import sealed
@@ -35,3 +37,13 @@ def test_digests_that_are_none_count_as_damage(tmp_path, entry):
     assert sealed.check_header(path)
     with pytest.raises(DataError, match="is damaged: its latents do not match their digest"):
         read_latents(path, (8,))
+
+
+def test_a_full_disk_is_told_in_the_words_of_the_system(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise SafetensorError(f"Error while serializing: I/O error: No space (os error {errno.ENOSPC})")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(MissingError, match=r"cannot write .*z\.safetensors: No space left on device$"):
+        save_latents(tmp_path / "z.safetensors", torch.zeros(1, 8))
+    assert list(tmp_path.iterdir()) == []
