@@ -40,7 +40,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "export pt2": ["export", model, "-o", "OUT/m.pt2"],
         "preparation": ["stats", large, "--resolution", "8", *random_features, "-o", "OUT/p.safetensors"],
         "stats": ["stats", images, "--resolution", "8", *random_features, "-o", "OUT/s.safetensors"],
-        "eval": ["eval", model, "--data", images, *random_features, "--num", "800", "--metric", "fid"],
+        "eval": ["eval", model, "--data", images, *random_features, "--num", "800", "--no-intervals"],
     }
 
 
@@ -79,7 +79,7 @@ def storm(folder: Path, stops: int, seed: int, only: Sequence[str] = ()) -> Coun
 
         fresh()
         began = time.monotonic()
-        code = finished(forked(command, log), 120)
+        code = finished(forked(command, log), 600)
         length = time.monotonic() - began
         assert code == 0, f"{name} ended with {code}: {log.read_text()[-2000:]}"
         complete, made = files(out, cache, scratch), pictures(out)
@@ -103,7 +103,7 @@ def storm(folder: Path, stops: int, seed: int, only: Sequence[str] = ()) -> Coun
                             path.unlink()
                         elif not path.name.startswith("."):
                             shutil.rmtree(path)
-                    code = finished(forked(command, log), 120)
+                    code = finished(forked(command, log), 600)
                     assert code == 0, f"{name} after a kill ended with {code}: {log.read_text()[-2000:]}"
                     assert pictures(out) == made, f"{name} after a kill has other images"
             else:
