@@ -113,8 +113,7 @@ def _size(run: Path) -> int:
 
 
 def _best(run: Path) -> dict[str, Best] | None:
-    scored = [line for line in _lines(run / "metrics.jsonl") if line and metrics_file.is_score(line)]
-    found = best.values(run, scored)
+    found = best.values(run, _scored(run / "metrics.jsonl"))
     return {name: Best(images / 1000, value) for name, (images, value) in found.items()} or None
 
 
@@ -132,15 +131,13 @@ def _is_running(run: Path) -> bool:
 
 def _last_scores(metrics: Path) -> dict[str, float] | None:
     """The scores in the last line of metrics.jsonl that has any."""
-    scores = None
-    for line in _lines(metrics):
-        if isinstance(line, dict) and isinstance(line.get("scores"), dict):
-            scores = {
-                str(name): float(value)
-                for name, value in line["scores"].items()
-                if isinstance(value, int | float)
-            }
-    return scores
+    scored = _scored(metrics)
+    return {name: float(value) for name, value in scored[-1]["scores"].items()} if scored else None
+
+
+def _scored(metrics: Path) -> list[dict[str, Any]]:
+    """The lines of scores in metrics.jsonl."""
+    return [line for line in _lines(metrics) if isinstance(line, dict) and metrics_file.is_score(line)]
 
 
 def _lines(metrics: Path) -> Iterator[Any]:

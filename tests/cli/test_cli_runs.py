@@ -65,3 +65,18 @@ def test_a_checkpoint_from_before_there_was_a_digest_of_headers_is_marked(tmp_pa
     assert json.loads(run("info", folder, "--json").stdout)["sealed"] is False
     assert run("sample", folder, "-n", 1, "-o", tmp_path / "one.png").exit_code == 0
     assert run("runs", "verify", folder).exit_code == 0
+
+
+def test_odd_lines_and_hostile_names_are_shown_safely(tmp_path):
+    folder = tmp_path / "\x1b[31mred"
+    shutil.copytree(BEGUN / "vitgan", folder)
+    (file,) = (folder / "checkpoints").glob("*.safetensors")
+    shutil.copy(file, file.with_name("best-\x1b[31m.safetensors"))
+    scored = {"images": 12, "scores": {"\x1b[31m": 3.5}, "protocol_hash": "a"}
+    odd = ([1], {"scores": {"fid": 10**400}, "protocol_hash": "a"}, {"scores": [1]}, "x", None)
+    lines = [json.dumps(line) for line in (scored, *odd)]
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    shown = run("runs", "ls", tmp_path)
+    assert shown.exit_code == 0, shown.output
+    assert r"\x1b[31m 3.5 (best 3.5 at 0.012)" in shown.stdout
+    assert "\x1b" not in shown.output + run("runs", "verify", folder).output
