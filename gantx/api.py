@@ -60,7 +60,7 @@ def load(
 
 
 def sample(target: str | os.PathLike[str], n: int | None = None, **how: Any) -> Tensor:
-    """Images uint8 [n, 3, H, W] from a checkpoint: `load(target).sample(n, **how)`."""
+    """Images uint8 [n, C, H, W] from a checkpoint: `load(target).sample(n, **how)`."""
     return load(target).sample(n, **how)
 
 
@@ -198,7 +198,7 @@ class Model:
             batch: images computed at once; None for 64, or on CUDA a size chosen by its memory.
 
         Returns:
-            uint8 [N, 3, H, W] on the CPU.
+            uint8 [N, C, H, W] on the CPU, with `data.channels` channels.
 
         Raises:
             UsageError: more than one of `n`, `seeds` and `latents`, invalid numbers, or truncation of a
@@ -255,7 +255,7 @@ class Model:
             log: receives a warning if generation on a GPU is slowed down; None for the logger `gantx`.
 
         Returns:
-            Float images [n, 3, H, W], nominally in [-1, 1], on the device of the network.
+            Float images [n, C, H, W], nominally in [-1, 1], on the device of the network.
 
         Raises:
             GantxError: as `sample`; all except insufficient GPU memory before the first image.
@@ -367,7 +367,7 @@ class Model:
                 `smooth`; `truncation`, a number or a sweep such as "0:1"; `cutoff`, its number of layers.
 
         Returns:
-            uint8 [paths, 3, H, W] on the CPU for every frame. The frame of a seed is its image in `sample`.
+            uint8 [paths, C, H, W] on the CPU for every frame. The frame of a seed is its image in `sample`.
 
         Raises:
             UsageError: too few frames, invalid numbers, or a capability that the network does not have.

@@ -57,22 +57,23 @@ def flops_of_stages(settings: RunConfig) -> dict[str, int]:
         By name of the phase.
     """
     with torch.device("meta"):
-        generator, discriminator = models.build(settings.generator), models.build(settings.discriminator)
+        generator = models.build(settings.generator, settings.data.channels)
+        discriminator = models.build(settings.discriminator, settings.data.channels)
     networks = (
         OptimizedNetwork(generator, settings.optimizer.generator),
         OptimizedNetwork(discriminator, settings.optimizer.discriminator),
     )
-    return {phase.name: _flops(phase, settings.data.resolution) for phase in phases(settings, *networks)}
+    return {phase.name: _flops(phase, settings.data.image_shape) for phase in phases(settings, *networks)}
 
 
-def _flops(phase: Phase, resolution: int) -> int:
+def _flops(phase: Phase, image_shape: tuple[int, ...]) -> int:
     """Operations of one step of a phase whose networks are on the meta device."""
     phase.select_parameters()
     drawn = draw(phase.spec, seed=0, stream=phase.name, step=0, device=torch.device("cpu"))
     draws: Draws = tree_map(lambda value: value.to("meta"), drawn)
     total = 0
     for loss, size, _ in phase.passes:
-        reals = phase.empty_reals(size, resolution, "meta")
+        reals = phase.empty_reals(size, image_shape, "meta")
         with FlopCounter() as counter:
             q = take(draws, phase.spec, slice(0, size))
             differentiate(loss, phase.trained.parameters, reals, q, 1.0)

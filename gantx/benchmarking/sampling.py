@@ -121,7 +121,7 @@ def random_generator(settings: RunConfig, device: torch.device) -> Generator:
     """The generator of a preset at random weights, as in `gantx sample`: evaluation mode, no gradients."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.training.seed)
-        generator = models.build(settings.generator)
+        generator = models.build(settings.generator, settings.data.channels)
     return generator.to(device).eval().requires_grad_(False)
 
 

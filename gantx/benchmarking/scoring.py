@@ -76,7 +76,8 @@ def measure(settings: RunConfig, device: torch.device, *, batch: int, log: Log) 
         with full_precision(device):
             generating, _ = generator_rate(generator, batch, device, log)
         log(f"measuring the features of {wanted.features}")
-        images = torch.randint(0, 256, (batch, *generator.image_shape), dtype=torch.uint8, device=device)
+        shape = batch, 3, *generator.image_shape[1:]  # whatever it generates: scores are those of RGB
+        images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
         resizing = None
         if wanted.features == "inception":
             resizing = _rate(lambda pixels: resize(pixels, rules.resize), images, device)

@@ -253,8 +253,8 @@ class _Laps:
 
 def _random_images(settings: RunConfig) -> Prepared:
     """A few batches of random bytes in place of a data set."""
-    side, count = settings.data.resolution, EPOCH * settings.training.batch
-    images = np.random.default_rng(0).integers(0, 256, (count, 3, side, side), np.uint8)
+    count = EPOCH * settings.training.batch
+    images = np.random.default_rng(0).integers(0, 256, (count, *settings.data.image_shape), np.uint8)
     classes = settings.conditioning.classes
     labels = np.arange(count) % classes if isinstance(classes, int) else None
     return Prepared(images, labels, (), "random", "random", "random", ())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gantx.cli.help import Command, Group
-from gantx.cli.options import AsJson, ConfigFiles, Force, require_unused
+from gantx.cli.options import AsJson, Channels, ConfigFiles, Force, require_unused
 from gantx.cli.path_arguments import file_path, path_or_name
 from gantx.cli.status import StatusDisplay
 from gantx.errors import DataError, UsageError
@@ -40,6 +40,7 @@ def check(
         int | None, typer.Option(min=4, max=2048, help="Width of the generator's images in pixels.")
     ] = None,
     ratio: Ratio = 1.0,
+    channels: Channels = None,
     split: Split = "train",
     as_json: AsJson = False,
 ) -> None:
@@ -69,7 +70,7 @@ def check(
         found = {**dataclasses.asdict(census), "usable": census.usable}
         print(json.dumps({"schema": "gantx.data/1", **found}))
     else:
-        for label, value in _lines(census):
+        for label, value in _lines(census, channels or 3):
             print(printable(f"{label:<13}{value}"))
     if unusable := census.images - census.usable:
         raise DataError(
@@ -78,7 +79,7 @@ def check(
         )
 
 
-def _lines(census: Census) -> list[tuple[str, str]]:
+def _lines(census: Census, channels: int) -> list[tuple[str, str]]:
     """Labels and values of the report; what there is nothing of is left out."""
     lines = [("location", census.location), ("images", f"{census.images:,}")]
     lines += [("note", note) for note in census.notes]
@@ -92,8 +93,8 @@ def _lines(census: Census) -> list[tuple[str, str]]:
     for label, count, meaning in (
         ("cropped", census.cropped, "of another shape: the centre is used"),
         ("rotated", census.rotated, "turned by their EXIF orientation"),
-        ("transparent", census.alpha, "composited over white"),
-        ("grey", census.grey, "without colours: repeated in three channels"),
+        ("transparent", census.alpha, _TRANSPARENT[channels]),
+        ("grey", census.grey, _grey(census, channels)),
     ):
         if count:
             lines.append((label, f"{count:,} {meaning}"))
@@ -114,6 +115,24 @@ def _lines(census: Census) -> list[tuple[str, str]]:
         lines.append(("look alike", f"{len(named):,} pairs{among}: {_few(named, 3, '; ')}"))
     lines.append(("usable", f"{census.usable:,}{_few_images(census.usable)}"))
     return lines
+
+
+# What becomes of transparency, by `data.channels`.
+_TRANSPARENT = {
+    1: "composited over white",
+    3: "composited over white; data.channels=4 keeps the transparency",
+    4: "kept as the fourth channel",
+}
+
+
+def _grey(census: Census, channels: int) -> str:
+    """What becomes of images without colours."""
+    coloured = census.images - len(census.unreadable) - census.grey
+    if channels == 1:
+        return f"without colours; {coloured:,} others become grey" if coloured else "without colours"
+    if coloured:
+        return "without colours: repeated in three channels"
+    return "without colours: every image is grey, and data.channels=1 trains on one channel"
 
 
 def _sizes(census: Census) -> str:
@@ -147,6 +166,7 @@ def preview(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting, dotted.")
     ] = None,
+    channels: Channels = None,
     count: Annotated[int, typer.Option("-n", min=1, max=1024, help="Number of images.")] = 32,
     force: Force = False,
 ) -> None:
@@ -164,7 +184,8 @@ def preview(
         raise UsageError("no recipe: add --preset NAME (`gantx presets ls` lists them) or --config FILE")
     from gantx.config import presets
 
-    settings = presets.load(preset, config or [], overrides or [], {"data.source": data})
+    flags = {"data.source": data} | ({} if channels is None else {"data.channels": channels})
+    settings = presets.load(preset, config or [], overrides or [], flags)
     from gantx.training.data_preview import write_preview
 
     with StatusDisplay() as status:

@@ -62,6 +62,7 @@ def info(
         "generator": header.config.generator.family,
         "discriminator": header.config.discriminator.family,
         "resolution": f"{width} px" + (f", {height} px high" if height != width else ""),
+        **_CHANNELS.get(header.config.data.channels, {}),
         "progress": f"{header.images / 1000:g} of {header.config.training.kimg:g} kimg",
         "data": _origin(header.data),
         "versions": ", ".join(f"{name} {version}" for name, version in header.versions.items()),
@@ -74,6 +75,7 @@ def info(
     print("\nthe whole configuration: --config")
 
 
+_CHANNELS = {1: {"channels": "1 (grey)"}, 4: {"channels": "4 (RGB and alpha)"}}
 _UNSEALED = "weights match their digests; no digest of the header (written before gantx kept one)"
 
 

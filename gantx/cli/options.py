@@ -34,6 +34,22 @@ Best = Annotated[
     str | None,
     typer.Option(metavar="SCORE", help="The best checkpoint of a run by a score, such as fid, not its last."),
 ]
+
+
+def require_channels(channels: int | None) -> int | None:
+    """The number of channels, if images can have it; UsageError otherwise."""
+    if channels not in (None, 1, 3, 4):
+        raise UsageError(f"--channels {channels}: use 1, 3 or 4")
+    return channels
+
+
+Channels = Annotated[
+    int | None,
+    typer.Option(
+        callback=require_channels,
+        help="Channels of the images: 1 (grey), 3 (RGB) or 4 (RGB and transparency).",
+    ),
+]
 Device = Annotated[str, typer.Option(callback=require_device_name, help="auto, cpu, cuda, cuda:N or mps.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Images computed at once (64).")]
 Cutoff = Annotated[

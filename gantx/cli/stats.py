@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gantx.cli.options import Device, require_file
+from gantx.cli.options import Channels, Device, require_file
 from gantx.cli.path_arguments import file_path, path_or_name
 from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import UsageError
@@ -29,6 +29,7 @@ def stats(
     ratio: Annotated[
         float, typer.Option(min=0, max=100, help="Height / width of the images; data.ratio of the generator.")
     ] = 1.0,
+    channels: Channels = None,
     protocol: Annotated[str, typer.Option(help="The protocol of the later evaluation.")] = "clean-50k",
     features: Annotated[
         str, typer.Option(parser=path_or_name, help="inception, random, or an .onnx file.")
@@ -90,7 +91,9 @@ def stats(
     with StatusDisplay() as status:
         status.log(devices.use_threads(threads or "auto"))
         found = statistics(
-            DataConfig(source=data, resolution=resolution, ratio=ratio),
+            DataConfig.model_validate(
+                {"source": data, "resolution": resolution, "ratio": ratio, "channels": channels or 3}
+            ),
             request,
             mirrored=mirrored,
             log=status.log,

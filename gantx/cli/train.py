@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gantx.cli import output
-from gantx.cli.options import ConfigFiles, Device
+from gantx.cli.options import Channels, ConfigFiles, Device
 from gantx.cli.path_arguments import file_path, path_or_name
 from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import UsageError
@@ -48,6 +48,7 @@ def train(
             help="Height and width of the images; the sizes of the networks follow.",
         ),
     ] = None,
+    channels: Channels = None,
     kimg: Annotated[float | None, typer.Option(help="Length of the run in thousand real images.")] = None,
     batch: Annotated[int | None, typer.Option(help="Real images of one discriminator step.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
@@ -112,6 +113,8 @@ def train(
 
       gantx train --preset vitgan-cifar10 --data ./flowers --resolution 64
 
+      gantx train --preset transgan-tiny --data ./scans --channels 1
+
       gantx train --resume runs/0001-transgan-s-cifar
 
       gantx train --resume runs/0001-transgan-s-cifar/checkpoints/kimg-000800.000.safetensors
@@ -125,6 +128,7 @@ def train(
     flags: dict[str, Any] = {
         "name": name,
         "data.source": data,
+        "data.channels": channels,
         "data.on_bad_image": on_bad_image,
         "training.kimg": kimg,
         "training.batch": batch,

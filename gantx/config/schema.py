@@ -48,6 +48,8 @@ class DataConfig(Section):
         resolution: height and width of the square images in pixels.
         ratio: height / width of the images; unless it is 1 they are centred in black squares, and generated
             images are cropped back to this ratio.
+        channels: of the images and of both networks: 1 (grey), 3 (RGB) or 4 (RGB and alpha); every image is
+            converted to it.
         mirror: flip each image left-right with probability one half.
         on_bad_image: stop at images that are unreadable or too small, or skip them and list them in
             the cache.
@@ -61,12 +63,18 @@ class DataConfig(Section):
     split: Literal["train", "test"] = "train"
     resolution: Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)] = 32
     ratio: Annotated[float, Field(gt=0, le=100)] = 1.0
+    channels: Literal[1, 3, 4] = 3
     mirror: bool = False
     on_bad_image: Literal["error", "skip"] = "error"
     allow_upscale: bool = False
     allow_single: bool = False
     resident: Literal["auto", "device", "stream"] = "auto"
     shapes: ShapesConfig = ShapesConfig()
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, R, R) of an image, as networks see it."""
+        return self.channels, self.resolution, self.resolution
 
 
 class ConditioningConfig(Section):

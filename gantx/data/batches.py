@@ -34,7 +34,7 @@ class _Order(NamedTuple):
 class _Fetched(NamedTuple):
     """A batch that is being copied to the device."""
 
-    pixels: Tensor  # uint8 [B, 3, R, R] on the device
+    pixels: Tensor  # uint8 [B, C, R, R] on the device
     flips: Tensor | None  # bool [B] on the device
     arrived: torch.cuda.Event | None  # recorded after the copies
 
@@ -105,14 +105,14 @@ class Batches:
             count: how many images; may exceed the size of the set.
 
         Returns:
-            float32 [count, 3, R, R] in [-1, 1] on the device: pixel / 127.5 - 1.
+            float32 [count, C, R, R] in [-1, 1] on the device: pixel / 127.5 - 1.
         """
         images = torch.empty((count, *self._images.shape[1:]), device=self._device)
         self.fill(images, stream, start)
         return images
 
     def fill(self, images: Tensor, stream: str, start: int) -> None:
-        """Write images start, start + 1, ... of a stream, as `at` gives them, into `images` [B, 3, R, R]."""
+        """Write images start, start + 1, ... of a stream, as `at` gives them, into `images` [B, C, R, R]."""
         count = len(images)
         if self.resident:
             order = self._order(stream, start, count)
@@ -214,7 +214,7 @@ class Batches:
 
 
 def _to_float(pixels: Tensor, flips: Tensor | None, out: Tensor) -> None:
-    """Write uint8 [B, 3, R, R], mirrored where `flips` [B] is true, to float32 `out` in [-1, 1]."""
+    """Write uint8 [B, C, R, R], mirrored where `flips` [B] is true, to float32 `out` in [-1, 1]."""
     if flips is not None:
         pixels = torch.where(flips[:, None, None, None], pixels.flip(-1), pixels)
     torch.div(pixels, 127.5, out=out).sub_(1.0)

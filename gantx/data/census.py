@@ -21,7 +21,7 @@ from PIL import Image
 
 from gantx.config.schema import DataConfig
 from gantx.data.crop import rectangle, size_of
-from gantx.data.pixels import reason_unreadable, to_rgb, upright
+from gantx.data.pixels import converted, reason_unreadable, to_rgb, upright
 from gantx.data.prepare import FEW, Progress
 from gantx.data.sources import Source, open_source
 from gantx.io.prefetch import ahead
@@ -40,8 +40,8 @@ class _Facts:
     Attributes:
         problem: why it cannot be decoded; the other attributes are then meaningless.
         size: (width, height) in pixels, upright.
-        alpha: whether it has transparency.
-        grey: whether it is stored without colours.
+        alpha: whether some of it is transparent.
+        grey: whether it has no colours.
         rotated: whether its EXIF orientation turns it.
         digest: of its pixels.
         hash: difference hash, uint64 [4].
@@ -70,8 +70,8 @@ class Census:
         unreadable: (name, reason) of the images that cannot be decoded.
         small: names of images smaller than `resolution`.
         cropped: number of images that are not of the wanted ratio, so that only their centre is used.
-        alpha: number of images with transparency.
-        grey: number of images stored without colours.
+        alpha: number of images that are transparent somewhere.
+        grey: number of images without colours, whatever their mode.
         rotated: number of images that their EXIF orientation turns.
         duplicates: groups of names whose pixels are equal.
         near: (name, name, number of different bits of 256) of other pairs that look alike.
@@ -149,8 +149,8 @@ def _facts(source: Source, index: int) -> _Facts:
     return _Facts(
         problem=None,
         size=turned.size,
-        alpha=image.has_transparency_data,
-        grey=image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I"),
+        alpha=image.has_transparency_data and _transparent(image),
+        grey=image.mode in ("1", "L") or image.mode.startswith("I") or _colourless(colours),
         rotated=image.getexif().get(_ORIENTATION, 1) != 1,
         digest=digest,
         hash=difference_hash(colours),
@@ -158,6 +158,16 @@ def _facts(source: Source, index: int) -> _Facts:
 
 
 _ORIENTATION = 0x0112  # the EXIF tag
+
+
+def _transparent(image: Image.Image) -> bool:
+    return bool(np.asarray(converted(image, 4))[..., 3].min() < 255)
+
+
+def _colourless(image: Image.Image) -> bool:
+    """Whether the three channels of an RGB image are equal."""
+    pixels = np.asarray(image)
+    return np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 0], pixels[..., 2])
 
 
 def difference_hash(image: Image.Image) -> NDArray[np.uint64]:

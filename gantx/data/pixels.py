@@ -4,14 +4,15 @@ Each image goes through these steps, in this order; docs/data.md describes them 
 
 1. It is rotated according to its EXIF orientation. Of an animation the first frame is used.
 2. The largest centred rectangle of `data.ratio` is cropped: a square if the ratio is 1.
-3. It is converted to 8-bit RGB (`to_rgb`). Colour profiles are ignored.
+3. It is converted to `data.channels`: 8-bit RGB, grey, or RGBA (`converted`). Colour profiles are ignored.
 4. It is resized with Lanczos, which is antialiased in Pillow and keeps the most detail of its filters.
    An image smaller than the resolution is unusable unless `data.allow_upscale` is set.
-5. If the ratio is not 1, it is centred in a black square (gantx.data.crop).
+5. If the ratio is not 1, it is centred in a black square, transparent with alpha (gantx.data.crop).
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import deque
 from collections.abc import Generator
@@ -61,6 +62,47 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def converted(image: Image.Image, channels: int) -> Image.Image:
+    """Convert a decoded image of any mode to grey, RGB, or RGB and straight alpha.
+
+    Grey is the luminance (ITU-R 601-2) of what `to_rgb` makes. With alpha, images without transparency are
+    opaque; pixels that are fully transparent are black, so that nobody learns the colours stored under them.
+
+    Args:
+        image: the image.
+        channels: 1, 3 or 4.
+
+    Raises:
+        ValueError: as `to_rgb`.
+    """
+    if channels == 4:
+        numbers = image.mode[0] in "IF"  # of which Pillow cannot make RGBA
+        layer = image if image.has_transparency_data and not numbers else to_rgb(image)
+        return _canonical(layer.convert("RGBA"))
+    colours = to_rgb(image)
+    return colours.convert("L") if channels == 1 else colours
+
+
+def _canonical(image: Image.Image) -> Image.Image:
+    """An RGBA image whose fully transparent pixels are black."""
+    pixels = np.asarray(image)
+    visible = pixels[..., 3:] > 0
+    return image if visible.all() else Image.fromarray(pixels * visible)
+
+
+def _array_converted(images: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    """As `converted`, for RGB images [..., H, W, 3]: [..., H, W, channels]."""
+    if channels == 3:
+        return images
+    if channels == 4:
+        return np.concatenate([images, np.full_like(images[..., :1], 255)], -1)
+    luminance = images @ _LUMINANCE + 0x8000  # the fixed-point weights of Pillow, so that both agree
+    return (luminance >> 16).astype(np.uint8)[..., None]
+
+
+_LUMINANCE = np.array([19595, 38470, 7471], np.uint32)
+
+
 def _from_integers(values: NDArray[np.integer]) -> Image.Image:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
@@ -75,18 +117,34 @@ def _from_integers(values: NDArray[np.integer]) -> Image.Image:
 
 @dataclass
 class Tally:
-    """Numbers of images that were changed, for the log."""
+    """Numbers of images for the log: those that were changed, and what they had before.
+
+    Attributes:
+        cropped: to the ratio.
+        enlarged: to the resolution.
+        grey: stored as grey.
+        alpha: with a channel or a colour that is transparent.
+    """
 
     cropped: int = 0
     enlarged: int = 0
+    grey: int = 0
+    alpha: int = 0
+
+    def add(self, other: Tally) -> None:
+        """Count the images of another range too."""
+        self.cropped += other.cropped
+        self.enlarged += other.enlarged
+        self.grey += other.grey
+        self.alpha += other.alpha
 
 
 def fit(image: Image.Image | NDArray[np.uint8], data: DataConfig, tally: Tally) -> NDArray[np.uint8]:
-    """Crop, convert and resize one image to uint8 [H, R, 3]; TooSmall if it must not be enlarged to that."""
+    """Crop, convert and resize one image to uint8 [H, R, C]; TooSmall if it must not be enlarged to that."""
     wanted = size_of(data.resolution, data.ratio)
     if isinstance(image, np.ndarray):
         if image.shape[1::-1] == wanted:
-            return image
+            return _array_converted(image, data.channels)
         image = Image.fromarray(image)
     image.load()
     if not image.info.keys().isdisjoint(_ORIENTED) or hasattr(image, "tag_v2"):
@@ -101,10 +159,13 @@ def fit(image: Image.Image | NDArray[np.uint8], data: DataConfig, tally: Tally) 
     if kept != (width, height):
         tally.cropped += 1
         image = image.crop((columns.start, rows.start, columns.stop, rows.stop))
-    image = to_rgb(image)
-    if kept != wanted:
+    tally.grey += image.mode in ("1", "L") or image.mode.startswith("I")
+    tally.alpha += image.has_transparency_data
+    image = converted(image, data.channels)
+    if kept != wanted:  # Pillow weights colours by their alpha
         image = image.resize(wanted, Image.Resampling.LANCZOS)
-    return np.asarray(image)
+        image = _canonical(image) if data.channels == 4 else image
+    return np.asarray(image).reshape(wanted[1], wanted[0], data.channels)
 
 
 _ORIENTED = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
@@ -148,7 +209,7 @@ class Chunk:
     """The usable images of a range of the source.
 
     Attributes:
-        pixels: uint8 [n, 3, R, R].
+        pixels: uint8 [n, C, R, R].
         kept: their indices in the source.
         unusable: the others.
         tally: how many were changed.
@@ -166,9 +227,10 @@ def read_chunk(source: Source, data: DataConfig, start: int, stop: int) -> Chunk
     tally = Tally()
     images = source.read_range(start, stop) if isinstance(source, ReadsRanges) else None
     if images is not None and data.ratio == 1 and images.shape[1:3] == (resolution, resolution):
+        images = _array_converted(images, data.channels)
         return Chunk(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), list(range(start, stop)), [], tally)
-    # What is outside the image stays black.
-    pixels = np.zeros((stop - start, resolution, resolution, 3), np.uint8)
+    # What is outside the image stays black, and transparent.
+    pixels = np.zeros((stop - start, resolution, resolution, data.channels), np.uint8)
     kept: list[int] = []
     unusable: list[Unusable] = []
     for index in range(start, stop):
@@ -191,7 +253,7 @@ def read_chunk(source: Source, data: DataConfig, start: int, stop: int) -> Chunk
 
 def read_all(source: Source, data: DataConfig, total: int) -> Generator[Chunk, None, None]:
     """Chunks of the source in order, decoded ahead in threads if images are large, up to a bound."""
-    length = max(1, min(256, 2**22 // (3 * data.resolution**2)))
+    length = max(1, min(256, 2**22 // math.prod(data.image_shape)))
     workers = min(32, len(cores.allowed())) if source.typical_bytes >= _WORTH_A_THREAD else 1
     ahead: deque[Future[Chunk]] = deque()
     Image.init()

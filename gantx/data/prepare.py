@@ -1,6 +1,6 @@
-"""Prepares images: one uint8 array of square RGB images, computed once and stored in the cache.
+"""Prepares images: one uint8 array of square images, computed once and stored in the cache.
 
-The cache of a set is a folder `prepared/<fingerprint>` with `images.npy` (uint8 [N, 3, R, R]), `labels.npy`
+The cache of a set is a folder `prepared/<fingerprint>` with `images.npy` (uint8 [N, C, R, R]), `labels.npy`
 if it has labels, `meta.json`, and `skipped.txt` if images were skipped. It is written under a temporary name
 and renamed when complete. `meta.json` has digests of the pixels by blocks, of the labels and of itself. They
 are verified when the set is mapped, those of the pixels of a large set before the first image of a block is
@@ -13,6 +13,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -62,7 +63,7 @@ class Prepared:
     """A prepared set of images.
 
     Attributes:
-        images: uint8 [N, 3, R, R], mapped read-only from the cache.
+        images: uint8 [N, C, R, R], mapped read-only from the cache.
         labels: int64 [N] in [0, len(class_names)), or None.
         class_names: names of the labels; empty without labels.
         fingerprint: digest of the source and of the settings of the preparation; name of the cache folder.
@@ -134,7 +135,7 @@ def prepare(
     found = _labels_of(source) if labels else None
     fingerprint = _fingerprint(source, data, files.digest() if files and found else None)
     folder = cache_folder() / "prepared" / fingerprint
-    prepared = _load(folder, data.resolution, source.name)
+    prepared = _load(folder, data.image_shape, source.name)
     origin = "from cache"
     if prepared is None:
         if folder.exists():
@@ -142,7 +143,7 @@ def prepare(
         log(f"data: preparing {source.location} at {_size(data)}")
         started = time.perf_counter()
         _build(source, found, data, folder, log, progress)
-        prepared = _load_patiently(folder, data.resolution, source.name)
+        prepared = _load_patiently(folder, data.image_shape, source.name)
         if prepared is None:
             raise MissingError(f"the prepared images vanished from {folder}: start again")
         origin = f"prepared in {time.perf_counter() - started:.1f} s, cached in {folder}"
@@ -173,7 +174,7 @@ def check(data: DataConfig, *, log: Log, progress: Progress | None = None, label
         raise without_labels(data)
     of_files = files.digest() if files and found else None
     folder = cache_folder() / "prepared" / _fingerprint(source, data, of_files)
-    if (prepared := _load(folder, data.resolution, source.name)) is not None:
+    if (prepared := _load(folder, data.image_shape, source.name)) is not None:
         count = len(prepared.images)
     else:
         total = len(source)
@@ -210,10 +211,11 @@ def require_enough(count: int, data: DataConfig, log: Log) -> None:
 
 
 def _size(data: DataConfig) -> str:
-    """Size of the images, and of their squares if that differs, for the log."""
+    """Size of the images, and of their squares and their channels if these differ, for the log."""
     width, height = size_of(data.resolution, data.ratio)
     side = data.resolution
-    return f"{width}×{height}" + (f" in squares of {side}×{side}" if height != width else "")
+    channels = {1: ", grey", 3: "", 4: ", RGBA"}[data.channels]
+    return f"{width}×{height}" + (f" in squares of {side}×{side}" if height != width else "") + channels
 
 
 # --- the cache --------------------------------------------------------------------------------------------
@@ -227,12 +229,14 @@ def _fingerprint(source: Source, data: DataConfig, labels: str | None = None) ->
     text = f"{source.fingerprint()}/{data.resolution}/{data.on_bad_image}/{data.allow_upscale}"
     if data.ratio != 1:  # so that sets prepared before there were ratios stay valid
         text += f"/{data.ratio!r}"
+    if data.channels != 3:  # likewise, before there were other channels
+        text += f"/channels/{data.channels}"
     if labels is not None:  # likewise, before there were such files
         text += f"/labels/{labels}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _load(folder: Path, resolution: int, name: str) -> Prepared | None:
+def _load(folder: Path, shape: tuple[int, int, int], name: str) -> Prepared | None:
     """The set in `folder`, or None if it is missing, incomplete, or of another version."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
@@ -243,7 +247,7 @@ def _load(folder: Path, resolution: int, name: str) -> Prepared | None:
         size = (folder / "images.npy").stat().st_size
         whole = (
             images.dtype == np.uint8
-            and images.shape == (meta["count"], 3, resolution, resolution)
+            and images.shape == (meta["count"], *shape)
             and size == images.offset + images.nbytes
             and (labels is None or (labels.dtype == np.int64 and labels.shape == images.shape[:1]))
         )
@@ -268,10 +272,10 @@ def _digest(labels: NDArray[np.int64]) -> str:
     return hashlib.sha256(labels.tobytes()).hexdigest()
 
 
-def _load_patiently(folder: Path, resolution: int, name: str) -> Prepared | None:
+def _load_patiently(folder: Path, shape: tuple[int, int, int], name: str) -> Prepared | None:
     """Like `_load`, but wait a second for another process that is replacing the folder."""
     for _ in range(20):
-        if (prepared := _load(folder, resolution, name)) is not None:
+        if (prepared := _load(folder, shape, name)) is not None:
             return prepared
         time.sleep(0.05)
     return None
@@ -289,7 +293,7 @@ def _build(
     total = len(source)  # may download, and raise its own errors
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        needed, free = total * 3 * data.resolution**2, shutil.disk_usage(folder.parent).free
+        needed, free = total * math.prod(data.image_shape), shutil.disk_usage(folder.parent).free
         if needed > free:
             raise MissingError(
                 f"the prepared images take {needed / 1e9:.1f} GB but {folder.parent} has {free / 1e9:.1f} GB "
@@ -297,7 +301,7 @@ def _build(
             )
         with scratch_folder(folder) as beside:
             _write(source, labels, data, total, beside, log, progress)
-            _install(beside, folder, lambda: _load(folder, data.resolution, source.name) is not None)
+            _install(beside, folder, lambda: _load(folder, data.image_shape, source.name) is not None)
     except OSError as problem:
         raise MissingError(
             f"cannot write the prepared images into {folder.parent} ({system_reason(problem)}): free "
@@ -316,7 +320,7 @@ def _write(
 ) -> None:
     # Plain writes: a full disk raises an exception here, but kills a process that writes to a mapped file.
     with (folder / "images.npy").open("wb") as file:
-        _write_header(file, total, data.resolution)
+        _write_header(file, total, data.image_shape)
         body = file.tell()
         blocks = BlockDigests()
 
@@ -327,7 +331,7 @@ def _write(
         found = _read(source, data, total, write, progress)
         file.seek(0)
         # numpy pads the header, so that its size stays the same.
-        _write_header(file, len(found.kept), data.resolution)
+        _write_header(file, len(found.kept), data.image_shape)
         assert file.tell() == body
     class_names = source.class_names if labels is None else labels.names
     numbers = None
@@ -394,8 +398,7 @@ def _read(
             digest.update(chunk.pixels.data)
             kept += chunk.kept
             unusable += chunk.unusable
-            tally.cropped += chunk.tally.cropped
-            tally.enlarged += chunk.tally.enlarged
+            tally.add(chunk.tally)
             if progress is not None:
                 progress(len(kept) + len(unusable), total)
     if unusable and data.on_bad_image == "error":
@@ -416,6 +419,13 @@ def _log_changes(tally: Tally, data: DataConfig, total: int, log: Log) -> None:
     if tally.enlarged:
         least = f"{data.resolution} pixels{at_ratio(data)}"
         log(f"data: {tally.enlarged:,} of {total:,} images are smaller than {least}: enlarged")
+    if tally.alpha and data.channels != 4:
+        log(
+            f"data: {tally.alpha:,} of {total:,} images have transparency: composited over white "
+            "(data.channels=4 keeps it)"
+        )
+    if tally.grey == total and data.channels != 1:
+        log("data: every image is grey: data.channels=1 trains on one channel")
 
 
 def _list(source: Source, unusable: list[Unusable], file: Path) -> None:
@@ -451,8 +461,8 @@ def _refusal(source: Source, data: DataConfig, unusable: list[Unusable], total: 
     )
 
 
-def _write_header(file: BinaryIO, count: int, resolution: int) -> None:
-    header = {"descr": "|u1", "fortran_order": False, "shape": (count, 3, resolution, resolution)}
+def _write_header(file: BinaryIO, count: int, shape: tuple[int, int, int]) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
     np.lib.format.write_array_header_1_0(file, header)
 
 

@@ -116,7 +116,7 @@ class Evaluator:
         if "modes" in settings.metrics and settings.objects != 1:
             raise UsageError(
                 "the metric modes counts the 18 kinds of single shapes: it needs --data shapes with "
-                "data.shapes.objects=1"
+                "data.shapes.objects=1, and their colours (data.channels 3 or 4)"
             )
         if settings.objects == 1:  # for any metrics, so that adding one does not change the protocol
             self._classifier_digest = ModeCount(settings.device).digest
@@ -406,6 +406,7 @@ def _resolve_reference(
         if settings.data is not None:
             data = settings.data
             wanted |= {"resolution": data.resolution, "split": data.split, "ratio": data.ratio}
+            wanted["channels"] = data.channels
         reference.check(known, network, wanted, settings.reference)
         if known.features is None and (lacking := {"kid", "pr", "dc"} & set(settings.metrics)):
             raise UsageError(

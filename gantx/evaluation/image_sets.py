@@ -21,18 +21,26 @@ from torch import Tensor
 
 from gantx.checkpoint import Header
 from gantx.config.schema import DataConfig
-from gantx.data.pixels import to_rgb
+from gantx.data import pixels as data_pixels
 from gantx.data.sources import Source, open_source
 from gantx.errors import DataError
 from gantx.evaluation.precision import full_precision
-from gantx.evaluation.protocols import ratio_stamp
+from gantx.evaluation.protocols import channels_stamp, ratio_stamp
 from gantx.generation import sampling
 from gantx.generation.sampling import Rounding
 from gantx.io.arrays import read_npy
+from gantx.io.channels import to_rgb
 from gantx.models.interfaces import Generator
 from gantx.runtime.seeds import Seeds
 
 LOSSY = (".jpg", ".jpeg", ".webp")
+
+
+# What is done with the images of generators that are not RGB, by their channels.
+AS_RGB: dict[int, tuple[str, ...]] = {
+    1: ("the images are grey: scores are those of the value repeated in RGB",),
+    4: ("the images have transparency: scores are those of the images composited over white",),
+}
 
 
 class ImageSet(Protocol):
@@ -81,7 +89,8 @@ class GeneratedImages:
         batch: int = sampling.BATCH,
         labels: Sequence[int] | None = None,
     ) -> None:
-        self.warnings: tuple[str, ...] = ()
+        channels = generator.image_shape[0]
+        self.warnings = AS_RGB.get(channels, ())
         self.stamp = {
             "images": "generated",
             "n_gen": num,
@@ -91,6 +100,7 @@ class GeneratedImages:
             "truncation": 1.0,
             "precision": "fp32",
             **ratio_stamp(ratio),
+            **channels_stamp(channels),
             **({} if labels is None else {"labels": "as in the training data"}),
         }
         self._labels = labels
@@ -121,7 +131,7 @@ class GeneratedImages:
             if images is None:
                 break
             finite &= images.isfinite().all()
-            yield sampling.quantise(images, self._quantise)
+            yield to_rgb(sampling.quantise(images, self._quantise))
         if not bool(finite):  # read once, because reading synchronises with the device
             raise DataError("the generator gives values that are not finite: score an earlier checkpoint")
 
@@ -249,14 +259,18 @@ class _NpyArray:
             pixels = read_npy(path)
         except (OSError, ValueError) as problem:
             raise DataError(f"{path} is not a readable .npy array of numbers ({problem})") from problem
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or 3 not in (pixels.shape[1], pixels.shape[3]):
+        places = (pixels.shape[1], pixels.shape[3]) if pixels.ndim == 4 else ()
+        if pixels.dtype != np.uint8 or not {1, 3} & set(places):
             raise DataError(
                 f"{path} contains {pixels.dtype} {list(pixels.shape)}, but images are uint8 [N, H, W, 3] or "
                 "[N, 3, H, W] with grey levels 0..255: save them in that form"
             )
         if not len(pixels):
             raise DataError(f"{path} contains no images")
-        self._pixels: NDArray[np.uint8] = pixels if pixels.shape[1] == 3 else pixels.transpose(0, 3, 1, 2)
+        first = pixels.shape[1] == 3 or (pixels.shape[1] == 1 and pixels.shape[3] != 3)
+        self._pixels: NDArray[np.uint8] = pixels if first else pixels.transpose(0, 3, 1, 2)
+        if self._pixels.shape[1] == 1:
+            self.warnings = (f"the images in {path} are grey: the value is repeated in RGB",)
         self.height, self.width = self._pixels.shape[2:]
 
     def __len__(self) -> int:
@@ -265,7 +279,8 @@ class _NpyArray:
     def batches(self, rows: Sequence[int], size: int) -> Iterator[Tensor]:
         """Images by their index in the array."""
         for start in range(0, len(rows), size):
-            yield torch.from_numpy(np.ascontiguousarray(self._pixels[list(rows[start : start + size])]))
+            chosen = np.ascontiguousarray(self._pixels[list(rows[start : start + size])])
+            yield to_rgb(torch.from_numpy(chosen))
 
 
 class _ImageFolder:
@@ -328,7 +343,7 @@ class _ImageFolder:
     def _decode(self, index: int) -> NDArray[np.uint8]:
         try:
             image = self._source.read(index)
-            return np.asarray(to_rgb(image)) if isinstance(image, Image.Image) else image
+            return np.asarray(data_pixels.to_rgb(image)) if isinstance(image, Image.Image) else image
         except Exception as problem:
             raise _unreadable(self._source.identify(index), problem) from problem
 

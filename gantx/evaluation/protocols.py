@@ -94,3 +94,8 @@ def ratio_stamp(ratio: float) -> dict[str, Any]:
     Square images have none, so that their protocols keep the hashes from before other ratios were possible.
     """
     return {} if ratio == 1 else {"ratio": ratio}
+
+
+def channels_stamp(channels: int) -> dict[str, Any]:
+    """The fields of a stamp for images that are scored as RGB, which has the hashes from before others."""
+    return {} if channels == 3 else {"channels": channels}

@@ -25,13 +25,14 @@ from gantx.data.prepare import Prepared
 from gantx.errors import DataError, MissingError, UsageError, first_line
 from gantx.evaluation.features import FeatureNetwork
 from gantx.evaluation.frechet import Gaussian, Moments
-from gantx.evaluation.protocols import Protocol, ratio_stamp
+from gantx.evaluation.protocols import Protocol, channels_stamp, ratio_stamp
 from gantx.generation import sampling
 from gantx.io import sealed
 from gantx.io.arrays import read_npz
 from gantx.io.atomic import replacing
 from gantx.io.byte_names import utf8_path
 from gantx.io.cache import cache_folder
+from gantx.io.channels import to_rgb
 
 FORMAT = "gantx.reference/1"
 KEPT = 50_000  # features stored at most; the moments are always those of all images
@@ -98,6 +99,7 @@ def describe(
         "mirror": protocol.mirror and mirrored,
         "n_ref": min(len(prepared.images), protocol.reference_num or len(prepared.images)),
         **ratio_stamp(ratio),
+        **channels_stamp(prepared.images.shape[1]),
     }
 
 
@@ -165,7 +167,7 @@ def measure(
         pixels = sampling.crop(torch.from_numpy(prepared.images[rows[start:stop]]), stamp.get("ratio", 1.0))
         flipped = torch.from_numpy(flips[start:stop])
         pixels = torch.where(flipped[:, None, None, None], pixels.flip(3), pixels)
-        found = network(pixels.to(device)).features.cpu()
+        found = network(to_rgb(pixels.to(device))).features.cpu()
         moments.add(found)
         first, last = np.searchsorted(kept, (start, stop))
         features[filled : filled + last - first] = found[torch.from_numpy(kept[first:last] - start)]
@@ -210,14 +212,17 @@ def check(reference: Reference, network: FeatureNetwork, wanted: dict[str, Any],
             f"{path} contains statistics of {len(reference.mean)} features, but {network.name} has "
             f"{network.dim}: make new ones with gantx stats"
         )
-    # Statistics of gantx without a ratio are of squares; those of other tools record nothing.
-    stamp = reference.stamp if reference.count is None else {"ratio": 1.0, **reference.stamp}
+    # Statistics of gantx without these are of RGB squares; those of other tools record nothing.
+    stamp = reference.stamp if reference.count is None else {"ratio": 1.0, "channels": 3, **reference.stamp}
     for field, ours in {"weights_sha256": network.digest, "resize": network.resize, **wanted}.items():
         theirs = stamp.get(field, ours)
         if theirs != ours:
+            name, option = field.partition("_")[0], ""
+            if field == "channels":
+                name, option = "number of channels", f" --channels {ours}"
             raise UsageError(
-                f"{path} was made with another {field.partition('_')[0]} ({theirs}, here {ours}), so scores "
-                "would not be comparable: make new statistics with gantx stats"
+                f"{path} was made with another {name} ({theirs}, here {ours}), so scores would not be "
+                f"comparable: make new statistics with gantx stats{option}"
             )
 
 

@@ -242,4 +242,4 @@ def _applicable(metrics: tuple[str, ...], data: DataConfig, request: Request) ->
 
 
 def _objects(data: DataConfig) -> int | None:
-    return data.shapes.objects if data.source == "shapes" else None
+    return data.shapes.objects if data.source == "shapes" and data.channels != 1 else None

@@ -235,6 +235,10 @@ def _metadata(header: Header, request: Request) -> dict[str, str]:
     return metadata
 
 
+# What the channels of images are that are not RGB.
+_CHANNELS = {1: {"channels": "grey"}, 4: {"channels": "red, green, blue, alpha (not premultiplied)"}}
+
+
 def _interface(exported: ExportedGenerator) -> dict[str, Any]:
     """Names, types, shapes and ranges of input and output."""
     generator, truncation = exported.generator, exported.truncation
@@ -250,6 +254,7 @@ def _interface(exported: ExportedGenerator) -> dict[str, Any]:
             "type": "uint8" if exported.pixels == "uint8" else "float32",
             "shape": ["batch", *exported.image_shape],
             "values": RANGES[exported.pixels],
+            **_CHANNELS.get(exported.image_shape[0], {}),
         },
         "truncation": None if truncation is None else truncation._asdict(),
         "noise": "at its stored value" if generator.noise_spec(1) else None,

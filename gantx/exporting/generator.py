@@ -29,9 +29,9 @@ class ExportedGenerator(nn.Module):
             rounds.
 
     Attributes:
-        image_shape: (3, H, W) of the output.
+        image_shape: (C, H, W) of the output.
 
-    Shapes: z float32 [B, *latent_shape] -> [B, 3, H, W].
+    Shapes: z float32 [B, *latent_shape] -> [B, C, H, W].
 
     Raises:
         UsageError: truncation of a network without styles, or of more layers than it has.
@@ -58,7 +58,7 @@ class ExportedGenerator(nn.Module):
             truncate(styled, torch.zeros(1, *style_shape(generator)), *truncation)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Latents z to images [B, 3, H, W] in the range of `pixels`."""
+        """Latents z to images [B, C, H, W] in the range of `pixels`."""
         if self.truncation is None:
             return self._finished(self.generator(z))
         assert isinstance(self.generator, StyleBased)
@@ -86,10 +86,10 @@ class Morph(nn.Module):
         rounded: as in `ExportedGenerator`.
 
     Attributes:
-        image_shape: (3, H, W) of the output.
+        image_shape: (C, H, W) of the output.
 
     Shapes: start, end float32 [B, *latent_shape]; along [B] in 0..1; truncation [B], only for networks with
-        styles -> uint8 [B, 3, H, W].
+        styles -> uint8 [B, C, H, W].
     """
 
     def __init__(self, generator: Generator, *, ratio: float = 1.0, rounded: bool = True) -> None:
@@ -117,7 +117,7 @@ class Morph(nn.Module):
 
 
 def as_pixels(images: Tensor, pixels: Pixels, rounded: bool = True) -> Tensor:
-    """Convert images [B, 3, H, W] in [-1, 1] to the range of `pixels`; see `ExportedGenerator`."""
+    """Convert images [B, C, H, W] in [-1, 1] to the range of `pixels`; see `ExportedGenerator`."""
     if pixels == "float":
         return images
     if pixels == "unit":

@@ -159,7 +159,7 @@ def card(header: Header, license_: str, scores: Sequence[Result]) -> str:
     config, kimg = header.config, f"{header.images / 1000:g}"
     side, family = config.generator.resolution, config.generator.family
     width, height = size_of(side, config.data.ratio)
-    size = f"{width}×{height}"
+    size = f"{width}×{height}" + {1: " grey", 3: "", 4: " RGBA"}[config.data.channels]
     number, name = header.data.get("images"), header.data.get("name", "unknown")
     of = markdown_code(str(name))
     images = f"{number:,} of {of}" if number else of

@@ -26,6 +26,7 @@ from gantx.generation import sampling
 from gantx.generation.latents import spec_of_one
 from gantx.generation.truncation import Truncation, require_styles, truncate
 from gantx.io import figures, sheets
+from gantx.io.channels import to_rgb
 from gantx.io.sheets import Box, Cell, ColourBar, Sheet, Swatches
 from gantx.models import interfaces
 from gantx.models.layers.attention_maps import SelfAttention, attention_variances
@@ -213,8 +214,8 @@ def observe(
         device: where the generator is.
 
     Returns:
-        Image uint8 [1, 3, H, W], not cropped; by layer, attention [1, h, m, S, S] to latents or [1, h, S, S]
-        of the query position to all positions.
+        Image uint8 [1, 3, H, W], in RGB and not cropped; by layer, attention [1, h, m, S, S] to latents or
+        [1, h, S, S] of the query position to all positions.
 
     Raises:
         UsageError: truncation of a network without styles, or an unknown layer.
@@ -237,7 +238,8 @@ def observe(
                 f"{', '.join(maps)}"
             )
         maps = {view.layer: maps[view.layer]}
-    return sampling.quantise(images).cpu(), {name: attention.cpu() for name, attention in maps.items()}
+    shown = to_rgb(sampling.quantise(images)).cpu()
+    return shown, {name: attention.cpu() for name, attention in maps.items()}
 
 
 _QUERIES = 16  # rows and columns of query positions among which the default is chosen

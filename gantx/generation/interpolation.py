@@ -237,7 +237,7 @@ def generate(
         ratio: height / width to which images are cropped; see `sampling.crop`.
 
     Yields:
-        uint8 [paths, 3, H, W] on the CPU for every frame.
+        uint8 [paths, C, H, W] on the CPU for every frame.
     """
     paths = len(walk.seeds)
     waiting: list[Tensor] = []
@@ -253,7 +253,7 @@ def generate(
 def _render(
     generator: interfaces.Generator, walk: Walk, points: Sequence[Point], device: torch.device
 ) -> Tensor:
-    """Float images [B, 3, H, W] of B points."""
+    """Float images [B, C, H, W] of B points."""
     seeds = sorted({seed for point in points for seed in (point.start, point.end)})  # usually two
     q: Any = for_seeds(spec_of_one(generator), seeds, device)
     row = {seed: index for index, seed in enumerate(seeds)}

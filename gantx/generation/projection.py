@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from gantx.data.pixels import converted
 from gantx.errors import MissingError, UsageError
 from gantx.evaluation import inception_weights
 from gantx.evaluation.assets import ASSETS, locate
@@ -27,6 +29,7 @@ from gantx.generation.latents import style_shape, whole_number
 from gantx.generation.truncation import require_styles
 from gantx.io import sealed
 from gantx.io.atomic import replacing
+from gantx.io.channels import to_rgb
 from gantx.io.decoding import decoded
 from gantx.models import interfaces
 from gantx.runtime.random import Draw, Spec, for_seeds
@@ -57,11 +60,11 @@ class Projection(NamedTuple):
 
 
 def read_target(path: Path, image_shape: tuple[int, int, int]) -> Tensor:
-    """Read an image, resized and centre-cropped to the size of a generator: uint8 [3, H, W].
+    """Read an image, resized and centre-cropped to the size of a generator: uint8 [C, H, W].
 
     Args:
         path: of the image.
-        image_shape: (3, H, W); see `sampling.cropped_shape`.
+        image_shape: (C, H, W); see `sampling.cropped_shape`.
 
     Raises:
         MissingError: there is no such file.
@@ -69,18 +72,19 @@ def read_target(path: Path, image_shape: tuple[int, int, int]) -> Tensor:
     """
     if not path.is_file():
         raise MissingError(f"there is no image at {path}")
-    _, height, width = image_shape
+    channels, height, width = image_shape
+    convert = partial(converted, channels=channels)
     try:
         content = path.read_bytes()
     except OSError as problem:
         raise MissingError(f"cannot read {path}: {problem.strerror or problem}") from problem
-    image, _ = decoded(content, str(path))
-    fitted = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
+    image, _ = decoded(content, str(path), convert)
+    fitted = convert(ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS))
+    return torch.from_numpy(np.array(fitted).reshape(height, width, channels)).permute(2, 0, 1)
 
 
 def inception_features(weights: Path | None, device: torch.device) -> Features:
-    """Inception's pooled features of images [B, 3, H, W] in [-1, 1] as a function with gradients.
+    """Inception's pooled features of images [B, C, H, W] in [-1, 1] as a function with gradients.
 
     Args:
         weights: file of NVIDIA's TorchScript Inception; None to look in the usual places.
@@ -94,7 +98,7 @@ def inception_features(weights: Path | None, device: torch.device) -> Features:
     network = inception_weights.load(located.path, "clean", digest=located.digest).to(device)
 
     def features(images: Tensor) -> Tensor:
-        pixels = clean_by_matrix((images + 1) * 127.5).clamp(0, 255)
+        pixels = clean_by_matrix(to_rgb((images + 1) * 127.5)).clamp(0, 255)
         found: Tensor = network(pixels)[0]  # [B, 2048]
         return found
 
@@ -120,7 +124,7 @@ def project(
 
     Args:
         generator: a network of `gantx.models`, on `device`, whose parameters require no gradients.
-        target: uint8 [3, H, W] of the size of the generator's cropped images.
+        target: uint8 [C, H, W] of the size of the generator's cropped images.
         device: where the generator is.
         space: `z`; `w`, one style for all layers; `w+`, one per layer; None for w+ if the network has styles,
             else z.
@@ -128,7 +132,7 @@ def project(
         starts: number of latents that are optimized in parallel.
         seed: of the first candidate.
         rate: learning rate in units of the latents' standard deviation; with warm-up and decay to zero.
-        features: a differentiable function of images [B, 3, H, W] in [-1, 1]; None for pixels alone.
+        features: a differentiable function of images [B, C, H, W] in [-1, 1]; None for pixels alone.
         feature_weight: weight of the feature distance, relative to the pixel distance of the starts.
         ratio: height / width to which images are cropped for the comparison; see `sampling.crop`.
         progress: receives (done, steps).
@@ -142,7 +146,7 @@ def project(
     if tuple(target.shape) != (size := sampling.cropped_shape(generator, ratio)):
         raise UsageError(f"the target is {list(target.shape)}, but images of this generator are {list(size)}")
     chosen = _space(generator, space)
-    wanted = target.to(device)[None] / 127.5 - 1  # [1, 3, H, W]
+    wanted = target.to(device)[None] / 127.5 - 1  # [1, C, H, W]
     aim = None if features is None else features(wanted).detach()
     network: Callable[[Tensor], Tensor] = generator
     if chosen != "z":
@@ -197,7 +201,7 @@ def project(
 
 
 def pixel_distance(images: Tensor, target: Tensor) -> Tensor:
-    """Mean squared difference of images [B, 3, H, W] from a target [1, 3, H, W], averaged over scales: [B].
+    """Mean squared difference of images [B, C, H, W] from a target [1, C, H, W], averaged over scales: [B].
 
     Every scale has half the resolution of the one before. Where shapes do not overlap yet, only coarse scales
     have a useful gradient.

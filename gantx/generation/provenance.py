@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from gantx import checkpoint
@@ -25,6 +26,7 @@ from gantx.generation.latents import parse_seeds, whole_number
 from gantx.generation.sampling import Weights
 from gantx.generation.truncation import Truncation, parse_truncation
 from gantx.io import archives, imaging, sheets
+from gantx.io.channels import extended, to_rgb
 from gantx.io.decoding import JPEG, decoded
 from gantx.models.interfaces import Generator
 from gantx.version import __version__
@@ -68,7 +70,7 @@ class Picture:
 
     Attributes:
         name: of the file.
-        pixels: uint8 [3, H, W]; a grid of images is one picture.
+        pixels: uint8 [3 or 4, H, W]; a grid of images is one picture.
         seeds: of its images, in reading order.
         digest: SHA-256 of the weights; "" if it is not recorded, as in pictures written during training.
         images: number of real images shown to the discriminator before, or None.
@@ -95,7 +97,7 @@ class Comparison:
 
     Attributes:
         name: of the file.
-        regenerated: uint8 [3, H, W].
+        regenerated: uint8 [3 or 4, H, W].
         largest: largest difference of a value, in grey levels.
         differing: fraction of the values that differ.
     """
@@ -286,7 +288,9 @@ def _compared(picture: Picture, images: Tensor) -> Comparison:
             f"{picture.name} is {picture.pixels.shape[2]}x{picture.pixels.shape[1]} pixels, not a grid of "
             f"{count} images of {width}x{height}: it was cut or resized"
         )
-    images = sheets.enlarged(images, picture.scale)
+    channels = picture.pixels.shape[0]
+    shown = to_rgb(images) if channels == 3 else images  # an opaque picture may be stored without alpha
+    images = torch.stack([extended(image, channels) for image in sheets.enlarged(shown, picture.scale)])
     if picture.labels:  # their letters depend on the version of a font: only images are compared
         regenerated = picture.pixels.clone()
         for index, image in enumerate(images):
@@ -304,8 +308,12 @@ def _weights_of(header: Header, digest: str) -> Weights | None:
     return next((weights for weights, part in _PART.items() if header.digests.get(part) == digest), None)
 
 
+def _with_alpha_kept(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGBA" else image.convert("RGB")
+
+
 def _read(name: str, data: bytes) -> Picture:
-    image, text = decoded(data, name)
+    image, text = decoded(data, name, _with_alpha_kept)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     said = {key[len("gantx:") :] for key in text if key.startswith("gantx:")}
     if not said:

@@ -65,7 +65,7 @@ def open_generator(target: Path, device: torch.device, weights: Weights = "ema")
     part = "generator_ema" if weights == "ema" else "generator"
     if part in header.digests:  # else reading the part says that it is absent
         check_size(header, part)
-    network = models.build_to_load(header.config.generator).to(device)
+    network = models.build_to_load(header.config.generator, header.config.data.channels).to(device)
     checkpoint.load_into(network, checkpoint.read_part(header, part, device), header.path)
     return network.eval().requires_grad_(False), header
 
@@ -74,7 +74,7 @@ def check_size(header: Header, part: str) -> None:
     """CheckpointError when a checkpoint describes a network of more weights than it has in `part`."""
     section = header.config.discriminator if part == "discriminator" else header.config.generator
     try:
-        bounded.check_within(section, checkpoint.numbers_in(header, part))
+        bounded.check_within(section, checkpoint.numbers_in(header, part), header.config.data.channels)
     except bounded.TooLargeError as problem:
         raise CheckpointError(f"{header.path} has a damaged header: {problem}") from problem
 
@@ -133,7 +133,7 @@ def sample(
         labels: one per image, for a conditional generator.
 
     Yields:
-        uint8 [n, 3, H, W] on the CPU, in the order of the seeds.
+        uint8 [n, C, H, W] on the CPU, in the order of the seeds.
 
     Raises:
         UsageError: truncation of a network without styles, or no labels for a conditional one.
@@ -217,7 +217,7 @@ def generate(
     log: Log = to_log,
     labels: Sequence[int] | None = None,
 ) -> Iterator[Tensor]:
-    """As `sample`, but yields the generator's output: float [n, 3, H, W], nominally [-1, 1], on `device`."""
+    """As `sample`, but yields the generator's output: float [n, C, H, W], nominally [-1, 1], on `device`."""
     spec, pinned = spec_of_one(generator), device.type == "cuda"
     require_labels(generator, labels)
 
@@ -266,7 +266,7 @@ def from_latents(
         labels: int64 [N], for latents of a conditional generator; styles need none.
 
     Yields:
-        float [n, 3, H, W], nominally in [-1, 1], on `device`.
+        float [n, C, H, W], nominally in [-1, 1], on `device`.
     """
     styles = tuple(latents.shape[1:]) != tuple(generator.latent_shape)
     if not styles:
@@ -310,7 +310,7 @@ def crop(images: Tensor, ratio: float) -> Tensor:
 
 
 def cropped_shape(generator: Generator, ratio: float) -> tuple[int, int, int]:
-    """(3, H, W) of a generator's images after cropping."""
+    """(C, H, W) of a generator's images after cropping."""
     channels, height, width = generator.image_shape
     rows, columns = rectangle(height, width, ratio)
     return channels, rows.stop - rows.start, columns.stop - columns.start
@@ -323,7 +323,7 @@ def render(
     truncation: Truncation | None,
     labels: Tensor | None = None,
 ) -> Tensor:
-    """Latents [B, *latent_shape] to float images [B, 3, H, W], optionally with truncated styles."""
+    """Latents [B, *latent_shape] to float images [B, C, H, W], optionally with truncated styles."""
     given = {"labels": labels} if generator.classes and labels is not None else {}
     if truncation is None:
         return generator(z, noise, **given)
@@ -336,13 +336,13 @@ def quantise(images: Tensor, rule: Rounding = "round") -> Tensor:
     """Convert images in [-1, 1] to grey levels 0..255.
 
     Args:
-        images: float [B, 3, H, W].
+        images: float [B, C, H, W].
         rule: `round` to the nearest level, halves upwards, as StyleGAN and most others do; `truncate`
             towards zero, as TransGAN's test script does, which darkens by half a level on average; `none`
             does not round.
 
     Returns:
-        uint8 [B, 3, H, W], or float32 for `none`.
+        uint8 [B, C, H, W], or float32 for `none`.
     """
     images = images.float()
     if rule == "none":

@@ -61,7 +61,7 @@ def table(
         ratio: height / width to which images are cropped; see `sampling.crop`.
 
     Returns:
-        uint8 [(1 + rows)·(1 + columns), 3, H, W] in reading order: a white image and the images of the
+        uint8 [(1 + rows)·(1 + columns), C, H, W] in reading order: a white image and the images of the
         columns; then for every row its image and its mixtures. Images of single seeds equal those of
         `sampling.sample`.
 

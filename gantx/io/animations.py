@@ -22,6 +22,7 @@ from PIL import Image
 from gantx.errors import MissingError, UsageError
 from gantx.io import figures, imaging, sheets
 from gantx.io.atomic import replacing
+from gantx.io.channels import to_rgb
 
 if TYPE_CHECKING:  # outputs are checked before torch is imported
     from torch import Tensor
@@ -73,7 +74,7 @@ def save(
 
     Args:
         path: the file or folder to write.
-        frames: uint8 [n, 3, H, W] each, n images side by side.
+        frames: uint8 [n, C, H, W] each, n images side by side.
         count: number of frames.
         shape: (columns, rows) of the grid of images in a frame.
         fps: frames per second.
@@ -139,10 +140,6 @@ def _strip(
     return sheets.lay_out(sheets.Sheet(cells, count, scale))
 
 
-def _to_pillow(sheet: Tensor) -> Image.Image:
-    return Image.fromarray(sheet.permute(1, 2, 0).contiguous().numpy())
-
-
 def _ticks(fps: int, per_second: int) -> Iterator[int]:
     """Durations of frames in whole ticks; their rounding errors do not add up."""
     ends = (round(frame * per_second / fps) for frame in itertools.count())
@@ -170,7 +167,7 @@ def _write_gif(
 def _gif_image(sheet: Tensor) -> bytes:
     """Image descriptor, local colour table and encoded pixels of a frame."""
     buffer = io.BytesIO()
-    _to_pillow(sheet).quantize(256).save(buffer, "GIF", interlace=False)
+    figures.to_pillow(figures.opaque(sheet)).quantize(256).save(buffer, "GIF", interlace=False)
     data = buffer.getvalue()
     size = data[10] & 0x07  # 2^(size + 1) colours
     offset = 13 + (6 << size)
@@ -233,18 +230,25 @@ def _write_webp(
     for index, (sheet, duration) in enumerate(zip(sheets, _ticks(fps, 1000), strict=False)):
         sides = _three_bytes(sheet.shape[2] - 1) + _three_bytes(sheet.shape[1] - 1)
         if index == 0:
-            _riff_chunk(file, b"VP8X", b"\x0a\0\0\0" + sides)  # is animated and has EXIF data
+            alpha = 0x10 if sheet.shape[0] == 4 else 0
+            _riff_chunk(file, b"VP8X", bytes([0x0A | alpha, 0, 0, 0]) + sides)  # is animated, has EXIF data
             _riff_chunk(file, b"ANIM", b"\xff\xff\xff\xff\0\0")  # on white, repeat forever
         buffer = io.BytesIO()
-        _to_pillow(sheet).save(buffer, "WEBP", quality=_WEBP_QUALITY)
+        figures.to_pillow(sheet).save(buffer, "WEBP", quality=_WEBP_QUALITY)
         frame = bytes(6) + sides + _three_bytes(duration) + b"\x02"  # replaces what was there
-        _riff_chunk(file, b"ANMF", frame + buffer.getvalue()[12:])
+        _riff_chunk(file, b"ANMF", frame + _webp_image(buffer.getvalue()))
     exif = Image.Exif()
     exif[0x010E] = figures.described(text)  # ImageDescription
     _riff_chunk(file, b"EXIF", exif.tobytes().removeprefix(b"Exif\0\0"))
     size = file.tell() - 8
     file.seek(4)
     file.write(struct.pack("<I", size))
+
+
+def _webp_image(data: bytes) -> bytes:
+    """The chunks of a WebP that hold the pixels; with alpha, a header comes before them."""
+    content = data[12:]
+    return content[18:] if content.startswith(b"VP8X") else content
 
 
 def _riff_chunk(file: BinaryIO, name: bytes, data: bytes) -> None:
@@ -282,7 +286,7 @@ def _write_mp4(path: Path, sheets: Iterator[Tensor], fps: int, text: Mapping[str
                 stream = container.add_stream("libx264", rate=fps, options={"crf": "16"})
                 stream.width, stream.height = width + width % 2, height + height % 2
                 stream.pix_fmt = "yuv420p"  # most widely supported: one colour for 2x2 pixels
-            even = F.pad(sheet, (0, width % 2, 0, height % 2), value=255)
+            even = F.pad(to_rgb(sheet), (0, width % 2, 0, height % 2), value=255)
             frame = av.VideoFrame.from_ndarray(even.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
             container.mux(stream.encode(frame))
         assert stream is not None

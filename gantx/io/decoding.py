@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import zlib
+from collections.abc import Callable
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -65,12 +66,15 @@ def open_image(content: bytes) -> Image.Image:
     return image
 
 
-def decoded(content: bytes, name: str) -> tuple[Image.Image, dict[str, str]]:
-    """An image in RGB, turned upright as its EXIF data say, and its texts by keyword.
+def decoded(
+    content: bytes, name: str, convert: Callable[[Image.Image], Image.Image]
+) -> tuple[Image.Image, dict[str, str]]:
+    """An image, turned upright as its EXIF data say and converted, and its texts by keyword.
 
     Args:
         content: the content of the file.
         name: of the file, for the message.
+        convert: to the mode that is wanted.
 
     Raises:
         DataError: the content is not an image of one of `FORMATS`, is damaged, or has too many pixels.
@@ -79,7 +83,7 @@ def decoded(content: bytes, name: str) -> tuple[Image.Image, dict[str, str]]:
         image = open_image(content)
         image.load()
         text = text_of(image)
-        return ImageOps.exif_transpose(image).convert("RGB"), text
+        return convert(ImageOps.exif_transpose(image)), text
     except Exception as problem:  # a broken file makes decoders raise almost anything
         reason = " ".join(str(problem).split()) or type(problem).__name__
         raise DataError(f"cannot read the image {name}: {reason}") from problem

@@ -1,7 +1,8 @@
 """Files of single pictures: PNG, JPEG, WebP, and PDF and SVG through matplotlib, an extra.
 
 Each file describes the origin of its picture: PNG in text chunks, JPEG and WebP in the EXIF description, PDF
-in its keywords, SVG in its description. PNG and WebP store the exact pixels.
+in its keywords, SVG in its description. PNG and WebP store the exact pixels and alpha; elsewhere transparent
+images are composited over white.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from PIL import Image, PngImagePlugin
 
 from gantx.errors import MissingError, UsageError
 from gantx.io.atomic import replacing
+from gantx.io.channels import to_rgb
 from gantx.io.decoding import DESCRIPTION, MOST_PIXELS
 from gantx.io.sheets import Drawing
 
@@ -101,37 +103,45 @@ def save(path: Path, drawing: Drawing, text: Mapping[str, str]) -> None:
 
 
 def encode(image: Tensor, suffix: str, text: Mapping[str, str]) -> bytes:
-    """One image uint8 [3, H, W] as the bytes of a .png, .jpg, .jpeg or .webp file."""
+    """One image uint8 [C, H, W] as the bytes of a .png, .jpg, .jpeg or .webp file."""
     if suffix == ".png":
         return encode_png(image, text)
     exif = Image.Exif()
     exif[DESCRIPTION] = described(text)
     buffer = io.BytesIO()
-    pixels = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     if suffix == ".webp":
-        pixels.save(buffer, "WEBP", lossless=True, exact=True, exif=exif)
+        to_pillow(image).save(buffer, "WEBP", lossless=True, exact=True, exif=exif)
     else:  # colours at full resolution: small pictures are enlarged to squares of one colour
-        pixels.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0, exif=exif)
+        to_pillow(opaque(image)).save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0, exif=exif)
     return buffer.getvalue()
 
 
 def encode_png(image: Tensor, text: Mapping[str, str]) -> bytes:
-    """One image uint8 [3, H, W] as PNG bytes with text chunks."""
+    """One image uint8 [C, H, W] as PNG bytes with text chunks."""
     chunks = PngImagePlugin.PngInfo()
     for key, value in text.items():
         chunks.add_text(key, value)
     buffer = io.BytesIO()
     # Z_RLE, which zlib has for PNGs: as small as the default on photographs, in a third of the time.
-    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(
-        buffer, "PNG", pnginfo=chunks, compress_type=zlib.Z_RLE
-    )
+    to_pillow(image).save(buffer, "PNG", pnginfo=chunks, compress_type=zlib.Z_RLE)
     return buffer.getvalue()
 
 
 def write_png(path: Path, image: Tensor, text: Mapping[str, str]) -> None:
-    """Write one image uint8 [3, H, W] as a PNG with text chunks; MissingError when it cannot be written."""
+    """Write one image uint8 [C, H, W] as a PNG with text chunks; MissingError when it cannot be written."""
     with replacing(path) as beside:
         beside.write_bytes(encode_png(image, text))
+
+
+def to_pillow(image: Tensor) -> Image.Image:
+    """One image uint8 [C, H, W] in Pillow's mode L, RGB or RGBA."""
+    pixels = image.permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def opaque(image: Tensor) -> Tensor:
+    """An image uint8 [C, H, W] for a format without alpha: what is transparent is composited over white."""
+    return to_rgb(image) if image.shape[0] == 4 else image
 
 
 def described(text: Mapping[str, str]) -> str:
@@ -159,7 +169,7 @@ def _vector(drawing: Drawing, suffix: str, text: Mapping[str, str]) -> bytes:
     for order, (x, y, pixels) in enumerate(drawing.images):
         _, height, width = pixels.shape
         axes.imshow(
-            pixels.permute(1, 2, 0).numpy(),
+            to_rgb(pixels).permute(1, 2, 0).numpy(),
             extent=(x, x + width, y + height, y),
             interpolation="none",
             zorder=1 + order / (1 + len(drawing.images)),

@@ -46,7 +46,7 @@ _TOGETHER = 1 << 15  # pixels that a thread encodes at a time: small images are 
 
 
 class _Group(NamedTuple):
-    """Images that one thread encodes: uint8 [n, 3, H, W], and the number of each."""
+    """Images that one thread encodes: uint8 [n, C, H, W], and the number of each."""
 
     images: Tensor
     numbers: Sequence[int]
@@ -93,13 +93,13 @@ def grid(images: Tensor, columns: int, rows: int, gap: int = GAP) -> Tensor:
     """Arrange images in a grid on white.
 
     Args:
-        images: uint8 [N, 3, H, W].
+        images: uint8 [N, C, H, W].
         columns: images per row.
         rows: number of rows; positions beyond N stay white.
         gap: pixels between images.
 
     Returns:
-        uint8 [3, rows·(H+gap) − gap, columns·(W+gap) − gap].
+        uint8 [C, rows·(H+gap) − gap, columns·(W+gap) − gap].
     """
     count, channels, height, width = images.shape
     sheet = images.new_full((columns * rows, channels, height + gap, width + gap), 255)
@@ -152,7 +152,7 @@ def require_room(path: Path, count: int, shape: Sequence[int], itemsize: int = 1
     Args:
         path: the file or folder to write.
         count: number of images.
-        shape: of one image, (3, H, W).
+        shape: of one image, (C, H, W).
         itemsize: bytes of a value.
         scale: factor by which images are enlarged in a grid.
 
@@ -222,13 +222,13 @@ def save_images(
     """Save generated images in the format given by the suffix.
 
     A picture (`figures.SUFFIXES`) is a grid, `.zip` an archive of PNGs (not compressed again), `.npy` an
-    array [N, H, W, 3] of the type of the batches, and a name without a suffix a folder of PNGs. Single images
+    array [N, H, W, C] of the type of the batches, and a name without a suffix a folder of PNGs. Single images
     are called `seed-000007.png`. Memory stays constant, except for grids. Images of a folder are not flushed
     to the disk one by one, which would be slow: a power cut may lose some of them.
 
     Args:
         path: the file or folder to write.
-        batches: uint8 [n, 3, H, W] in the order of `seeds`; any type for `.npy`.
+        batches: uint8 [n, C, H, W] in the order of `seeds`; any type for `.npy`.
         seeds: one number per image.
         text: where the images come from; the number is added.
         shape: (columns, rows) of a grid.
@@ -301,7 +301,7 @@ def _save_grid(
 
 
 def _write_array(file: BinaryIO, batches: Iterable[Tensor], count: int) -> None:
-    """Write images [n, 3, H, W] as one array [count, H, W, 3] in the format of `np.save`, batch by batch."""
+    """Write images [n, C, H, W] as one array [count, H, W, C] in the format of `np.save`, batch by batch."""
     written = 0
     for batch in batches:
         rows = batch.permute(0, 2, 3, 1).contiguous().numpy()

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from gantx.io.channels import extended
+
 if TYPE_CHECKING:  # outputs are checked before torch is imported
     from torch import Tensor
 
@@ -47,7 +49,7 @@ class Cell(NamedTuple):
     """One place of a sheet.
 
     Attributes:
-        pixels: uint8 [3, H, W], the same size in all cells.
+        pixels: uint8 [C, H, W], the same size in all cells.
         caption: text above it.
         box: a rectangle to be framed.
     """
@@ -179,13 +181,15 @@ class Drawing:
     texts: list[Text] = field(default_factory=list)
 
     def pixels(self) -> Tensor:
-        """The drawing as uint8 [3, height, width]."""
+        """The drawing as uint8 [C, height, width], with as many channels as its images and texts need."""
         import torch
 
-        sheet = torch.full((3, self.height, self.width), 255, dtype=torch.uint8)
+        marked = bool(self.rectangles or self.texts)
+        channels = max(3 if marked else 1, *(placed.pixels.shape[0] for placed in self.images))
+        sheet = torch.full((channels, self.height, self.width), 255, dtype=torch.uint8)
         for x, y, pixels in self.images:
-            sheet[:, y : y + pixels.shape[1], x : x + pixels.shape[2]] = pixels
-        if not self.rectangles and not self.texts:
+            sheet[:, y : y + pixels.shape[1], x : x + pixels.shape[2]] = extended(pixels, channels)
+        if not marked:
             return sheet
         canvas = Image.fromarray(sheet.permute(1, 2, 0).contiguous().numpy())
         pen = ImageDraw.Draw(canvas)

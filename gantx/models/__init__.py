@@ -27,7 +27,7 @@ from gantx.models.interfaces import Discriminator, Generator
 from gantx.runtime.precision import float32_parameters
 from gantx.runtime.random import global_state_kept
 
-_NETWORKS: dict[type[Section], Callable[[Any], Generator | Discriminator]] = {
+_NETWORKS: dict[type[Section], Callable[[Any, int], Generator | Discriminator]] = {
     TransGANGeneratorConfig: transgan.Generator,
     TransGAN2GeneratorConfig: transgan2.Generator,
     ViTGANGeneratorConfig: vitgan.Generator,
@@ -44,28 +44,32 @@ _NETWORKS: dict[type[Section], Callable[[Any], Generator | Discriminator]] = {
 
 
 @overload
-def build(section: GeneratorConfig) -> Generator: ...
+def build(section: GeneratorConfig, channels: int = 3) -> Generator: ...
 @overload
-def build(section: DiscriminatorConfig) -> Discriminator: ...
+def build(section: DiscriminatorConfig, channels: int = 3) -> Discriminator: ...
 @overload
-def build(section: Section) -> Generator | Discriminator: ...
-def build(section: Section) -> Generator | Discriminator:
+def build(section: Section, channels: int = 3) -> Generator | Discriminator: ...
+def build(section: Section, channels: int = 3) -> Generator | Discriminator:
     """Build the network that a `generator:` or `discriminator:` section describes, in float32.
 
     Its weights are drawn from torch's global generator, which the caller seeds; see `build_to_load`.
+
+    Args:
+        section: of the network.
+        channels: of its images, `data.channels`.
     """
     with float32_parameters():
-        found: Generator | Discriminator = _NETWORKS[type(section)](section)
+        found: Generator | Discriminator = _NETWORKS[type(section)](section, channels)
     return found
 
 
 @overload
-def build_to_load(section: GeneratorConfig) -> Generator: ...
+def build_to_load(section: GeneratorConfig, channels: int = 3) -> Generator: ...
 @overload
-def build_to_load(section: DiscriminatorConfig) -> Discriminator: ...
+def build_to_load(section: DiscriminatorConfig, channels: int = 3) -> Discriminator: ...
 @overload
-def build_to_load(section: Section) -> Generator | Discriminator: ...
-def build_to_load(section: Section) -> Generator | Discriminator:
+def build_to_load(section: Section, channels: int = 3) -> Generator | Discriminator: ...
+def build_to_load(section: Section, channels: int = 3) -> Generator | Discriminator:
     """As `build`, for weights that are loaded next: torch's global generator is left as it was."""
     with global_state_kept():
-        return build(section)
+        return build(section, channels)

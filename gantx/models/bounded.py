@@ -23,12 +23,13 @@ class TooLargeError(ValueError):
     """A network has more weights than its file."""
 
 
-def check_within(section: Section, numbers: int) -> None:
+def check_within(section: Section, numbers: int, channels: int = 3) -> None:
     """Check the size of the network that a section from a file describes.
 
     Args:
         section: the section.
         numbers: weights and saved buffers that the file contains.
+        channels: of the images, `data.channels`.
 
     Raises:
         TooLargeError: the network has more weights, or buffers of more than `MOST_COMPUTED` numbers beside.
@@ -58,7 +59,7 @@ def check_within(section: Section, numbers: int) -> None:
     ]
     try:
         with torch.device("meta"):
-            models.build(section)
+            models.build(section, channels)
     finally:
         for hook in hooks:
             hook.remove()

@@ -28,19 +28,20 @@ class Discriminator(interfaces.Discriminator):
 
     Args:
         config: the section `discriminator:`; gantx.config.networks.dcgan documents its fields.
+        image_channels: of the images: 1 (grey), 3 or 4 (RGBA).
 
     Attributes:
         group_size: samples in a group of the minibatch standard deviation; see `MinibatchDependent`.
     """
 
-    def __init__(self, config: DCGANDiscriminatorConfig) -> None:
+    def __init__(self, config: DCGANDiscriminatorConfig, image_channels: int = 3) -> None:
         super().__init__()
         self.group_size = config.group_size
         halvings = config.resolution.bit_length() - 3  # down to 4x4
         widths = [min(config.channels * 2**level, config.channel_max) for level in range(halvings)]
         self.convolutions = nn.ModuleList(
             Convolution(inward, outward, 4, stride=2, padding=1)
-            for inward, outward in zip((3, *widths), widths, strict=False)
+            for inward, outward in zip((image_channels, *widths), widths, strict=False)
         )
         last = widths[-1]
         self.epilogue = Convolution(last + 1, last, 3, padding=1)
@@ -51,7 +52,7 @@ class Discriminator(interfaces.Discriminator):
             nn.init.zeros_(convolution.get_parameter("bias"))
         self.classes = config.classes
         # Ours: projection (Miyato and Koyama 2018).
-        self.projection = Projection(config.classes, features, features**-0.5) if config.classes else None
+        self.projection = Projection(config.classes, features) if config.classes else None
 
     def noise_spec(self, batch: int) -> Spec:
         """{}: the discriminator is deterministic."""
@@ -63,7 +64,7 @@ class Discriminator(interfaces.Discriminator):
         """Compute logits.
 
         Args:
-            images: [B, 3, R, R].
+            images: [B, C, R, R].
             noise: not used.
             labels: int64 [B] with classes, otherwise not used.
             parts: the batch consists of this many equal batches, one after the other, that must not be

@@ -141,18 +141,19 @@ class ComponentAttention(nn.Module):
         width: channels H of the features, which are the queries.
         style_dim: size of w.
         components: number K of components.
+        image_channels: channels C of a pixel.
     """
 
-    def __init__(self, width: int, style_dim: int, components: int) -> None:
+    def __init__(self, width: int, style_dim: int, components: int, image_channels: int) -> None:
         super().__init__()
         self.width = width
         self.keys = nn.Parameter(torch.randn(components, width) * (1.5 / math.sqrt(width)))
-        self.colours = nn.Parameter(0.3 * torch.randn(components, 3) - 0.5)
-        self.from_style = Linear(style_dim, components * (width + 3), widen=True)
+        self.colours = nn.Parameter(0.3 * torch.randn(components, image_channels) - 0.5)
+        self.from_style = Linear(style_dim, components * (width + image_channels), widen=True)
 
     def forward(self, features: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [B, N, H] under styles [B, style_dim]: pixels [B, N, 3] and attention [B, N, K]."""
-        own = self.from_style(style).unflatten(1, (len(self.keys), -1))  # [B, K, H + 3]
+        """Features [B, N, H] under styles [B, style_dim]: pixels [B, N, C] and attention [B, N, K]."""
+        own = self.from_style(style).unflatten(1, (len(self.keys), -1))  # [B, K, H + C]
         keys = self.keys + _KEY_SHARE * own[:, :, : self.width]
         attention = (features @ keys.transpose(1, 2)).softmax(2)
         return attention @ (self.colours + own[:, :, self.width :]), attention
@@ -163,19 +164,20 @@ class Generator(interfaces.Generator):
 
     Args:
         config: the section `generator:`; gantx.config.networks.implicit documents its fields.
+        image_channels: of the images: 1 (grey), 3 or 4 (RGBA).
 
     Attributes:
         latent_shape: (latent_dim,).
-        image_shape: (3, R, R).
+        image_shape: (C, R, R).
         w_avg: running average [D] of w, for truncation; updated by training.
     """
 
     w_avg: Tensor
 
-    def __init__(self, config: ImplicitGeneratorConfig) -> None:
+    def __init__(self, config: ImplicitGeneratorConfig, image_channels: int = 3) -> None:
         super().__init__()
         self.latent_shape = (config.latent_dim,)
-        self.image_shape = (3, config.resolution, config.resolution)
+        self.image_shape = (image_channels, config.resolution, config.resolution)
         self.classes = config.classes
         self.mapping_network = Mapping(
             config.latent_dim, config.style_dim, config.mapping_layers, config.categories, config.classes
@@ -184,7 +186,7 @@ class Generator(interfaces.Generator):
         self.layers = nn.ModuleList(
             ModulatedLayer(config.width, config.style_dim) for _ in range(config.depth)
         )
-        self.attend = ComponentAttention(config.width, config.style_dim, config.components)
+        self.attend = ComponentAttention(config.width, config.style_dim, config.components, image_channels)
         self.register_buffer("w_avg", torch.zeros(config.style_dim))
 
     def noise_spec(self, batch: int) -> Spec:
@@ -204,12 +206,12 @@ class Generator(interfaces.Generator):
             noise: not used.
 
         Returns:
-            [B, 3, R, R].
+            [B, C, R, R].
         """
         return self._generate(ws)[0]
 
     def forward(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
-        """Latents [B, latent_dim], and labels [B] with classes, to images [B, 3, R, R]; without noise."""
+        """Latents [B, latent_dim], and labels [B] with classes, to images [B, C, R, R]; without noise."""
         return self.synthesis(self.mapping(z, labels))
 
     def observe(
@@ -226,7 +228,7 @@ class Generator(interfaces.Generator):
         return self.observe(self.mapping(z))[1]
 
     def _generate(self, ws: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [B, 3, R, R] of styles ws [B, depth + 2, D], and attention [B, R², K]."""
+        """Images [B, C, R, R] of styles ws [B, depth + 2, D], and attention [B, R², K]."""
         of_coordinates, *each, of_colours = ws.unbind(1)
         features: Tensor = self.from_coordinates(of_coordinates)
         for layer, style in zip(self.layers, each, strict=True):

@@ -1,8 +1,8 @@
 """The interfaces of networks: two base classes, and protocols for optional capabilities.
 
-Images are float tensors [B, 3, H, W], nominally in [-1, 1]. A forward pass never changes a network; state
-beside the parameters changes in `update_state`. Code outside of `gantx.models` checks for capabilities with
-`isinstance` and never depends on the family.
+Images are float tensors [B, C, H, W], nominally in [-1, 1]: grey (C = 1), RGB (3), or RGB and alpha (4). A
+forward pass never changes a network; state beside the parameters changes in `update_state`. Code outside of
+`gantx.models` checks for capabilities with `isinstance` and never depends on the family.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Generator(nn.Module):
 
     Attributes:
         latent_shape: shape of one latent z, standard normal.
-        image_shape: (3, H, W) of one image.
+        image_shape: (C, H, W) of one image.
         classes: number of labels that it can be given; 0 for an unconditional generator.
     """
 
@@ -34,7 +34,7 @@ class Generator(nn.Module):
     if TYPE_CHECKING:
 
         def __call__(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
-            """Latents [B, *latent_shape] to images [B, 3, H, W]; without noise, its stored or zero value.
+            """Latents [B, *latent_shape] to images [B, C, H, W]; without noise, its stored or zero value.
 
             `labels`, int64 [B], are needed by a conditional generator and ignored by any other.
             """
@@ -58,7 +58,7 @@ class Discriminator(nn.Module):
         def __call__(
             self, images: Tensor, noise: Draws | None = None, labels: Tensor | None = None, **parts: int
         ) -> Tensor:
-            """Images [B, 3, H, W] to logits [B]; `parts` is for those that are `MinibatchDependent`.
+            """Images [B, C, H, W] to logits [B]; `parts` is for those that are `MinibatchDependent`.
 
             `labels`, int64 [B], are needed by a conditional discriminator and ignored by any other.
             """
@@ -90,7 +90,7 @@ class SuperResolves(Protocol):
     low_resolution: int
 
     def upscale(self, low: Tensor, noise: Draws | None = None) -> Tensor:
-        """Images [B, 3, r, r] at `low_resolution` to images [B, 3, H, W]."""
+        """Images [B, C, r, r] at `low_resolution` to images [B, C, H, W]."""
 
 
 @runtime_checkable
@@ -106,7 +106,7 @@ class StyleBased(Protocol):
         """Latents [B, *latent_shape], and labels [B] of a conditional network, to styles ws."""
 
     def synthesis(self, ws: Tensor, noise: Draws | None = None) -> Tensor:
-        """Styles ws to images [B, 3, H, W]."""
+        """Styles ws to images [B, C, H, W]."""
 
 
 @runtime_checkable

@@ -64,19 +64,20 @@ class Generator(interfaces.Generator):
 
     Args:
         config: the section `generator:`; gantx.config.networks.stylegan2 documents its fields.
+        image_channels: of the images: 1 (grey), 3 or 4 (RGBA).
 
     Attributes:
         latent_shape: (D,).
-        image_shape: (3, R, R).
+        image_shape: (C, R, R).
         w_avg: running average [D] of w, for truncation; updated by training.
     """
 
     w_avg: Tensor
 
-    def __init__(self, config: StyleGAN2GeneratorConfig) -> None:
+    def __init__(self, config: StyleGAN2GeneratorConfig, image_channels: int = 3) -> None:
         super().__init__()
         self.latent_shape = (config.latent_dim,)
-        self.image_shape = (3, config.resolution, config.resolution)
+        self.image_shape = (image_channels, config.resolution, config.resolution)
         self.classes = config.classes
         self.mapping_network = Mapping(config.latent_dim, config.mapping_layers, config.classes)
         self.synthesis_network = Synthesis(
@@ -88,6 +89,7 @@ class Generator(interfaces.Generator):
             style=True,
             noise=config.noise,
             final_convolution=config.final_convolution,
+            image_channels=image_channels,
         )
         self.register_buffer("w_avg", torch.zeros(config.latent_dim))
 
@@ -101,12 +103,12 @@ class Generator(interfaces.Generator):
         return w[:, None].expand(-1, self.synthesis_network.styles, -1)
 
     def synthesis(self, ws: Tensor, noise: Draws | None = None) -> Tensor:
-        """Styles ws [B, L, D] to images [B, 3, R, R]; without noise, with the stored constants."""
+        """Styles ws [B, L, D] to images [B, C, R, R]; without noise, with the stored constants."""
         images: Tensor = self.synthesis_network(ws, noise)
         return images
 
     def forward(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
-        """Latents [B, D], and labels [B] with classes, to images [B, 3, R, R]."""
+        """Latents [B, D], and labels [B] with classes, to images [B, C, R, R]."""
         return self.synthesis(self.mapping(z, labels), noise)
 
 
@@ -115,19 +117,20 @@ class Discriminator(interfaces.Discriminator):
 
     Args:
         config: the section `discriminator:`; gantx.config.networks.stylegan2 documents its fields.
+        image_channels: of the images: 1 (grey), 3 or 4 (RGBA).
 
     Attributes:
         group_size: samples in a group of the minibatch standard deviation; see `MinibatchDependent`.
         classes: number of classes, 0 for an unconditional discriminator.
     """
 
-    def __init__(self, config: StyleGAN2DiscriminatorConfig) -> None:
+    def __init__(self, config: StyleGAN2DiscriminatorConfig, image_channels: int = 3) -> None:
         super().__init__()
         self.group_size = config.group_size
         self.classes = config.classes
         resolutions = [2**power for power in range(config.resolution.bit_length() - 1, 1, -1)]  # R, ..., 8, 4
         channels = [channels_at(size, config.channel_base, config.channel_max) for size in resolutions]
-        self.from_rgb = EqualLinear(3, channels[0], leaky=True)
+        self.from_rgb = EqualLinear(image_channels, channels[0], leaky=True)
         self.blocks = nn.ModuleList(map(DownBlock, channels[:-1], channels[1:], resolutions))
         self.epilogue = Epilogue(channels[-1], config.group_size, config.group_channels)
         mapped = config.classes > 0 and config.label_head == "mapped"
@@ -145,7 +148,7 @@ class Discriminator(interfaces.Discriminator):
         """Compute logits.
 
         Args:
-            images: [B, 3, R, R].
+            images: [B, C, R, R].
             noise: not used.
             labels: int64 [B] when there are classes, otherwise not used.
             parts: the batch consists of this many equal batches, one after the other, that must not be

@@ -157,10 +157,11 @@ class Generator(interfaces.Generator):
 
     Args:
         config: the section `generator:`; gantx.config.networks.transgan documents its fields.
+        image_channels: of the images: 1 (grey), 3 or 4 (RGBA).
 
     Attributes:
         latent_shape: (latent_dim,).
-        image_shape: (3, R, R).
+        image_shape: (C, R, R).
         attention_window: 0-d tensor written by the training loop: how far the last block of the last stage
             may attend, in tokens; None for everywhere.
         low_resolution: resolution of the images `upscale` takes; absent without super_resolution.
@@ -169,7 +170,7 @@ class Generator(interfaces.Generator):
     attention_window: Tensor | None
     low_resolution: int
 
-    def __init__(self, config: TransGANGeneratorConfig) -> None:
+    def __init__(self, config: TransGANGeneratorConfig, image_channels: int = 3) -> None:
         heads = config.heads
         super().__init__()
         if isinstance(heads, int):
@@ -180,19 +181,20 @@ class Generator(interfaces.Generator):
         self.locality = config.locality
         resolution = self.sides[-1] * config.rgb_patch
         self.latent_shape = (config.latent_dim,)
-        self.image_shape = (3, resolution, resolution)
+        self.image_shape = (image_channels, resolution, resolution)
 
-        # Ours: with classes, the embedding of the label is joined to z; the paper has no classes.
+        # Ours: with classes, the embedding of the label is joined to z; the paper has no classes. It is
+        # smaller than z because no mapping network follows: at the same size, z is ignored (measured).
         self.classes = config.classes
-        self.embedding = LabelEmbedding(config.classes, config.latent_dim) if config.classes else None
+        self.embedding = LabelEmbedding(config.classes, config.latent_dim, 0.25) if config.classes else None
         inputs = 2 * config.latent_dim if config.classes else config.latent_dim
         self.to_tokens = Linear(inputs, config.base_size**2 * config.base_dim, widen=True)
         self.stages = nn.ModuleList(
             Stage(side, dim, depth, count, config.mlp_ratio)
             for side, dim, depth, count in zip(self.sides, dims, config.depths, heads, strict=True)
         )
-        self.to_rgb = Linear(dims[-1], 3 * config.rgb_patch**2, widen=True)
-        self.from_rgb = Linear(3, dims[1], widen=True) if config.super_resolution else None
+        self.to_rgb = Linear(dims[-1], image_channels * config.rgb_patch**2, widen=True)
+        self.from_rgb = Linear(image_channels, dims[1], widen=True) if config.super_resolution else None
         if config.super_resolution:
             self.low_resolution = self.sides[1]
         # The progress of training is no property of the network, so this is no buffer and not saved. A plain
@@ -211,7 +213,7 @@ class Generator(interfaces.Generator):
         return {}
 
     def forward(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
-        """Latents [B, latent_dim], and labels [B] with classes, to images [B, 3, R, R]; without noise."""
+        """Latents [B, latent_dim], and labels [B] with classes, to images [B, C, R, R]; without noise."""
         if self.embedding is not None:
             z = torch.cat([z, self.embedding(labels)], dim=1)
         tokens = self.to_tokens(z).unflatten(1, (self.sides[0] ** 2, -1))  # [B, b², C]
@@ -225,11 +227,11 @@ class Generator(interfaces.Generator):
         A label has no part in it: it enters before stage 1.
 
         Args:
-            low: images [B, 3, r, r], r = `low_resolution`.
+            low: images [B, C, r, r], r = `low_resolution`.
             noise: not used.
 
         Returns:
-            Images [B, 3, R, R].
+            Images [B, C, R, R].
 
         Raises:
             ValueError: the generator was built without super_resolution.
@@ -256,7 +258,7 @@ class Generator(interfaces.Generator):
             labels: int64 [B] with classes, otherwise not used.
 
         Returns:
-            Images [B, 3, R, R]; for every layer, attention [B, h, S, S] on its own grid of S x S tokens,
+            Images [B, C, R, R]; for every layer, attention [B, h, S, S] on its own grid of S x S tokens,
             under `<S>x<S>.<index among the layers of this resolution>`.
         """
         attentions = [module for module in self.modules() if isinstance(module, Attention)]
@@ -269,7 +271,7 @@ class Generator(interfaces.Generator):
             if stage > first:
                 tokens = pixel_shuffle(tokens, self.sides[stage - 1], 2)
             tokens = self.stages[stage](tokens, self._mask(tokens.device) if stage == last else None)
-        pixels = pixel_shuffle(self.to_rgb(tokens), self.sides[-1], self.rgb_patch)  # [B, R², 3]
+        pixels = pixel_shuffle(self.to_rgb(tokens), self.sides[-1], self.rgb_patch)  # [B, R², C]
         return pixels.transpose(1, 2).reshape(-1, *self.image_shape)
 
     def _mask(self, device: torch.device) -> Tensor | None:
@@ -284,16 +286,17 @@ class Discriminator(interfaces.Discriminator):
 
     Args:
         config: the section `discriminator:`; gantx.config.networks.transgan documents its fields.
+        image_channels: of the images: 1 (grey), 3 or 4 (RGBA).
 
     Attributes:
         patch_size: height and width of the patches that become tokens.
     """
 
-    def __init__(self, config: TransGANDiscriminatorConfig) -> None:
+    def __init__(self, config: TransGANDiscriminatorConfig, image_channels: int = 3) -> None:
         super().__init__()
         self.patch_size = config.patch_size
         side = config.resolution // config.patch_size
-        self.from_patches = Linear(3 * config.patch_size**2, config.dim, widen=True)
+        self.from_patches = Linear(image_channels * config.patch_size**2, config.dim, widen=True)
         self.class_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.positions = nn.Parameter(torch.zeros(1, 1 + side**2, config.dim))
         self.blocks = nn.ModuleList(
@@ -303,7 +306,7 @@ class Discriminator(interfaces.Discriminator):
         self.head = nn.Linear(config.dim, 1)  # logits are float32
         self.classes = config.classes
         # Ours: projection (Miyato and Koyama 2018); the paper has no classes.
-        self.projection = Projection(config.classes, config.dim, std=0.02) if config.classes else None
+        self.projection = Projection(config.classes, config.dim) if config.classes else None
 
         if config.init == "compact":
             initialize_compact(self)
@@ -315,7 +318,9 @@ class Discriminator(interfaces.Discriminator):
                         nn.init.zeros_(module.bias)
             # The fan-out is that of the equivalent strided convolution: out·k², not out.
             nn.init.xavier_uniform_(
-                self.from_patches.weight.detach().view(config.dim, 3, config.patch_size, config.patch_size)
+                self.from_patches.weight.detach().view(
+                    config.dim, image_channels, config.patch_size, config.patch_size
+                )
             )
             nn.init.normal_(self.class_token, std=0.02)
             nn.init.normal_(self.positions, std=0.02)
@@ -325,10 +330,10 @@ class Discriminator(interfaces.Discriminator):
         return {}
 
     def forward(self, images: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
-        """Images [B, 3, R, R], and their labels [B] with classes, to logits [B]; `noise` is not used."""
+        """Images [B, C, R, R], and their labels [B] with classes, to logits [B]; `noise` is not used."""
         p = self.patch_size
-        cut = images.unflatten(3, (-1, p)).unflatten(2, (-1, p))  # [B, 3, y, dy, x, dx]
-        patches = cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B, N, 3·p²]
+        cut = images.unflatten(3, (-1, p)).unflatten(2, (-1, p))  # [B, C, y, dy, x, dx]
+        patches = cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B, N, C·p²]
         tokens = self.from_patches(patches)
         class_token = self.class_token.expand(len(images), -1, -1)
         tokens = torch.cat([class_token, tokens], dim=1) + self.positions  # [B, 1 + N, D]

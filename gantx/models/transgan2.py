@@ -305,13 +305,14 @@ class Generator(interfaces.Generator):
 
     Args:
         config: the section `generator:`; gantx.config.networks.transgan2 documents its fields.
+        image_channels: of the images: 1 (grey), 3 or 4 (RGBA).
 
     Attributes:
         latent_shape: (latent_dim,).
-        image_shape: (3, R, R).
+        image_shape: (C, R, R).
     """
 
-    def __init__(self, config: TransGAN2GeneratorConfig) -> None:
+    def __init__(self, config: TransGAN2GeneratorConfig, image_channels: int = 3) -> None:
         windows = config.windows
         super().__init__()
         dims = [config.dim]
@@ -321,11 +322,12 @@ class Generator(interfaces.Generator):
         self.normalize_latent = config.normalize_latent
         self.base_tokens = config.base_size**2
         self.latent_shape = (config.latent_dim,)
-        self.image_shape = (3, sides[-1], sides[-1])
+        self.image_shape = (image_channels, sides[-1], sides[-1])
 
-        # Ours: with classes, the embedding of the label is joined to z; the paper has no classes.
+        # Ours: with classes, the embedding of the label is joined to z; the paper has no classes. It is
+        # smaller than z because no mapping network follows: at the same size, z is ignored (measured).
         self.classes = config.classes
-        self.embedding = LabelEmbedding(config.classes, config.latent_dim) if config.classes else None
+        self.embedding = LabelEmbedding(config.classes, config.latent_dim, 0.25) if config.classes else None
         inputs = 2 * config.latent_dim if config.classes else config.latent_dim
         self.to_tokens = Linear(inputs, self.base_tokens * config.dim, widen=True)
         self.to_latents = (
@@ -349,7 +351,7 @@ class Generator(interfaces.Generator):
             Stage(side, width, depth, window, 0, build_block)
             for side, width, depth, window in zip(sides, dims, config.depths, windows, strict=True)
         )
-        self.to_rgb = Linear(dims[-1], 3, widen=True)
+        self.to_rgb = Linear(dims[-1], image_channels, widen=True)
         self._noise_shapes = {
             f"stage{number}": (depth, side**2)
             for number, (depth, side) in enumerate(zip(config.depths, sides, strict=True), 1)
@@ -372,7 +374,7 @@ class Generator(interfaces.Generator):
             labels: int64 [B] with classes, otherwise not used.
 
         Returns:
-            Images [B, 3, R, R].
+            Images [B, C, R, R].
         """
         if self.normalize_latent:
             z = F.normalize(z) * z.shape[1] ** 0.5
@@ -386,7 +388,7 @@ class Generator(interfaces.Generator):
             if number > 1:
                 tokens = self.upsamplings[number - 2](tokens)
             tokens = stage(tokens, noise_of(noise, f"stage{number}"), latents)
-        pixels: Tensor = self.to_rgb(tokens)  # [B, R², 3]
+        pixels: Tensor = self.to_rgb(tokens)  # [B, R², C]
         return pixels.transpose(1, 2).reshape(-1, *self.image_shape)
 
     def follow(
@@ -407,7 +409,7 @@ class Generator(interfaces.Generator):
             labels: int64 [B] with classes, otherwise not used.
 
         Returns:
-            Images [B, 3, R, R]; for every layer, attention [B, h, S, S] on its own grid of S x S tokens,
+            Images [B, C, R, R]; for every layer, attention [B, h, S, S] on its own grid of S x S tokens,
             under `<S>x<S>.<index among the layers of this resolution>`; zero beyond the window of the query.
         """
         attentions = [module for module in self.modules() if isinstance(module, Attention)]
@@ -422,12 +424,13 @@ class Discriminator(interfaces.Discriminator):
 
     Args:
         config: the section `discriminator:`; gantx.config.networks.transgan2 documents its fields.
+        image_channels: of the images: 1 (grey), 3 or 4 (RGBA).
 
     Attributes:
         sides: side of the token grid of every stage.
     """
 
-    def __init__(self, config: TransGAN2DiscriminatorConfig) -> None:
+    def __init__(self, config: TransGAN2DiscriminatorConfig, image_channels: int = 3) -> None:
         global_blocks = config.global_blocks
         windows = config.windows
         super().__init__()
@@ -436,12 +439,12 @@ class Discriminator(interfaces.Discriminator):
         strides = [config.patch_size * 2**stage for stage in range(len(config.shares))]
         self.sides = [config.resolution // stride for stride in strides]
         self.from_patches = nn.ModuleList(
-            Convolution(3, channels, kernel_size=stride, stride=stride)
+            Convolution(image_channels, channels, kernel_size=stride, stride=stride)
             for channels, stride in zip(added, strides, strict=True)
         )
         if config.overlap:
             self.from_patches[0] = Convolution(
-                3,
+                image_channels,
                 added[0],
                 kernel_size=2 * config.patch_size,
                 stride=config.patch_size,
@@ -466,7 +469,7 @@ class Discriminator(interfaces.Discriminator):
         self.head = nn.Linear(config.dim, 1)  # logits are float32
         self.classes = config.classes
         # Ours: projection (Miyato and Koyama 2018); the paper has no classes.
-        self.projection = Projection(config.classes, config.dim, std=0.02) if config.classes else None
+        self.projection = Projection(config.classes, config.dim) if config.classes else None
         self._noise_shapes: dict[str, tuple[int, ...]] = {}
         if config.noise:
             for number, (depth, side) in enumerate(zip(config.depths, self.sides, strict=True), 1):
@@ -491,7 +494,7 @@ class Discriminator(interfaces.Discriminator):
         """Compute logits.
 
         Args:
-            images: [B, 3, R, R].
+            images: [B, C, R, R].
             noise: drawn from `noise_spec`; None leaves the noise out.
             labels: int64 [B] with classes, otherwise not used.
 

@@ -1,9 +1,12 @@
 """DiffAugment (Zhao et al. 2020, arXiv 2006.10738) as TransGAN and ViTGAN apply it to every image D sees.
 
-Every operation is a pure function of images [B, 3, H, W] and of the draws of `spec`, twice differentiable.
+Every operation is a pure function of images [B, C, H, W] and of the draws of `spec`, twice differentiable.
 Definitions follow TransGAN's released code, version 2 of which adds erasing, hue and filtering; cutout and
 erasing are applied to whole batches or not at all. ViTGAN's code adds flips, and applies every operation to
 each image with a given probability. Nothing is clamped, so images may leave [-1, 1].
+
+What changes colours leaves alpha as it is, and grey images have neither saturation nor hue; everything else
+applies to all channels. The draws do not depend on the channels.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -86,7 +89,7 @@ def augment(
     """Apply the operations of `policy` in its order.
 
     Args:
-        images: [B, 3, H, W], nominally in [-1, 1].
+        images: [B, C, H, W] with 1, 3 or 4 channels, nominally in [-1, 1].
         draws: of `spec` for the same policy and probabilities.
         policy: names of operations; without any the images are unchanged.
         probabilities: with which an operation is applied to an image, by its name; they replace the
@@ -94,18 +97,29 @@ def augment(
         constants: of the function of this name, for square images; computed if they are missing.
 
     Returns:
-        [B, 3, H, W], of the same type as `images`.
+        [B, C, H, W], of the same type as `images`.
     """
     for name in _expand(policy):
+        operation = _OPERATIONS[name]
+        if operation.changes == "hues" and images.shape[1] == 1:
+            continue
+        apply = operation.apply
+        if operation.changes != "all" and images.shape[1] == 4:
+            apply = partial(_without_alpha, apply)
         drawn: Any = draws[name]
         q = {**drawn, **constants.get(name, {})}
         if name in probabilities:
             always = {"coin": torch.zeros_like(q["coin"])} if "coin" in q else {}
             applied = _per_image(q["gate"] < probabilities[name])
-            images = torch.where(applied, _OPERATIONS[name].apply(images, {**q, **always}), images)
+            images = torch.where(applied, apply(images, {**q, **always}), images)
         else:
-            images = _OPERATIONS[name].apply(images, q)
+            images = apply(images, q)
     return images
+
+
+def _without_alpha(apply: Callable[[Tensor, Any], Tensor], images: Tensor, q: Any) -> Tensor:
+    """Apply an operation to the colours of RGBA images."""
+    return torch.cat([apply(images[:, :3], q), images[:, 3:]], 1)
 
 
 # --- operations; q contains the draws of the operation -----------------------------------------------------
@@ -136,11 +150,11 @@ def translation(images: Tensor, q: Any) -> Tensor:
     used.
     """
     height, width = images.shape[2:]
-    padded = F.pad(images, (1, 1, 1, 1))  # [B, 3, H + 2, W + 2]
+    padded = F.pad(images, (1, 1, 1, 1))  # [B, C, H + 2, W + 2]
     rows = _shifted(height, q["rows"], images.device)  # [B, H]
     columns = _shifted(width, q["columns"], images.device)  # [B, W]
     source = rows[:, :, None] * (width + 2) + columns[:, None, :]  # [B, H, W]
-    source = source.flatten(1)[:, None].expand(-1, images.shape[1], -1)  # [B, 3, H·W]
+    source = source.flatten(1)[:, None].expand(-1, images.shape[1], -1)  # [B, C, H·W]
     return padded.flatten(2).gather(2, source).view_as(images)
 
 
@@ -325,6 +339,7 @@ def _filter_spec(batch: int, resolution: int) -> Spec:
 class _Operation(NamedTuple):
     spec: Callable[[int, int], Spec]
     apply: Callable[[Tensor, Any], Tensor]
+    changes: Literal["all", "colours", "hues"] = "all"  # colours: not alpha; hues: what grey has not
 
 
 _OPERATIONS = {
@@ -334,11 +349,11 @@ _OPERATIONS = {
     "erase_ratio": _Operation(partial(_erase_spec, _shares_of), erase),
     "stl_erase_ratio": _Operation(partial(_erase_spec, _from_20), erase),
     "filter": _Operation(_filter_spec, filter_bands),
-    "hue": _Operation(_hue_spec, hue),
+    "hue": _Operation(_hue_spec, hue, "hues"),
     "flip": _Operation(_flip_spec, flip),
-    "brightness": _Operation(_color_spec, brightness),
-    "saturation": _Operation(_color_spec, saturation),
-    "contrast": _Operation(_color_spec, contrast),
+    "brightness": _Operation(_color_spec, brightness, "colours"),
+    "saturation": _Operation(_color_spec, saturation, "hues"),
+    "contrast": _Operation(_color_spec, contrast, "colours"),
 }
 _SHORTHANDS = {"color": ("brightness", "saturation", "contrast")}
 

@@ -44,7 +44,7 @@ def write_preview(
     if augmented is None:
         log("the recipe has no augmentation (augment.policy is empty): D sees these images")
     else:
-        gap = sheet.new_full((3, 4 * imaging.GAP, sheet.shape[2]), 255)
+        gap = sheet.new_full((sheet.shape[0], 4 * imaging.GAP, sheet.shape[2]), 255)
         sheet = torch.cat([sheet, gap, imaging.grid(augmented, columns, lines)], 1)
     imaging.write_png(path, sheet, {})
 
@@ -58,7 +58,7 @@ def previewed(settings: RunConfig, prepared: Prepared, count: int) -> tuple[Tens
         count: number of images.
 
     Returns:
-        Prepared images, uint8 [count, 3, R, R], and the same after `augment.policy`; None if that is empty.
+        Prepared images, uint8 [count, C, R, R], and the same after `augment.policy`; None if that is empty.
     """
     device = torch.device("cpu")
     data, seed = settings.data, settings.training.seed

@@ -23,7 +23,7 @@ def diagnose(discriminator: Discriminator, images: Tensor, labels: Tensor | None
 
     Args:
         discriminator: a network of `gantx.models`; it gets no noise and no augmented images.
-        images: real images [B, 3, H, W].
+        images: real images [B, C, H, W].
         labels: their labels [B], for a conditional discriminator.
 
     Returns:

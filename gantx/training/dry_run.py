@@ -49,12 +49,11 @@ def sizes(settings: RunConfig) -> dict[str, str]:
     training, images = settings.training, target_images(settings)
     iterations = images // training.batch
     parameters = parameter_count(generator), parameter_count(discriminator)
-    resolution = settings.data.resolution
     # In float32: G, its average and two moments; D and two moments.
     checkpoint_gb = (4 * parameters[0] + 3 * parameters[1]) * 4 / 2**30
     gflop = (
         forward_gflop(generator, (1, *generator.latent_shape)),
-        forward_gflop(discriminator, (1, 3, resolution, resolution)),
+        forward_gflop(discriminator, (1, *settings.data.image_shape)),
     )
     generator_steps = -(-iterations // settings.objective.n_critic)
     figures = {
@@ -113,7 +112,8 @@ def forward_gflop(network: Generator | Discriminator, shape: tuple[int, ...]) ->
 
 def _networks_without_memory(settings: RunConfig) -> tuple[Generator, Discriminator]:
     with torch.device("meta"):
-        return models.build(settings.generator), models.build(settings.discriminator)
+        channels = settings.data.channels
+        return models.build(settings.generator, channels), models.build(settings.discriminator, channels)
 
 
 # --- memory, estimated on the meta device -----------------------------------------------------------------
@@ -148,24 +148,24 @@ def estimated_bytes(
     peaks = [
         (phase.name if index == 0 else "its penalty", size)
         for phase in phases(settings, of_generator, of_discriminator)
-        for index, size in enumerate(peak_bytes(phase, settings.data.resolution))
+        for index, size in enumerate(peak_bytes(phase, settings.data.image_shape))
     ]
     return permanent, peaks
 
 
-def peak_bytes(phase: Phase, resolution: int) -> list[int]:
+def peak_bytes(phase: Phase, image_shape: tuple[int, ...]) -> list[int]:
     """Bytes that each pass of a phase allocates at its peak, in float32.
 
     Args:
         phase: of networks on the meta device.
-        resolution: of the images in pixels.
+        image_shape: (C, H, W).
     """
     phase.select_parameters()
     peaks = []
     for loss, size, _ in phase.passes:
         with PeakMeter() as meter:
             draws = take(_meta_draws(phase.spec), phase.spec, slice(0, size))
-            reals = phase.empty_reals(size, resolution, "meta")
+            reals = phase.empty_reals(size, image_shape, "meta")
             differentiate(loss, phase.trained.parameters, reals, draws, 1.0)
         peaks.append(meter.peak)
     return peaks

@@ -84,7 +84,7 @@ def require_size(settings: RunConfig) -> None:
             check_size(header, part)
         if not parts:
             try:
-                bounded.check_within(section, MOST_ABSENT)
+                bounded.check_within(section, MOST_ABSENT, header.config.data.channels)
             except bounded.TooLargeError:
                 raise CheckpointError(
                     f"{header.path} has a damaged header: it describes a network of more than "

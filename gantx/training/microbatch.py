@@ -84,14 +84,14 @@ def rehearse(settings: RunConfig, state: TrainingState) -> dict[str, float]:
     Raises:
         torch.OutOfMemoryError: the micro-batch does not fit.
     """
-    resolution, device = settings.data.resolution, state.device
+    image_shape, device = settings.data.image_shape, state.device
     seconds: dict[str, float] = {}
     for phase in phases(settings, state.generator, state.discriminator, state.path_length):
         phase.select_parameters()
         draws = draw(phase.spec, seed=0, stream=phase.name, step=0, device=device)
         seconds[phase.name] = 0.0
         for loss, size, _ in phase.passes:
-            reals = phase.empty_reals(size, resolution, device)
+            reals = phase.empty_reals(size, image_shape, device)
             started = devices.moment(device)
             q = take(draws, phase.spec, slice(0, size))
             differentiate(loss, phase.trained.parameters, reals, q, size / phase.batch)

@@ -43,7 +43,7 @@ class Labelled(NamedTuple):
     """A batch of images.
 
     Attributes:
-        images: [B, 3, H, W].
+        images: [B, C, H, W].
         labels: int64 [B]; None in an unconditional run.
     """
 
@@ -104,7 +104,7 @@ class GANObjective:
         """What D minimises on the stream `real`, with the draws of `discriminator_loss_spec`."""
         real = self.real(reals, q)
         with torch.no_grad():
-            fake, state_updates = self.generate(q["latent"])
+            fake, state_updates = self.generate(q["latent"], self.labels(q["latent"], real))
         views = [(real, q["on_real"]), (fake, q["on_fake"])]
         if self.objective.consistency is not None:
             views += [(real, q["on_real_again"]), (fake, q["on_fake_again"])]
@@ -129,10 +129,11 @@ class GANObjective:
         Reads the stream `real` if the loss is relativistic, and adds the loss of super-resolution if there is
         a stream `super_resolution`.
         """
+        real = self.real(reals, q) if self.relativistic else None
         with recomputing(self.recompute):
-            fake, state_updates = self.generate(q["latent"])
+            fake, state_updates = self.generate(q["latent"], self.labels(q["latent"], real))
             on_fake = self.discriminate(fake, q["on_fake"])
-            on_real = self.discriminate(self.real(reals, q), q["on_real"]) if self.relativistic else None
+            on_real = None if real is None else self.discriminate(real, q["on_real"])
         loss = generator_loss(self.objective.loss, on_fake, on_real)
         observed = {"on_fake": on_fake.mean()}
         if "super_resolution" in reals:
@@ -145,7 +146,7 @@ class GANObjective:
         real = fake = self.real(reals, q)
         if any(penalty.needs_fakes for penalty in penalties):
             with torch.no_grad():
-                fake, _ = self.generate(q["latent"])
+                fake, _ = self.generate(q["latent"], self.labels(q["latent"]))
         observed = {penalty.name: penalty.value(real, fake, q[penalty.name]) for penalty in penalties}
         weighted = [penalty.weight * observed[penalty.name] for penalty in penalties]
         return LossOutput(interval * torch.stack(weighted).sum(), observed)
@@ -163,7 +164,7 @@ class GANObjective:
         return LossOutput(loss, observed, {"path_length": mean.detach()})
 
     def super_resolution_loss(self, high: Tensor) -> Tensor:
-        """Mean squared error of G's upscaling of images [B, 3, H, W] that were scaled down (TransGAN)."""
+        """Mean squared error of G's upscaling of images [B, C, H, W] that were scaled down (TransGAN)."""
         generator = self.generator
         assert isinstance(generator, SuperResolves)
         low = F.adaptive_avg_pool2d(high, generator.low_resolution)
@@ -240,8 +241,19 @@ class GANObjective:
             spec["mixing"] = {"z": z, "layer": u, "component": u}
         return spec
 
-    def labels(self, q: Any) -> Tensor | None:
-        """The labels [B] of images generated with the draws of `latent_spec`; None if unconditional."""
+    def labels(self, q: Any, real: Labelled | None = None) -> Tensor | None:
+        """The labels [B] of images that are to be generated; None if unconditional.
+
+        They are drawn in the proportions of the data, by `latent_spec`. A relativistic loss compares pairs:
+        there each generated image has the label of its real image, so that a difference of their logits says
+        nothing about which classes they are of (ours; labels of a batch of data are in proportion, too).
+
+        Args:
+            q: the draws of `latent_spec`.
+            real: the real images that they are compared with, if any.
+        """
+        if real is not None and self.relativistic:
+            return real.labels
         return None if self.label_draws is None else self.label_draws.draw(q["label"])
 
     def styles(self, q: Any, labels: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -262,9 +274,8 @@ class GANObjective:
                 ws = mix(ws, other, mixing["component"], self.objective.component_mixing, axis=1)
         return ws, state_updates
 
-    def generate(self, q: Any) -> tuple[Labelled, dict[str, Tensor]]:
-        """One pass through G with the draws of `latent_spec`: images, and state updates."""
-        labels = self.labels(q)
+    def generate(self, q: Any, labels: Tensor | None) -> tuple[Labelled, dict[str, Tensor]]:
+        """One pass through G with the draws of `latent_spec` and labels [B]: images, and state updates."""
         if not isinstance(self.generator, StyleBased):
             return Labelled(self.generator(q["z"], q["noise"], **_given(labels)), labels), {}
         ws, state_updates = self.styles(q, labels)

@@ -9,7 +9,7 @@ import torch
 
 from gantx.config.schema import RunConfig
 from gantx.evaluation.evaluator import Evaluator
-from gantx.evaluation.image_sets import GeneratedImages
+from gantx.evaluation.image_sets import AS_RGB, GeneratedImages
 from gantx.evaluation.request import Request, settings_of_run
 from gantx.evaluation.scores import lower_is_better
 from gantx.generation.labels import drawn_labels
@@ -48,6 +48,8 @@ class PeriodicEvaluation:
         if progress is not None:
             self._show = lambda what, done, total: progress(done, total)
         self._evaluator = Evaluator(settings, log=log, progress=self._on_progress)
+        for line in AS_RGB.get(config.data.channels, ()):
+            log(f"evaluation: {line}")
         self._best: dict[str, tuple[str, float]] = {}  # protocol and value by the name of the score
 
     def score(

@@ -48,7 +48,7 @@ def differentiate(
     Args:
         loss: of real images and draws.
         parameters: to differentiate by.
-        reals: real images [B, 3, H, W] by stream.
+        reals: real images [B, C, H, W] by stream.
         draws: everything random in the loss.
         share: of the samples in the whole batch.
 
@@ -109,10 +109,9 @@ class Phase:
     update_every_pass: bool = False
     labelled: tuple[str, ...] = ()
 
-    def empty_reals(self, count: int, resolution: int, device: torch.device | str) -> Reals:
+    def empty_reals(self, count: int, image_shape: tuple[int, ...], device: torch.device | str) -> Reals:
         """Images and labels of zeros in place of real ones, for trials."""
-        shape = (count, 3, resolution, resolution)
-        reals = {stream: torch.zeros(shape, device=device) for stream in self.reals}
+        reals = {stream: torch.zeros(count, *image_shape, device=device) for stream in self.reals}
         for stream in self.labelled:
             reals[labels_of(stream)] = torch.zeros(count, dtype=torch.int64, device=device)
         return reals
@@ -182,7 +181,7 @@ def run_phase(phase: Phase, reals: Reals, draws: Draws, statistics: Statistics) 
 
     Args:
         phase: the phase.
-        reals: real images [batch, 3, H, W] by stream.
+        reals: real images [batch, C, H, W] by stream.
         draws: the phase's spec, drawn for the whole batch.
         statistics: receives the observed values.
 

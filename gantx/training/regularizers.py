@@ -1,6 +1,6 @@
 """Penalties as pure functions: on the input gradient of D, on its inconsistency, on path lengths of G.
 
-`discriminate` maps images [B, 3, H, W] to logits [B]; it includes the augmentation, so input gradients are
+`discriminate` maps images [B, C, H, W] to logits [B]; it includes the augmentation, so input gradients are
 taken with respect to the images before augmentation. They are `torch.func.grad` of a closure, which the
 compiler can differentiate again.
 """
@@ -21,7 +21,7 @@ Synthesis = Callable[[Tensor], Tensor]
 
 
 def input_gradient(discriminate: Discriminate, images: Tensor) -> Tensor:
-    """Gradient [B, 3, H, W] of each image's logit with respect to the image, itself differentiable."""
+    """Gradient [B, C, H, W] of each image's logit with respect to the image, itself differentiable."""
     with twice_differentiable():
         gradient: Tensor = torch.func.grad(lambda x: discriminate(x).sum())(images)
     return gradient
@@ -34,8 +34,8 @@ def gradient_penalty(
 
     Args:
         discriminate: images to logits.
-        real: real images [B, 3, H, W].
-        fake: generated images [B, 3, H, W], without graph.
+        real: real images [B, C, H, W].
+        fake: generated images [B, C, H, W], without graph.
         alpha: weight of the real image in each mixture, uniform [B].
         target: the norm without penalty (φ in TransGAN's code).
     """
@@ -61,7 +61,7 @@ def path_lengths(synthesis: Synthesis, ws: Tensor, direction: Tensor) -> Tensor:
     Args:
         synthesis: styles to images.
         ws: styles [B, L, D] or [B, K, L, D].
-        direction: standard normal, of the shape of the images [B, 3, H, W]: samples all directions.
+        direction: standard normal, of the shape of the images [B, C, H, W]: samples all directions.
 
     Returns:
         [B], differentiable.

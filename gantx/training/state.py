@@ -40,8 +40,8 @@ class TrainingState:
         # Weights are drawn on the CPU, so that a seed means the same networks on every device.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.training.seed)
-            generator = models.build(config.generator)
-            discriminator = models.build(config.discriminator)
+            generator = models.build(config.generator, config.data.channels)
+            discriminator = models.build(config.discriminator, config.data.channels)
         optimizers = config.optimizer
         self.generator: OptimizedNetwork[Generator] = OptimizedNetwork(
             generator.to(device), optimizers.generator

@@ -46,7 +46,7 @@ class RealInputs:
     """Tensors with the real images of an iteration and their labels; phases that read the same share them.
 
     Args:
-        image_shape: (3, H, W).
+        image_shape: (C, H, W).
         device: where they are.
     """
 
@@ -57,7 +57,7 @@ class RealInputs:
         self._filled: dict[tuple[str, int], int] = {}
 
     def tensor(self, stream: str, batch: int) -> Tensor:
-        """The tensor for images of a stream, [batch, 3, H, W]."""
+        """The tensor for images of a stream, [batch, C, H, W]."""
         if (stream, batch) not in self._tensors:
             self._tensors[stream, batch] = torch.zeros(batch, *self._shape, device=self._device)
         return self._tensors[stream, batch]
@@ -158,7 +158,7 @@ class Steps:
     Args:
         phases: in their order.
         average: of the generator.
-        image_shape: (3, H, W).
+        image_shape: (C, H, W).
         statistics: receives the observed values.
         changes: tensors that steps change besides the network that they train, by name.
         capture: how steps are captured; None to run them as they are.
@@ -224,7 +224,7 @@ def build_steps(
     return Steps(
         compiled(plain, settings, log=log, required=required.compile, working=working),
         state.average,
-        (3, settings.data.resolution, settings.data.resolution),
+        settings.data.image_shape,
         state.statistics,
         changes={"buffers of G": state.generator.buffers, "path length": state.path_length},
         capture=capture_for(settings, state.device),

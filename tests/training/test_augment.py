@@ -274,3 +274,24 @@ def test_half_of_the_images_are_flipped():
 def test_a_probability_of_an_operation_outside_the_policy_is_refused():
     with pytest.raises(UsageError, match="chances names cutout"):
         presets.load(overrides=["augment={policy: [color], chances: {cutout: 0.3, hue: 0.1}}"])
+
+
+def test_colours_change_without_alpha_and_grey_has_no_hues():
+    images = torch.rand(4, 4, 16, 16) * 2 - 1
+    policy = ("brightness", "saturation", "contrast", "hue")
+    draws = drawn(policy)
+    changed = augment(images, draws, policy)
+    assert torch.equal(changed[:, 3:], images[:, 3:])
+    assert torch.equal(changed[:, :3], augment(images[:, :3], draws, policy))
+    grey = images[:, :1]
+    assert torch.equal(augment(grey, draws, ("saturation", "hue"), {"hue": 1.0}), grey)
+    assert torch.equal(augment(grey, draws, policy), augment(grey, draws, ("brightness", "contrast")))
+
+
+def test_alpha_moves_with_the_colours():
+    alpha = torch.rand(4, 1, 16, 16) * 2 - 1
+    policy = ("filter", "translation", "cutout", "erase_ratio", "flip")
+    draws = drawn(policy)
+    colours, moved = augment(alpha.expand(-1, 4, -1, -1), draws, policy).split([3, 1], 1)
+    assert torch.allclose(moved, colours[:, :1])
+    assert not torch.equal(moved, alpha)

@@ -179,7 +179,9 @@ def peaks_of(*overrides):
         networks = models.build(settings.generator), models.build(settings.discriminator)
     optimizers = (settings.optimizer.generator, settings.optimizer.discriminator)
     optimized = [OptimizedNetwork(network, adam) for network, adam in zip(networks, optimizers, strict=True)]
-    return {phase.name: peak_bytes(phase, settings.data.resolution) for phase in phases(settings, *optimized)}
+    return {
+        phase.name: peak_bytes(phase, settings.data.image_shape) for phase in phases(settings, *optimized)
+    }
 
 
 def test_settings_that_save_memory_save_it_where_they_should():

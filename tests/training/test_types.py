@@ -61,7 +61,7 @@ def run(settings, watch):
             network.update_state = paused(watch, network.update_state)
     for phase in phases(settings, state.generator, state.discriminator, state.path_length):
         shape = (phase.batch, *state.generator.network.image_shape)
-        labels = phase.empty_reals(phase.batch, shape[-1], CPU)
+        labels = phase.empty_reals(phase.batch, shape[1:], CPU)
         reals = {**labels, **{stream: torch.rand(shape) * 2 - 1 for stream in phase.reals}}
         draws = draw(phase.spec, seed=0, stream=phase.name, step=0, device=CPU)
         with watch:

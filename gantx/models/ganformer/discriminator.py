@@ -27,13 +27,14 @@ class Discriminator(interfaces.Discriminator):
 
     Args:
         config: the section `discriminator:`; gantx.config.networks.ganformer documents its fields.
+        image_channels: of the images: 1 (grey), 3 or 4 (RGBA).
 
     Attributes:
         group_size: samples in a group of the minibatch standard deviation; see `MinibatchDependent`.
         classes: number of classes, 0 for an unconditional discriminator.
     """
 
-    def __init__(self, config: GANformerDiscriminatorConfig) -> None:
+    def __init__(self, config: GANformerDiscriminatorConfig, image_channels: int = 3) -> None:
         super().__init__()
         self.group_size = config.group_size
         self.classes = config.classes
@@ -43,7 +44,7 @@ class Discriminator(interfaces.Discriminator):
         resolutions = [2**power for power in range(config.resolution.bit_length() - 1, 1, -1)]  # R, ..., 8, 4
         channels = [channels_at(size, config.channel_base, config.channel_max) for size in resolutions]
 
-        self.from_rgb = EqualLinear(3, channels[0], leaky=True)
+        self.from_rgb = EqualLinear(image_channels, channels[0], leaky=True)
         self.blocks = nn.ModuleList(map(DownBlock, channels[:-1], channels[1:], resolutions))
         self.epilogue = Epilogue(channels[-1], config.group_size, config.group_channels)
         mapped = config.classes > 0 and config.label_head == "mapped"
@@ -87,7 +88,7 @@ class Discriminator(interfaces.Discriminator):
     def forward(
         self, images: Tensor, noise: Draws | None = None, labels: Tensor | None = None, parts: int = 1
     ) -> Tensor:
-        """Images [B, 3, R, R] to logits [B]; arguments as in `stylegan2.Discriminator`."""
+        """Images [B, C, R, R] to logits [B]; arguments as in `stylegan2.Discriminator`."""
         x = pointwise(self.from_rgb, images.contiguous(memory_format=torch.channels_last))
         latents = self.aggregators.expand(len(images), -1, -1)
         for block in self.blocks:

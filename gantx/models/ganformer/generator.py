@@ -28,22 +28,23 @@ class Generator(interfaces.Generator):
 
     Args:
         config: the section `generator:`; gantx.config.networks.ganformer documents its fields.
+        image_channels: of the images: 1 (grey), 3 or 4 (RGBA).
 
     Attributes:
         latent_shape: (m + 1, d): the local latents, then the global one.
-        image_shape: (3, R, R).
+        image_shape: (C, R, R).
         w_avg: running average [d] of all w, local and global, for truncation.
     """
 
     w_avg: Tensor
 
-    def __init__(self, config: GANformerGeneratorConfig) -> None:
+    def __init__(self, config: GANformerGeneratorConfig, image_channels: int = 3) -> None:
         kmeans_iterations = config.kmeans_iterations
         update_latents = config.update_latents
         super().__init__()
         self.classes = config.classes
         self.latent_shape = (config.components + 1, config.latent_dim)
-        self.image_shape = (3, config.resolution, config.resolution)
+        self.image_shape = (image_channels, config.resolution, config.resolution)
         self.heads = config.heads
         self.attention_dropout = config.attention_dropout
         self.component_dropout = config.component_dropout
@@ -81,6 +82,7 @@ class Generator(interfaces.Generator):
             config.style,
             config.noise,
             config.final_convolution,
+            image_channels,
         )
 
         def attention_layer(size: int, followed: bool) -> AttentionLayer:
@@ -154,11 +156,11 @@ class Generator(interfaces.Generator):
         return w[:, :, None].expand(-1, -1, self.synthesis_network.styles, -1)
 
     def synthesis(self, ws: Tensor, noise: Draws | None = None) -> Tensor:
-        """Styles ws [B, m + 1, L, d] to images [B, 3, R, R]; without noise, with the stored constants."""
+        """Styles ws [B, m + 1, L, d] to images [B, C, R, R]; without noise, with the stored constants."""
         return self._generate(ws, noise)[0]
 
     def forward(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
-        """Latents [B, m + 1, d], and labels [B] with classes, to images [B, 3, R, R]."""
+        """Latents [B, m + 1, d], and labels [B] with classes, to images [B, C, R, R]."""
         return self.synthesis(self.mapping(z, labels, noise), noise)
 
     def observe(
@@ -172,7 +174,7 @@ class Generator(interfaces.Generator):
             layers: `last` for the last layer with attention, `all` for all of them, from coarse to fine.
 
         Returns:
-            Images [B, 3, R, R]; for every layer, attention [B, h, m, S, S] at its own resolution S, under
+            Images [B, C, R, R]; for every layer, attention [B, h, m, S, S] at its own resolution S, under
             `<S>x<S>.<index among the layers of this resolution>`.
         """
         images, weights = self._generate(ws, noise)
@@ -194,7 +196,7 @@ class Generator(interfaces.Generator):
         return None if uniform is None else MASKED * (uniform < self.component_dropout)
 
     def _generate(self, ws: Tensor, noise: Draws | None) -> tuple[Tensor, dict[int, Tensor]]:
-        """Images [B, 3, R, R] from ws [B, m + 1, L, d], and by layer the attention [B, n, h, m]."""
+        """Images [B, C, R, R] from ws [B, m + 1, L, d], and by layer the attention [B, n, h, m]."""
         mask = self._mask(noise)
         weights: dict[int, Tensor] = {}
         updated: Tensor | None = None

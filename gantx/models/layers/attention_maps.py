@@ -29,7 +29,7 @@ def follow(
     """Generate images and return the attention map of one query position.
 
     Args:
-        generate: one pass of a network, to images [B, 3, R, R].
+        generate: one pass of a network, to images [B, C, R, R].
         attentions: its self-attention layers in the order of the pass. Each is called with tokens [B, S², D]
             and what else its attention depends on, and has a method `row(position, ...)` that takes the same
             and gives the attention [B, h, S²] of the token at that position of the grid, in raster order.

@@ -47,35 +47,39 @@ class LabelEmbedding(nn.Module):
     Args:
         classes: number of classes.
         dim: size D of the vectors.
+        scale: root mean square of a vector.
+    """
+
+    def __init__(self, classes: int, dim: int, scale: float = 1) -> None:
+        super().__init__()
+        self.scale = scale
+        self.weight = nn.Parameter(torch.randn(classes, dim))
+
+    def forward(self, labels: Tensor | None) -> Tensor:
+        """Labels [B] to vectors [B, D], float32."""
+        return self.scale * rms_norm(one_hot(labels, len(self.weight), self.weight.dtype) @ self.weight)
+
+
+class Projection(nn.Module):
+    """Inner product of features and a learned vector for each class (Miyato and Koyama 2018, eq. 3), over √D.
+
+    It is added to the unconditional logit of the same features. Dividing by √D, as StyleGAN2-ADA does, is a
+    learning rate √D times smaller: without it the vectors of small networks follow the last generated images
+    of a class instead of the class, and the discriminator wins (measured).
+
+    Args:
+        classes: number of classes.
+        dim: size D of the features.
     """
 
     def __init__(self, classes: int, dim: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(classes, dim))
 
-    def forward(self, labels: Tensor | None) -> Tensor:
-        """Labels [B] to vectors [B, D], float32."""
-        return rms_norm(one_hot(labels, len(self.weight), self.weight.dtype) @ self.weight)
-
-
-class Projection(nn.Module):
-    """Inner product of features and a learned vector for each class (Miyato and Koyama 2018, eq. 3).
-
-    It is added to the unconditional logit of the same features.
-
-    Args:
-        classes: number of classes.
-        dim: size D of the features.
-        std: initial standard deviation of the vectors.
-    """
-
-    def __init__(self, classes: int, dim: int, std: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(std * torch.randn(classes, dim))
-
     def forward(self, features: Tensor, labels: Tensor | None) -> Tensor:
         """Float32 features [B, D] of images with labels [B] to [B]."""
-        return (features * (one_hot(labels, len(self.weight), features.dtype) @ self.weight)).sum(1)
+        vectors = one_hot(labels, len(self.weight), features.dtype) @ self.weight
+        return (features * vectors).sum(1) / math.sqrt(features.shape[1])
 
 
 class MappedLabels(nn.Module):

@@ -147,24 +147,25 @@ class StyledLayer(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """1x1 convolution to the three colours, modulated but not normalised, with bias.
+    """1x1 convolution to the channels of the image, modulated but not normalised, with bias.
 
     Args:
         channels: input channels.
         style_dim: size of w, or None for a plain convolution.
+        image_channels: channels c of the image.
     """
 
     compute_dtype: torch.dtype | None = None
 
-    def __init__(self, channels: int, style_dim: int | None) -> None:
+    def __init__(self, channels: int, style_dim: int | None, image_channels: int = 3) -> None:
         super().__init__()
         self.scale = 1 / math.sqrt(channels)
-        self.weight = nn.Parameter(torch.randn(3, channels))
-        self.bias = nn.Parameter(torch.zeros(3))
+        self.weight = nn.Parameter(torch.randn(image_channels, channels))
+        self.bias = nn.Parameter(torch.zeros(image_channels))
         self.to_style = style_layer(style_dim, channels)
 
     def forward(self, x: Tensor, ws: Tensor) -> Tensor:
-        """Features [B, C, H, W] and styles ws [B, 1, D] to float32 colours [B, 3, H, W]."""
+        """Features [B, C, H, W] and styles ws [B, 1, D] to float32 colours [B, c, H, W]."""
         bias, tokens, mixture = (
             to_compute(each, self.compute_dtype) for each in (self.bias, to_tokens(x), self.mixture(ws[:, 0]))
         )
@@ -172,7 +173,7 @@ class ToRGB(nn.Module):
         return from_tokens(colours, x.shape[2])
 
     def mixture(self, w: Tensor) -> Tensor:
-        """The modulated kernel [B, 3, C] for styles w [B, D]."""
+        """The modulated kernel [B, c, C] for styles w [B, D]."""
         weight = self.weight * self.scale
         if self.to_style is None:
             return weight.expand(len(w), -1, -1)
@@ -184,25 +185,28 @@ class FinalToRGB(nn.Module):
     """A modulated 3x3 convolution without activation and the following `ToRGB`, merged into one convolution.
 
     GANformer's PyTorch code has this convolution before the last RGB layer of every generator. It costs as
-    much as any other at full resolution, while the product of the two maps has only three output channels.
+    much as any other at full resolution, while the product of the two maps has few output channels.
 
     Args:
         channels: input channels.
         style_dim: size of w, or None for plain convolutions.
         resolution: height and width of the features.
+        image_channels: channels c of the image.
     """
 
     compute_dtype: torch.dtype | None = None
 
-    def __init__(self, channels: int, style_dim: int | None, resolution: int) -> None:
+    def __init__(
+        self, channels: int, style_dim: int | None, resolution: int, image_channels: int = 3
+    ) -> None:
         super().__init__()
         self.convolution = ModulatedConvolution(channels, channels, style_dim, resolution)
-        self.to_rgb = ToRGB(channels, style_dim)
+        self.to_rgb = ToRGB(channels, style_dim, image_channels)
 
     def forward(self, x: Tensor, ws: Tensor) -> Tensor:
-        """Features [B, C, H, W] and styles ws [B, 2, D] to float32 colours [B, 3, H, W]."""
+        """Features [B, C, H, W] and styles ws [B, 2, D] to float32 colours [B, c, H, W]."""
         dtype = self.compute_dtype
-        mixture = self.to_rgb.mixture(ws[:, 1])  # [B, 3, C]
+        mixture = self.to_rgb.mixture(ws[:, 1])  # [B, c, C]
         kernel = to_compute(self.convolution.weight.flatten(1), dtype)  # [C, C·9]
         if self.convolution.to_style is None:
             merged = to_compute(mixture * self.convolution.plain_factor, dtype) @ kernel
@@ -211,7 +215,7 @@ class FinalToRGB(nn.Module):
             merged = widened(to_compute(mixture * normalizer[:, None], dtype) @ kernel)
             merged = merged * style.repeat_interleave(9, dim=1)[:, None]
         # `fold` scatters from each pixel to its neighbours, so the kernel is flipped.
-        taps = merged.unflatten(2, (-1, 9)).flip(3).transpose(2, 3).flatten(1, 2)  # [B, 3·9, C]
-        shares = to_compute(to_tokens(x), dtype) @ to_compute(taps, dtype).transpose(1, 2)  # [B, H·W, 3·9]
+        taps = merged.unflatten(2, (-1, 9)).flip(3).transpose(2, 3).flatten(1, 2)  # [B, c·9, C]
+        shares = to_compute(to_tokens(x), dtype) @ to_compute(taps, dtype).transpose(1, 2)  # [B, H·W, c·9]
         colours = F.fold(widened(shares).transpose(1, 2), x.shape[2:], kernel_size=3, padding=1)
         return colours + self.to_rgb.bias[:, None, None]

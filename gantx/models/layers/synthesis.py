@@ -84,6 +84,7 @@ class Synthesis(nn.Module):
         style: modulate the convolutions.
         noise: add noise in every layer.
         final_convolution: one more convolution, without activation, before the last colours.
+        image_channels: of the images.
 
     Attributes:
         styles: number L of styles that it uses: one per layer, one for the final convolution, one for the
@@ -101,6 +102,7 @@ class Synthesis(nn.Module):
         style: bool,
         noise: bool,
         final_convolution: bool,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         dim = style_dim if style else None
@@ -124,11 +126,16 @@ class Synthesis(nn.Module):
             for level, size in enumerate(resolutions)
         )
         early = channels[:-1] if self.skip else []
-        self.to_rgb = nn.ModuleList(ToRGB(count, dim) for count in early)
-        last = FinalToRGB(channels[-1], dim, resolution) if final_convolution else ToRGB(channels[-1], dim)
-        self.to_rgb.append(last)
+        self.to_rgb = nn.ModuleList(ToRGB(count, dim, image_channels) for count in early)
+        self.to_rgb.append(
+            FinalToRGB(channels[-1], dim, resolution, image_channels)
+            if final_convolution
+            else ToRGB(channels[-1], dim, image_channels)
+        )
         doubling = resolutions[:-1] if self.skip else []
-        self.upsample = nn.ModuleList(Resample(3, size, up=2, before=2, after=1) for size in doubling)
+        self.upsample = nn.ModuleList(
+            Resample(image_channels, size, up=2, before=2, after=1) for size in doubling
+        )
 
     def noise_spec(self, batch: int) -> Spec:
         """One noise map per layer; {} without noise."""
@@ -150,7 +157,7 @@ class Synthesis(nn.Module):
                 product noise, bias and activation are applied.
 
         Returns:
-            Images [B, 3, R, R], float32.
+            Images [B, image_channels, R, R], float32.
         """
         x = self.constant.expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
         image: Tensor | None = None

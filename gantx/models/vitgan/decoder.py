@@ -151,6 +151,7 @@ class PatchDecoder(nn.Module):
         hidden: width of the layers.
         grid: side of the token grid.
         patch: side P of the patches.
+        image_channels: channels C of a pixel.
         mapping_depth: layers of the mapping network between token and style; 0 for the token as it is.
         layers: hidden layers.
         sine: sines between the layers, in place of leaky ReLUs.
@@ -163,6 +164,7 @@ class PatchDecoder(nn.Module):
         hidden: int,
         grid: int,
         patch: int,
+        image_channels: int,
         *,
         mapping_depth: int,
         layers: int,
@@ -181,7 +183,7 @@ class PatchDecoder(nn.Module):
             ModulatedLinear(dim if layer == 0 else hidden, hidden, dim, gain=gain, noisy=noisy)
             for layer in range(layers)
         )
-        self.to_rgb = ModulatedLinear(hidden, 3, dim, demodulate=False)
+        self.to_rgb = ModulatedLinear(hidden, image_channels, dim, demodulate=False)
 
     def noise_spec(self, batch: int) -> Spec:
         """One number per pixel and hidden layer, by the layer's index; {} without noise."""
@@ -189,14 +191,14 @@ class PatchDecoder(nn.Module):
         return {str(layer): Draw("normal", shape) for layer in range(len(self.layers)) if self.noisy}
 
     def forward(self, tokens: Tensor, style: Tensor, noise: Any = None) -> Tensor:
-        """Tokens [B, N, D] to images [B, 3, R, R]; the style of the whole image is not used."""
+        """Tokens [B, N, D] to images [B, C, R, R]; the style of the whole image is not used."""
         styles = self.mapping(tokens.flatten(0, 1))  # [T, D], T = B·N
         features = self.coordinates()[None]  # [1, P², D]
         for index, layer in enumerate(self.layers):
             added = noise[str(index)].flatten(0, 1) if noise else None  # [T, P²]
             features = layer(features, styles, added)  # [T, P², hidden]
             features = features.sin() if self.sine else F.leaky_relu(features, 0.2)
-        pixels = widened(self.to_rgb(features, styles))  # [T, P², 3]
+        pixels = widened(self.to_rgb(features, styles))  # [T, P², C]
         return fold(pixels.unflatten(0, (len(tokens), -1)), self.patch)
 
 
@@ -216,10 +218,13 @@ class ConvDecoder(nn.Module):
         hidden: width of the layers.
         grid: side of the token grid.
         patch: side of the patches, the factor by which the grid grows; a power of two.
+        image_channels: channels C of a pixel.
         noisy: add noise to every layer.
     """
 
-    def __init__(self, dim: int, hidden: int, grid: int, patch: int, *, noisy: bool) -> None:
+    def __init__(
+        self, dim: int, hidden: int, grid: int, patch: int, image_channels: int, *, noisy: bool
+    ) -> None:
         super().__init__()
         self.grid = grid
         self.noisy = noisy
@@ -229,7 +234,7 @@ class ConvDecoder(nn.Module):
             first = dim if level == 0 else hidden
             self.layers.append(ModulatedConv(first, hidden, dim, upsample=True, gain=gain, noisy=noisy))
             self.layers.append(ModulatedConv(hidden, hidden, dim, upsample=False, gain=gain, noisy=noisy))
-        self.to_rgb = ModulatedLinear(hidden if self.layers else dim, 3, dim, demodulate=False)
+        self.to_rgb = ModulatedLinear(hidden if self.layers else dim, image_channels, dim, demodulate=False)
 
     def noise_spec(self, batch: int) -> Spec:
         """One number per pixel and layer, by the layer's index; {} without noise."""
@@ -241,24 +246,25 @@ class ConvDecoder(nn.Module):
         }
 
     def forward(self, tokens: Tensor, style: Tensor, noise: Any = None) -> Tensor:
-        """Tokens [B, N, D] under the styles [B, D] of their images: images [B, 3, R, R]."""
+        """Tokens [B, N, D] under the styles [B, D] of their images: images [B, C, R, R]."""
         features = tokens.transpose(1, 2).unflatten(2, (self.grid, self.grid))  # [B, D, y, x]
         for index, layer in enumerate(self.layers):
             features = F.leaky_relu(layer(features, style, noise[str(index)] if noise else None), 0.2)
-        pixels = widened(self.to_rgb(features.flatten(2).transpose(1, 2), style))  # [B, R², 3]
+        pixels = widened(self.to_rgb(features.flatten(2).transpose(1, 2), style))  # [B, R², C]
         images: Tensor = pixels.transpose(1, 2).unflatten(2, features.shape[2:])
         return images
 
 
 def build_decoder(
-    kind: str, dim: int, hidden: int, grid: int, patch: int, noisy: bool
+    kind: str, dim: int, hidden: int, grid: int, patch: int, noisy: bool, image_channels: int = 3
 ) -> PatchDecoder | ConvDecoder:
     """`inr`, `inr-sine` or `conv`: a module from tokens, styles and noise to images; see `Generator`."""
+    sizes = (dim, hidden, grid, patch, image_channels)
     match kind:
         case "inr":
-            return PatchDecoder(dim, hidden, grid, patch, mapping_depth=4, layers=3, sine=False, noisy=noisy)
+            return PatchDecoder(*sizes, mapping_depth=4, layers=3, sine=False, noisy=noisy)
         case "inr-sine":
-            return PatchDecoder(dim, hidden, grid, patch, mapping_depth=0, layers=1, sine=True, noisy=noisy)
+            return PatchDecoder(*sizes, mapping_depth=0, layers=1, sine=True, noisy=noisy)
         case "conv":
-            return ConvDecoder(dim, hidden, grid, patch, noisy=noisy)
+            return ConvDecoder(*sizes, noisy=noisy)
     raise ValueError(f"unknown decoder {kind}")

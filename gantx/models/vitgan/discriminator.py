@@ -21,6 +21,7 @@ class Discriminator(interfaces.Discriminator):
 
     Args:
         config: the section `discriminator:`; gantx.config.networks.vitgan documents its fields.
+        image_channels: of the images: 1 (grey), 3 or 4 (RGBA).
 
     Attributes:
         patch_size: height and width of the patches before they are extended by `overlap`.
@@ -28,13 +29,13 @@ class Discriminator(interfaces.Discriminator):
         padding: how images are padded, `zeros` or `reflect`.
     """
 
-    def __init__(self, config: ViTGANDiscriminatorConfig) -> None:
+    def __init__(self, config: ViTGANDiscriminatorConfig, image_channels: int = 3) -> None:
         super().__init__()
         self.patch_size = config.patch_size
         self.overlap = config.overlap
         self.padding = config.padding
         side = config.resolution // config.patch_size
-        pixels = 3 * (config.patch_size + 2 * config.overlap) ** 2
+        pixels = image_channels * (config.patch_size + 2 * config.overlap) ** 2
         self.from_patches = EqualizedLinear(pixels, config.dim, spectral=config.spectral_norm, widen=True)
         self.class_token = nn.Parameter(0.02 * torch.randn(1, 1, config.dim))
         self.positions = nn.Parameter(0.02 * torch.randn(1, 1 + side**2, config.dim))
@@ -64,7 +65,7 @@ class Discriminator(interfaces.Discriminator):
         return {}
 
     def forward(self, images: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
-        """Images [B, 3, R, R], and their labels [B] with classes, to logits [B]; `noise` is not used."""
+        """Images [B, C, R, R], and their labels [B] with classes, to logits [B]; `noise` is not used."""
         tokens = self.tokens(images)
         *blocks, last = self.blocks
         for block in blocks:
@@ -78,7 +79,7 @@ class Discriminator(interfaces.Discriminator):
         return logits.squeeze(1)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """Input tokens of the first block for images [B, 3, R, R]: [B, 1 + N, D], the class token first."""
+        """Input tokens of the first block for images [B, C, R, R]: [B, 1 + N, D], the class token first."""
         patches = overlapping_patches(images, self.patch_size, self.overlap, self.padding)
         tokens = self.from_patches(patches)
         class_token = self.class_token.expand(len(images), -1, -1)

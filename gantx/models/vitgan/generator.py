@@ -23,22 +23,23 @@ class Generator(interfaces.Generator):
 
     Args:
         config: the section `generator:`; gantx.config.networks.vitgan documents its fields.
+        image_channels: of the images: 1 (grey), 3 or 4 (RGBA).
 
     Attributes:
         latent_shape: (dim,).
-        image_shape: (3, R, R).
+        image_shape: (C, R, R).
         w_avg: running average [D] of w, for truncation; updated by training.
     """
 
     w_avg: Tensor
 
-    def __init__(self, config: ViTGANGeneratorConfig) -> None:
+    def __init__(self, config: ViTGANGeneratorConfig, image_channels: int = 3) -> None:
         super().__init__()
         grid = config.resolution // config.patch_size
         self.output = config.output
         self.classes = config.classes
         self.latent_shape = (config.dim,)
-        self.image_shape = (3, config.resolution, config.resolution)
+        self.image_shape = (image_channels, config.resolution, config.resolution)
         self.mapping_network = Mapping(config.dim, config.mapping_depth, config.mapping_lr, config.classes)
         self.positions = (
             SineGrid(grid, config.dim) if config.positions == "sine" else TokenTable(grid**2, config.dim)
@@ -58,7 +59,13 @@ class Generator(interfaces.Generator):
         )
         self.norm = SelfModulatedLayerNorm(config.dim, config.norm_eps)
         self.decoder = build_decoder(
-            config.decoder, config.dim, config.decoder_dim, grid, config.patch_size, config.decoder_noise
+            config.decoder,
+            config.dim,
+            config.decoder_dim,
+            grid,
+            config.patch_size,
+            config.decoder_noise,
+            image_channels,
         )
         self.register_buffer("w_avg", torch.zeros(config.dim))
 
@@ -79,7 +86,7 @@ class Generator(interfaces.Generator):
             noise: of `noise_spec`, or None.
 
         Returns:
-            [B, 3, R, R].
+            [B, C, R, R].
         """
         *each, last = ws.unbind(1)
         tokens = self.positions()[None]  # [1, N, D]: the same for all images until a style comes in
@@ -89,7 +96,7 @@ class Generator(interfaces.Generator):
         return images.tanh() if self.output == "tanh" else images
 
     def forward(self, z: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
-        """Latents [B, D], and labels [B] with classes, to images [B, 3, R, R]; no noise means zero noise."""
+        """Latents [B, D], and labels [B] with classes, to images [B, C, R, R]; no noise means zero noise."""
         return self.synthesis(self.mapping(z, labels), noise)
 
     def follow(
@@ -110,7 +117,7 @@ class Generator(interfaces.Generator):
             labels: not used; the styles know them.
 
         Returns:
-            Images [B, 3, R, R]; for every layer, attention [B, h, S, S] on the grid of S x S tokens, under
+            Images [B, C, R, R]; for every layer, attention [B, h, S, S] on the grid of S x S tokens, under
             `<S>x<S>.<which block>`.
         """
         attentions = [block.get_submodule("attention") for block in self.blocks]
