@@ -33,14 +33,14 @@ def commands(folder: Path) -> dict[str, list[str]]:
     model, images, large = (str(folder / name) for name in ("run", "images", "large"))
     random_features = ["--features", "random"]
     return {
-        "sample png": ["sample", model, "-n", "2000", "--grid", "50x40", "-o", "OUT/g.png"],
-        "sample npy": ["sample", model, "-n", "3000", "-o", "OUT/g.npy"],
-        "sample zip": ["sample", model, "-n", "1000", "-o", "OUT/g.zip"],
+        "sample png": ["sample", model, "-n", "1000", "--grid", "40x25", "-o", "OUT/g.png"],
+        "sample npy": ["sample", model, "-n", "1000", "-o", "OUT/g.npy"],
+        "sample zip": ["sample", model, "-n", "500", "-o", "OUT/g.zip"],
         "export hub": ["export", model, "-o", "OUT/hub", "--format", "hf"],
         "export pt2": ["export", model, "-o", "OUT/m.pt2"],
         "preparation": ["stats", large, "--resolution", "8", *random_features, "-o", "OUT/p.safetensors"],
         "stats": ["stats", images, "--resolution", "8", *random_features, "-o", "OUT/s.safetensors"],
-        "eval": ["eval", model, "--data", images, *random_features, "--num", "800", "--no-intervals"],
+        "eval": ["eval", model, "--data", images, *random_features, "--num", "200", "--no-intervals"],
     }
 
 
@@ -60,7 +60,7 @@ def storm(folder: Path, stops: int, seed: int, only: Sequence[str] = ()) -> Coun
     pixels = np.random.default_rng(seed)
     for name, side in ("images", 24), ("large", 160):
         (folder / name).mkdir(parents=True)
-        for number in range(400):
+        for number in range(200):
             image = Image.fromarray(pixels.integers(0, 256, (side, side, 3), np.uint8))
             image.save(folder / name / f"{number:03d}.png")
     save(folder / "run", "transgan")
