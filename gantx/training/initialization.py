@@ -75,11 +75,11 @@ def require_size(settings: RunConfig) -> None:
     from gantx.models import bounded
 
     header = _read(settings.initialization)
-    generators = [part for part in ("generator", "generator_ema") if part in header.digests]
-    for parts, section in (
-        (generators, header.config.generator),
-        ([part for part in ("discriminator",) if part in header.digests], header.config.discriminator),
+    for names, section in (
+        (("generator", "generator_ema"), header.config.generator),
+        (("discriminator",), header.config.discriminator),
     ):
+        parts = [name for name in names if name in header.digests]
         for part in parts:
             check_size(header, part)
         if not parts:
