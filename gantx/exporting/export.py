@@ -293,4 +293,8 @@ def _aside(output: Path) -> Iterator[Path]:
             scratch = stack.enter_context(scratch_folder(output))
         except OSError as problem:
             raise MissingError(f"cannot write beside {output}: {system_reason(problem)}") from problem
-        yield stack.enter_context(utf8_path(scratch))
+        readable = stack.enter_context(utf8_path(scratch))
+        try:
+            yield readable
+        except OSError as problem:
+            raise MissingError(f"cannot write {output}: {system_reason(problem)}") from problem
