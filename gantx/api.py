@@ -298,6 +298,7 @@ class Model:
         """One label for each image; drawn for seeds if none is named, None for an unconditional network."""
         from gantx.errors import UsageError
         from gantx.generation.labels import DrawnLabels, parse_class
+        from gantx.generation.latents import whole_number
 
         conditioning = self.config.conditioning
         if label is None:
@@ -306,15 +307,19 @@ class Model:
             chosen = parse_class(conditioning, label)
             assert chosen is not None
             return [chosen] * count
-        numbers: Sequence[Any] = label
-        if self.network.classes and any(isinstance(each, str) for each in label):
-            numbers = [parse_class(conditioning, each) if isinstance(each, str) else each for each in label]
-        if len(numbers) != count or not all(_is_label(each, self.network.classes) for each in numbers):
+        if not self.network.classes:
+            raise UsageError("this model has no classes to choose from: leave the label out")
+        if len(label) != count:
             raise UsageError(
-                f"label has {len(label)} entries for {count} images of {self.network.classes} classes: give "
-                "one name or number for each image"
+                f"label has {len(label)} entries for {count} images: give one class, or a name or number for "
+                "each image"
             )
-        return numbers
+        labels = []
+        for each in label:
+            known = parse_class(conditioning, each if isinstance(each, str) else whole_number(each, "label"))
+            assert known is not None
+            labels.append(known)
+        return labels
 
     def _batch(self, wanted: int | None, count: int) -> int:
         """Number of images to compute at once, of `count`; UsageError if `wanted` is below 1."""
@@ -455,7 +460,3 @@ class Model:
         from gantx.generation.labels import name_of
 
         return None if self._label is None else name_of(self.config.conditioning, self._label)
-
-
-def _is_label(value: Any, classes: int) -> bool:
-    return not isinstance(value, str) and 0 <= value < classes

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 DEMO = Path(__file__).parent / "demo" / "demo.safetensors"  # trained on the shapes by a preset; in the wheel
 _NAME = re.compile(r"kimg-(\d{6}\.\d{3})\.safetensors")
+_BEST = re.compile(r"best-(.+)\.safetensors", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -277,6 +278,12 @@ def find(target: Path) -> Path:
     if target.is_file():
         return target
     if not target.is_dir():
+        kept = [*best_in(target.parent).values()]
+        if target.name == "best" and kept:  # the folder of the only one in earlier versions
+            if len(kept) > 1:
+                named = ", ".join(path.name for path in kept)
+                raise UsageError(f"{target.parent} has a best checkpoint for each score: name one of {named}")
+            return kept[0]
         raise MissingError(f"no such checkpoint or run: {target}")
     latest = latest_in(target / "checkpoints") or latest_in(target)
     if latest is not None:
@@ -314,8 +321,25 @@ def all_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("kimg-*.safetensors") if _NAME.fullmatch(path.name))
 
 
+def images_in_name(path: Path) -> int | None:
+    """The number of images in the name of a checkpoint; None for another name."""
+    match = _NAME.fullmatch(path.name)
+    return round(float(match[1]) * 1000) if match else None
+
+
+def best_name(score: str) -> str:
+    """File name of the best checkpoint by a score, such as `fid`."""
+    return f"best-{score}.safetensors"
+
+
+def best_in(folder: Path) -> dict[str, Path]:
+    """The best checkpoints of a folder by the names of their scores."""
+    found = ((_BEST.fullmatch(path.name), path) for path in sorted(folder.glob("best-*.safetensors")))
+    return {match[1]: path for match, path in found if match and path.is_file()}
+
+
 def prune(folder: Path, keep: int) -> None:
-    """Remove all but the latest `keep` checkpoints; errors of removal are ignored."""
+    """Remove all but the latest `keep` checkpoints, never the best; errors of removal are ignored."""
     for path in all_in(folder)[:-keep]:
         with contextlib.suppress(OSError):
             path.unlink()
@@ -345,6 +369,8 @@ def _damaged(path: Path, what: str) -> str:
     before = [other for other in all_in(path.parent) if other.name < path.name]
     if _NAME.fullmatch(path.name) and before:
         return f"{path} {what}; the checkpoint before is {before[-1]}"
+    if _BEST.fullmatch(path.name) and (newest := latest_in(path.parent)) is not None:
+        return f"{path} {what}; the newest checkpoint is {newest}"
     needed = what.startswith(("is cut off", "is damaged", "is corrupt", "has a damaged header"))
     return f"{path} {what}" + ("; copy or download it again" if needed else "")
 

@@ -261,3 +261,22 @@ def test_no_family_imports_another(module):
 def test_no_file_is_too_long():
     lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
     assert {name: length for name, length in lengths.items() if length > 600} == {}
+
+
+# Where each is called: with its limits, and never with the right to run code or to start a program.
+OPENERS = {
+    "Image.open(": {"gantx.io.decoding"},
+    "torch.load(": {"gantx.io.torch_files"},
+    "np.load(": {"gantx.io.arrays", "gantx.data.containers", "gantx.data.prepare"},
+    "pickle.load(": set(),
+    "yaml.load(": set(),
+}
+
+
+@pytest.mark.parametrize("call", OPENERS)
+def test_files_are_opened_where_their_limits_are(call):
+    found = {name: path.read_text(encoding="utf-8") for name, path in MODULES.items()}
+    assert {name for name, text in found.items() if call in text} == OPENERS[call]
+    safe = {"Image.open(": "formats=", "torch.load(": "weights_only=True", "np.load(": "allow_pickle=False"}
+    for name in OPENERS[call]:
+        assert all(safe[call] in line for line in found[name].splitlines() if call in line), name

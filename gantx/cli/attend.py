@@ -9,6 +9,7 @@ import typer
 
 from gantx import api
 from gantx.cli.options import (
+    Best,
     Checkpoint,
     ClassName,
     Device,
@@ -70,6 +71,7 @@ def attend(
     scale: Scale = None,
     class_: ClassName = None,
     weights: Weights = "ema",
+    best: Best = None,
     device: Device = "auto",
     force: Force = False,
 ) -> None:
@@ -100,7 +102,7 @@ def attend(
         figures.check(output, "or a folder name")
     chosen = parse_seeds(seeds) if seeds is not None else [seed]
     imaging.require_distinct(output, chosen)
-    require_checkpoint(checkpoint)
+    checkpoint = require_checkpoint(checkpoint, best)
     load_torch()
 
     from gantx.generation import attention_visualization, provenance

@@ -17,6 +17,7 @@ from gantx.cli.path_arguments import file_path, path_or_name
 from gantx.cli.status import StatusDisplay
 from gantx.errors import DataError, UsageError
 from gantx.io.atomic import require_folder
+from gantx.io.escaping import printable
 
 if TYPE_CHECKING:
     from gantx.data.census import Census
@@ -70,7 +71,7 @@ def check(
         print(json.dumps({"schema": "gantx.data/1", **found}))
     else:
         for label, value in _lines(census, channels or 3):
-            print(f"{label:<13}{value}")
+            print(printable(f"{label:<13}{value}"))
     if unusable := census.images - census.usable:
         raise DataError(
             f"{unusable:,} of {census.images:,} images in {census.location} cannot be used: repair or remove "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gantx.cli.options import AsJson, Device, require_checkpoint, require_file
+from gantx.cli.options import AsJson, Best, Device, require_checkpoint, require_file
 from gantx.cli.path_arguments import file_path, path_or_name
 from gantx.cli.status import StatusDisplay, load_torch
 from gantx.cli.tables import print_table
@@ -28,6 +28,7 @@ def evaluate(
             help="A run, a checkpoint, demo, or images (folder, .zip, .npy); the newest run by default.",
         ),
     ] = None,
+    best: Best = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(help="fid, kid, is, pr, dc, modes: fid,kid, or repeated. The preset's by default."),
@@ -172,8 +173,8 @@ def evaluate(
     if data is not None:
         require_source(data)
     target = target or checkpoint.newest_run(Path("runs"))
-    if targets.is_checkpoint(target):
-        require_checkpoint(target)
+    if best is not None or targets.is_checkpoint(target):
+        target = require_checkpoint(target, best)
 
     load_torch()
     from gantx.evaluation import request as evaluation

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gantx.cli.options import Checkpoint, require_checkpoint
+from gantx.cli.options import Best, Checkpoint, require_checkpoint
 from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import MissingError, UsageError
@@ -46,7 +46,8 @@ def export(
         str | None,
         typer.Option(
             "--class",
-            help="The class, by name or number, that onnx, pt2 and web generate of a conditional model.",
+            help="The one class, by name or number, that onnx, pt2 and web generate of a conditional model; "
+            "by default the label is a second input, and the page has a list of the classes.",
         ),
     ] = None,
     license_: Annotated[
@@ -70,6 +71,7 @@ def export(
             parser=file_path, help="npm package for the page, folder or .tgz; by default downloaded with npm."
         ),
     ] = None,
+    best: Best = None,
     force: Annotated[
         bool,
         typer.Option("--force", "-f", help="Write over an existing output; other files of a folder stay."),
@@ -113,7 +115,7 @@ def export(
         read_result(path)
     if onnxruntime_web is not None and not onnxruntime_web.exists():
         raise MissingError(f"there is no npm package at {onnxruntime_web}")
-    require_checkpoint(checkpoint)
+    checkpoint = require_checkpoint(checkpoint, best)
     load_torch()
 
     from gantx.exporting import export as exporting

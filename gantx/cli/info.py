@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gantx.cli.options import AsJson, Checkpoint
+from gantx.cli.options import AsJson, Best, Checkpoint, require_checkpoint
 from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import UsageError
 from gantx.io.escaping import printable
@@ -18,6 +18,7 @@ def info(
     config: Annotated[
         bool, typer.Option("--config", help="Print the whole configuration as YAML instead.")
     ] = False,
+    best: Best = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a checkpoint is, how far it was trained and on what, and verify that it is undamaged.
@@ -33,7 +34,7 @@ def info(
     from gantx import checkpoint as checkpoints
     from gantx.data.crop import size_of
 
-    header = checkpoints.read_header(checkpoints.find(checkpoint))
+    header = checkpoints.read_header(require_checkpoint(checkpoint, best))
     if config:
         print(header.config.to_yaml(), end="")
         return

@@ -10,6 +10,7 @@ import typer
 from gantx import api
 from gantx.cli.options import (
     Batch,
+    Best,
     Checkpoint,
     Cutoff,
     Device,
@@ -73,6 +74,7 @@ def interpolate(
         ),
     ] = None,
     weights: Weights = "ema",
+    best: Best = None,
     batch: Batch = None,
     device: Device = "auto",
     force: Force = False,
@@ -103,7 +105,7 @@ def interpolate(
     if chosen is not None and len(chosen) == paths and not sweeps and class_ is None:
         raise _nothing_moves(seeds)
     strip = output.suffix.lower() in animations.STRIPS
-    require_checkpoint(checkpoint)
+    checkpoint = require_checkpoint(checkpoint, best)
     load_torch()
     from gantx.generation.labels import name_of, parse_classes
 

@@ -8,7 +8,16 @@ from typing import Annotated, Any, cast
 import typer
 
 from gantx import api
-from gantx.cli.options import Batch, Checkpoint, Device, Labels, Scale, Weights, require_checkpoint
+from gantx.cli.options import (
+    Batch,
+    Best,
+    Checkpoint,
+    Device,
+    Labels,
+    Scale,
+    Weights,
+    require_checkpoint,
+)
 from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import UsageError
@@ -42,6 +51,7 @@ def mix(
         ),
     ] = None,
     weights: Weights = "ema",
+    best: Best = None,
     scale: Scale = None,
     labels: Labels = True,
     batch: Batch = None,
@@ -71,7 +81,7 @@ def mix(
     changed, taken = parse_seeds(rows), parse_seeds(columns)
     of_layers = None if layers is None else parse_seeds(layers)
     of_components = None if components is None else parse_seeds(components)
-    require_checkpoint(checkpoint)
+    checkpoint = require_checkpoint(checkpoint, best)
     load_torch()
 
     from gantx.generation import sampling, style_mixing

@@ -30,6 +30,10 @@ Weights = Annotated[
         callback=require_weights_name, help="ema for the running average, raw for the trained weights."
     ),
 ]
+Best = Annotated[
+    str | None,
+    typer.Option(metavar="SCORE", help="The best checkpoint of a run by a score, such as fid, not its last."),
+]
 
 
 def require_channels(channels: int | None) -> int | None:
@@ -89,8 +93,21 @@ def require_file(path: Path | None, what: str) -> None:
         raise MissingError(f"there is no {what} at {path}")
 
 
-def require_checkpoint(target: Path) -> None:
-    """MissingError or CheckpointError if no readable checkpoint is there, before torch is imported."""
+def require_checkpoint(target: Path, best: str | None = None) -> Path:
+    """The file of a checkpoint, before torch is imported.
+
+    Args:
+        target: a run, a folder of checkpoints, a file, or demo.
+        best: name of a score: the best checkpoint of the run by it.
+
+    Raises:
+        MissingError, CheckpointError: no readable checkpoint is there.
+    """
     from gantx import checkpoint
 
-    checkpoint.read_header(checkpoint.find(target))
+    if best is None:
+        return checkpoint.read_header(checkpoint.find(target)).path
+
+    from gantx.training.best import find
+
+    return checkpoint.read_header(find(target, best)).path

@@ -9,6 +9,7 @@ import typer
 
 from gantx import api
 from gantx.cli.options import (
+    Best,
     Checkpoint,
     Device,
     Labels,
@@ -67,6 +68,7 @@ def project(
         ),
     ] = None,
     weights: Weights = "ema",
+    best: Best = None,
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", "-f", help="Write over existing outputs.")] = False,
 ) -> None:
@@ -100,7 +102,7 @@ def project(
 
     require_file(image, "image")
     require_file(feature_file, "file of Inception weights")
-    require_checkpoint(checkpoint)
+    checkpoint = require_checkpoint(checkpoint, best)
     load_torch()
 
     from gantx.generation import class_search, projection, sampling

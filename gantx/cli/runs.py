@@ -16,6 +16,7 @@ from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay
 from gantx.cli.tables import print_table
 from gantx.errors import CheckFailed
+from gantx.io.escaping import printable
 
 if TYPE_CHECKING:
     from gantx.training.runs import RunSummary
@@ -30,7 +31,7 @@ def ls(
     ),
     as_json: AsJson = False,
 ) -> None:
-    """List runs with their state, progress, last scores and size.
+    """List runs with their state, progress, size, last scores, and best ones with their kimg.
 
     Examples:
 
@@ -46,12 +47,12 @@ def ls(
         print(json.dumps({"schema": "gantx.runs/1", "runs": rows}))
         return
     if not found:
-        print(f"no runs in {folder}")
+        print(printable(f"no runs in {folder}"))
         return
     print_table(
         ("run", "state", "kimg", "MB", "scores"),
         [
-            (run.path.name, run.state, _progress(run), f"{run.bytes / 1e6:,.3g}", _scores(run))
+            (printable(run.path.name), run.state, _progress(run), f"{run.bytes / 1e6:,.3g}", _scores(run))
             for run in found
         ],
         right={"kimg", "MB"},
@@ -64,8 +65,13 @@ def _progress(run: RunSummary) -> str:
 
 def _scores(run: RunSummary) -> str:
     if run.problem:
-        return run.problem
-    return ", ".join(f"{name} {value:.4g}" for name, value in (run.scores or {}).items())
+        return printable(run.problem)
+    best = run.best or {}
+    parts = []
+    for name, value in (run.scores or {}).items():
+        of_best = f" (best {best[name].value:.4g} at {best[name].kimg:,.4g})" if name in best else ""
+        parts.append(f"{name} {value:.4g}{of_best}")
+    return printable(", ".join(parts))
 
 
 @app.command("verify", cls=Command)
@@ -91,8 +97,8 @@ def verify(
         print(json.dumps({"schema": "gantx.runs-verify/1", "files": rows}))
     else:
         for file in damaged:
-            print(f"{file.path}: {file.problem}")
-        print(f"{len(found) - len(damaged):,} of {len(found):,} files of {run} are sound")
+            print(printable(f"{file.path}: {file.problem}"))
+        print(printable(f"{len(found) - len(damaged):,} of {len(found):,} files of {run} are sound"))
     if damaged:
         raise CheckFailed(
             f"{len(damaged):,} of {len(found):,} files of {run} are damaged: remove them, and go on from the "

@@ -12,6 +12,7 @@ import typer
 from gantx import api
 from gantx.cli import output as output_log
 from gantx.cli.options import (
+    Best,
     Cutoff,
     Device,
     Force,
@@ -70,6 +71,7 @@ def sample(
     ] = None,
     cutoff: Cutoff = None,
     weights: Weights = "ema",
+    best: Best = None,
     dtype: Annotated[
         str, typer.Option(help="uint8, or float32 for a .npy of the unclamped output of the generator.")
     ] = "uint8",
@@ -131,7 +133,17 @@ def sample(
         raise UsageError("--latents provides every latent: omit -n, --seed and --seeds")
     if source is not None:
         images_told = (number, seed or None, seeds, latents, truncation, cutoff)
-        told = (*images_told, class_, grid, scale, labels or None, go_on or None, output, compile or None)
+        told = (
+            *images_told,
+            class_,
+            best,
+            grid,
+            scale,
+            labels or None,
+            go_on or None,
+            output,
+            compile or None,
+        )
         if any(option is not None for option in told):
             raise UsageError(
                 "--from takes the settings from the picture and only compares: name nothing else"
@@ -169,7 +181,7 @@ def sample(
         imaging.check_output(output)
     parse_truncation(truncation, cutoff)
     chosen = None if seeds is None else parse_seeds(seeds)
-    require_checkpoint(checkpoint)
+    checkpoint = require_checkpoint(checkpoint, best)
     load_torch()
 
     from gantx.generation import sampling

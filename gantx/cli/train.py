@@ -287,7 +287,9 @@ def _dry_run(settings: RunConfig) -> None:
     from gantx.data.prepare import check, require_enough
     from gantx.data.published import SETS
     from gantx.training.dry_run import sizes
+    from gantx.training.initialization import require_size
 
+    require_size(settings)
     print(settings.to_yaml())
     if settings.data.source not in (None, *SETS):  # which would be downloaded
         with StatusDisplay() as status:

@@ -381,7 +381,7 @@ class TrainingConfig(Section):
             the generator collapses too, to the last healthy checkpoint with half the learning rate.
         max_rollbacks: how often a run may go back, each time with half the rate before.
         evaluate_every: how often the averaged generator is scored as `evaluation` says; null for never. The
-            best checkpoint by the first metric is kept in checkpoints/best.
+            best checkpoint by each score is kept as checkpoints/best-SCORE.safetensors.
         samples: number of images in a grid of samples.
     """
 
@@ -414,7 +414,7 @@ class EvaluationConfig(Section):
 
     Attributes:
         protocol: named protocol of resizing, reference and quantisation.
-        metrics: what is computed; the first one decides which checkpoint of a run is the best.
+        metrics: what is computed.
         features: the feature network: `inception`, the built-in `random`, or an .onnx file.
         num: generated images; null takes the protocol's number.
         num_during_training: generated images of one evaluation by `training.evaluate_every`.

@@ -26,6 +26,7 @@ from gantx.errors import DataError, GantxError, MissingError
 from gantx.io.archives import open_zip
 from gantx.io.arrays import LARGEST_ARRAY, read_npy
 from gantx.io.decoding import SUFFIXES, open_image
+from gantx.io.lmdb_file import LmdbFile
 
 _MOST_PACKED = 64  # an array of a .npz may unpack to so many times its bytes, and `LARGEST_ARRAY` beside
 _LARGEST_ENTRY = 2**30  # bytes of one image file
@@ -63,7 +64,7 @@ def open_container(path: Path, split: Split) -> ArraySource | TarSource | Parque
     if kind == ".parquet":
         return ParquetSource(path)
     if kind == ".mdb":
-        return LmdbSource(path if path.is_dir() else path.parent)
+        return LmdbSource(path / "data.mdb" if path.is_dir() else path)
     return ArraySource(path)
 
 
@@ -352,6 +353,7 @@ class ParquetSource(_Labelled):
                     self._groups.append((shard, group, first, rows))
                     first += rows
             self._count = first
+            self._require_bounds()
             labels = next((name for name in ("label", "labels") if name in schema.names), None)
             numbers = [file.read([labels])[labels].to_numpy() for file in self._files] if labels else []
         except (arrow.ArrowException, OSError, ValueError, KeyError) as problem:
@@ -368,6 +370,19 @@ class ParquetSource(_Labelled):
         self._starts = [first for _, _, first, _ in self._groups]
         self._lock = threading.Lock()
         self._held: tuple[int, Any] = (-1, None)  # the last row group that was read
+
+    def _require_bounds(self) -> None:
+        """ValueError if the files announce more than a table of images of their size has."""
+        size = sum(shard.stat().st_size for shard in self._shards)
+        # A row that repeats the one before takes no bytes: without a limit, labels could fill the memory.
+        if self._count > size or any(rows < 0 for _, _, _, rows in self._groups):
+            raise ValueError(f"{self._count:,} rows in {size:,} bytes")
+        for shard, group, _, _ in self._groups:
+            packed = self._shards[shard].stat().st_size
+            # Of a damaged file, the description of a column would end the process by SIGABRT.
+            unpacked = self._files[shard].metadata.row_group(group).total_byte_size
+            if unpacked > _MOST_PACKED * packed + LARGEST_ARRAY:
+                raise ValueError(f"{packed:,} bytes that unpack to {unpacked:,}")
 
     def __len__(self) -> int:
         return self._count
@@ -403,8 +418,8 @@ def _image_column(schema: Any, path: Path) -> str:
     chosen = ["image"] if "image" in fields else fields
     if len(chosen) != 1:
         raise DataError(
-            f"{path} has {len(chosen) or 'no'} columns of encoded images among {', '.join(schema.names)}: "
-            "call the one to use `image`"
+            f"{path} has {len(chosen) or 'no'} columns of encoded images among "
+            f"{', '.join(schema.names[:8])}: call the one to use `image`"
         )
     return str(chosen[0])
 
@@ -424,64 +439,43 @@ def _class_names(schema: Any, column: str) -> tuple[str, ...]:
 class LmdbSource(_Labelled):
     """The values of an LMDB database that are encoded images, in the order of their keys, as LSUN has them.
 
-    The database is opened read-only and without locking: nothing is written into its folder.
-
     Args:
-        path: the folder with data.mdb.
+        path: the file `data.mdb`, or one of another name.
 
     Raises:
-        MissingError: lmdb is not installed.
         DataError: it cannot be read, or is empty.
     """
 
     def __init__(self, path: Path) -> None:
-        lmdb = _library("lmdb", path, "lmdb")
-        self.name = safe_name(path.name)
-        self.location = str(path)
-        self._file = path / "data.mdb"
+        place = path.parent if path.name == "data.mdb" else path
+        self.name = safe_name(place.name if place.is_dir() else place.stem)
+        self.location = str(place)
+        self._path = path
         try:
-            self._database = _database(lmdb, path)
-            with self._database.begin() as reader:
-                self._keys = [bytes(key) for key in reader.cursor().iternext(values=False)]
-        except lmdb.Error as problem:
-            raise DataError(f"cannot read {path} as an LMDB database ({problem}): copy it again") from problem
-        if not self._keys:
-            raise DataError(f"{path} is an empty LMDB database: name one with images")
-        self.typical_bytes = self._file.stat().st_size // len(self._keys)
+            self._entries = LmdbFile(path)
+        except (ValueError, OSError) as problem:
+            raise DataError(
+                f"cannot read {place} as an LMDB database ({problem}): copy it again, or export its images "
+                "to a folder"
+            ) from problem
+        if not len(self._entries):
+            raise DataError(f"{place} is an empty LMDB database: name one with images")
+        self.typical_bytes = path.stat().st_size // len(self._entries)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._entries)
 
     def fingerprint(self) -> str:
         """Digest of the database's size and time of change."""
-        return digest_of(_facts([self._file]))
+        return digest_of(_facts([self._path]))
 
     def identify(self, index: int) -> str:
         """The folder and the key."""
-        return f"{self.location}:{self._keys[index].decode('utf-8', 'backslashreplace')}"
+        return f"{self.location}:{self._entries.keys[index].decode('utf-8', 'backslashreplace')}"
 
     def read(self, index: int) -> Image.Image:
         """The image of a key, not decoded yet."""
-        with self._database.begin() as reader:
-            content = reader.get(self._keys[index])
-        return open_image(bytes(content))
-
-
-_databases: dict[Path, tuple[list[str], Any]] = {}  # a process may open a database only once
-
-
-def _database(lmdb: Any, path: Path) -> Any:
-    """The database in a folder; opened anew if it has changed since this process opened it."""
-    path = path.resolve()
-    facts = list(_facts([path / "data.mdb"]))
-    known, database = _databases.get(path, (None, None))
-    if known != facts:
-        if database is not None:
-            database.close()
-            del _databases[path]
-        database = lmdb.open(str(path), readonly=True, lock=False, create=False, readahead=False)
-        _databases[path] = (facts, database)
-    return database
+        return open_image(self._entries.value(index, _LARGEST_ENTRY))
 
 
 class _Module(Protocol):

@@ -32,7 +32,7 @@ from gantx.data.labels import Labels, digest_of
 from gantx.data.pixels import Tally, Unusable, at_ratio, read_all
 from gantx.data.sources import HasLabelFiles, Source, open_source
 from gantx.errors import DataError, MissingError, system_reason
-from gantx.io.atomic import scratch_folder
+from gantx.io.atomic import replacing, scratch_folder
 from gantx.io.cache import cache_folder
 
 Log = Callable[[str], None]
@@ -450,9 +450,12 @@ def _refusal(source: Source, data: DataConfig, unusable: list[Unusable], total: 
     named = "; ".join(f"{source.identify(image.index)}: {image.reason}" for image in unusable[:_NAMED])
     if len(unusable) > _NAMED:
         rest = cache_folder() / f"unusable-{_fingerprint(source, data)}.txt"
-        rest.parent.mkdir(parents=True, exist_ok=True)
-        _list(source, unusable, rest)
-        named += f"; … (all in {rest})"
+        try:
+            with replacing(rest) as beside:
+                _list(source, unusable, beside)
+            named += f"; … (all in {rest})"
+        except MissingError:  # a full disk must not hide the images
+            named += "; …"
     return UnusableImage(
         f"cannot use {len(unusable):,} of {total:,} images: {named}", advice, small=all(small)
     )

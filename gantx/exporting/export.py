@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from gantx.checkpoint import Header
-from gantx.errors import DataError, MissingError, UsageError, system_reason
-from gantx.exporting import hub, onnx, parity, program, web
-from gantx.exporting.generator import ExportedGenerator, Morph, latents_of
+from gantx.errors import DataError, MissingError, system_reason
+from gantx.exporting import classes, hub, onnx, parity, program, web
+from gantx.exporting.generator import ExportedGenerator, morph_of
 from gantx.exporting.parity import Difference, Run
 from gantx.exporting.request import FOLDERS, PACKAGE, RANGES, UNSTATED, Kind, Request, require_valid
 from gantx.generation import sampling
@@ -54,11 +54,10 @@ def export(target: Path, request: Request, log: Log, working: Working = unnotice
     if request.kind in ("onnx", "web"):
         onnx.require_packages()
     generator, header = sampling.open_generator(target, CPU)
-    if request.kind in ("onnx", "pt2", "web"):
+    if request.class_ is not None:
         label = parse_class(header.config.conditioning, request.class_)
-        generator = generator if label is None else with_label(generator, label)
-    elif request.class_ is not None:
-        raise UsageError(f"an export of weights ({request.kind}) has all classes: leave --class away")
+        assert label is not None
+        generator = with_label(generator, label)
     folder = request.kind in FOLDERS
     home = request.output if folder else request.output.parent
     earlier = _read_record(home / RECORD)
@@ -96,16 +95,16 @@ def _onnx(
 ) -> tuple[str, dict[str, Any]]:
     ratio = header.config.data.ratio
     exported = ExportedGenerator(generator, request.pixels, request.truncation, ratio=ratio).eval()
-    z = latents_of(generator, range(max(parity.BATCHES)))
+    inputs = exported.inputs(max(parity.BATCHES))
     name = utf8_name(request.output.name)
     with working(_TRACING):
-        traced = program.trace(exported, [z])
+        traced = program.trace(exported, inputs)
     with working("converting it to ONNX"):
         onnx.write_onnx(folder / name, traced, _metadata(header, request))
     with working(_VERIFYING.format("onnxruntime")):
         run, runtime = onnx.open_onnx(folder / name)
-        checked = _checked(exported.unrounded(), run, [z], runtime, log)
-    return name, {"opset": onnx.OPSET, **_interface(exported), "parity": checked}
+        checked = _checked(exported.unrounded(), run, inputs, runtime, log)
+    return name, {"opset": onnx.OPSET, **_interface(exported, header, request), "parity": checked}
 
 
 def _pt2(
@@ -113,15 +112,15 @@ def _pt2(
 ) -> tuple[str, dict[str, Any]]:
     ratio = header.config.data.ratio
     exported = ExportedGenerator(generator, request.pixels, request.truncation, ratio=ratio).eval()
-    z = latents_of(generator, range(max(parity.BATCHES)))
+    inputs = exported.inputs(max(parity.BATCHES))
     name = utf8_name(request.output.name)
     with working(_TRACING):
-        traced = program.trace(exported, [z])
+        traced = program.trace(exported, inputs)
     program.write_program(folder / name, traced, _metadata(header, request))
     runtime = f"torch.export.load {torch.__version__}"
     with working(_VERIFYING.format("torch.export.load")):
-        checked = _checked(exported.unrounded(), program.open_program(folder / name), [z], runtime, log)
-    return name, {**_interface(exported), "parity": checked}
+        checked = _checked(exported.unrounded(), program.open_program(folder / name), inputs, runtime, log)
+    return name, {**_interface(exported, header, request), "parity": checked}
 
 
 def _safetensors(
@@ -150,12 +149,9 @@ def _web(
     fetching = f"fetching {PACKAGE} with npm" if request.runtime is None else f"unpacking {request.runtime}"
     with working(fetching):
         runtime_files = web.write_runtime(folder / "ort", request.runtime)
-    network = Morph(generator, ratio=header.config.data.ratio).eval()
-    web.write_page(folder, network, header)
-    batch = max(parity.BATCHES)
-    inputs = [latents_of(generator, range(batch)), latents_of(generator, range(batch, 2 * batch))]
-    shares = torch.linspace(0, 1, batch)
-    inputs += [shares, shares.flip(0)] if network.has_styles else [shares]
+    network = morph_of(generator, ratio=header.config.data.ratio).eval()
+    web.write_page(folder, network, header, request.class_)
+    inputs = network.inputs(max(parity.BATCHES))
     with working(_TRACING):
         traced = program.trace(network, inputs)
     with working("converting it to ONNX"):
@@ -163,7 +159,8 @@ def _web(
     with working(_VERIFYING.format("onnxruntime")):
         run, runtime = onnx.open_onnx(folder / web.MODEL)
         checked = _checked(network.unrounded(), run, inputs, runtime, log)
-    return web.MODEL, {"opset": onnx.OPSET, "runtime": runtime_files, "parity": checked}
+    about = classes.describe(header.config.conditioning, request.class_)
+    return web.MODEL, {"opset": onnx.OPSET, **about, "runtime": runtime_files, "parity": checked}
 
 
 _TRACING = "tracing the generator with torch.export"
@@ -198,10 +195,9 @@ def _checked(
 def _checked_weights(generator: Generator, path: Path, log: Log) -> dict[str, Any]:
     """As `_checked`, for a checkpoint that is loaded again."""
     again, _ = sampling.open_generator(path, CPU)
-    if generator.classes:  # the labels are the same for both
-        generator, again = with_label(generator, 0), with_label(again, 0)
-    z = latents_of(generator, range(max(parity.BATCHES)))
-    return _checked(generator, again, [z], f"gantx {__version__}", log)
+    reference = ExportedGenerator(generator)
+    inputs = reference.inputs(max(parity.BATCHES))
+    return _checked(reference, ExportedGenerator(again), inputs, f"gantx {__version__}", log)
 
 
 def _sentence(difference: Difference, runtime: str) -> str:
@@ -228,8 +224,11 @@ def _metadata(header: Header, request: Request) -> dict[str, str]:
         "gantx.digest": header.digest,
         "gantx.license": _license(header, request),
     }
+    described = classes.describe(header.config.conditioning, request.class_)
     if request.kind != "web":
-        metadata |= {"gantx.input": "z, standard normal", "gantx.range": RANGES[request.pixels]}
+        label = "; label, the number of a class" if "classes" in described else ""
+        metadata |= {"gantx.input": f"z, standard normal{label}", "gantx.range": RANGES[request.pixels]}
+    metadata |= classes.metadata(described)
     if request.truncation is not None:
         metadata["gantx.truncation"] = json.dumps(request.truncation._asdict())
     return metadata
@@ -239,9 +238,15 @@ def _metadata(header: Header, request: Request) -> dict[str, str]:
 _CHANNELS = {1: {"channels": "grey"}, 4: {"channels": "red, green, blue, alpha (not premultiplied)"}}
 
 
-def _interface(exported: ExportedGenerator) -> dict[str, Any]:
-    """Names, types, shapes and ranges of input and output."""
+def _interface(exported: ExportedGenerator, header: Header, request: Request) -> dict[str, Any]:
+    """Names, types, shapes and ranges of inputs and output."""
     generator, truncation = exported.generator, exported.truncation
+    label = {
+        "name": "label",
+        "type": "int64",
+        "shape": ["batch"],
+        "values": f"0..{generator.classes - 1}",
+    }
     return {
         "input": {
             "name": "z",
@@ -249,6 +254,8 @@ def _interface(exported: ExportedGenerator) -> dict[str, Any]:
             "shape": ["batch", *generator.latent_shape],
             "values": "standard normal",
         },
+        **({"label": label} if generator.classes else {}),
+        **classes.describe(header.config.conditioning, request.class_),
         "output": {
             "name": onnx.OUTPUT,
             "type": "uint8" if exported.pixels == "uint8" else "float32",
@@ -286,4 +293,8 @@ def _aside(output: Path) -> Iterator[Path]:
             scratch = stack.enter_context(scratch_folder(output))
         except OSError as problem:
             raise MissingError(f"cannot write beside {output}: {system_reason(problem)}") from problem
-        yield stack.enter_context(utf8_path(scratch))
+        readable = stack.enter_context(utf8_path(scratch))
+        try:
+            yield readable
+        except OSError as problem:
+            raise MissingError(f"cannot write {output}: {system_reason(problem)}") from problem

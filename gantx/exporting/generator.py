@@ -1,4 +1,4 @@
-"""The exported networks: everything from a latent to finished pixels as one module."""
+"""The exported networks: everything from a latent, and a label, to finished pixels as one module."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from gantx.exporting.classes import mixed_labels, require_known
 from gantx.exporting.request import Pixels
 from gantx.generation import sampling
 from gantx.generation.interpolation import slerp
 from gantx.generation.latents import style_shape
 from gantx.generation.truncation import Truncation, require_styles, truncate
 from gantx.models.interfaces import Generator, StyleBased
+from gantx.models.layers.conditioning import one_hot
 from gantx.runtime.random import Draw, for_seeds
 
 
 class ExportedGenerator(nn.Module):
     """Latents to pixels, with truncation and range built in; noise has its stored value.
+
+    A conditional network takes labels as its second input.
 
     Args:
         generator: a network of `gantx.models`.
@@ -31,7 +35,7 @@ class ExportedGenerator(nn.Module):
     Attributes:
         image_shape: (C, H, W) of the output.
 
-    Shapes: z float32 [B, *latent_shape] -> [B, C, H, W].
+    Shapes: z float32 [B, *latent_shape], label int64 [B] -> [B, C, H, W].
 
     Raises:
         UsageError: truncation of a network without styles, or of more layers than it has.
@@ -57,13 +61,15 @@ class ExportedGenerator(nn.Module):
             styled = require_styles(generator, "truncation")
             truncate(styled, torch.zeros(1, *style_shape(generator)), *truncation)
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Latents z to images [B, C, H, W] in the range of `pixels`."""
-        if self.truncation is None:
-            return self._finished(self.generator(z))
-        assert isinstance(self.generator, StyleBased)
-        ws = truncate(self.generator, self.generator.mapping(z), *self.truncation)
-        return self._finished(self.generator.synthesis(ws))
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Latents z, and labels of a conditional network, to images [B, C, H, W] in the range of `pixels`."""
+        labels = None if label is None else require_known(label, self.generator.classes)
+        return self._finished(sampling.render(self.generator, z, None, self.truncation, labels))
+
+    def inputs(self, batch: int) -> list[Tensor]:
+        """Inputs for a comparison: the latents of the seeds 0 to `batch` - 1, and different labels."""
+        z = latents_of(self.generator, range(batch))
+        return [z, mixed_labels(self.generator.classes, batch)] if self.generator.classes else [z]
 
     def _finished(self, images: Tensor) -> Tensor:
         return as_pixels(sampling.crop(images, self.ratio), self.pixels, self.rounded)
@@ -78,7 +84,7 @@ class ExportedGenerator(nn.Module):
 class Morph(nn.Module):
     """Images interpolated between two latents, as grey levels: the network behind the sliders of the page.
 
-    Styles are interpolated linearly if the network has them, else latents spherically.
+    A conditional network takes a label for each end. `morph_of` chooses the subclass for a generator.
 
     Args:
         generator: a network of `gantx.models`.
@@ -87,10 +93,10 @@ class Morph(nn.Module):
 
     Attributes:
         image_shape: (C, H, W) of the output.
-
-    Shapes: start, end float32 [B, *latent_shape]; along [B] in 0..1; truncation [B], only for networks with
-        styles -> uint8 [B, C, H, W].
+        has_styles: whether truncation is an input.
     """
+
+    has_styles: bool
 
     def __init__(self, generator: Generator, *, ratio: float = 1.0, rounded: bool = True) -> None:
         super().__init__()
@@ -98,22 +104,87 @@ class Morph(nn.Module):
         self.ratio = ratio
         self.image_shape = sampling.cropped_shape(generator, ratio)
         self.rounded = rounded
-        self.has_styles = isinstance(generator, StyleBased)
-
-    def forward(self, start: Tensor, end: Tensor, along: Tensor, truncation: Tensor | None = None) -> Tensor:
-        """Images at the weight `along` of `end`; `truncation` is psi per image."""
-        if truncation is None:
-            images = self.generator(slerp(start, end, along))
-        else:
-            assert isinstance(self.generator, StyleBased)
-            first, last = self.generator.mapping(start), self.generator.mapping(end)
-            ws = torch.lerp(first, last, along.view(-1, *[1] * (first.ndim - 1)))
-            images = self.generator.synthesis(truncate(self.generator, ws, truncation))
-        return as_pixels(sampling.crop(images, self.ratio), "uint8", self.rounded)
 
     def unrounded(self) -> Morph:
         """The same network without rounding."""
-        return Morph(self.generator, ratio=self.ratio, rounded=False)
+        return type(self)(self.generator, ratio=self.ratio, rounded=False)
+
+    def inputs(self, batch: int) -> list[Tensor]:
+        """Inputs for a comparison: different latents, weights, truncations and labels."""
+        shares = torch.linspace(0, 1, batch)
+        ends = [latents_of(self.generator, range(first, first + batch)) for first in (0, batch)]
+        labels = mixed_labels(self.generator.classes, batch) if self.generator.classes else None
+        return [
+            *ends,
+            shares,
+            *([shares.flip(0)] if self.has_styles else []),
+            *([] if labels is None else [labels, labels.flip(0)]),
+        ]
+
+    def _known(self, label: Tensor | None) -> Tensor | None:
+        return None if label is None else require_known(label, self.generator.classes)
+
+    def _finished(self, images: Tensor) -> Tensor:
+        return as_pixels(sampling.crop(images, self.ratio), "uint8", self.rounded)
+
+
+class LatentMorph(Morph):
+    """A morph of a network without styles: latents are interpolated spherically, labels linearly.
+
+    Shapes: start, end float32 [B, *latent_shape]; along [B] in 0..1; start_label, end_label int64 [B] ->
+        uint8 [B, C, H, W].
+    """
+
+    has_styles = False
+
+    def forward(
+        self,
+        start: Tensor,
+        end: Tensor,
+        along: Tensor,
+        start_label: Tensor | None = None,
+        end_label: Tensor | None = None,
+    ) -> Tensor:
+        """Images at the weight `along` of `end`."""
+        z = slerp(start, end, along)
+        if start_label is None:
+            return self._finished(self.generator(z))
+        first, last = (
+            one_hot(self._known(label), self.generator.classes) for label in (start_label, end_label)
+        )
+        return self._finished(self.generator(z, None, torch.lerp(first, last, along[:, None])))
+
+
+class StyleMorph(Morph):
+    """A morph of a network with styles, which are interpolated linearly.
+
+    Shapes: start, end float32 [B, *latent_shape]; along [B] in 0..1; truncation [B]; start_label, end_label
+        int64 [B] -> uint8 [B, C, H, W].
+    """
+
+    has_styles = True
+
+    def forward(
+        self,
+        start: Tensor,
+        end: Tensor,
+        along: Tensor,
+        truncation: Tensor,
+        start_label: Tensor | None = None,
+        end_label: Tensor | None = None,
+    ) -> Tensor:
+        """Images at the weight `along` of `end`; `truncation` is psi per image."""
+        assert isinstance(self.generator, StyleBased)
+        first = self.generator.mapping(start, self._known(start_label))
+        last = self.generator.mapping(end, self._known(end_label))
+        ws = torch.lerp(first, last, along.view(-1, *[1] * (first.ndim - 1)))
+        return self._finished(self.generator.synthesis(truncate(self.generator, ws, truncation)))
+
+
+def morph_of(generator: Generator, *, ratio: float = 1.0) -> Morph:
+    """The network behind the sliders of the page of a generator."""
+    morph = StyleMorph if isinstance(generator, StyleBased) else LatentMorph
+    return morph(generator, ratio=ratio)
 
 
 def as_pixels(images: Tensor, pixels: Pixels, rounded: bool = True) -> Tensor:

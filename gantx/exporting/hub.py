@@ -18,6 +18,7 @@ from gantx.data.crop import size_of
 from gantx.errors import GantxError, UsageError
 from gantx.evaluation import reports, results
 from gantx.evaluation.results import Result
+from gantx.exporting.classes import describe as describe_classes
 from gantx.exporting.request import UNSTATED
 from gantx.generation import sampling
 from gantx.generation.labels import drawn_labels
@@ -29,6 +30,7 @@ from gantx.version import __version__
 
 WEIGHTS = "model.safetensors"
 _SHOWN = 16  # number of images in the picture on the card
+_LISTED = 100  # classes in the table on the card
 _TASK = "unconditional-image-generation"  # the Hub's name of the task
 
 
@@ -87,6 +89,7 @@ def write_folder(
         "kimg": header.images / 1000,
         "digest": header.digest,
         "license": license_,
+        **describe_classes(header.config.conditioning, None),
         "config": shared.config.model_dump(mode="json"),
     }
     write_text(folder / "config.json", json.dumps(about, indent=2) + "\n")
@@ -164,15 +167,18 @@ def card(header: Header, license_: str, scores: Sequence[Result]) -> str:
     of = markdown_code(str(name))
     images = f"{number:,} of {of}" if number else of
     length = f"{kimg} thousand real images shown to the discriminator" if header.images else "not recorded"
+    classes = describe_classes(config.conditioning, None)
+    kinds = f"of {len(classes['classes']):,} classes" if classes else "without classes"
     blocks = [
         f"---\n{yaml.safe_dump(_front_matter(header, license_, scores), sort_keys=False)}---",
         f"# {config.name}, {kimg} kimg" if header.images else f"# {config.name}",
-        f"A generator of {size} images without classes, of the family `{family}`, for gantx.",
+        f"A generator of {size} images {kinds}, of the family `{family}`, for gantx.",
         "![images of the seeds 0 to 15](samples.png)",
         "## Use",
         "```\npip install gantx\ngantx sample . -n 64 -o grid.png\ngantx export . -o model.onnx\n```",
         f"`{WEIGHTS}` contains the averaged generator and its whole configuration; loading it runs no code. "
         "The image of a seed is always the same.",
+        *(_of_classes(classes) if classes else ()),
         "## Training",
         f"- recipe: `{config.name}`, complete in `config.json`\n"
         f"- images: {images}\n"
@@ -193,12 +199,33 @@ def card(header: Header, license_: str, scores: Sequence[Result]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
+def _of_classes(described: dict[str, Any]) -> list[str]:
+    """The part of the card about classes, from what `describe` of them returned."""
+    names = described["classes"]
+    rows = [f"| {label} | {markdown(name)} |" for label, name in enumerate(names[:_LISTED])]
+    if len(names) > _LISTED:
+        rows.append(f"| … | {len(names) - _LISTED:,} more in `config.json` |")
+    none = described["no_class"]
+    without = "" if none is None else f" `none`, the label {none}, stands for no class in particular."
+    return [
+        "## Classes",
+        "By default each seed has its own class, in the proportions of the training images. A class can be "
+        f"chosen by its name or number; there are no others than these.{without}",
+        "```\ngantx sample . --class 0 -n 64 -o one.png\ngantx sample . --class all -n 8 -o all.png\n```",
+        '```python\nimport gantx\n\nimages = gantx.load(".").sample(8, label=0)\n```',
+        "An exported `model.onnx` or `model.pt2` has the number as its second input, `label` (int64, one for "
+        "each image).",
+        "\n".join(["| label | class |", "|---|---|", *rows]),
+    ]
+
+
 def _front_matter(header: Header, license_: str, scores: Sequence[Result]) -> dict[str, Any]:
+    classes = isinstance(header.config.conditioning.classes, int)
     matter: dict[str, Any] = {
         "license": license_,
         "library_name": "gantx",
         "pipeline_tag": _TASK,
-        "tags": ["gan", header.config.generator.family],
+        "tags": ["gan", header.config.generator.family, *(["class-conditional"] if classes else [])],
     }
     dataset = str(header.data.get("name") or "unknown")
     measured = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import warnings
@@ -40,8 +41,10 @@ def trace(network: nn.Module, inputs: Sequence[Tensor]) -> ExportedProgram:
 
 def write_program(path: Path, program: ExportedProgram, metadata: Mapping[str, str]) -> None:
     """Write a .pt2 with `metadata` as JSON in its extra file `gantx.json`."""
+    content = io.BytesIO()  # PyTorch's own writer ends the process when the disk is full
     with quiet():
-        torch.export.save(program, path, extra_files={EXTRA: json.dumps(metadata)})
+        torch.export.save(program, content, extra_files={EXTRA: json.dumps(metadata)})
+    path.write_bytes(content.getbuffer())
 
 
 def open_program(path: Path) -> Run:

@@ -36,7 +36,8 @@ class Request:
         kind: the format; see `kind_of`.
         pixels: range of the output of `onnx` and `pt2`.
         truncation: built into `onnx` and `pt2`.
-        class_: name or number of the class that `onnx`, `pt2` and `web` generate of a conditional model.
+        class_: name or number of the one class that `onnx`, `pt2` and `web` generate of a conditional model;
+            None for all of them, with the label as an input.
         license: identifier of the weights' licence on the Hugging Face Hub; None for the one that an exported
             file names.
         scores: results of `gantx eval` for the card of `hf`; empty to take those found beside the checkpoint.
@@ -91,6 +92,8 @@ def require_valid(request: Request) -> None:
             raise UsageError(f"the form {request.kind} has no truncation built in: only onnx and pt2 have")
         if request.pixels != "float":
             raise UsageError(f"the form {request.kind} has no range built in: only onnx and pt2 have")
+        if request.class_ is not None and request.kind != "web":
+            raise UsageError(f"the form {request.kind} contains the weights of all classes: omit --class")
     if request.scores and request.kind != "hf":
         raise UsageError("scores go on the card of a Hugging Face folder: give a folder as the output")
     if request.runtime is not None and request.kind != "web":

@@ -16,9 +16,11 @@ from typing import Any
 
 from gantx.checkpoint import Header
 from gantx.errors import DataError, MissingError
+from gantx.exporting.classes import describe
 from gantx.exporting.generator import Morph, latents_of
 from gantx.exporting.hub import write_text
 from gantx.exporting.request import PACKAGE
+from gantx.generation.labels import drawn_labels
 
 VERSION = "1.30.0"  # fetched from npm unless the user names a package
 RUNTIME_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
@@ -28,17 +30,20 @@ _LARGEST = 2**28  # bytes of a file of the package
 _TIMEOUT = 600  # seconds, of npm
 
 
-def write_page(folder: Path, network: Morph, header: Header) -> None:
-    """Write the page, a description of the network, and the latents of its seeds.
+def write_page(folder: Path, network: Morph, header: Header, class_: str | None = None) -> None:
+    """Write the page, a description of the network, and the latents and labels of its seeds.
 
     Args:
         folder: an existing folder.
         network: what `model.onnx` computes.
         header: of the checkpoint.
+        class_: name or number of the only class that a conditional network generates; None where labels are
+            inputs.
     """
     generator = network.generator
     page = resources.files("gantx.exporting").joinpath("page.html").read_text(encoding="utf-8")
     write_text(folder / "index.html", page)
+    conditioning = header.config.conditioning
     about = {
         "preset": header.config.name,
         "kimg": header.images / 1000,
@@ -47,7 +52,10 @@ def write_page(folder: Path, network: Morph, header: Header) -> None:
         "image_shape": list(network.image_shape),
         "styles": network.has_styles,
         "seeds": SEEDS,
+        **describe(conditioning, class_),
     }
+    if generator.classes:
+        about["labels"] = drawn_labels(conditioning, range(SEEDS))
     write_text(folder / "demo.json", json.dumps(about, indent=2) + "\n")
     latents = latents_of(generator, range(SEEDS)).numpy()
     (folder / "latents.bin").write_bytes(latents.astype("<f4").tobytes())

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from gantx.errors import DataError, MissingError, UsageError
 from gantx.generation.parsing import parse_seeds as parse_seeds
 from gantx.generation.parsing import whole_number as whole_number
+from gantx.io import sealed
 from gantx.io.arrays import read_npy
 from gantx.io.byte_names import utf8_path
 from gantx.models.interfaces import Generator, StyleBased
@@ -89,10 +89,17 @@ def read_latents(path: Path, *shapes: tuple[int, ...]) -> Tensor:
         raise MissingError(f"there are no latents at {path}")
     try:
         if path.suffix == ".safetensors":
-            with utf8_path(path) as readable:
-                (latents,) = load_file(readable).values()
+            sealed.check_header(path)
+            with utf8_path(path) as readable, safe_open(readable, "pt") as file:
+                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+                damaged = sealed.damaged_tensors(stored, file.metadata() or {})
+            (latents,) = stored.values()
+            if damaged:
+                raise sealed.Damaged
         else:
             latents = torch.from_numpy(np.array(read_npy(path)))
+    except sealed.Damaged:
+        raise DataError(f"{path} is damaged: its latents do not match their digest; project again") from None
     except (SafetensorError, OSError, ValueError, TypeError) as problem:
         raise DataError(
             f"cannot read latents from {path} ({problem}): give a .npy array, or a .safetensors file of one "

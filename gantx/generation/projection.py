@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gantx.data.pixels import converted
@@ -28,6 +27,7 @@ from gantx.evaluation.resizing import clean_by_matrix
 from gantx.generation import sampling
 from gantx.generation.latents import LABEL, style_shape, whole_number
 from gantx.generation.truncation import require_styles
+from gantx.io import sealed
 from gantx.io.atomic import replacing
 from gantx.io.channels import to_rgb
 from gantx.io.decoding import decoded
@@ -222,9 +222,9 @@ def save_latents(path: Path, latents: Tensor, label: int | None = None) -> None:
         latents: [N, ...].
         label: class of their images; None for an unconditional generator.
     """
-    about = None if label is None else {LABEL: str(label)}
+    about = {} if label is None else {LABEL: str(label)}
     with replacing(path) as beside:
-        save_file({"latents": latents.contiguous()}, beside, about)
+        sealed.save(beside, {"latents": latents.contiguous()}, about)
 
 
 def _space(generator: interfaces.Generator, space: str | None) -> Space:

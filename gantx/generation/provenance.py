@@ -6,6 +6,7 @@ and compared pixel by pixel.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,16 +255,25 @@ def _of_training(picture: Picture, target: Path | None) -> Path:
         return checkpoint.find(target)
     name = checkpoint.checkpoint_name(picture.images)
     for file in _candidates(target):
-        if file.name == name:
+        if file.name == name or _is_best_at(file, picture.images):
             return file
     raise MissingError(
         f"{target} has no {name}, which generated {picture.name}: only the last checkpoints are kept"
     )
 
 
+def _is_best_at(file: Path, images: int) -> bool:
+    """Whether a file is a best checkpoint of this number of images."""
+    if file not in checkpoint.best_in(file.parent).values():
+        return False
+    with contextlib.suppress(CheckpointError):
+        return checkpoint.read_header(file).images == images
+    return False
+
+
 def _candidates(folder: Path) -> list[Path]:
     """Weight files in a folder of checkpoints, a run, or a folder of runs; links are followed."""
-    depths = ("", "*/", "*/*/", "*/*/*/")  # runs / run / checkpoints / best
+    depths = ("", "*/", "*/*/", "*/*/*/")  # runs / run / checkpoints / best of earlier versions
     return sorted({file for depth in depths for file in folder.glob(f"{depth}*.safetensors")}, reverse=True)
 
 

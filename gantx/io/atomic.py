@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +50,24 @@ def replacing(path: Path) -> Iterator[Path]:
         raise MissingError(f"cannot write {path}: {system_reason(problem)}") from problem
     finally:
         temporary.discard(beside, descriptor)
+
+
+def link_or_copy(source: Path, path: Path) -> None:
+    """Make `path` another name of a file, which takes no space; a copy where the file system has no links.
+
+    Only for files that are replaced and never changed, such as all that `replacing` writes.
+
+    Raises:
+        MissingError: the disk is full or the folder cannot be written; what was at `path` is still there.
+    """
+    if path.exists() and path.samefile(source):  # renaming one name of a file to another does nothing
+        return
+    with replacing(path) as beside:
+        beside.unlink()
+        try:
+            os.link(source, beside)
+        except OSError:
+            shutil.copyfile(source, beside)
 
 
 @contextlib.contextmanager

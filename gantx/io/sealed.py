@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ _HEADER = "header_sha256"
 _UNSET = "0" * 64  # stands for the digest of the header while that is computed
 # Quotes inside of strings are escaped, so that these match keys only.
 _SEAL = re.compile(rb'"header_sha256"\s*:\s*"([^"]{64})"')
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 _KEYS = (b'"header_sha256"', b'"tensor_sha256"')
 
 
@@ -52,7 +54,9 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
     try:
         save_file(dict(tensors), path, entries)
     except SafetensorError as problem:  # how safetensors reports a full disk
-        raise OSError(str(problem)) from problem
+        number = _SYSTEM_ERROR.search(str(problem))
+        told = (int(number[1]), os.strerror(int(number[1]))) if number else (str(problem),)
+        raise OSError(*told) from problem
     with path.open("r+b") as file:
         length = file.read(8)
         text = file.read(int.from_bytes(length, "little"))
@@ -95,7 +99,12 @@ def damaged_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
         tensors: some or all tensors of a file, on the CPU.
         metadata: of the same file, verified; without digests, no tensor counts as damaged.
     """
-    digests = json.loads(metadata.get(_TENSORS, "{}"))
+    try:
+        digests = json.loads(metadata.get(_TENSORS, "{}"))
+    except (ValueError, RecursionError):
+        return [*tensors]
+    if not isinstance(digests, dict):
+        return [*tensors]
     return [name for name, tensor in tensors.items() if digests and digests.get(name) != _digest(tensor)]
 
 

@@ -1,14 +1,17 @@
 """Temporary files and folders: random names, exclusive creation, and removal of what a killed process left.
 
 Whoever makes one keeps it locked; the system releases the lock however the process ends. So a name of this
-module's pattern that nobody has locked is a leftover. Locks of other machines may be invisible here: names
-begin with a digest of the host, and what others made has to be unchanged for a while too.
+module's pattern that nobody has locked is a leftover. Process ids play no part: containers share them. Locks
+of other machines may be invisible here: names begin with a digest of the running system (which containers on
+one machine share, as they do its locks), and what others made has to be unchanged for a while too, by the
+clock of the file system.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import re
@@ -17,7 +20,7 @@ import shutil
 import socket
 import stat
 import sys
-import time
+import tempfile
 from pathlib import Path
 
 if sys.platform != "win32":
@@ -161,7 +164,9 @@ def _remove(path: Path) -> None:
 
 def _is_old(path: Path, seconds: float) -> bool:
     times = [entry.lstat().st_mtime for entry in (path, *(path.rglob("*") if path.is_dir() else ()))]
-    return bool(time.time() - max(times) > seconds)
+    with tempfile.TemporaryFile(dir=path.parent) as file:  # the clock of this machine may be wrong
+        now = os.fstat(file.fileno()).st_mtime
+    return bool(now - max(times) > seconds)
 
 
 def _take(descriptor: int) -> bool:
@@ -184,5 +189,10 @@ def _beside(target: Path) -> Path:
     return target.with_name(f".{name}.{_host()}{secrets.token_hex(5)}.part")
 
 
+@functools.cache
 def _host() -> str:
-    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+    """A digest of the running system, or of the name of the host where the system has no id."""
+    name = socket.gethostname()
+    with contextlib.suppress(OSError):
+        name = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+    return hashlib.sha256(name.encode()).hexdigest()[:6]

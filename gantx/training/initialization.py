@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gantx.training.state import TrainingState
 
 _NAMED = 4  # tensors that the log names
+MOST_ABSENT = 2**26  # weights of a network that a file describes and does not have
 # Values that were resolved on the machine of the other run.
 _MACHINE = {
     "training.threads": "auto",
@@ -56,6 +57,39 @@ def located(settings: RunConfig) -> RunConfig:
         )
     found = InitializationConfig(checkpoint=str(header.path.resolve()), digest=_digest(header))
     return settings.model_copy(update={"initialization": found})
+
+
+def require_size(settings: RunConfig) -> None:
+    """Check that the file of `initialization` describes no larger networks than it has, before any is built.
+
+    Args:
+        settings: of a new run, which may have taken them over.
+
+    Raises:
+        MissingError: the file is gone.
+        CheckpointError: it describes larger networks, or cannot be read.
+    """
+    if settings.initialization is None:
+        return
+    from gantx.generation.sampling import check_size
+    from gantx.models import bounded
+
+    header = _read(settings.initialization)
+    for names, section in (
+        (("generator", "generator_ema"), header.config.generator),
+        (("discriminator",), header.config.discriminator),
+    ):
+        parts = [name for name in names if name in header.digests]
+        for part in parts:
+            check_size(header, part)
+        if not parts:
+            try:
+                bounded.check_within(section, MOST_ABSENT, header.config.data.channels)
+            except bounded.TooLargeError:
+                raise CheckpointError(
+                    f"{header.path} has a damaged header: it describes a network of more than "
+                    f"{MOST_ABSENT:,} weights and has none of it"
+                ) from None
 
 
 def _families(config: RunConfig) -> tuple[str, str]:

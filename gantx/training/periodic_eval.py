@@ -17,7 +17,7 @@ from gantx.models.interfaces import Generator
 
 
 class PeriodicEvaluation:
-    """Scores a generator by the run's own protocol, and remembers the best score.
+    """Scores a generator by the run's own protocol, and remembers the best value of each score.
 
     Its constructor loads weights and reference statistics, so that missing files are reported at the start.
 
@@ -50,8 +50,7 @@ class PeriodicEvaluation:
         self._evaluator = Evaluator(settings, log=log, progress=self._on_progress)
         for line in AS_RGB.get(config.data.channels, ()):
             log(f"evaluation: {line}")
-        self._deciding = self._evaluator.names[0]
-        self._best: tuple[str, float] | None = None  # protocol, value
+        self._best: dict[str, tuple[str, float]] = {}  # protocol and value by the name of the score
 
     def score(
         self,
@@ -88,25 +87,29 @@ class PeriodicEvaluation:
         }
         return {"scores": scores, "protocol_hash": result.protocol_hash}
 
-    def improves(self, line: Mapping[str, Any]) -> bool:
-        """Record a line of scores; whether its first metric is better than in all lines before.
+    def improved(self, line: Mapping[str, Any]) -> list[str]:
+        """Record a line of scores; names of those of the run's metrics that are better than in all before.
 
         Scores of different protocols are not compared: a changed protocol starts over.
         """
-        name = self._deciding
-        if (value := line["scores"].get(name)) is None:
-            return False
-        if self._best is not None and self._best[0] == line["protocol_hash"]:
-            best = self._best[1]
-            if not (value < best if lower_is_better(name) else value > best):
-                return False
-        self._best = line["protocol_hash"], value
-        return True
+        better, protocol = [], line["protocol_hash"]
+        for name in self._evaluator.names:
+            value, before = line["scores"].get(name), self._best.get(name)
+            if value is None:
+                continue
+            if before is None or before[0] != protocol or _is_better(name, value, before[1]):
+                self._best[name] = protocol, value
+                better.append(name)
+        return better
 
     def _on_progress(self, what: str, done: int, total: int) -> None:
         if self._interrupted():
             raise _Cancelled
         self._show(what, done, total)
+
+
+def _is_better(name: str, value: float, than: float) -> bool:
+    return value < than if lower_is_better(name) else value > than
 
 
 class _Cancelled(Exception):

@@ -8,6 +8,7 @@ from gantx import checkpoint
 from gantx.checkpoint import Header
 from gantx.config.schema import TrainingConfig
 from gantx.errors import CheckpointError, DivergedError, MissingError
+from gantx.training import best
 from gantx.training.health import Unhealthy
 
 REJECTED = "rejected"  # the folder for checkpoints that are not healthy, inside that of the checkpoints
@@ -46,14 +47,14 @@ def go_back(folder: Path, training: TrainingConfig, problem: DivergedError) -> t
             f"{problem}; the run went back {training.max_rollbacks} times (training.max_rollbacks) and does "
             "not go back again"
         )
-    for path in checkpoint.all_in(folder):
-        if path.name > latest.path.name:
-            aside = folder / REJECTED / path.name
-            try:
-                aside.parent.mkdir(exist_ok=True)
-                path.replace(aside)
-            except OSError as trouble:
-                raise MissingError(f"cannot move {path}: {trouble.strerror or trouble}") from trouble
+    newer = [path for path in checkpoint.all_in(folder) if path.name > latest.path.name]
+    for path in (*best.newer(folder, latest.images), *newer):
+        aside = folder / REJECTED / path.name
+        try:
+            aside.parent.mkdir(exist_ok=True)
+            path.replace(aside)
+        except OSError as trouble:
+            raise MissingError(f"cannot move {path}: {trouble.strerror or trouble}") from trouble
     sentence = (
         f"{problem}: going back to {latest.path.name} with {0.5**rollbacks:g} times the learning rate "
         f"(rollback {rollbacks} of at most {training.max_rollbacks})"

@@ -31,7 +31,7 @@ from gantx.training import health
 from gantx.training.changes import CHANGEABLE, contradictions
 from gantx.training.conditioning import with_classes
 from gantx.training.diagnostics import diagnose
-from gantx.training.initialization import initialize, located, same_origin
+from gantx.training.initialization import initialize, located, require_size, same_origin
 from gantx.training.loop import target_images, train
 from gantx.training.microbatch import resolve_micro_batch
 from gantx.training.periodic_eval import PeriodicEvaluation
@@ -93,7 +93,9 @@ def start(
     require_new_run(settings, out)
     notes = _Notes(log)
     required = Required(settings.training.compile is True, settings.training.cuda_graphs is True)
-    settings = resolve(located(settings), device, _steps_left(settings, 0), notes)
+    settings = located(settings)
+    require_size(settings)
+    settings = resolve(settings, device, _steps_left(settings, 0), notes)
     with contextlib.ExitStack() as claim:
         with StopAtOnce(_WHILE_PREPARING):
             folder = claim.enter_context(claimed_for_new_run(out)) if out is not None else None
@@ -504,7 +506,8 @@ def _naming_an_older_checkpoint(folder: Path, chosen: Path | None = None) -> Ite
             raise
         found = checkpoint.all_in(folder / "checkpoints")
         damaged = chosen or found[-1]
-        older = [path for path in found if path.name < damaged.name]
+        numbered = checkpoint.images_in_name(damaged) is not None  # or it is a best one
+        older = [path for path in found if path.name < damaged.name or not numbered]
         if older:
             raise CheckpointError(
                 f"{problem}; go on from there with: gantx train --resume {older[-1]}"

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
@@ -24,7 +23,7 @@ from gantx.io.atomic import replacing
 from gantx.io.escaping import printable
 from gantx.runtime import devices
 from gantx.runtime.activity import duration
-from gantx.training import metrics_file
+from gantx.training import best, metrics_file
 from gantx.training.health import FATAL, Health, Unhealthy
 from gantx.training.periodic_eval import PeriodicEvaluation
 from gantx.training.progress import ProgressDisplay
@@ -75,7 +74,7 @@ class RunLogger:
         self._clock = time.monotonic()
         self._reported = (state.images, state.seconds)
         self._scored = self._saved = -1  # images at the last evaluation, and at the last save
-        self._best = -1  # images at the best evaluation of a resumed run
+        self._best: dict[str, int] = {}  # images at the best evaluations of a resumed run, by score
 
     def log(self, text: str) -> None:
         """Show a line and write it to train.log."""
@@ -107,13 +106,9 @@ class RunLogger:
             Stopped: a stop was requested meanwhile; no iteration is made, so that the next start repeats it.
         """
         self._advance()
-        images = self.state.images
-        if (
-            self._best == images
-            and not (self.checkpoints / "best" / checkpoint.checkpoint_name(images)).exists()
-        ):
-            self._keep_best()
-        self.evaluate(images - self.config.training.batch)
+        self._claim.require()
+        best.restore(self.checkpoints, self._best)
+        self.evaluate(self.state.images - self.config.training.batch)
         if (reason := self.stop()) is not None:
             raise reason
         self._clock = time.monotonic()
@@ -145,7 +140,7 @@ class RunLogger:
         )  # scoring does not count as training time
 
     def evaluate(self, before: int, *, finished: bool = False) -> None:
-        """Score the averaged generator if that is due, and copy the checkpoint if it is the best so far.
+        """Score the averaged generator if that is due, and keep the checkpoint if it is the best so far.
 
         A stop that is requested meanwhile cancels the evaluation; the resumed run repeats it.
 
@@ -169,26 +164,16 @@ class RunLogger:
         line = {"kimg": images / 1000, "images": images, "seconds": round(self.state.seconds, 2), **scored}
         self._append("metrics.jsonl", json.dumps(line) + "\n")
         self._scored = images
-        best = self.evaluation.improves(line)
-        values = ", ".join(f"{name} {value:.4g}" for name, value in scored["scores"].items())
-        self.log(f"kimg {images / 1000:g}: {values}{' (best so far)' if best else ''}")
-        if best:
+        improved = self.evaluation.improved(line)
+        values = ", ".join(
+            f"{name} {value:.4g}{' (best so far)' if name in improved else ''}"
+            for name, value in scored["scores"].items()
+        )
+        self.log(f"kimg {images / 1000:g}: {values}")
+        if improved:
             self.save()
-            self._keep_best()
-
-    def _keep_best(self) -> None:
-        """Copy the latest checkpoint to checkpoints/best and remove the previous one there."""
-        latest = self.checkpoints / checkpoint.checkpoint_name(self.state.images)
-        folder = self.checkpoints / "best"
-        with replacing(folder / latest.name) as beside:
-            beside.unlink()
-            try:
-                os.link(latest, beside)  # the same file under a second name takes no space
-            except OSError:
-                shutil.copyfile(latest, beside)
-        for path in checkpoint.all_in(folder):
-            if path.name != latest.name:
-                path.unlink(missing_ok=True)
+            latest = self.checkpoints / checkpoint.checkpoint_name(images)
+            best.keep(latest, improved, self.checkpoints)
 
     def report(self) -> None:
         """Append a line of means since the last report to metrics.jsonl."""
@@ -277,13 +262,15 @@ class RunLogger:
             with replacing(metrics) as beside:
                 beside.write_text("".join(f"{line}\n" for line, _ in kept), encoding="utf-8")
             lines = [line for _, line in kept]
+            # Evaluations whose weights are still there: going back may have set better ones aside.
+            present = best.available(self.checkpoints) if self.evaluation is not None else {}
             for line in lines:
                 if metrics_file.is_report(line):
                     self.health.observe(line)
                 if metrics_file.is_score(line):
                     self._scored = line["images"]
-                    if self.evaluation is not None and self.evaluation.improves(line):
-                        self._best = line["images"]
+                    if self.evaluation is not None and line["images"] in present:
+                        self._best |= dict.fromkeys(self.evaluation.improved(line), line["images"])
             if reports := [line for line in lines if metrics_file.is_report(line)]:
                 self._reported = (reports[-1]["images"], reports[-1]["seconds"])
 

@@ -13,9 +13,18 @@ from gantx.config import presets
 from gantx.errors import GantxError, MissingError
 from gantx.io import lock
 from gantx.io.decoding import open_image
+from gantx.training import best, metrics_file
 from gantx.training.loop import target_images
 
 State = Literal["running", "done", "stopped", "new", "damaged"]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best checkpoint of a run by one score."""
+
+    kimg: float
+    value: float
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,8 @@ class RunSummary:
         kimg: thousand real images in the newest checkpoint.
         target_kimg: length of the run.
         scores: of the last evaluation, by name.
-        bytes: on the disk.
+        best: kimg and value of the best checkpoints, by the name of the score.
+        bytes: on the disk; several names of one file count once.
         problem: why it is damaged.
     """
 
@@ -42,6 +52,7 @@ class RunSummary:
     kimg: float = 0.0
     target_kimg: float = 0.0
     scores: dict[str, float] | None = None
+    best: dict[str, Best] | None = None
     bytes: int = 0
     problem: str | None = None
 
@@ -64,7 +75,7 @@ def _is_run(path: Path) -> bool:
 
 def summary(run: Path) -> RunSummary:
     """What one run has come to; never an error of its files."""
-    size = sum(path.lstat().st_size for path in run.rglob("*") if path.is_file())
+    size = _size(run)
     running = _is_running(run)
     newest = checkpoint.latest_in(run / "checkpoints")
     try:
@@ -91,8 +102,19 @@ def summary(run: Path) -> RunSummary:
         kimg=header.images / 1000,
         target_kimg=config.training.kimg,
         scores=_last_scores(run / "metrics.jsonl"),
+        best=_best(run),
         bytes=size,
     )
+
+
+def _size(run: Path) -> int:
+    facts = [path.lstat() for path in run.rglob("*") if path.is_file()]
+    return sum({(each.st_dev, each.st_ino): each.st_size for each in facts}.values())
+
+
+def _best(run: Path) -> dict[str, Best] | None:
+    found = best.values(run, _scored(run / "metrics.jsonl"))
+    return {name: Best(images / 1000, value) for name, (images, value) in found.items()} or None
 
 
 def _is_running(run: Path) -> bool:
@@ -109,15 +131,13 @@ def _is_running(run: Path) -> bool:
 
 def _last_scores(metrics: Path) -> dict[str, float] | None:
     """The scores in the last line of metrics.jsonl that has any."""
-    scores = None
-    for line in _lines(metrics):
-        if isinstance(line, dict) and isinstance(line.get("scores"), dict):
-            scores = {
-                str(name): float(value)
-                for name, value in line["scores"].items()
-                if isinstance(value, int | float)
-            }
-    return scores
+    scored = _scored(metrics)
+    return {name: float(value) for name, value in scored[-1]["scores"].items()} if scored else None
+
+
+def _scored(metrics: Path) -> list[dict[str, Any]]:
+    """The lines of scores in metrics.jsonl."""
+    return [line for line in _lines(metrics) if isinstance(line, dict) and metrics_file.is_score(line)]
 
 
 def _lines(metrics: Path) -> Iterator[Any]:

@@ -6,10 +6,10 @@ import re
 import shutil
 from pathlib import Path
 
-from gantx.checkpoint import Header
+from gantx.checkpoint import Header, checkpoint_name
 from gantx.errors import MissingError
-from gantx.io.atomic import replacing
-from gantx.training import changes, metrics_file
+from gantx.io.atomic import link_or_copy
+from gantx.training import best, changes, metrics_file
 from gantx.training.run_folder import create_folder
 
 FOLDER = "set-aside"
@@ -24,7 +24,7 @@ def set_newer_aside(folder: Path, header: Header) -> str | None:
 
     Args:
         folder: the run, claimed.
-        header: of a checkpoint in it or in its `checkpoints/best`.
+        header: of a checkpoint in it, a numbered or a best one.
 
     Returns:
         The line of log that says what was moved where; None if there was nothing.
@@ -34,16 +34,15 @@ def set_newer_aside(folder: Path, header: Header) -> str | None:
     """
     images, checkpoints = header.images, folder / "checkpoints"
     try:
-        own = checkpoints / header.path.name
+        own = checkpoints / checkpoint_name(images)
         if not own.exists():  # pruned since, but the best
-            with replacing(own) as beside:
-                shutil.copyfile(header.path, beside)
+            link_or_copy(header.path, own)
         newer = _newer(checkpoints, images)
-        best = _newer(checkpoints / "best", images)
+        better = best.newer(checkpoints, images) + _newer(checkpoints / best.EARLIER, images)
         pictures = _newer(folder / "samples", images)
         lines = _newer_lines(folder / "metrics.jsonl", images)
         undone = [entry for entry in changes.entries(folder) if entry["images"] >= images]
-        if not (newer or best or pictures or lines or undone):
+        if not (newer or better or pictures or lines or undone):
             return None
         aside = create_folder(folder / FOLDER, f"after-kimg-{images / 1000:g}")
         if (folder / "config.yaml").is_file():
@@ -54,13 +53,13 @@ def set_newer_aside(folder: Path, header: Header) -> str | None:
             changes.write(aside / changes.FILE, undone)
             kept = [entry for entry in changes.entries(folder) if entry["images"] < images]
             changes.write(folder / changes.FILE, kept)
-        for path in [*pictures, *best, *reversed(newer)]:  # the newest checkpoint stays until the end
+        for path in [*pictures, *better, *reversed(newer)]:  # the newest checkpoint stays until the end
             target = aside / path.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             path.rename(target)
     except OSError as problem:
         raise MissingError(f"cannot set files of {folder} aside: {problem.strerror or problem}") from problem
-    counted = (len(newer) + len(best), "checkpoint"), (len(pictures), "picture"), (len(lines), "line")
+    counted = (len(newer) + len(better), "checkpoint"), (len(pictures), "picture"), (len(lines), "line")
     moved = ", ".join(f"{n} {what}{'' if n == 1 else 's'}" for n, what in counted)
     return f"going back to {images / 1000:g} kimg: {moved} of metrics set aside in {aside}"
 

@@ -133,16 +133,23 @@ def test_the_class_of_an_image_is_searched_and_kept_with_its_latent(here, monkey
     assert "class:" not in done("project", "target.png", "run", *fixed).stderr
 
 
-def test_an_exported_program_generates_one_class(here):
-    refused = CliRunner().invoke(app, ["export", "run", "-o", "g.pt2"])
-    assert refused.exit_code == 2
-    assert "choose one with --class" in refused.stderr
-    result = CliRunner().invoke(app, ["export", "run", "--class", "2", "-o", "g.pt2"])
-    assert result.exit_code == 0, result.output
-    z = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
-    exported = torch.export.load("g.pt2").module()(z)
-    expected = next(gantx.load("run", device="cpu").generate(z, label=2))
-    torch.testing.assert_close(exported, expected, rtol=0, atol=1e-4)
+def test_an_exported_program_takes_labels_or_generates_one_class(here):
+    z = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    model, labels = gantx.load("run", device="cpu"), [2, 17, 0]
+    for file, chosen, label in (("all.pt2", (), labels), ("one.pt2", ("--class", "2"), 2)):
+        result = CliRunner().invoke(app, ["export", "run", *chosen, "-o", file])
+        assert result.exit_code == 0, result.output
+        given = () if chosen else (torch.tensor(labels),)
+        extra = {"gantx.json": ""}
+        exported = torch.export.load(file, extra_files=extra).module()(z, *given)
+        torch.testing.assert_close(exported, next(model.generate(z, label=label)), rtol=0, atol=1e-4)
+    files = json.loads(Path("export.json").read_text())["files"]
+    assert files["all.pt2"]["label"]["values"] == "0..17"
+    assert files["all.pt2"]["classes"] == list(model.classes)
+    assert files["all.pt2"]["class_counts"] == list(model.config.conditioning.counts)
+    assert json.loads(extra["gantx.json"])["gantx.class"] == model.classes[2]
+    assert files["one.pt2"]["class"] == model.classes[2]
+    assert not {"label", "classes"} & set(files["one.pt2"])
 
 
 def test_what_there_is_no_class_for_is_refused(here):
@@ -154,12 +161,18 @@ def test_what_there_is_no_class_for_is_refused(here):
     assert "rows of one picture" in several.stderr
     assert run("sample", "demo", "--class", "0", "-o", "x.png").exit_code == 2
     model = gantx.load("run", device="cpu")
-    with pytest.raises(UsageError, match="give one name or number for each image"):
+    with pytest.raises(UsageError, match="give one class, or a name or number for"):
         model.sample(3, label=[1, 2])
     with pytest.raises(UsageError, match="no class 'cat'"):
         model.sample(2, label=[0, "cat"])
-    with pytest.raises(UsageError, match="of 0 classes"):
+    with pytest.raises(UsageError, match="no classes to choose from"):
         model.of_class(0).sample(1, label=["red circle"])
+    for unknown, words in ([0, 18], "no class 18: this model has 18"), ([0, -1], "-1"), ([0, 0.5], "0.5"):
+        with pytest.raises(UsageError, match=words):
+            gantx.load("run", device="cpu").sample(2, label=unknown)
+    weights = CliRunner().invoke(app, ["export", "run", "--class", "0", "-o", "hub"])
+    assert weights.exit_code == 2
+    assert "contains the weights of all classes: omit --class" in weights.stderr
 
 
 def test_names_that_are_numbers_are_not_taken_for_labels(trained):

@@ -69,3 +69,12 @@ def test_a_preview_needs_enough_images_and_a_recipe(tmp_path):
     assert few.exit_code == 4
     assert "2 images" in few.stderr
     assert run("data", "preview", folder, "-o", tmp_path / "a.png").exit_code == 2
+
+
+def test_names_of_files_and_classes_are_escaped(tmp_path):
+    (tmp_path / "set").mkdir()
+    for name in "\x1b[31mred", "blue":
+        save(tmp_path / "set" / name)
+    result = run("data", "check", tmp_path / "set")
+    assert r"\x1b[31mred 3" in result.stdout
+    assert "\x1b" not in result.output

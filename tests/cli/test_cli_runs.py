@@ -42,3 +42,41 @@ def test_verification_names_what_is_damaged(tmp_path):
     assert result.exit_code == 1
     assert str(file) in result.stdout
     assert json.loads(run("runs", "verify", tmp_path / "vitgan", "--json").stdout)["files"][1]["problem"]
+
+
+def test_the_best_scores_are_listed_beside_the_last(tmp_path):
+    folder = tmp_path / "vitgan"
+    shutil.copytree(BEGUN / "vitgan", folder)
+    (file,) = (folder / "checkpoints").glob("*.safetensors")
+    shutil.copy(file, file.with_name("best-fid.safetensors"))
+    with (folder / "metrics.jsonl").open("a") as metrics:
+        for images, fid in (12, 31.5), (18, 40.25):
+            line = {"images": images, "scores": {"fid": fid, "kid": 2.0}, "protocol_hash": "a"}
+            metrics.write(json.dumps(line) + "\n")
+    assert run("runs", "ls", tmp_path).stdout.endswith("  fid 40.25 (best 31.5 at 0.012), kid 2\n")
+    (found,) = json.loads(run("runs", "ls", tmp_path, "--json").stdout)["runs"]
+    assert found["best"] == {"fid": {"kimg": 0.012, "value": 31.5}}
+
+
+def test_a_checkpoint_from_before_there_was_a_digest_of_headers_is_marked(tmp_path):
+    folder = tmp_path / "vitgan"
+    shutil.copytree(BEGUN / "vitgan", folder)
+    assert "no digest of the header (written before gantx kept one)" in run("info", folder).stdout
+    assert json.loads(run("info", folder, "--json").stdout)["sealed"] is False
+    assert run("sample", folder, "-n", 1, "-o", tmp_path / "one.png").exit_code == 0
+    assert run("runs", "verify", folder).exit_code == 0
+
+
+def test_odd_lines_and_hostile_names_are_shown_safely(tmp_path):
+    folder = tmp_path / "\x1b[31mred"
+    shutil.copytree(BEGUN / "vitgan", folder)
+    (file,) = (folder / "checkpoints").glob("*.safetensors")
+    shutil.copy(file, file.with_name("best-\x1b[31m.safetensors"))
+    scored = {"images": 12, "scores": {"\x1b[31m": 3.5}, "protocol_hash": "a"}
+    odd = ([1], {"scores": {"fid": 10**400}, "protocol_hash": "a"}, {"scores": [1]}, "x", None)
+    lines = [json.dumps(line) for line in (scored, *odd)]
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    shown = run("runs", "ls", tmp_path)
+    assert shown.exit_code == 0, shown.output
+    assert r"\x1b[31m 3.5 (best 3.5 at 0.012)" in shown.stdout
+    assert "\x1b" not in shown.output + run("runs", "verify", folder).output

@@ -1,6 +1,7 @@
 """`gantx sample` and `gantx info` on a checkpoint, and on what is none."""
 
 import json
+import shutil
 import zipfile
 
 import numpy as np
@@ -287,3 +288,16 @@ def test_latents_leave_no_room_for_seeds_and_floats_need_an_array(run_folder, tm
         result = run("sample", run_folder, *arguments)
         assert result.exit_code == 2
         assert complaint in result.stderr
+
+
+def test_the_best_checkpoint_by_a_score_instead_of_the_newest(run_folder, tmp_path):
+    best = tmp_path / "run" / "checkpoints" / checkpoint.best_name("fid")
+    shutil.copytree(run_folder, tmp_path / "run")
+    shutil.copy(checkpoint.find(run_folder), best)
+    result = run("info", tmp_path / "run", "--best", "fid", "--json")
+    assert json.loads(result.stdout)["path"] == str(best)
+    output = tmp_path / "one.png"
+    assert run("sample", tmp_path / "run", "--best", "fid", "-n", 1, "-o", output).exit_code == 0
+    result = run("sample", tmp_path / "run", "--best", "kid", "-o", tmp_path / "two.png")
+    assert result.exit_code == 3
+    assert "has no best checkpoint by kid, but by fid" in " ".join(result.stderr.split())

@@ -16,6 +16,7 @@ from gantx.cli import app
 from gantx.config import presets
 from gantx.errors import GantxError
 from gantx.exporting import hub
+from gantx.generation import sampling
 from gantx.io.decoding import MOST_PIXELS
 from gantx.training.state import TrainingState
 
@@ -147,6 +148,24 @@ def test_a_configuration_deeper_than_its_file(trained, tmp_path):
         config["generator"]["depths"] = depths
         path = _with_header(trained, tmp_path / "deep.safetensors", config=config)
         assert words in said(4, "sample", path, "-o", tmp_path / "g.png", "--device", "cpu")
+
+
+def test_a_run_does_not_take_over_networks_larger_than_their_file(trained, tmp_path):
+    shared = tmp_path / "shared.safetensors"  # without a discriminator
+    header = checkpoint.read_header(trained)
+    hub.write_weights(shared, sampling.open_generator(trained, torch.device("cpu"))[0], header, "mit")
+    for file, network, values, words in (
+        (trained, "generator", {"depths": [1024, 1, 1]}, "more than the"),
+        (trained, "discriminator", {"depth": 1024}, "more than the"),
+        (shared, "discriminator", {"dim": 4096, "depth": 64}, "more than 67,108,864 weights and has none"),
+    ):
+        config = json.loads(_header(file)["__metadata__"]["config"])
+        config[network] |= values
+        path = _with_header(file, tmp_path / "huge.safetensors", config=config)
+        for more in (), ("--dry-run",):
+            train = ("train", "--init", path, "--data", "shapes", "--runs", tmp_path / "runs")
+            assert words in " ".join(said(4, *train, "--device", "cpu", *more).split())
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from gantx import checkpoint
 from gantx.cli import app
 from gantx.config import presets
 from gantx.exporting import program
-from gantx.exporting.generator import Morph, latents_of
+from gantx.exporting.generator import latents_of, morph_of
 from gantx.generation import sampling
 from gantx.training.state import TrainingState
 
@@ -183,7 +183,7 @@ def test_exports_have_the_crop_built_in(trained, squares, tmp_path):
     generator, _ = sampling.open_generator(trained, torch.device("cpu"))
     images = program.open_program(tmp_path / "m.pt2")(latents_of(generator, range(8)))
     assert int((images.int() - squares[:, :, ROWS].int()).abs().max()) <= 1
-    morph = Morph(generator, ratio=0.5)
+    morph = morph_of(generator, ratio=0.5)
     z = latents_of(generator, [1])
     assert morph(z, z, torch.zeros(1)).shape == (1, *morph.image_shape) == (1, 3, 4, 8)
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from gantx.config.schema import DataConfig
+from gantx.data import containers
 from gantx.data.prepare import prepare
 from gantx.data.sources import open_source
 from gantx.errors import DataError, MissingError
@@ -197,13 +198,24 @@ def test_a_broken_image_in_a_container_is_named(tmp_path):
         prepared(tmp_path / "set.tar")
 
 
-@pytest.mark.parametrize(("maker", "extra"), [(made_parquet, "parquet"), (made_lmdb, "lmdb")])
-def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, maker, extra):
-    path = maker(tmp_path)
-    for name in ("pyarrow", "pyarrow.parquet", "lmdb"):
+def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch):
+    path = made_parquet(tmp_path)
+    for name in ("pyarrow", "pyarrow.parquet"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingError, match=rf"pip install 'gantx\[{extra}\]'"):
+    with pytest.raises(MissingError, match=r"pip install 'gantx\[parquet\]'"):
         prepared(path)
+
+
+def test_a_table_that_unpacks_to_more_than_its_file_can_mean_is_refused(tmp_path, monkeypatch):
+    repeated = pyarrow.table({"image": [b"same"] * 5000, "label": [0] * 5000})
+    pyarrow.parquet.write_table(repeated, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"5,000 rows in [0-9,]+ bytes"):
+        open_source(DataConfig(source=str(tmp_path / "a.parquet")))
+    monkeypatch.setattr(containers, "LARGEST_ARRAY", 2**20)
+    bomb = pyarrow.table({"image": [bytes(2**22)]})
+    pyarrow.parquet.write_table(bomb, tmp_path / "b.parquet", compression="zstd")
+    with pytest.raises(DataError, match="bytes that unpack to 4,194,"):
+        open_source(DataConfig(source=str(tmp_path / "b.parquet")))
 
 
 def test_containers_have_no_test_part(tmp_path):

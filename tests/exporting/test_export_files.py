@@ -1,6 +1,8 @@
 """Exports as files: checked before they are there, complete, described, and free of this machine's paths."""
 
+import contextlib
 import json
+import re
 import shutil
 import sys
 import tarfile
@@ -8,13 +10,16 @@ import tarfile
 import pytest
 import torch
 import yaml
-from helpers.exported_networks import build, save
+from helpers.exported_networks import NAMES, build, save
 
+import gantx
 from gantx import checkpoint
 from gantx.errors import CheckFailed, DataError, MissingError, UsageError
 from gantx.evaluation.results import Result
 from gantx.evaluation.scores import Score
 from gantx.exporting import export, hub, parity, program, request, web
+from gantx.exporting.generator import morph_of
+from gantx.generation.labels import drawn_labels
 from gantx.generation.sampling import open_generator
 from gantx.generation.truncation import Truncation
 
@@ -148,6 +153,28 @@ def test_a_folder_for_the_hub(own_run, tmp_path):
         json.loads((tmp_path / "hub" / "config.json").read_text())["config"]["generator"]["latent_dim"] == 8
     )
     assert open_generator(tmp_path / "hub", CPU)[1].digest == header.digest
+
+
+def test_classes_in_a_folder_for_the_hub_and_behind_a_page(tmp_path):
+    path = save(tmp_path, "transgan", NAMES)
+    export.export(path, export.Request(tmp_path / "hub", "hf"), print)
+    shown = ["cat", r"<b>dog</b> & \u202eco."]
+    about = json.loads((tmp_path / "hub" / "config.json").read_text())
+    assert [about[key] for key in ("classes", "class_counts", "no_class")] == [shown, [1, 2], 2]
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert "8×8 images of 2 classes" in card
+    assert "| 0 | cat |\n| 1 | \\<b\\>dog\\</b\\> \\& \\\\u202eco. |" in card
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    names = {}
+    with contextlib.chdir(tmp_path / "hub"):
+        exec(code, names)
+    generator, header = open_generator(tmp_path / "hub", CPU)
+    assert torch.equal(names["images"], gantx.load(path, device="cpu").sample(8, label="cat"))
+    (tmp_path / "demo").mkdir()
+    web.write_page(tmp_path / "demo", morph_of(generator), header)
+    described = json.loads((tmp_path / "demo" / "demo.json").read_text())
+    assert described.items() >= {key: about[key] for key in ("classes", "class_counts", "no_class")}.items()
+    assert described["labels"] == drawn_labels(header.config.conditioning, range(web.SEEDS))
 
 
 def test_an_export_of_an_export_keeps_licence_and_scores(own_run, tmp_path):

@@ -252,8 +252,8 @@ def _text(content):
 
 
 @pytest.fixture(scope="module")
-def sets():
-    """Image sets in one file: .npy, .npz, .tar."""
+def sets(folder):
+    """Image sets in one file: .npy, .npz, .tar, .parquet, .mdb."""
     images = np.zeros((2, 4, 4, 3), np.uint8)
     packed, shard = io.BytesIO(), io.BytesIO()
     np.savez_compressed(packed, images=images, labels=np.arange(2))
@@ -263,15 +263,54 @@ def sets():
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
-    return {".npy": [npy(images)], ".npz": [packed.getvalue()], ".tar": [shard.getvalue()]}
+    return {
+        ".npy": [npy(images)],
+        ".npz": [packed.getvalue()],
+        ".tar": [shard.getvalue()],
+        ".parquet": tables(),
+        ".mdb": [database(folder)],
+    }
+
+
+def tables():
+    """Parquet files of the same rows: packed in two ways, and not."""
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = arrow.table({"image": [{"bytes": picture(), "path": "a"}] * 3, "label": [0, 1, 1]})
+    made = []
+    for how in ({}, {"compression": "zstd", "row_group_size": 2}, {"compression": "none", "version": "1.0"}):
+        written = io.BytesIO()
+        parquet.write_table(table, written, **how)
+        made.append(written.getvalue())
+    return made
+
+
+def database(folder):
+    """An LMDB file with values in a leaf and beside it."""
+    lmdb = pytest.importorskip("lmdb")
+    (folder / "database").mkdir()
+    with lmdb.open(str(folder / "database"), map_size=2**20) as opened, opened.begin(write=True) as writer:
+        for number in range(80):
+            writer.put(f"{number:04}".encode(), picture(size=(9, 7) if number % 9 else (40, 40)))
+    return (folder / "database" / "data.mdb").read_bytes()
 
 
 @fuzzed
 @given(st.data())
 def test_image_sets(sets, folder, data):
-    suffix = data.draw(st.sampled_from(sorted(sets)))
-    path = folder / f"set{suffix}"
-    path.write_bytes(data.draw(damaged(sets[suffix])))
+    suffix = data.draw(st.sampled_from((".npy", ".npz", ".tar")))
+    read_damaged(folder / f"set{suffix}", data.draw(damaged(sets[suffix])))
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".mdb"])
+@fuzzed
+@given(data=st.data())
+def test_tables_and_databases(sets, folder, suffix, data):
+    read_damaged(folder / f"set{suffix}", data.draw(damaged(sets[suffix])))
+
+
+def read_damaged(path, content):
+    path.write_bytes(content)
 
     def read_all():
         source = open_source(DataConfig(source=str(path)))

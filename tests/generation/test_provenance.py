@@ -10,6 +10,7 @@ from helpers.styled_networks import save_styled
 from PIL import Image
 
 import gantx
+from gantx import checkpoint
 from gantx.errors import CheckFailed, DataError, MissingError, UsageError
 from gantx.generation import provenance, sampling
 from gantx.io import imaging
@@ -115,6 +116,10 @@ def test_a_picture_of_training_needs_its_checkpoint_named(runs, tmp_path):
     with pytest.raises(MissingError, match="name its run"):
         compare(path, None, runs)
     assert compare(path, run, runs)[1][0].largest == 0
+    best = tmp_path / "pruned" / "checkpoints" / checkpoint.best_name("fid")
+    best.parent.mkdir(parents=True)
+    shutil.copy(checkpoint.find(run), best)
+    assert compare(path, tmp_path / "pruned", runs)[0] == best
     imaging.write_png(path, pixels, text | {"gantx:images": "5000"})
     with pytest.raises(MissingError, match=r"has no kimg-000005\.000"):
         compare(path, run, runs)

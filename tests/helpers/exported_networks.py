@@ -27,10 +27,14 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def build(family):
+NAMES = ("cat", "<b>dog</b> & \u202eco.")  # of the classes of a conditional network; a third label is none
+
+
+def build(family, labels=0):
     """A generator whose every parameter, and average of styles, is away from where it starts."""
     torch.manual_seed(0)
-    generator = models.build(GENERATORS[family](**SETTINGS[family])).eval().requires_grad_(False)
+    section = GENERATORS[family](**SETTINGS[family], classes=labels)
+    generator = models.build(section).eval().requires_grad_(False)
     for parameter in generator.parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
     if isinstance(generator, interfaces.StyleBased):
@@ -38,16 +42,24 @@ def build(family):
     return generator
 
 
-def save(folder, family):
-    """Write it as a checkpoint of the run `folder`, trained on /somewhere/faces; returns the file."""
+def save(folder, family, names=()):
+    """Write it as a checkpoint of the run `folder`, trained on /somewhere/faces; returns the file.
+
+    With `names` it is conditional, and has a label for no class too.
+    """
+    labels = len(names) + 1 if names else 0
     settings = presets.load("transgan-tiny", overrides=["data.source=/somewhere/faces"]).model_dump(
         mode="json"
     )
     settings["data"]["resolution"] = settings["discriminator"]["resolution"] = 8
-    section = GENERATORS[family](**SETTINGS[family]).model_dump(mode="json")
+    section = GENERATORS[family](**SETTINGS[family], classes=labels).model_dump(mode="json")
+    if names:
+        counts = range(1, len(names) + 1)
+        settings["conditioning"] = {"classes": len(names), "names": names, "counts": counts, "dropout": 0.1}
+        settings["discriminator"]["classes"] = labels
     settings = presets.validate({**settings, "name": f"small-{family}", "generator": section})
     path = folder / "checkpoints" / checkpoint.checkpoint_name(12000)
-    averaged = {f"generator_ema.{name}": value for name, value in build(family).state_dict().items()}
+    averaged = {f"generator_ema.{name}": value for name, value in build(family, labels).state_dict().items()}
     trained = {name.replace("_ema", "", 1): value + 1 for name, value in averaged.items()}
     checkpoint.write(
         path,

@@ -32,7 +32,7 @@ SETTINGS = [
     "training.report_kimg=0.02",
     "training.evaluate_every=0.05",
     "evaluation.features=random",
-    "evaluation.metrics=[fid]",
+    "evaluation.metrics=[fid,kid]",
     "evaluation.num_during_training=16",
 ]
 KINDS = ("KILL", "TERM", "INT", "INT INT", "HUP", "USR1")
@@ -64,8 +64,8 @@ def command(run: Path) -> list[str]:
     ]
 
 
-def forked(run: Path, log: Path) -> int:
-    """The id of a child that trains; this process has imported what it needs."""
+def forked(arguments: list[str], log: Path) -> int:
+    """The id of a child that runs a command; this process has imported what it needs."""
     signals = {signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     child = os.fork()
@@ -78,7 +78,7 @@ def forked(run: Path, log: Path) -> int:
         os.dup2(output, 2)
         for number in signals:
             signal.signal(number, signal.SIG_DFL)
-        sys.argv = command(run)
+        sys.argv = arguments
         from gantx.__main__ import main
         from gantx.runtime.signals import leave_at_once
 
@@ -87,7 +87,7 @@ def forked(run: Path, log: Path) -> int:
         main()
         code = 0
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except BaseException:
         import traceback
 
@@ -96,11 +96,11 @@ def forked(run: Path, log: Path) -> int:
     os._exit(code)
 
 
-def executed(run: Path, log: Path) -> int:
-    """The id of a new process that trains."""
+def executed(arguments: list[str], log: Path) -> int:
+    """The id of a new process that runs a command."""
     with log.open("a") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", *command(run)], stdout=output, stderr=output, start_new_session=True
+            [sys.executable, "-m", *arguments], stdout=output, stderr=output, start_new_session=True
         ).pid
 
 
@@ -161,7 +161,7 @@ def storm(folder: Path, stops: int, seed: int, patience: float = 60.0) -> Counte
     log = folder / "output.txt"
     undisturbed, run, cache = folder / "undisturbed", folder / "run", folder / "cache"
     began = time.monotonic()
-    code = finished(forked(undisturbed, log), 10 * patience)
+    code = finished(forked(command(undisturbed), log), 10 * patience)
     length = time.monotonic() - began
     assert code == 0, f"the undisturbed run ended with {code}: {log.read_text()[-2000:]}"
     wanted, cached = result_of(undisturbed), in_cache(cache)
@@ -169,7 +169,7 @@ def storm(folder: Path, stops: int, seed: int, patience: float = 60.0) -> Counte
     number = 0
     while number < stops or run.exists():
         fresh = number % 10 == 9 and number < stops
-        child = (executed if fresh else forked)(run, log)
+        child = (executed if fresh else forked)(command(run), log)
         if number >= stops:  # bring the last run to its end
             code = finished(child, patience)
         else:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -79,6 +80,20 @@ def test_a_claim_is_refused_at_once_with_the_owner_until_that_is_killed(tmp_path
     assert caught.value.owner.startswith(f"{os.getpid()} on ")
     with claim(tmp_path / "lock"):
         pass
+
+
+def test_a_claim_of_a_process_with_the_same_id_counts_and_a_dead_one_does_not(tmp_path, monkeypatch):
+    """As in two containers, whose first processes both have the id 1."""
+    process = owner("claim", tmp_path / "lock")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: process.pid)
+        with pytest.raises(LockedError):
+            claim(tmp_path / "lock")
+    process.kill()
+    process.communicate()
+    (tmp_path / "lock").write_text(f" {os.getpid()} on {socket.gethostname()}")  # an id that was used again
+    with claim(tmp_path / "lock") as ours:
+        assert ours.holds()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP])

@@ -73,6 +73,30 @@ def test_leftovers_are_swept_once_their_owner_has_ended(tmp_path):
         }
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs namespaces of processes")
+def test_the_files_of_a_container_stay_until_it_ends(tmp_path):
+    container = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*container, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this system does not let its users make namespaces")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [*container, sys.executable, "-c", f"import os; assert os.getpid() == 1\n{OWNER}", tmp_path],
+        stdout=subprocess.PIPE,
+        env=environment,
+    )
+    assert process.stdout.readline() == b"made\n"
+    before = sorted(tmp_path.iterdir())
+    # Another container, whose process has the same id.
+    sweep = "import sys, pathlib; from gantx.io.temporary import *; sweep(pathlib.Path(sys.argv[1]))"
+    subprocess.run([*container, sys.executable, "-c", sweep, tmp_path], env=environment, check=True)
+    assert sorted(tmp_path.iterdir()) == before
+    assert len(before) == 2
+    process.kill()
+    process.communicate()  # its id, 1, is that of a living process here
+    temporary.sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_another_host_made_is_swept_after_a_while(tmp_path):
     left = tmp_path / f".file.{'0' * 16}.part"
     left.mkdir()
@@ -86,6 +110,20 @@ def test_what_another_host_made_is_swept_after_a_while(tmp_path):
     os.utime(left / "half", (old, old))
     temporary.sweep(tmp_path)
     assert not left.exists()
+
+
+def test_a_wrong_clock_of_this_machine_sweeps_nothing_early(tmp_path, monkeypatch):
+    left = tmp_path / f".file.{'0' * 16}.part"
+    left.write_text("half")
+    for years in 40, -40:
+        now = time.time() + years * 3.2e7
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda now=now: now)
+            temporary.sweep(tmp_path)
+        assert left.exists()
+    os.utime(left, (2**32, 2**32))  # made while a clock was wrong
+    temporary.sweep(tmp_path)
+    assert left.exists()
 
 
 def test_without_locks_only_what_is_old_is_swept(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import functools
 import json
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -38,16 +39,29 @@ def lines(folder, key):
     return [line for line in parsed if key in line]
 
 
+def kept(folder):
+    """Images of the best checkpoints by the names of their scores."""
+    found = checkpoint.best_in(folder / "checkpoints")
+    return {name: checkpoint.read_header(path).images for name, path in found.items()}
+
+
+def best_of(scored, *names):
+    """The same by the lines of scores."""
+    found = {}
+    for name in names:
+        choose = min if name.startswith(("fd", "kd")) else max
+        found[name] = choose(scored, key=lambda line: line["scores"][name])["images"]
+    return found
+
+
 def test_scores_are_written_and_the_best_checkpoint_kept(tmp_path):
     folder = start(tmp_path, *SCORED)
     scored = lines(folder, "scores")
     assert [line["images"] for line in scored] == [56, 104, 152, 200]
     assert all(set(line["scores"]) == {"fd_rand", "kd_rand"} for line in scored)
-    best = min(scored, key=lambda line: line["scores"]["fd_rand"])
-    (kept,) = (folder / "checkpoints" / "best").iterdir()
-    assert kept.name == checkpoint.checkpoint_name(best["images"])
-    _, header = sampling.open_generator(folder / "checkpoints" / "best", CPU)
-    assert header.images == best["images"]
+    assert kept(folder) == best_of(scored, "fd_rand")
+    _, header = sampling.open_generator(folder / "checkpoints" / "best", CPU)  # its name in earlier versions
+    assert header.path == folder / "checkpoints" / "best-fd_rand.safetensors"
 
 
 def test_scoring_changes_nothing_else(tmp_path):
@@ -92,23 +106,7 @@ def test_every_due_score_is_made_once_however_often_it_is_stopped(tmp_path, monk
         [(line["images"], line["scores"]) for line in lines(one, "scores")] for one in (folder, unbroken)
     ]
     assert scored[0] == scored[1]
-    best = [[path.name for path in (one / "checkpoints" / "best").iterdir()] for one in (folder, unbroken)]
-    assert best[0] == best[1]
-
-
-def test_the_best_checkpoint_is_kept_by_the_next_start_if_a_stop_prevented_it(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(run.RunLogger, "_keep_best", lambda self: signal.raise_signal(signal.SIGTERM))
-        with pytest.raises(Stopped):
-            start(tmp_path, *SCORED)
-    folder = tmp_path / "run"
-    assert not (folder / "checkpoints" / "best").exists()
-    run.resume(
-        folder, changes={"training.kimg": 0.104}, overrides=[], device=CPU, command=["gantx"], log=print
-    )
-    best = min(lines(folder, "scores"), key=lambda line: line["scores"]["fd_rand"])
-    (kept,) = (folder / "checkpoints" / "best").iterdir()
-    assert kept.name == checkpoint.checkpoint_name(best["images"])
+    assert kept(folder) == kept(unbroken)
 
 
 def test_missing_weights_stop_a_run_before_its_first_step(tmp_path):
@@ -120,26 +118,13 @@ def test_missing_weights_stop_a_run_before_its_first_step(tmp_path):
 @pytest.mark.parametrize(("name", "better", "worse"), [("fid", 3.0, 4.0), ("precision", 0.5, 0.4)])
 def test_what_is_better_depends_on_the_metric(name, better, worse):
     evaluation = periodic_eval.PeriodicEvaluation.__new__(periodic_eval.PeriodicEvaluation)
-    evaluation._best, evaluation._deciding = None, name
+    evaluation._best, evaluation._evaluator = {}, SimpleNamespace(names=(name, "other"))
     line = {"protocol_hash": "a"}
-    assert evaluation.improves({**line, "scores": {name: worse}})
-    assert evaluation.improves({**line, "scores": {name: better}})
-    assert not evaluation.improves({**line, "scores": {name: worse}})
-    assert not evaluation.improves({**line, "scores": {}})
-    assert evaluation.improves({"protocol_hash": "b", "scores": {name: worse}})
-
-
-def test_the_first_metric_decides_which_checkpoint_is_the_best(tmp_path):
-    folder = start(tmp_path, *SCORED, "evaluation.metrics=[kid,fid]")
-    best = min(lines(folder, "scores"), key=lambda line: line["scores"]["kd_rand"])
-    (kept,) = (folder / "checkpoints" / "best").iterdir()
-    assert kept.name == checkpoint.checkpoint_name(best["images"])
-
-
-def test_modes_decide_beside_a_network_too(tmp_path):
-    folder = start(tmp_path, *SCORED, "evaluation.metrics=[modes,fid]")
-    assert {"modes", "confident", "whole", "fd_rand"} < set(lines(folder, "scores")[0]["scores"])
-    assert list((folder / "checkpoints" / "best").iterdir())
+    assert evaluation.improved({**line, "scores": {name: worse}}) == [name]
+    assert evaluation.improved({**line, "scores": {name: better, "other": 1.0}}) == [name, "other"]
+    assert evaluation.improved({**line, "scores": {name: worse, "third": 1.0}}) == []
+    assert evaluation.improved({**line, "scores": {}}) == []
+    assert evaluation.improved({"protocol_hash": "b", "scores": {name: worse}}) == [name]
 
 
 def test_a_stop_does_not_lose_the_last_score(tmp_path, monkeypatch):

@@ -41,6 +41,17 @@ def test_a_run_goes_back_and_reaches_the_same_end(whole, tmp_path, capsys):
 
 def test_the_best_checkpoint_is_one_to_go_back_to(whole):
     folder = whole / "checkpoints"
+    (folder / checkpoint.checkpoint_name(40)).rename(folder / checkpoint.best_name("kid"))  # pruned since
+    shutil.copy(folder / checkpoint.checkpoint_name(80), folder / checkpoint.best_name("fid"))
+    resume(whole, back_to=folder / checkpoint.best_name("kid"))
+    assert names(folder) == ["kimg-000000.040", "kimg-000000.080", "kimg-000000.120"]
+    assert list(checkpoint.best_in(folder)) == ["kid"]
+    aside = whole / "set-aside" / "0001-after-kimg-0.04" / "checkpoints"
+    assert checkpoint.read_header(aside / checkpoint.best_name("fid")).images == 80
+
+
+def test_the_best_checkpoint_of_an_earlier_version_is_one_to_go_back_to(whole):
+    folder = whole / "checkpoints"
     (folder / "best").mkdir()
     name = checkpoint.checkpoint_name(40)
     (folder / name).rename(folder / "best" / name)  # pruned since
