@@ -216,6 +216,7 @@ def main() -> None:
     parser.add_argument("--stops", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     wanted = parser.parse_args()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # what nohup ignores, new processes would ignore too
     # Imported, but not used yet: threads would not survive a fork.
     import gantx.cli
     import gantx.training.run  # noqa: F401
