@@ -243,6 +243,7 @@ def test_modes_need_shapes(run_folder):
     assert "shapes" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_run_scored_in_the_cifar_network_beside_the_repository(tmp_path, monkeypatch):
     shared = ROOT.parent / "shared"
     if not (shared / "eval").is_dir():
@@ -279,6 +280,7 @@ def test_a_run_scored_in_the_cifar_network_beside_the_repository(tmp_path, monke
     assert json.loads(result.stdout)["metrics"]["fd[cifar]"]["value"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_inception_from_a_file_verified_or_marked(run_folder, tmp_path, monkeypatch):
     weights = tmp_path / "weights.pt"
     write_torchscript(random_inception(), weights)

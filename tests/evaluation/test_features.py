@@ -33,7 +33,7 @@ def images(count, size, seed=0):
     return torch.from_numpy(rng.integers(0, 256, (count, 3, size, size), np.uint8))
 
 
-@pytest.mark.parametrize("resize", ["clean", "legacy-tensorflow"])
+@pytest.mark.parametrize("resize", ["clean", pytest.param("legacy-tensorflow", marks=pytest.mark.slow)])
 def test_features_are_those_of_clean_fid(weights, resize):
     ours, theirs = opened(weights, resize), opened(weights, resize, open_cleanfid)
     assert ours.digest == theirs.digest

@@ -21,12 +21,19 @@ from gantx.generation.truncation import Truncation
 from gantx.models import interfaces
 
 LABELS = 3
+IN_EVERY_RUN = ("stylegan2", "transgan", "implicit")  # the others take longest
 NAMES = {"gantx.classes": '["cat", "dog"]'}
 
 
 @pytest.fixture(
     scope="module",
-    params=[*((family, LABELS) for family in SETTINGS), ("transgan", 0)],
+    params=[
+        *(
+            pytest.param((family, LABELS), marks=() if family in IN_EVERY_RUN else pytest.mark.slow)
+            for family in SETTINGS
+        ),
+        ("transgan", 0),
+    ],
     ids="{0[0]}-{0[1]}".format,
 )
 def traced(request):

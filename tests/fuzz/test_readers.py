@@ -28,6 +28,7 @@ from safetensors.torch import save
 from gantx import checkpoint, models
 from gantx.config import presets
 from gantx.config.schema import DataConfig
+from gantx.data.pixels import to_rgb
 from gantx.data.sources import open_source
 from gantx.evaluation import reference, reports
 from gantx.evaluation.image_sets import open_images
@@ -135,7 +136,7 @@ _WRITABLE = {"PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "QO
 @fuzzed
 @given(st.data())
 def test_images(pictures, data):
-    survives(decoded, data.draw(damaged(pictures)), "x.png")
+    survives(decoded, data.draw(damaged(pictures)), "x.png", to_rgb)
 
 
 @fuzzed

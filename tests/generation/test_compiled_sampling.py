@@ -59,7 +59,10 @@ def images_of(generator, **how):
     return list(sampling.generate(generator, range(20), batch=8, device=CPU, **how))
 
 
-@pytest.mark.parametrize("family", GENERATORS)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(each, marks=pytest.mark.slow) if each == "ganformer" else each for each in GENERATORS],
+)
 def test_one_graph_generates_all_batches_of_every_family(family, quick_backend):
     torch.manual_seed(0)
     generator = models.build(small(family, "transgan").generator).eval().requires_grad_(False)

@@ -486,7 +486,8 @@ def test_bf16_is_close_to_fp32(kind):
     torch.testing.assert_close(logits, exact_logits, rtol=0.03, atol=0.03)
 
 
-@pytest.mark.parametrize("kind", ["cifar", pytest.param("celebahq", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["cifar", "celebahq"])
 def test_compiles_whole_with_a_slope_inside(kind):
     discriminator, side = small_discriminator(kind), SMALL_D[kind]["resolution"]
     images, noise = torch.randn(2, 3, side, side), noise_for(discriminator, 2)
