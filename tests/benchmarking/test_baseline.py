@@ -171,6 +171,7 @@ def test_rows_are_measured_one_at_a_time_and_late_ones_last(parts, row):
     assert all(one["notes"] == ["the step of G is not replayed: X"] for one in found)
 
 
+@pytest.mark.slow
 def test_a_row_that_fails_or_is_never_ready_leaves_the_others_alone(parts, row):
     module, run = parts
     commands = {

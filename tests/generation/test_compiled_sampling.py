@@ -106,6 +106,7 @@ def test_batches_of_one_size():
     assert constant[1][0] == [*range(32, 40), *[39] * 24]
 
 
+@pytest.mark.slow
 def test_a_compiled_model_leaves_its_network_alone(tmp_path, quick_backend):
     file = save_styled(tmp_path, "ganformer")
     eager, model = gantx.load(file, device="cpu"), gantx.load(file, device="cpu", compile=True)

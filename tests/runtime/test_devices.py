@@ -120,6 +120,7 @@ def test_memory_is_positive():
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+@pytest.mark.slow
 def test_freed_memory_is_kept_and_used_again():
     code = """
 import resource, torch
