@@ -212,7 +212,6 @@ def npm_package(folder, name=request.PACKAGE):
     return folder
 
 
-@pytest.mark.slow
 def test_a_page_with_its_runtime(run, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
