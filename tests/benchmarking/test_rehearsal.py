@@ -106,13 +106,11 @@ assert not torch.cuda.is_available()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "failures"),
-    [
-        pytest.param([], 0, id="as it is"),
-        pytest.param(["spoilt"], 1, id="spoilt", marks=pytest.mark.slow),
-        pytest.param(["impossible"], 2, id="impossible", marks=pytest.mark.slow),
-    ],
+    [([], 0), (["spoilt"], 1), (["impossible"], 2)],
+    ids=["as it is", "spoilt", "impossible"],
 )
 def test_what_is_refused_is_reported_and_launches_are_counted(how, failures, tmp_path):
     done = in_a_process(["-c", LOWERED, *how], tmp_path, 300)
