@@ -148,7 +148,7 @@ def rehearse_preset(settings: RunConfig, cut, *, windows, names, compile_kernels
         steps = Steps(
             [traced(s) for s in phases(settings, state.generator, state.discriminator, state.path_length)],
             state.average,
-            (3, settings.data.resolution, settings.data.resolution),
+            settings.data.image_shape,
             state.statistics,
             changes={},
             capture=None,
@@ -225,8 +225,8 @@ def compile_graphs(of_passes, phase, compile_kernels, refused):
 
 def random_batches(settings):
     """Two batches of random bytes, as a set that lies on the device."""
-    side, count = settings.data.resolution, 2 * settings.generator_batch + 2 * settings.training.batch
-    images = np.random.default_rng(0).integers(0, 256, (count, 3, side, side), np.uint8)
+    count = 2 * settings.generator_batch + 2 * settings.training.batch
+    images = np.random.default_rng(0).integers(0, 256, (count, *settings.data.image_shape), np.uint8)
     prepared = Prepared(images, None, (), "random", "random", "random", ())
     return Batches(prepared, seed=0, mirror=settings.data.mirror, device=CPU, resident="device")
 
