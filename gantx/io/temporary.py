@@ -52,38 +52,34 @@ def create_file(target: Path) -> tuple[Path, int]:
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     while True:
-        path = _beside(target)
-        try:
-            descriptor = os.open(path, flags, 0o666)
-        except FileExistsError:
-            continue
-        try:
-            if _take(descriptor) and os.fstat(descriptor).st_nlink:
-                return path, descriptor
+        path, descriptor = _beside(target), None
+        try:  # a stop may come as soon as the file is made, before its descriptor is known
+            with contextlib.suppress(FileExistsError):
+                descriptor = os.open(path, flags, 0o666)
+                if _take(descriptor) and os.fstat(descriptor).st_nlink:
+                    return path, descriptor
+                os.close(descriptor)  # another process took it for a leftover in between
         except BaseException:
             discard(path, descriptor)
             raise
-        os.close(descriptor)  # another process took it for a leftover in between
 
 
 def create_folder(target: Path) -> tuple[Path, int | None]:
     """Make an empty folder beside `target`; see `create_file`. Without locks the descriptor is None."""
     while True:
-        path = _beside(target)
+        path, descriptor = _beside(target), None
         try:
-            path.mkdir()
-        except FileExistsError:
-            continue
-        if sys.platform == "win32":
-            return path, None
-        descriptor = None
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-            if _take(descriptor) and path.is_dir():
-                return path, descriptor
-            os.close(descriptor)
-        except FileNotFoundError:
-            continue
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            if sys.platform == "win32":
+                return path, None
+            with contextlib.suppress(FileNotFoundError):  # another process took it for a leftover
+                descriptor = os.open(path, os.O_RDONLY)
+                if _take(descriptor) and path.is_dir():
+                    return path, descriptor
+                os.close(descriptor)
         except BaseException:
             discard(path, descriptor)
             raise

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -156,4 +157,22 @@ def test_a_stop_during_the_removal_does_not_leave_the_rest(tmp_path, monkeypatch
     monkeypatch.setattr(shutil, "rmtree", interrupted)
     with pytest.raises(KeyboardInterrupt), scratch_folder(tmp_path / "folder"):
         pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("make", ["create_file", "create_folder"])
+def test_a_stop_at_the_moment_of_creation_leaves_nothing(tmp_path, monkeypatch, make):
+    """A handler runs as soon as the system call returns, before the program knows what was made."""
+
+    def stopped(call):
+        def made(*given, **named):
+            call(*given, **named)
+            raise KeyboardInterrupt
+
+        return made
+
+    where, name = (os, "open") if make == "create_file" else (Path, "mkdir")
+    monkeypatch.setattr(where, name, stopped(getattr(where, name)))
+    with pytest.raises(KeyboardInterrupt):
+        getattr(temporary, make)(tmp_path / "target")
     assert list(tmp_path.iterdir()) == []
