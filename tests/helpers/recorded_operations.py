@@ -40,7 +40,7 @@ class RecordedOperations:
 
     def __call__(self, work):
         """Record `work`; all that it writes is afterwards as it was before."""
-        recorder = _Recorder()
+        recorder = Recorder()
         try:
             with recorder:
                 work()
@@ -60,7 +60,7 @@ class RecordedOperations:
         work()
 
 
-class _Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.steps = []  # (operation, arguments, named arguments, results; None for what is no new memory)
