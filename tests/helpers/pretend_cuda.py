@@ -32,6 +32,9 @@ _INDEXED = {Tensor.__getitem__, Tensor.__setitem__, Tensor.index_put_, Tensor.in
 _TOGETHER = {torch.cat, torch.stack, torch.concat}
 _TO_HOST = {Tensor.numpy, Tensor.__array__, torch._C.TensorBase.numpy}
 _PLAIN = {Tensor.tolist, Tensor.item, Tensor.__repr__, Tensor.__bool__, Tensor.__float__, Tensor.__int__}
+_WAITING = {*_PLAIN, Tensor.cpu, torch.equal, Tensor.nonzero, torch.nonzero, torch.unique, Tensor.equal} - {
+    Tensor.__repr__
+}
 
 
 class MixedDevicesError(RuntimeError):
@@ -43,11 +46,12 @@ class PretendCuda(TorchFunctionMode):
 
     Attributes:
         functions: how many functions had tensors of the GPU.
+        waits: how many of them make the host wait for it.
     """
 
     def __init__(self):
         super().__init__()
-        self.functions = 0
+        self.functions = self.waits = 0
         self._on_gpu = {}  # by its address: a weak reference, which keeps the address from being used again
         self._lock = threading.Lock()
 
@@ -88,6 +92,8 @@ class PretendCuda(TorchFunctionMode):
             return self._on_cpu(first, "pin_memory").clone()
         if function is Tensor.is_pinned:
             return False
+        if function in _WAITING and any(self.device_of(tensor) == CUDA for tensor in tensors):
+            self.waits += 1
         if function is Tensor.cpu:
             return function(first).clone() if self.device_of(first) == CUDA else first
         if function in (Tensor.to, Tensor.cuda):
@@ -153,6 +159,7 @@ class PretendCuda(TorchFunctionMode):
             return Tensor.to(tensor, there, *rest, **kwargs)
         kwargs.pop("non_blocking", None)
         result = Tensor.to(tensor, *rest, **kwargs) if rest or kwargs else tensor
+        self.waits += here == CUDA and there == CPU
         if here.type != there.type and result is tensor:
             result = tensor.clone()
         return self.put(result) if there.type == "cuda" else result

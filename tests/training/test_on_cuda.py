@@ -46,12 +46,12 @@ def test_a_tensor_of_another_device_is_refused():
             torch.cuda.set_device(torch.device("cuda"))
 
 
-def trained(family, folder, device):
+def trained(family, folder, device, *more):
     discriminator, *overrides = RUNS[family]
     settings = small(
         family,
         discriminator,
-        *("training.precision=fp32", "training.compile=false", "training.kimg=0.012", *overrides),
+        *("training.precision=fp32", "training.compile=false", "training.kimg=0.012", *overrides, *more),
     )
     said = []
     run = training.start(
@@ -77,3 +77,14 @@ def test_weights_are_those_of_the_cpu(family, tmp_path, monkeypatch):
     for name, tensor in expected.items():
         # Attention arranges its products by the device, so that not every rounding is the same.
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_an_iteration_does_not_wait_for_the_gpu(tmp_path):
+    seldom = ("training.report_kimg=1", "training.sample_kimg=1", "training.checkpoint_kimg=1")
+    waits = []
+    for kimg in (0.016, 0.048):
+        (folder := tmp_path / str(kimg)).mkdir()
+        with pretend_cuda() as gpu:
+            trained("implicit", folder, CUDA, f"training.kimg={kimg}", *seldom)
+        waits.append(gpu.waits)
+    assert waits[0] == waits[1] > 0
