@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers.pretend_cuda import CPU, pretend_cuda
+from helpers.pretended_cuda import CPU, pretended_cuda
 from helpers.small_families import small
 from PIL import Image
 from typer.testing import CliRunner
@@ -42,7 +42,7 @@ def _here(tmp_path, monkeypatch):
 
 def on_gpu(*arguments):
     """The output of a command on the GPU."""
-    with pretend_cuda() as gpu:
+    with pretended_cuda() as gpu:
         output = run(*arguments, "--device", "cuda")
     assert gpu.functions > 10
     return output
@@ -111,6 +111,6 @@ def test_benchmarks(what, monkeypatch):
 
 
 def test_the_api(model):
-    with pretend_cuda():
+    with pretended_cuda():
         images = gantx.load(model, device="cuda").sample(3, label="red circle")
     assert images.shape == (3, 3, 16, 16)

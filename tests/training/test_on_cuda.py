@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.pretend_cuda import CPU, CUDA, MixedDevicesError, pretend_cuda
+from helpers.pretended_cuda import CPU, CUDA, MixedDevicesError, pretended_cuda
 from helpers.small_families import small
 from safetensors.torch import load_file
 
@@ -28,7 +28,7 @@ IN_EVERY_RUN = ("transgan", "implicit")
 
 
 def test_a_tensor_of_another_device_is_refused():
-    with pretend_cuda():
+    with pretended_cuda():
         ours = torch.nn.Linear(3, 2).to("cuda")(torch.ones(4, 3, device="cuda"))
         assert (ours.device, ours.cpu().device) == (CUDA, CPU)
         (ours + torch.tensor(1.0)).mean().backward()
@@ -69,7 +69,7 @@ def test_weights_are_those_of_the_cpu(family, tmp_path, monkeypatch):
     monkeypatch.setenv("GANTX_DEBUG", "1")
     (tmp_path / "cpu").mkdir(), (tmp_path / "cuda").mkdir()
     expected, _ = trained(family, tmp_path / "cpu", CPU)
-    with pretend_cuda() as gpu:
+    with pretended_cuda() as gpu:
         found, said = trained(family, tmp_path / "cuda", CUDA)
     assert gpu.functions > 100
     assert "without replay" not in said
@@ -84,7 +84,7 @@ def test_an_iteration_does_not_wait_for_the_gpu(tmp_path):
     waits = []
     for kimg in (0.016, 0.048):
         (folder := tmp_path / str(kimg)).mkdir()
-        with pretend_cuda() as gpu:
+        with pretended_cuda() as gpu:
             trained("implicit", folder, CUDA, f"training.kimg={kimg}", *seldom)
         waits.append(gpu.waits)
     assert waits[0] == waits[1] > 0

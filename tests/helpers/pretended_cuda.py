@@ -41,7 +41,7 @@ class MixedDevicesError(RuntimeError):
     """A function was given tensors of two devices."""
 
 
-class PretendCuda(TorchFunctionMode):
+class PretendedCuda(TorchFunctionMode):
     """Knows which storages are on the GPU, and applies the rules of CUDA to every function of torch.
 
     Attributes:
@@ -232,13 +232,13 @@ class _Event:
 
 
 @contextlib.contextmanager
-def pretend_cuda():
+def pretended_cuda():
     """Within the block there is a GPU, `cuda:0`.
 
     Yields:
-        PretendCuda: to ask where a tensor is.
+        PretendedCuda: to ask where a tensor is.
     """
-    mode = PretendCuda()
+    mode = PretendedCuda()
     thread_run = threading.Thread.run
 
     def run_in_mode(thread):
@@ -256,6 +256,7 @@ def pretend_cuda():
         "Event": _Event,
         "CUDAGraph": _Graph,
         "graph": _captured,
+        "is_current_stream_capturing": lambda: False,
         "stream": lambda stream: contextlib.nullcontext(),
         "current_stream": lambda device=None: _Stream(),
         "graph_pool_handle": lambda: None,
