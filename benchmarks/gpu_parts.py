@@ -34,8 +34,7 @@ SHALLOW = {
     "vitgan-tiny": ["generator.depth=1", "discriminator.depth=1"],
     "ganformer-tiny": [
         *("data.resolution=8", "generator.resolution=8", "discriminator.resolution=8"),
-        *("generator.mapping_layers=3", "discriminator.depth=1"),
-        *("discriminator.patch_size=4", "discriminator.overlap=2"),
+        "generator.mapping_layers=3",
     ],
 }
 SIDE_64 = ["data.resolution=64", "generator.resolution=64", "discriminator.resolution=64"]

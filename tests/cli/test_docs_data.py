@@ -30,12 +30,7 @@ SMALL = {
     ],
     "ganformer-tiny": [
         *("generator.components=2", "generator.channel_base=128", "generator.channel_max=8"),
-        *(
-            "generator.mapping_layers=3",
-            "discriminator.dim=12",
-            "discriminator.depth=1",
-            "discriminator.heads=1",
-        ),
+        *("generator.mapping_layers=3", "discriminator.channels=4"),
     ],
 }
 QUICK = {

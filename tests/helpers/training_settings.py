@@ -48,7 +48,7 @@ PRESETS = {
         "generator.attention_dropout=0.1",
     ),
     "ganformer-tiny": (
-        *("ganformer", "vitgan", "objective.loss=relativistic", "objective.gradient_penalty=null"),
+        *("ganformer", "dcgan", "objective.loss=relativistic", "objective.gradient_penalty=null"),
         *("objective.r1={gamma: 0.1, every: 2}", "generator.attention=simplex", "training.recompute=true"),
     ),
 }
