@@ -140,6 +140,7 @@ WIDE = {
     "transgan": ("generator.base_dim=256", "discriminator.dim=64"),
     "transgan2": ("generator.dim=256", "discriminator.dim=64"),
     "vitgan": ("generator.dim=64", "discriminator.dim=64"),
+    "dcgan": (None, "discriminator.channels=64"),
     "stylegan2": (
         "generator={family: stylegan2, channel_base: 1024, channel_max: 64, latent_dim: 64}",
         "discriminator={family: stylegan2, channel_base: 1024, channel_max: 64}",
