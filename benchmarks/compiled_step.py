@@ -40,7 +40,9 @@ def losses(run, settings):
     side = settings.data.resolution
     work = []
     for phase in run.phases:
-        reals = {name: torch.rand(phase.batch, settings.data.channels, side, side) * 2 - 1 for name in phase.reals}
+        reals = {
+            name: torch.rand(phase.batch, settings.data.channels, side, side) * 2 - 1 for name in phase.reals
+        }
         work.append((phase, reals, draw(phase.spec, seed=0, stream=phase.name, step=0, device=CPU)))
 
     def once():

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from gantx.data.shapes import CLASS_NAMES
 from gantx.errors import CheckpointError, DataError, MissingError, UsageError
+from gantx.evaluation.precision import full_precision
 from gantx.io.byte_names import utf8_path
 from gantx.runtime.random import global_state_kept
 
@@ -132,7 +133,8 @@ class ShapesClassifier:
         images = images.float().clamp(0, 255)
         if images.shape[2:] != (RESOLUTION, RESOLUTION):
             images = F.interpolate(images, (RESOLUTION, RESOLUTION), mode="bilinear", antialias=True)
-        return torch.softmax(self._network(images), dim=1)[:, :MODES]
+        with full_precision(images.device):
+            return torch.softmax(self._network(images), dim=1)[:, :MODES]
 
 
 class ModeCount:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import overload
 
@@ -17,6 +18,7 @@ from gantx.models.interfaces import Generator, StyleBased
 from gantx.runtime.random import Draw, Draws, for_seeds
 
 _SHOWN = 6  # names of classes in a message
+_BLOCK, _BLOCKS_KEPT = 256, 16  # labels that are drawn at once, and how many such draws are remembered
 
 
 def drawn_labels(conditioning: ConditioningConfig, seeds: Sequence[int]) -> list[int] | None:
@@ -49,6 +51,7 @@ class DrawnLabels(Sequence[int]):
     def __init__(self, conditioning: ConditioningConfig, seeds: Sequence[int]) -> None:
         self._conditioning = conditioning
         self._seeds = seeds
+        self._of_block = lru_cache(_BLOCKS_KEPT)(self._draw)  # one by one, labels take longer than latents
 
     def __len__(self) -> int:
         return len(self._seeds)
@@ -60,9 +63,13 @@ class DrawnLabels(Sequence[int]):
     def __getitem__(self, where: int | slice) -> int | DrawnLabels:
         if isinstance(where, slice):
             return DrawnLabels(self._conditioning, self._seeds[where])
-        labels = drawn_labels(self._conditioning, [self._seeds[where]])
+        block, row = divmod(range(len(self))[where], _BLOCK)
+        return self._of_block(block)[row]
+
+    def _draw(self, block: int) -> list[int]:
+        labels = drawn_labels(self._conditioning, self._seeds[block * _BLOCK : (block + 1) * _BLOCK])
         assert labels is not None
-        return labels[0]
+        return labels
 
 
 def with_label(generator: Generator, label: int) -> Generator:

@@ -17,6 +17,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -410,12 +411,13 @@ class BatchRunner:
         if self._capture is None:
             return self._work(place(draws, self._device))
         if self._replay is None:
-            self._inputs = place(draws, self._device)
-            images = self._work(self._inputs)
-            self._images = torch.empty(images.shape, dtype=images.dtype, device=images.device)
+            self._inputs = inputs = place(draws, self._device)
+            work, images = self._work, self._work(inputs)
+            self._images = kept = torch.empty(images.shape, dtype=images.dtype, device=images.device)
+            # Without `self`, of which a cycle would keep the graph and its memory after the last batch.
             self._replay = Replay(
-                self._compute,
-                {"images": self._images},
+                partial(_write, kept, work, inputs),
+                {"images": kept},
                 capture=self._capture,
                 name="sampling",
                 log=self._log,
@@ -425,8 +427,9 @@ class BatchRunner:
         self._replay()
         return self._images.clone()
 
-    def _compute(self) -> None:
-        self._images.copy_(self._work(self._inputs))
+
+def _write(images: Tensor, work: Callable[[Draws], Tensor], inputs: Draws) -> None:
+    images.copy_(work(inputs))
 
 
 def _refill(inputs: Draws, draws: Draws) -> None:

@@ -36,6 +36,9 @@ def resolve(settings: RunConfig, device: torch.device, steps: int, log: Log) -> 
     deterministic = device.type == "cpu" if training.deterministic is None else training.deterministic
     if not deterministic:
         log("deterministic: off, so a resumed run may differ in last bits (training.deterministic=true)")
+    if deterministic and device.type == "cuda":
+        # cuBLAS reads it at its first product, which may be one of the features of real images.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     compile = pick_compile(training.compile, device, steps)
     graphs = device.type == "cuda" if training.cuda_graphs == "auto" else training.cuda_graphs
     if compile:
@@ -81,8 +84,6 @@ def prepared_process(settings: RunConfig, device: torch.device) -> Iterator[None
     torch.use_deterministic_algorithms(training.deterministic is True)
     # Filling new memory with NaN is for debugging and costs time.
     fills.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    if training.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     if device.type == "cpu":
         devices.keep_freed_memory()
     if device.type == "cuda":

@@ -1,6 +1,8 @@
 """Images by a replayed graph are those without, whatever becomes of the graph; on the CPU by a stand-in."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -216,3 +218,17 @@ def test_a_gpu_replays(family, compiling, monkeypatch):
         assert len(found) == len(plain) > REPLAYED_FROM
         for ours, theirs in zip(found, plain, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
+
+
+def test_the_graph_is_freed_without_the_garbage_collector(capture):
+    runner = BatchRunner(lambda draws: draws["z"] * 2, CPU, batches=REPLAYED_FROM)
+    for _ in range(4):
+        runner({"z": torch.ones(2)})
+    assert capture.replayed
+    alive = weakref.ref(runner)
+    gc.disable()
+    try:
+        del runner
+        assert alive() is None
+    finally:
+        gc.enable()

@@ -1,5 +1,7 @@
 """Training on a GPU that is not there: no tensor is elsewhere, and the weights are those of the CPU."""
 
+import os
+
 import pytest
 import torch
 from helpers.pretended_cuda import CPU, CUDA, MixedDevicesError, pretended_cuda
@@ -7,6 +9,7 @@ from helpers.small_families import small
 from safetensors.torch import load_file
 
 from gantx.training import run as training
+from gantx.training.resolve import resolve
 
 # Every generator and every discriminator once, and between them whatever a phase or the data can have.
 RUNS = {
@@ -88,3 +91,13 @@ def test_an_iteration_does_not_wait_for_the_gpu(tmp_path):
             trained("implicit", folder, CUDA, f"training.kimg={kimg}", *seldom)
         waits.append(gpu.waits)
     assert waits[0] == waits[1] > 0
+
+
+def test_cublas_is_deterministic_from_its_first_product_on(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    settings = small("implicit", "dcgan", "training.deterministic=true")
+    resolve(settings, CPU, 1, lambda text: None)
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    resolve(settings, CUDA, 1, lambda text: None)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
