@@ -167,7 +167,9 @@ def preview(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting, dotted.")
     ] = None,
     channels: Channels = None,
-    count: Annotated[int, typer.Option("-n", min=1, max=1024, help="Number of images.")] = 32,
+    count: Annotated[
+        int | None, typer.Option("-n", min=1, max=1024, help="Number of images (32, or all of fewer).")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Write a sheet of real images as a run would prepare them, and below them as D sees them, augmented.

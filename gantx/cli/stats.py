@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,7 +24,9 @@ def stats(
     ],
     resolution: Annotated[
         int,
-        typer.Option(min=4, help="Width of the generator's images in pixels; real ones are resized to it."),
+        typer.Option(
+            min=4, max=2048, help="Width of the generator's images in pixels; real ones are resized to it."
+        ),
     ],
     ratio: Annotated[
         float, typer.Option(min=0, max=100, help="Height / width of the images; data.ratio of the generator.")
@@ -40,7 +42,9 @@ def stats(
     allow_unverified_weights: Annotated[
         bool, typer.Option("--allow-unverified-weights", help="Accept weights of any digest.")
     ] = False,
-    split: Annotated[str | None, typer.Option(help="train or test; the protocol's by default.")] = None,
+    split: Annotated[
+        Literal["train", "test"] | None, typer.Option(help="train or test; the protocol's by default.")
+    ] = None,
     mirrored: Annotated[
         bool, typer.Option("--mirrored", help="The generator was trained with mirrored images.")
     ] = False,

@@ -11,33 +11,37 @@ from gantx.config.schema import RunConfig
 from gantx.data.batches import Batches
 from gantx.data.crop import box_of
 from gantx.data.prepare import Log, Prepared, Progress, prepare
-from gantx.errors import DataError
+from gantx.errors import UsageError
 from gantx.io import imaging
 from gantx.runtime.random import draw
 from gantx.training.augment import augment
 from gantx.training.augment import spec as augment_spec
 
+USUAL = 32  # images, if so many are there
+
 
 def write_preview(
-    settings: RunConfig, path: Path, count: int, *, log: Log, progress: Progress | None = None
+    settings: RunConfig, path: Path, count: int | None, *, log: Log, progress: Progress | None = None
 ) -> None:
     """Write a PNG of the first images of a run; below them, the same images after `augment.policy`.
 
     Args:
         settings: the run; its seed decides which images come first.
         path: the file to write.
-        count: number of images.
+        count: number of images; None for `USUAL`, or for all images of a smaller set.
         log: takes one line of log.
         progress: called with (done, total) while images are prepared.
 
     Raises:
         MissingError: the file cannot be written, or the source does not exist.
-        DataError: some images cannot be used, or the set has fewer than `count`.
+        DataError: some images cannot be used.
+        UsageError: the set has fewer than `count`.
     """
     imaging.check_output(path)
     prepared = prepare(settings.data, log=log, progress=progress)
+    count = min(USUAL, len(prepared.images)) if count is None else count
     if len(prepared.images) < count:
-        raise DataError(f"the set has {len(prepared.images):,} images: show at most as many (-n)")
+        raise UsageError(f"the set has {len(prepared.images):,} images: show at most as many (-n)")
     plain, augmented = previewed(settings, prepared, count)
     columns, lines = imaging.grid_shape(count, f"{min(count, 8)}x{-(-count // 8)}")
     sheet = imaging.grid(plain[:, :, *box_of(settings.data.resolution, settings.data.ratio)], columns, lines)

@@ -65,9 +65,11 @@ def test_a_preview_has_the_prepared_images_above_the_augmented_ones(tmp_path):
 
 def test_a_preview_needs_enough_images_and_a_recipe(tmp_path):
     folder = save(tmp_path / "set", 2, (32, 32))
-    few = run("data", "preview", folder, "--preset", "transgan-tiny", "-o", tmp_path / "a.png")
-    assert few.exit_code == 4
-    assert "2 images" in few.stderr
+    usual = run("data", "preview", folder, "--preset", "transgan-tiny", "-o", tmp_path / "all.png")
+    assert usual.exit_code == 0, usual.output
+    few = run("data", "preview", folder, "--preset", "transgan-tiny", "-n", 32, "-o", tmp_path / "a.png")
+    assert few.exit_code == 2
+    assert "show at most as many (-n)" in few.output
     assert run("data", "preview", folder, "-o", tmp_path / "a.png").exit_code == 2
 
 
