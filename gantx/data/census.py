@@ -22,8 +22,9 @@ from PIL import Image
 from gantx.config.schema import DataConfig
 from gantx.data.crop import rectangle, size_of
 from gantx.data.pixels import converted, reason_unreadable, to_rgb, upright
-from gantx.data.prepare import FEW, Progress
+from gantx.data.prepare import FEW, Progress, labels_of
 from gantx.data.sources import Source, open_source
+from gantx.errors import DataError
 from gantx.io.prefetch import ahead
 from gantx.runtime import cores
 
@@ -184,8 +185,7 @@ def difference_hash(image: Image.Image) -> NDArray[np.uint64]:
 def _summary(source: Source, data: DataConfig, resolution: int | None, facts: list[_Facts]) -> Census:
     whole = [index for index, fact in enumerate(facts) if fact.problem is None]
     kept = {index: _kept(facts[index].size, data.ratio) for index in whole}
-    labels = [source.label(index) for index in whole]
-    counts = Counter(labels)
+    classes, notes = _classes(source, whole)
     sizes = Counter(facts[index].size for index in whole)
     small: list[str] = []
     if resolution is not None:
@@ -201,8 +201,8 @@ def _summary(source: Source, data: DataConfig, resolution: int | None, facts: li
         location=source.location,
         resolution=resolution,
         images=len(facts),
-        notes=source.notes,
-        classes={name: counts[number] for number, name in enumerate(source.class_names)},
+        notes=(*source.notes, *notes),
+        classes=classes,
         sizes=tuple((width, height, count) for (width, height), count in sizes.most_common()),
         unreadable=tuple(
             (source.identify(index), fact.problem)
@@ -224,6 +224,19 @@ def _summary(source: Source, data: DataConfig, resolution: int | None, facts: li
         compared=len(firsts),
         largest=_largest([min(kept[index]) for index in whole], data.ratio),
     )
+
+
+def _classes(source: Source, indices: Sequence[int]) -> tuple[dict[str, int], list[str]]:
+    """Number of images of each class that a conditional run would see, and what keeps it from seeing any."""
+    try:
+        labels = labels_of(source)
+    except DataError as problem:
+        return {}, [f"classes cannot be used: {problem}"]
+    names = source.class_names if labels is None else labels.names
+    if not names:
+        return {}, []
+    counts = Counter(source.label(index) if labels is None else labels.numbers[index] for index in indices)
+    return {name: counts[number] for number, name in enumerate(names)}, []
 
 
 def _kept(size: tuple[int, int], ratio: float) -> tuple[int, int]:

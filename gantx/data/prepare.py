@@ -132,7 +132,7 @@ def prepare(
     for note in source.notes:
         log(f"data: {note}")
     files = source.label_files if isinstance(source, HasLabelFiles) else None
-    found = _labels_of(source) if labels else None
+    found = labels_of(source) if labels else None
     fingerprint = _fingerprint(source, data, files.digest() if files and found else None)
     folder = cache_folder() / "prepared" / fingerprint
     prepared = _load(folder, data.image_shape, source.name)
@@ -169,7 +169,7 @@ def check(data: DataConfig, *, log: Log, progress: Progress | None = None, label
     for note in source.notes:
         log(f"data: {note}")
     files = source.label_files if isinstance(source, HasLabelFiles) else None
-    found = _labels_of(source) if labels else None
+    found = labels_of(source) if labels else None
     if labels and not (source.class_names if found is None else found.names):
         raise without_labels(data)
     of_files = files.digest() if files and found else None
@@ -193,8 +193,12 @@ def without_labels(data: DataConfig) -> DataError:
     )
 
 
-def _labels_of(source: Source) -> Labels | None:
-    """The labels that files give to the images of a source; None without such files."""
+def labels_of(source: Source) -> Labels | None:
+    """The labels that files give to the images of a source; None without such files.
+
+    Raises:
+        DataError: a file is damaged, contradicts itself, or has no label for an image.
+    """
     if not isinstance(source, HasLabelFiles) or source.label_files is None:
         return None
     return source.label_files.labels(source.image_names) or _NO_LABELS

@@ -88,3 +88,18 @@ def test_the_hash_of_a_resized_image_is_nearly_the_same():
     first, second = difference_hash(photo(1)), difference_hash(photo(1).resize((120, 96)))
     assert np.bitwise_count(first ^ second).sum() <= 10
     assert np.bitwise_count(first ^ difference_hash(photo(2))).sum() > 60
+
+
+def test_classes_are_those_that_a_label_file_gives(folder):
+    images = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*"))
+    (folder / "labels.csv").write_text(
+        "file,label\n" + "".join(f"{name},{'ab'[name > 'd']}\n" for name in images)
+    )
+    assert examined(folder).classes == {"a": 6, "b": 6}
+
+
+def test_a_label_file_that_fits_no_image_is_a_note(folder):
+    (folder / "labels.csv").write_text("file,label\nother.png,a\ncat/0.png,b\n")
+    census = examined(folder)
+    assert census.classes == {}
+    assert any("classes cannot be used: labels.csv" in note and "12 of 13" in note for note in census.notes)
