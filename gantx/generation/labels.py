@@ -18,6 +18,7 @@ from gantx.models.interfaces import Generator, StyleBased
 from gantx.runtime.random import Draw, Draws, for_seeds
 
 _SHOWN = 6  # names of classes in a message
+_DIGITS, _LONGEST_SHOWN = 9, 60  # of a number of a class; of what is no class, in a message
 _BLOCK, _BLOCKS_KEPT = 256, 16  # labels that are drawn at once, and how many such draws are remembered
 
 
@@ -122,17 +123,21 @@ def parse_classes(conditioning: ConditioningConfig, text: str) -> list[int]:
     labels: list[int] = []
     for part in (part.strip() for part in text.split(",")):
         first, dash, last = (piece.strip() for piece in part.partition("-"))
+        numbers = all(piece.isdecimal() and len(piece) <= _DIGITS for piece in (first, last or "0"))
         if part in names:
             labels.append(names.index(part))
         elif part == "none" and conditioning.dropout:
             labels.append(count)
-        elif part.isdecimal() and int(part) < count:
-            labels.append(int(part))
-        elif dash and first.isdecimal() and last.isdecimal() and int(first) <= int(last) < count:
+        elif numbers and not dash and int(first) < count:
+            labels.append(int(first))
+        elif numbers and last and int(first) <= int(last) < count:
             labels.extend(range(int(first), int(last) + 1))
+        elif numbers and last and int(last) < int(first):
+            raise UsageError(f"class '{part}': the range ends before it begins")
         else:
+            shown = part if len(part) <= _LONGEST_SHOWN else f"{part[:_LONGEST_SHOWN]}…"
             raise UsageError(
-                f"no class '{part}'{closest(part, names)}: this model has {describe_classes(conditioning)}"
+                f"no class '{shown}'{closest(part, names)}: this model has {describe_classes(conditioning)}"
             )
     return labels
 

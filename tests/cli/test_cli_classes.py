@@ -244,3 +244,13 @@ def test_scores_of_classes_that_there_are_not_are_refused(here):
         assert refused.exit_code in (2, 4)
         assert words in refused.stderr
         assert refused.stderr.count("error:") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("4-2", "the range ends before it begins"), ("9" * 5000, "no class '99999"), ("1-", "no class '1-'")],
+)
+def test_numbers_that_are_no_classes_are_refused(text, expected):
+    with pytest.raises(UsageError, match=expected) as refused:
+        parse_class(ConditioningConfig(classes=18), text)
+    assert len(str(refused.value)) < 200
