@@ -268,6 +268,17 @@ def _count(node: yaml.Node, known: dict[int, int], above: tuple[int, ...]) -> in
 class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML's safe loader, except that a key given twice is an error: YAML would drop the first."""
 
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """As the base class, but not deeper than `DEEPEST`, whatever Python's limit of recursion is."""
+        self.depth += 1
+        if self.depth > DEEPEST + 1:
+            raise ValueError(f"more than {DEEPEST} levels")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping; ConstructorError when a key repeats."""
         merge = "tag:yaml.org,2002:merge"  # `<<: *anchor` is not a key
