@@ -321,7 +321,4 @@ def _storage(tensor):
     """The memory of a tensor, also inside `torch.func`; None if it has none."""
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
-    try:
-        return tensor.untyped_storage()
-    except (RuntimeError, NotImplementedError):
-        return None
+    return tensor.untyped_storage() if torch._C._has_storage(tensor) else None
