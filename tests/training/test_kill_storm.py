@@ -23,4 +23,4 @@ def test_a_storm_of_stops_changes_no_bit(tmp_path):
     )
     assert result.returncode == 0, result.stderr[-3000:]
     counts = dict(line.split(": ") for line in result.stdout.splitlines())
-    assert int(counts["compared"]) >= 1, result.stdout  # how many runs end depends on the load
+    assert int(counts["compared"]) >= 3, result.stdout
