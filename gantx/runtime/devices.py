@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import platform
 import sys
 import time
@@ -115,22 +116,26 @@ def device_name(device: torch.device) -> str:
     return names[0] if names else platform.processor()
 
 
-def memory_gb(device: torch.device) -> float:
-    """Peak memory of this process on `device` in GiB: GPU allocations, or resident memory on the CPU."""
+def peak_memory(device: torch.device) -> int:
+    """Peak memory of this process on `device` in bytes: GPU allocations, or resident memory on the CPU."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
+        return int(torch.cuda.max_memory_allocated(device))
     if (peak := _linux_peak()) is not None:
-        return peak / 2**30
+        return peak
     if sys.platform == "win32":
-        return float(psutil.Process().memory_info().peak_wset) / 2**30
+        return int(psutil.Process().memory_info().peak_wset)
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def memory_gb(device: torch.device) -> float:
+    """`peak_memory` in GiB."""
+    return peak_memory(device) / 2**30
 
 
 def forget_peak(device: torch.device) -> None:
-    """Reset the peak that `memory_gb` returns, if the system can; glibc returns freed memory first."""
+    """Reset the peak that `peak_memory` returns, if the system can; glibc returns freed memory first."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif platform.libc_ver()[0] == "glibc":
@@ -145,6 +150,13 @@ def _linux_peak() -> int | None:
         lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
         return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
     return None
+
+
+def free_unused(device: torch.device) -> None:
+    """Free the memory of networks that nothing refers to any more."""
+    gc.collect()  # they contain cycles
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -7,6 +7,7 @@ the function is called without replay from then on, and a message gives the reas
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Protocol
 
@@ -17,12 +18,23 @@ from gantx.errors import MissingError, first_line
 
 TOLERANCE = 0.02  # relative difference of a tensor's change that is still rounding, in bf16
 
+_TO_REPORT = (
+    f"It runs without replay, slower; please report this line with torch {torch.__version__} and the name of "
+    "the GPU"
+)
+
 Work = Callable[[], None]
 Log = Callable[[str], None]
 
 
 class Capture(Protocol):
-    """Records work without running it."""
+    """Records work without running it.
+
+    Attributes:
+        released: whether all that was captured has been discarded, and nothing is captured any more.
+    """
+
+    released: bool
 
     def __call__(self, work: Work) -> Callable[[], None]:
         """Record `work`; return a function that replays it."""
@@ -30,16 +42,24 @@ class Capture(Protocol):
     def warm_up(self, work: Work) -> None:
         """Run `work` without recording, on the stream on which it will be captured."""
 
+    def release(self) -> bool:
+        """Discard all that was captured and free its memory; return whether there was anything."""
+
 
 class CudaGraphs:
     """Captures work as CUDA graphs, which share one pool of memory: they never run at the same time.
 
     Args:
         device: a CUDA device.
+
+    Attributes:
+        released: see `Capture`.
     """
 
     def __init__(self, device: torch.device) -> None:
+        self.released = False
         self._device = device
+        self._graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
@@ -52,6 +72,7 @@ class CudaGraphs:
             torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
         ):
             work()
+        self._graphs.add(graph)
         return graph.replay
 
     def warm_up(self, work: Work) -> None:
@@ -62,9 +83,21 @@ class CudaGraphs:
             work()
         current.wait_stream(self._stream)
 
+    def release(self) -> bool:
+        """Discard all graphs; the memory of their pool can be allocated again."""
+        self.released = True
+        graphs = list(self._graphs)
+        torch.cuda.synchronize(self._device)
+        for graph in graphs:
+            graph.reset()
+        torch.cuda.empty_cache()
+        return bool(graphs)
+
 
 class Replay:
     """A function that first runs uncaptured, then is captured and compared with such a run, then replayed.
+
+    Captured work keeps its memory. If none is left for a run beside it, all that was captured is discarded.
 
     Args:
         work: reads and writes tensors with fixed addresses.
@@ -99,13 +132,14 @@ class Replay:
 
     def __call__(self) -> None:
         """Run or replay the function once."""
-        if self._replay is not None:
-            self._replay()
-        elif self._capture is None:
+        if self._capture is None or self._capture.released:
             self._work()
+        elif self._replay is not None:
+            self._replay()
         elif not self._warm:
             self._warm = True
-            self._capture.warm_up(self._work)
+            capture = self._capture
+            self._run_uncaptured(capture, lambda: capture.warm_up(self._work))
         else:
             self._first_replay(self._capture)
 
@@ -113,15 +147,36 @@ class Replay:
         """Discard the capture, because the function has changed; it is captured again."""
         self._warm, self._replay = False, None
 
-    def _first_replay(self, capture: Capture) -> None:
+    def _run_uncaptured(self, capture: Capture, run: Work) -> dict[str, Tensor] | None:
+        """Run the work beside all that was captured; return what it changes as it was before.
+
+        None: memory ran out. The work has been run in the memory of all that was captured.
+        """
+        before: dict[str, Tensor] = {}
         try:
             before = _copies(self._changes)
+            run()
+            return before
         except torch.OutOfMemoryError as problem:
-            self._give_up(f"capturing failed ({_line_of(problem)})", problem)
-            self._work()
-            return
-        # Uncaptured first: its memory is freed before the graph allocates its own.
+            if not capture.release() and before:
+                raise
+            reason = _line_of(problem)
+        # Not inside the handler: the exception refers to the tensors of the run that failed.
+        _restore(self._changes, before)
+        del before
+        self._give_up(
+            f"memory ran out ({reason})",
+            "Everything that was captured is discarded and runs without replay, slower; a smaller "
+            "training.micro_batch, or --batch of sample, leaves memory for it",
+        )
         self._work()
+        return None
+
+    def _first_replay(self, capture: Capture) -> None:
+        # Uncaptured first: its memory is freed before the graph allocates its own.
+        before = self._run_uncaptured(capture, self._work)
+        if before is None:
+            return
         plain: dict[str, Tensor] = {}
         try:
             plain = _copies(self._changes)
@@ -135,25 +190,22 @@ class Replay:
             ]
         except Exception as problem:  # of CUDA, a library or a compiler: the run continues without replay
             _restore(self._changes, plain)
-            self._give_up(f"capturing failed ({_line_of(problem)})", problem)
+            self._give_up(f"capturing failed ({_line_of(problem)})", _TO_REPORT, problem)
             return
         if differing:
             _restore(self._changes, plain)
-            self._give_up(f"a replay gives other numbers ({', '.join(differing)})", None)
+            self._give_up(f"a replay gives other numbers ({', '.join(differing)})", _TO_REPORT)
         else:
             self._replay = replay
 
-    def _give_up(self, reason: str, problem: Exception | None) -> None:
+    def _give_up(self, reason: str, consequence: str, problem: Exception | None = None) -> None:
         self._capture = None
         if self._required:
             raise MissingError(
                 f"{self._name} cannot be replayed: {reason}; leave training.cuda_graphs at auto to train "
                 "without"
             ) from problem
-        self._log(
-            f"{self._name} is not replayed: {reason}. It runs without replay, slower; please report this "
-            f"line with torch {torch.__version__} and the name of the GPU"
-        )
+        self._log(f"{self._name} is not replayed: {reason}. {consequence}")
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from gantx.runtime.activity import duration
 from gantx.runtime.random import Draw, Draws, Spec, take
 from gantx.training.conditioning import with_assumed_classes
 from gantx.training.loop import target_images
-from gantx.training.microbatch import ladder, rehearse
+from gantx.training.microbatch import USABLE_SHARE, ladder, peak_of, rehearse
 from gantx.training.optimized_network import OptimizedNetwork
 from gantx.training.phase import Phase, differentiate
 from gantx.training.phases import micro_batch_size, phases
@@ -33,7 +33,6 @@ from gantx.training.state import TrainingState
 
 ITERATIONS = 20  # timed, unless they take longer than
 PATIENCE = 15.0  # seconds; the search for the largest micro-batch may take as long again
-USABLE_SHARE = 0.9  # of the free memory
 
 
 # --- sizes ------------------------------------------------------------------------------------------------
@@ -329,7 +328,7 @@ def _try_steps(settings: RunConfig, device: torch.device) -> Measurements:
     by_size = {_samples_at_once(candidate): candidate for candidate in reversed(ladder(settings))}
     sizes = tuple(by_size)
     devices.forget_peak(device)
-    used, free = _bytes_in_use(device), devices.free_memory(device)
+    used, free = devices.peak_memory(device), devices.free_memory(device)
     limit = None if free is None else used + free
     least = used + _estimated_peak(by_size[sizes[0]])
     if limit is not None and least > USABLE_SHARE * limit:
@@ -338,19 +337,17 @@ def _try_steps(settings: RunConfig, device: torch.device) -> Measurements:
     state = TrainingState(settings, device)
     _update_seconds(settings, state)
     devices.forget_peak(device)
-    peaks, tried, seconds = {0: _bytes_in_use(device)}, [], 0.0
+    peaks, tried, seconds = {0: devices.peak_memory(device)}, [], 0.0
     for size, candidate in by_size.items():
         if 8 * seconds > PATIENCE or not Measurements(device, peaks, limit, sizes, 0, 0, None).fits(size):
             break
-        devices.forget_peak(device)
         started = devices.moment(device)
         try:
-            rehearse(candidate, state)
+            peaks[size] = peak_of(candidate, state)
         except torch.OutOfMemoryError:
             peaks[size] = limit or 0  # all of it, and more
             break
         seconds = devices.moment(device) - started
-        peaks[size] = _bytes_in_use(device)
         tried.append(size)
     if not tried:
         return Measurements(device, peaks, limit, sizes, 0, 0, None)
@@ -366,7 +363,7 @@ def _iteration_seconds(settings: RunConfig, state: TrainingState) -> list[float]
     spans: list[float] = []
     started = time.perf_counter()
     while len(spans) < ITERATIONS and (not spans or time.perf_counter() - started < PATIENCE):
-        seconds = rehearse(settings, state)
+        seconds = dict(rehearse(settings, state))
         losses = sum(seconds[name] / interval for name, interval in intervals.items())
         spans.append(losses + _update_seconds(settings, state))
     return spans
@@ -397,8 +394,3 @@ def _estimated_peak(settings: RunConfig) -> int:
 def _samples_at_once(settings: RunConfig) -> int:
     """Samples that a run computes at once, at most."""
     return micro_batch_size(settings.training, max(settings.training.batch, settings.generator_batch))
-
-
-def _bytes_in_use(device: torch.device) -> int:
-    """Bytes of the process at its peak so far."""
-    return round(devices.memory_gb(device) * 2**30)

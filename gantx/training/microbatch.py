@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -17,12 +17,19 @@ from gantx.training.phases import phases
 from gantx.training.resolve import Log
 from gantx.training.state import TrainingState
 
+USABLE_SHARE = 0.9  # of the free memory
+
 
 def resolve_micro_batch(settings: RunConfig, state: TrainingState, log: Log) -> RunConfig:
     """Replace a micro-batch of `auto` by a number, so that a resumed run repeats it.
 
     On a GPU the losses of every phase are computed without compiling them, which takes at least as much
     memory as compiled code. A CPU takes whole batches: if its memory runs out, the system kills the process.
+
+    Args:
+        settings: resolved, except for the micro-batch.
+        state: of the run; unchanged.
+        log: receives what was chosen.
 
     Raises:
         MissingError: not even one sample at once fits.
@@ -32,13 +39,14 @@ def resolve_micro_batch(settings: RunConfig, state: TrainingState, log: Log) -> 
     if state.device.type != "cuda":
         return _with_micro_batch(settings, None)
 
+    usable = torch.cuda.memory_allocated(state.device) + (devices.free_memory(state.device) or 0)
+
     def fits(candidate: RunConfig) -> bool:
-        torch.cuda.empty_cache()  # of a candidate that did not fit
+        devices.free_unused(state.device)  # by a candidate that did not fit
         try:
-            rehearse(candidate, state)
+            return peak_of(candidate, state) <= USABLE_SHARE * usable
         except torch.OutOfMemoryError:
             return False
-        return True
 
     log(f"trying which micro-batch fits into the memory of {state.device}")
     resolved = largest(settings, fits)
@@ -75,28 +83,47 @@ def ladder(settings: RunConfig) -> list[RunConfig]:
     return candidates
 
 
-def rehearse(settings: RunConfig, state: TrainingState) -> dict[str, float]:
+def peak_of(settings: RunConfig, state: TrainingState) -> int:
+    """Bytes in use at the peak of an iteration, measured without compiling or capturing anything.
+
+    With CUDA graphs a phase also runs beside the memory that the graph of another keeps.
+
+    Raises:
+        torch.OutOfMemoryError: the micro-batch does not fit.
+    """
+    device = state.device
+    devices.forget_peak(device)
+    before = devices.peak_memory(device)
+    peaks = []
+    for _ in rehearse(settings, state):
+        peaks.append(devices.peak_memory(device) - before)
+        devices.forget_peak(device)
+    graphs = device.type == "cuda" and settings.training.cuda_graphs is True
+    return before + sum(sorted(peaks)[-2 if graphs else -1 :])
+
+
+def rehearse(settings: RunConfig, state: TrainingState) -> Iterator[tuple[str, float]]:
     """Compute every loss of an iteration and its gradient on one micro-batch, and discard them.
 
-    Returns:
-        Seconds by phase, scaled to its whole batch; without the optimiser's step.
+    Yields:
+        After each phase, its name and the seconds it took, scaled to its whole batch; without the
+        optimiser's step.
 
     Raises:
         torch.OutOfMemoryError: the micro-batch does not fit.
     """
     image_shape, device = settings.data.image_shape, state.device
-    seconds: dict[str, float] = {}
     for phase in phases(settings, state.generator, state.discriminator, state.path_length):
         phase.select_parameters()
         draws = draw(phase.spec, seed=0, stream=phase.name, step=0, device=device)
-        seconds[phase.name] = 0.0
+        seconds = 0.0
         for loss, size, _ in phase.passes:
             reals = phase.empty_reals(size, image_shape, device)
             started = devices.moment(device)
             q = take(draws, phase.spec, slice(0, size))
             differentiate(loss, phase.trained.parameters, reals, q, size / phase.batch)
-            seconds[phase.name] += (devices.moment(device) - started) * phase.batch / size
-    return seconds
+            seconds += (devices.moment(device) - started) * phase.batch / size
+        yield phase.name, seconds
 
 
 def _with_micro_batch(settings: RunConfig, size: int | None) -> RunConfig:

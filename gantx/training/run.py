@@ -306,8 +306,12 @@ def _run(
             if settings.training.on_divergence != "rollback":
                 raise
             header, rollbacks, sentence = go_back(claimed.path, settings.training, problem)
-            notes = notes.anew()
-            notes(sentence)
+        # Not inside the handler: the exception refers to the networks and graphs of the attempt.
+        devices.free_unused(device)
+        # It contains the number that stands for a micro-batch of `auto`.
+        settings = presets.load(files=[claimed.path / "config.yaml"])
+        notes = notes.anew()
+        notes(sentence)
 
 
 def _attempt(

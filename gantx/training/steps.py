@@ -194,6 +194,8 @@ class Steps:
         """Capture all steps again, because something other than the values of tensors has changed."""
         for step in self.steps:
             step.forget()
+        # Its graph would keep the memory of all others: they share a pool.
+        self.average.forget()
 
 
 def capture_for(settings: RunConfig, device: torch.device) -> Capture | None:

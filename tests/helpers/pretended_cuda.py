@@ -203,6 +203,9 @@ class _Graph:
     def replay(self):
         self.recorder.replay()
 
+    def reset(self):
+        self.recorder = None
+
 
 @contextlib.contextmanager
 def _captured(graph, pool=None, stream=None, capture_error_mode="global"):

@@ -32,9 +32,11 @@ class RecordedOperations:
         captured: names of the operations of each capture, in order.
         warmed_up: how often work was warmed up.
         replayed: how often anything was replayed.
+        released: whether all that was captured has been discarded.
     """
 
     def __init__(self):
+        self.released = False
         self.captured = []
         self.warmed_up = self.replayed = 0
 
@@ -49,6 +51,7 @@ class RecordedOperations:
         self.captured.append([str(operation) for operation, *_ in recorder.steps])
 
         def replay():
+            assert not self.released
             self.replayed += 1
             recorder.replay()
 
@@ -58,6 +61,11 @@ class RecordedOperations:
         """Run `work`."""
         self.warmed_up += 1
         work()
+
+    def release(self):
+        """Discard what was captured."""
+        self.released = True
+        return bool(self.captured)
 
 
 class Recorder(TorchDispatchMode):

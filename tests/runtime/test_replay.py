@@ -1,6 +1,7 @@
 """Work is warmed up, captured, compared with itself and replayed; whatever fails, the numbers are right."""
 
 import contextlib
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -216,6 +217,18 @@ def test_the_stand_in_restores_what_it_records_and_refuses_to_wait():
     assert kept.tolist() == [0, 1, 1, 0]
 
 
+class Graph:
+    """Stands for a graph of torch.cuda."""
+
+    alive = True
+
+    def replay(self):
+        return "replayed"
+
+    def reset(self):
+        self.alive = False
+
+
 class Streams:
     """Stands for streams and graphs of torch.cuda; like it, leaves a stream behind when a capture fails."""
 
@@ -226,7 +239,9 @@ class Streams:
             "Stream": lambda device: SimpleNamespace(wait_stream=lambda other: None),
             "graph_pool_handle": lambda: (0, 1),
             "current_stream": lambda device: self.current,
-            "CUDAGraph": lambda: SimpleNamespace(replay=lambda: "replayed"),
+            "CUDAGraph": Graph,
+            "synchronize": lambda device: None,
+            "empty_cache": lambda: self.asked.append("memory"),
             "stream": self.stream,
             "graph": self.graph,
         }
@@ -260,6 +275,69 @@ def test_a_capture_that_fails_leaves_no_stream_behind(monkeypatch):
     (first, second), (stream,) = streams.asked, inside
     assert first == second, "all captures share a stream and a pool"
     assert first["stream"] is stream is not None
+
+
+def test_graphs_are_released_before_their_memory(monkeypatch):
+    streams = Streams(monkeypatch)
+    graphs = CudaGraphs(torch.device("cuda:0"))
+    assert not graphs.release()
+    graphs = CudaGraphs(torch.device("cuda:0"))
+    kept = graphs(lambda: None)
+    graphs(lambda: None)  # discarded at once
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: streams.asked.append(kept.__self__.alive))
+    assert graphs.release()
+    assert graphs.released
+    assert streams.asked[-1] is False
+
+
+class Crowded(Walk):
+    """Work whose memory does not suffice beside what other work has captured."""
+
+    fails_in_run = 1
+    graph = None
+
+    def work(self):
+        assert self.graph is None or self.graph() is None, "what the failed run allocated is alive"
+        if self.runs + 1 >= self.fails_in_run and not self.free():
+            self.count += self.step
+            activations = torch.zeros(1000)
+            self.graph = weakref.ref(activations)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        super().work()
+
+    def free(self):
+        return self.replay._capture is None or self.replay._capture.released
+
+
+@pytest.mark.parametrize("fails_in_run", [1, 2], ids=["warm-up", "before it is captured"])
+class TestNoMemoryBesideOtherCaptures:
+    def test_all_captures_are_released_and_the_numbers_are_right(self, fails_in_run):
+        capture = RecordedOperations()
+        other, crowded = Walk(capture), Crowded(capture)
+        crowded.fails_in_run = fails_in_run
+        assert other.go(3) == [1, 2, 3]
+        assert crowded.go(4) == [1, 2, 3, 4]
+        assert other.go(3) == [4, 5, 6]
+        assert len(capture.captured) == 1
+        assert not other.said
+        (line,) = crowded.said
+        assert line.startswith("the walk is not replayed: memory ran out (OutOfMemoryError: CUDA")
+        assert "training.micro_batch" in line
+
+    def test_what_is_required_fails(self, fails_in_run):
+        capture = RecordedOperations()
+        other, crowded = Walk(capture), Crowded(capture, required=True)
+        crowded.fails_in_run = fails_in_run
+        other.go(3)
+        with pytest.raises(MissingError, match=r"memory ran out .*leave training\.cuda_graphs at auto"):
+            crowded.go(4)
+
+    def test_without_other_captures_it_is_the_error_of_the_run(self, fails_in_run):
+        crowded = Crowded(RecordedOperations())
+        crowded.fails_in_run = fails_in_run
+        with pytest.raises(torch.OutOfMemoryError):
+            crowded.go(4)
+        assert not crowded.said
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -219,22 +219,24 @@ def steps(monkeypatch):
 
     The machine has 10 GiB. Networks take one, and every sample that is computed at once another.
     """
-    used = {"now": 0}
     intervals = {"discriminator": 1, "r1_every_4": 4, "generator": 1}
 
+    def peak_of(settings, state):
+        return GIB + GIB * (settings.training.micro_batch or settings.training.batch)
+
     def rehearse(settings, state):
-        used["now"] = GIB + GIB * (settings.training.micro_batch or settings.training.batch)
-        return dict.fromkeys(intervals, 1.0)
+        return dict.fromkeys(intervals, 1.0).items()
 
     fake_phases = [SimpleNamespace(name=name, interval=interval) for name, interval in intervals.items()]
     monkeypatch.setattr(dry_run, "TrainingState", FakeState)
     monkeypatch.setattr(dry_run, "phases", lambda *_: fake_phases)
     monkeypatch.setattr(dry_run, "rehearse", rehearse)
+    monkeypatch.setattr(dry_run, "peak_of", peak_of)
     monkeypatch.setattr(dry_run, "_update_seconds", lambda *_: 0.0)
     monkeypatch.setattr(dry_run, "_estimated_peak", lambda settings: 0)
     monkeypatch.setattr(devices, "moment", lambda device: 0.0)
-    monkeypatch.setattr(devices, "forget_peak", lambda device: used.update(now=GIB))
-    monkeypatch.setattr(devices, "memory_gb", lambda device: used["now"] / GIB)
+    monkeypatch.setattr(devices, "forget_peak", lambda device: None)
+    monkeypatch.setattr(devices, "peak_memory", lambda device: GIB)
     monkeypatch.setattr(devices, "free_memory", lambda device: 9 * GIB)
 
 
@@ -286,14 +288,14 @@ def test_a_run_that_cannot_fit_is_not_tried(monkeypatch):
 @pytest.mark.parametrize(("largest", "expected"), [(2, "2 samples at once"), (0, "not even one sample")])
 def test_running_out_of_memory_ends_the_search(steps, monkeypatch, largest, expected):
     """Larger micro-batches run out of memory although the extrapolation said that they fit."""
-    rehearse = dry_run.rehearse
+    peak_of = dry_run.peak_of
 
     def limited(settings, state):
         if (settings.training.micro_batch or 4) > largest:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return rehearse(settings, state)
+        return peak_of(settings, state)
 
-    monkeypatch.setattr(dry_run, "rehearse", limited)
+    monkeypatch.setattr(dry_run, "peak_of", limited)
     figures = measured()
     assert figures["fits"].startswith(expected)
     assert ("speed" in figures) == (largest > 0)

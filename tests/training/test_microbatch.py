@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from gantx import checkpoint
 from gantx.config import presets
+from gantx.runtime import devices
 from gantx.training import microbatch, run
 from gantx.training.state import TrainingState
 
@@ -60,12 +61,46 @@ def test_micro_batches_that_do_not_divide_the_batch_of_path_lengths_are_passed_o
 def test_a_rehearsal_leaves_no_trace(family):
     settings = small(family, family, "objective.r1={gamma: 1, every: 4}")
     state, untouched = TrainingState(settings, CPU), TrainingState(settings, CPU)
-    microbatch.rehearse(settings, state)
+    assert all(seconds > 0 for _, seconds in microbatch.rehearse(settings, state))
     for name, value in untouched.tensors().items():
         assert torch.equal(state.tensors()[name], value), name
     assert state.tensors().keys() == untouched.tensors().keys()
     assert not state.generator.gradient.any()
     assert not state.discriminator.gradient.any()
+
+
+def gpu(monkeypatch, usable, by_phase):
+    """A GPU with so many bytes, of which a run keeps 100 and each phase takes some for each sample."""
+    peak = {"now": 100}
+
+    def rehearse(tried, state):
+        for name, of_a_sample in by_phase.items():
+            peak["now"] = 100 + of_a_sample * (tried.training.micro_batch or tried.training.batch)
+            yield name, 1.0
+
+    if by_phase:
+        monkeypatch.setattr(microbatch, "rehearse", rehearse)
+    monkeypatch.setattr(devices, "peak_memory", lambda device: peak["now"] if by_phase else 0)
+    monkeypatch.setattr(devices, "forget_peak", lambda device: peak.update(now=100))
+    monkeypatch.setattr(devices, "free_unused", lambda device: None)
+    monkeypatch.setattr(devices, "free_memory", lambda device: usable - 100)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100)
+    return SimpleNamespace(device=torch.device("cuda:0"))
+
+
+@pytest.mark.parametrize(("graphs", "expected"), [("off", 100 + 4 * 50), ("on", 100 + 4 * (50 + 30))])
+def test_with_cuda_graphs_the_two_largest_phases_take_memory_together(graphs, expected, monkeypatch):
+    settings = small("transgan", "transgan", f"training.cuda_graphs={graphs}")
+    state = gpu(monkeypatch, 1000, {"discriminator": 50, "penalty": 20, "generator": 30})
+    assert microbatch.peak_of(settings, state) == expected
+
+
+@pytest.mark.parametrize(("graphs", "expected"), [("off", None), ("on", 2)])
+def test_a_tenth_of_the_memory_stays_free(graphs, expected, monkeypatch):
+    settings = small("transgan", "transgan", AUTO, f"training.cuda_graphs={graphs}")
+    state = gpu(monkeypatch, 340, {"discriminator": 50, "generator": 50})  # 300, with graphs 500
+    resolved = microbatch.resolve_micro_batch(settings, state, print)
+    assert resolved.training.micro_batch == expected
 
 
 def test_memory_that_runs_out_in_any_step_is_noticed(monkeypatch):
@@ -83,6 +118,7 @@ def test_memory_that_runs_out_in_any_step_is_noticed(monkeypatch):
     rehearse = microbatch.rehearse
     monkeypatch.setattr(network, "forward", limited)
     monkeypatch.setattr(microbatch, "rehearse", lambda tried, elsewhere: rehearse(tried, state))
+    gpu(monkeypatch, usable=1, by_phase={})
     said = []
     fitted = microbatch.resolve_micro_batch(
         settings, SimpleNamespace(device=torch.device("cuda:0")), said.append

@@ -1,6 +1,7 @@
 """Runs that explode, collapse or diverge: what is said, and how they go back to a healthy checkpoint."""
 
 import json
+import weakref
 
 import pytest
 import torch
@@ -65,6 +66,26 @@ def test_a_run_goes_back_and_ends_well(tmp_path, before_steps):
     assert last(folder).progress["rollbacks"] == 1
     images = [line["images"] for line in lines(folder)]
     assert images == sorted(set(images))
+
+
+def test_going_back_frees_the_networks_first_and_does_not_seek_the_micro_batch_again(
+    tmp_path, before_steps, monkeypatch
+):
+    states, wanted, resolve_micro_batch = [], [], run.resolve_micro_batch
+
+    def ruin(state, factor):
+        return 1e18 if state.rollbacks == 0 and state.images >= 104 else None
+
+    def counted(settings, state, log):
+        assert not [earlier for earlier in states if earlier() is not None]
+        states.append(weakref.ref(state))
+        wanted.append(settings.training.micro_batch)
+        return resolve_micro_batch(settings, state, log)
+
+    before_steps(ruin)
+    monkeypatch.setattr(run, "resolve_micro_batch", counted)
+    train(tmp_path, BACK, "training.checkpoint_kimg=0.04", "training.micro_batch=auto")
+    assert wanted == ["auto", None]
 
 
 def test_rollbacks_are_bounded(tmp_path, before_steps):
