@@ -16,9 +16,9 @@ from gantx.config.schema import RunConfig
 from gantx.evaluation import protocols
 from gantx.evaluation.features import open_features
 from gantx.evaluation.inception import Inception
-from gantx.evaluation.precision import full_precision
 from gantx.evaluation.resizing import resize
 from gantx.runtime import devices
+from gantx.runtime.precision import full_precision
 
 Log = Callable[[str], None]
 
@@ -73,7 +73,7 @@ def measure(settings: RunConfig, device: torch.device, *, batch: int, log: Log) 
         extract = _inception(device) if wanted.features == "inception" else _other(wanted.features, device)
         generator = random_generator(settings, device)
         log(f"measuring the generator of {settings.name}")
-        with full_precision(device):
+        with full_precision():
             generating, _ = generator_rate(generator, batch, device, log)
         log(f"measuring the features of {wanted.features}")
         shape = batch, 3, *generator.image_shape[1:]  # whatever it generates: scores are those of RGB
@@ -112,7 +112,7 @@ def _inception(device: torch.device) -> Callable[[Tensor], Tensor]:
 
     @torch.no_grad()
     def extract(images: Tensor) -> Tensor:
-        with full_precision(device):
+        with full_precision():
             features: Tensor = network(images)[0]
         return features
 

@@ -12,7 +12,7 @@ from gantx.evaluation.assets import ASSETS, locate
 from gantx.evaluation.features import FeatureNetwork, FeatureOutput
 from gantx.evaluation.inception import FEATURES
 from gantx.evaluation.inception_weights import open_torchscript
-from gantx.evaluation.precision import full_precision
+from gantx.runtime.precision import full_precision
 
 _MODES = {"clean": "clean", "legacy-tensorflow": "legacy_tensorflow"}
 
@@ -55,7 +55,7 @@ class _CleanFid:
         from cleanfid.fid import get_model_features
 
         # clean-fid draws latents from the global generator; the images here are already generated.
-        with full_precision(self._device), torch.random.fork_rng():
+        with full_precision(), torch.random.fork_rng():
             features = get_model_features(
                 lambda _: images,
                 self._model,

@@ -20,10 +20,10 @@ from gantx.evaluation import inception_weights
 from gantx.evaluation.assets import ASSETS, locate
 from gantx.evaluation.inception import FEATURES
 from gantx.evaluation.onnx_features import OnnxFeatures
-from gantx.evaluation.precision import full_precision
 from gantx.evaluation.resizing import resize as resized
 from gantx.evaluation.targets import require_features
 from gantx.io.home import expanded
+from gantx.runtime.precision import full_precision
 from gantx.runtime.random import Draw, Spec, draw
 
 _ON_CPU, _ON_GPU = 8, 128  # images of one pass through a network the size of Inception; 8 was quickest
@@ -111,7 +111,7 @@ class _Inception:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> FeatureOutput:
-        with full_precision(self._device):
+        with full_precision():
             return FeatureOutput(*self._network(resized(images, self.resize)))
 
 
@@ -147,7 +147,7 @@ class _Random:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> FeatureOutput:
-        with full_precision(self._device):
+        with full_precision():
             hidden = F.adaptive_avg_pool2d(images.float(), 32) / 127.5 - 1  # [B, 3, 32, 32]
             found = []
             for stride, weight in zip((1, 2, 2), self._filters, strict=True):
@@ -172,5 +172,5 @@ class _FromFile:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> FeatureOutput:
-        with full_precision(self._device):
+        with full_precision():
             return FeatureOutput(self._network(images.float()), None)

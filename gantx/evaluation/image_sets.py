@@ -24,13 +24,13 @@ from gantx.config.schema import DataConfig
 from gantx.data import pixels as data_pixels
 from gantx.data.sources import Source, open_source
 from gantx.errors import DataError
-from gantx.evaluation.precision import full_precision
 from gantx.evaluation.protocols import channels_stamp, ratio_stamp
 from gantx.generation import sampling
 from gantx.generation.sampling import Rounding
 from gantx.io.arrays import read_npy
 from gantx.io.channels import to_rgb
 from gantx.models.interfaces import Generator
+from gantx.runtime.precision import full_precision
 from gantx.runtime.seeds import Seeds
 
 LOSSY = (".jpg", ".jpeg", ".webp")
@@ -131,7 +131,7 @@ class GeneratedImages:
             labels=self.labels,
         )
         while True:
-            with full_precision(device):  # around each batch: the consumer keeps its own settings
+            with full_precision():  # around each batch: the consumer keeps its own settings
                 images = next(generated, None)
             if images is None:
                 break

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gantx.evaluation.feature_sets import comparable, rows_per_block
-from gantx.evaluation.precision import full_precision
+from gantx.runtime.precision import full_precision
 
 _EXTRA_CANDIDATES = 4  # beyond the k nearest: the fewer, the more rows must be searched again
 
@@ -36,7 +36,7 @@ class Neighbours(NamedTuple):
     covered: Tensor
 
 
-@full_precision(torch.device("cpu"))  # the bounds of the distances rely on it
+@full_precision()  # the bounds of the distances rely on it
 def neighbours(
     *,
     real: Tensor,

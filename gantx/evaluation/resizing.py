@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gantx.errors import UsageError
-from gantx.evaluation.precision import full_precision
+from gantx.runtime.precision import full_precision
 
 SIZE = 299  # height and width of Inception's input
 Resize = Literal["clean", "legacy-tensorflow", "legacy-pytorch"]
@@ -64,7 +64,7 @@ def clean_by_matrix(pixels: Tensor) -> Tensor:
         float32 [B, 3, 299, 299].
     """
     rows, columns = (_bicubic_matrix(size, pixels.device) for size in pixels.shape[2:])
-    with full_precision(pixels.device):
+    with full_precision():
         return rows @ (pixels @ columns.T)
 
 

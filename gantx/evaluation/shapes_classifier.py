@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from gantx.data.shapes import CLASS_NAMES
 from gantx.errors import CheckpointError, DataError, MissingError, UsageError
-from gantx.evaluation.precision import full_precision
 from gantx.io.byte_names import utf8_path
+from gantx.runtime.precision import full_precision
 from gantx.runtime.random import global_state_kept
 
 MODES = len(CLASS_NAMES)  # kind * 6 + colour, named by gantx.data.shapes.CLASS_NAMES
@@ -133,7 +133,7 @@ class ShapesClassifier:
         images = images.float().clamp(0, 255)
         if images.shape[2:] != (RESOLUTION, RESOLUTION):
             images = F.interpolate(images, (RESOLUTION, RESOLUTION), mode="bilinear", antialias=True)
-        with full_precision(images.device):
+        with full_precision():
             return torch.softmax(self._network(images), dim=1)[:, :MODES]
 
 

@@ -31,6 +31,7 @@ from gantx.io.sheets import Box, Cell, ColourBar, Sheet, Swatches
 from gantx.models import interfaces
 from gantx.models.layers.attention_maps import SelfAttention, attention_variances
 from gantx.runtime import memory
+from gantx.runtime.precision import full_precision
 from gantx.runtime.random import for_seeds
 
 # --- colours ----------------------------------------------------------------------------------------------
@@ -202,6 +203,7 @@ def completed(generator: interfaces.Generator, view: View) -> View:
 
 
 @torch.no_grad()
+@full_precision()
 def observe(
     generator: interfaces.Generator, seed: int, view: View, device: torch.device
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -246,6 +248,7 @@ _QUERIES = 16  # rows and columns of query positions among which the default is 
 
 
 @torch.no_grad()
+@full_precision()
 def salient_pixel(
     generator: interfaces.Generator, seed: int, view: View, device: torch.device
 ) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from gantx.generation import sampling
 from gantx.generation.labels import with_label
 from gantx.generation.projection import Features, Progress, pixel_distance, project
 from gantx.models.interfaces import Generator
+from gantx.runtime.precision import full_precision
 from gantx.runtime.random import Draw, for_seeds
 
 TRIED = 6  # classes that are projected into
@@ -107,6 +108,7 @@ def search_class(
 
 
 @torch.no_grad()
+@full_precision()
 def _closest_random(
     generator: Generator, target: Tensor, labels: Sequence[int], seed: int, ratio: float
 ) -> Tensor:

@@ -27,6 +27,7 @@ from gantx.generation.latents import require_labels, spec_of_one, whole_number
 from gantx.generation.sampling import in_tiles
 from gantx.generation.truncation import parse_truncation, require_styles, truncate
 from gantx.models import interfaces
+from gantx.runtime.precision import full_precision
 from gantx.runtime.random import for_seeds
 
 Space = Literal["z", "w"]
@@ -298,6 +299,7 @@ def generate(
                 del waiting[:paths]
 
 
+@full_precision()
 def _render(
     generator: interfaces.Generator, walk: Walk, points: Sequence[Point], device: torch.device
 ) -> Tensor:

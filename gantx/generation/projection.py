@@ -32,6 +32,7 @@ from gantx.io.atomic import replacing
 from gantx.io.channels import to_rgb
 from gantx.io.decoding import decoded
 from gantx.models import interfaces
+from gantx.runtime.precision import full_precision
 from gantx.runtime.random import Draw, Spec, for_seeds
 
 Space = Literal["z", "w", "w+"]
@@ -105,6 +106,7 @@ def inception_features(weights: Path | None, device: torch.device) -> Features:
     return features
 
 
+@full_precision()
 def project(
     generator: interfaces.Generator,
     target: Tensor,

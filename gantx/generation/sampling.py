@@ -35,6 +35,7 @@ from gantx.models import bounded
 from gantx.models.interfaces import Generator, StyleBased
 from gantx.runtime import devices, memory
 from gantx.runtime.compile import compile_whole
+from gantx.runtime.precision import full_precision
 from gantx.runtime.random import Draws, for_seeds, place
 from gantx.runtime.replay import Capture, CudaGraphs, Log, Replay
 
@@ -406,6 +407,7 @@ class BatchRunner:
         self._replay: Replay | None = None
         self.replays = self._capture is not None
 
+    @full_precision()
     def __call__(self, draws: Draws) -> Tensor:
         """Images of `draws`, which may be on the host. Later calls do not overwrite them."""
         if self._capture is None:

@@ -22,6 +22,7 @@ from gantx.io import sheets
 from gantx.io.sheets import Cell, Sheet
 from gantx.models.interfaces import Generator, StyleBased
 from gantx.runtime import memory
+from gantx.runtime.precision import full_precision
 from gantx.runtime.random import Spec, for_seeds
 from gantx.runtime.seeds import seeds_of
 
@@ -40,6 +41,7 @@ class _Cell(NamedTuple):
 
 
 @torch.no_grad()
+@full_precision()
 def table(
     generator: Generator,
     rows: Sequence[int],

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+_DEVICES = ("cpu", "cuda", "mps")
 
 
 def set_compute_dtype(network: nn.Module, dtype: torch.dtype | None) -> None:
@@ -54,3 +57,49 @@ def usual_defaults() -> Iterator[None]:
     elsewhere = torch.get_default_device().type != "cpu"
     with float32_parameters(), torch.device("cpu") if elsewhere else contextlib.nullcontext():
         yield
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Compute float32 in full within a `with` block, whatever the caller has allowed; restore that after it.
+
+    NVIDIA GPUs since Ampere round the factors of convolutions and matrix products to 10 bits where TF32 is
+    allowed, and PyTorch allows it for convolutions by default: images and scores would depend on the GPU. A
+    caller's autocast region would lower the types themselves.
+    """
+    backends: Any = torch.backends
+    operations = (
+        *(backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn),
+        *(backends.mkldnn.matmul, backends.mkldnn.conv),
+    )
+    autocast = [torch.is_autocast_enabled(device) for device in _DEVICES]
+    by_operation = [operation.fp32_precision for operation in operations]
+    together = _precision_set_together()
+    for device in _DEVICES:
+        torch.set_autocast_enabled(device, False)
+    if together is not None:
+        _set_precision_together("highest", False)
+    for operation in operations:
+        operation.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for device, enabled in zip(_DEVICES, autocast, strict=True):
+            torch.set_autocast_enabled(device, enabled)
+        if together is not None:
+            _set_precision_together(*together)
+        for operation, precision in zip(operations, by_operation, strict=True):
+            operation.fp32_precision = precision
+
+
+def _precision_set_together() -> tuple[str, bool] | None:
+    """PyTorch's older settings, for products and convolutions; None if newer ones contradict them."""
+    try:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        return None
+
+
+def _set_precision_together(products: str, convolutions: bool) -> None:
+    torch.set_float32_matmul_precision(products)
+    torch.backends.cudnn.allow_tf32 = convolutions

@@ -13,6 +13,7 @@ import torch
 from gantx.config.schema import RunConfig
 from gantx.data.sources import known_names
 from gantx.runtime import devices
+from gantx.runtime.precision import full_precision
 from gantx.training.compiled_losses import pick_compile
 
 Log = Callable[[str], None]
@@ -36,9 +37,6 @@ def resolve(settings: RunConfig, device: torch.device, steps: int, log: Log) -> 
     deterministic = device.type == "cpu" if training.deterministic is None else training.deterministic
     if not deterministic:
         log("deterministic: off, so a resumed run may differ in last bits (training.deterministic=true)")
-    if deterministic and device.type == "cuda":
-        # cuBLAS reads it at its first product, which may be one of the features of real images.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     compile = pick_compile(training.compile, device, steps)
     graphs = device.type == "cuda" if training.cuda_graphs == "auto" else training.cuda_graphs
     if compile:
@@ -61,6 +59,15 @@ def resolve(settings: RunConfig, device: torch.device, steps: int, log: Log) -> 
     )
 
 
+def fix_workspace(settings: RunConfig, device: torch.device) -> None:
+    """Let the products of a deterministic run on CUDA have equal bits; call it before the first product.
+
+    It sets an environment variable, which cuBLAS reads only then.
+    """
+    if settings.training.deterministic is True and device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
 @contextlib.contextmanager
 def prepared_process(settings: RunConfig, device: torch.device) -> Iterator[None]:
     """Set up the process for resolved settings: threads, determinism, full float32, memory.
@@ -77,9 +84,8 @@ def prepared_process(settings: RunConfig, device: torch.device) -> Iterator[None
         torch.get_num_threads(),
         torch.are_deterministic_algorithms_enabled(),
         fills.fill_uninitialized_memory,  # type: ignore[attr-defined]
-        torch.get_float32_matmul_precision(),
-        torch.backends.cudnn.allow_tf32,
     )
+    fix_workspace(settings, device)
     torch.set_num_threads(training.threads)
     torch.use_deterministic_algorithms(training.deterministic is True)
     # Filling new memory with NaN is for debugging and costs time.
@@ -88,18 +94,15 @@ def prepared_process(settings: RunConfig, device: torch.device) -> Iterator[None
         devices.keep_freed_memory()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        # No TF32: the few operations that use float32 in a bf16 run need it, and fp32 means fp32.
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = False
     try:
-        yield
+        # The few operations that use float32 in a bf16 run need it, and fp32 means fp32.
+        with full_precision():
+            yield
     finally:
-        threads, strict, filled, products, convolutions = before
+        threads, strict, filled = before
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(strict)
         fills.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
-        torch.set_float32_matmul_precision(products)
-        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 @contextlib.contextmanager

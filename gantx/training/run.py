@@ -38,7 +38,7 @@ from gantx.training.periodic_eval import PeriodicEvaluation
 from gantx.training.phases import penalty_micro_batch_size
 from gantx.training.preconditions import require_new_run, require_run
 from gantx.training.progress import ProgressDisplay
-from gantx.training.resolve import Log, frozen_garbage, prepared_process, resolve
+from gantx.training.resolve import Log, fix_workspace, frozen_garbage, prepared_process, resolve
 from gantx.training.rollback import go_back
 from gantx.training.run_folder import (
     ClaimedFolder,
@@ -405,11 +405,10 @@ def _periodic_evaluation(
     settings: RunConfig, device: torch.device, log: Log, progress: Progress | None
 ) -> PeriodicEvaluation | None:
     """Scoring during training, if configured; made before anything is written, so that errors come early."""
-    return (
-        PeriodicEvaluation(settings, device, log, progress)
-        if settings.training.evaluate_every is not None
-        else None
-    )
+    if settings.training.evaluate_every is None:
+        return None
+    fix_workspace(settings, device)  # the features of the real images may be computed now
+    return PeriodicEvaluation(settings, device, log, progress)
 
 
 class _Diagnostics:

@@ -9,7 +9,6 @@ from helpers.small_families import small
 from safetensors.torch import load_file
 
 from gantx.training import run as training
-from gantx.training.resolve import resolve
 
 # Every generator and every discriminator once, and between them whatever a phase or the data can have.
 RUNS = {
@@ -96,8 +95,13 @@ def test_an_iteration_does_not_wait_for_the_gpu(tmp_path):
 def test_cublas_is_deterministic_from_its_first_product_on(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
-    settings = small("implicit", "dcgan", "training.deterministic=true")
-    resolve(settings, CPU, 1, lambda text: None)
-    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
-    resolve(settings, CUDA, 1, lambda text: None)
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    settings = small("implicit", "dcgan", "training.deterministic=true", "training.evaluate_every=1")
+    found = []
+
+    def features_of_real_images(*given):
+        found.append(os.environ.get("CUBLAS_WORKSPACE_CONFIG"))
+
+    monkeypatch.setattr(training, "PeriodicEvaluation", features_of_real_images)
+    for device in (CPU, CUDA):
+        training._periodic_evaluation(settings, device, print, None)
+    assert found == [None, ":4096:8"]
