@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = next((folder for folder in (ROOT.parent / "shared", ROOT / "shared") if folder.is_dir()), None)
 SECONDS = {"smoke": 145, "speed": 140, "baseline": 65, "train": 130}  # together 480
 MEASURING = 45  # of the seconds for speed
-TINY = ("transgan-tiny", "vitgan-tiny", "ganformer-tiny")
+TINY = ("transgan-tiny", "vitgan-tiny", "ganformer-tiny", "implicit-tiny")  # the last one with classes
 # Blocks are all alike: with one of each, a preset compiles in time.
 SHALLOW = {
     "transgan-tiny": ["generator.depths=[1,1]", "discriminator.depth=1"],
@@ -36,6 +36,7 @@ SHALLOW = {
         *("data.resolution=8", "generator.resolution=8", "discriminator.resolution=8"),
         "generator.mapping_layers=3",
     ],
+    "implicit-tiny": ["generator.depth=1"],
 }
 SIDE_64 = ["data.resolution=64", "generator.resolution=64", "discriminator.resolution=64"]
 # Row: preset, batch, settings.
@@ -299,6 +300,8 @@ def smoke_eager(chain):
     chain.train("train", folder, 1, "training.compile=false", "training.cuda_graphs=true")
     chain.resume(folder, "training.cuda_graphs=false")
     chain.step("sample", "sample", folder, "-n", 64, "-o", chain.folder / "grid.png", "-f", *device)
+    many = ("-n", 512, "--batch", 64, "-o", chain.folder / "all.npy", "-f")  # enough batches for a replay
+    chain.step("sample-replayed", "sample", folder, *many, *device)
     chain.step("attend", "attend", folder, "-o", chain.folder / "maps.png", "-f", *device)
     chain.step("export", "export", folder, "-o", chain.folder / "generator.safetensors", "-f")
     if importlib.util.find_spec("onnx") and importlib.util.find_spec("onnxscript"):

@@ -129,6 +129,8 @@ def random_generator(settings: RunConfig, device: torch.device) -> Generator:
 def generator_rate(generator: Generator, batch: int, device: torch.device, log: Log) -> tuple[float, float]:
     """Speed of a generator, from latents to float images on the device; CUDA graphs are replayed.
 
+    A conditional generator is given all classes in turn.
+
     Args:
         generator: a network of `gantx.models`, on `device`.
         batch: images generated at once.
@@ -139,10 +141,12 @@ def generator_rate(generator: Generator, batch: int, device: torch.device, log: 
         Images per second, and the additional time of the first passes in seconds.
     """
     q: Any = for_seeds(spec_of_one(generator), range(batch), device)
+    if generator.classes:
+        q["label"] = torch.arange(batch, device=device) % generator.classes
     passes = WARM_UP + PASSES
 
     def forward(q: Any) -> Tensor:
-        return generator(q["z"], q["noise"])
+        return sampling.render(generator, q["z"], q["noise"], None, q.get("label"))
 
     runner = BatchRunner(forward, device, batches=passes, log=log)
     seconds = durations(lambda: runner(q), device, passes)
@@ -153,4 +157,5 @@ def generator_rate(generator: Generator, batch: int, device: torch.device, log: 
 def _write(generator: Generator, how: Mapping[str, Any], path: Path, count: int) -> None:
     """Generate seeds 0..count-1 into a .npy file, as `gantx sample` does; `how` goes to `sampling.sample`."""
     seeds = range(count)
-    imaging.save_images(path, sampling.sample(generator, seeds, **how), seeds, {})
+    labels = [seed % generator.classes for seed in seeds] if generator.classes else None
+    imaging.save_images(path, sampling.sample(generator, seeds, labels=labels, **how), seeds, {})

@@ -73,8 +73,7 @@ def measure(settings: RunConfig, device: torch.device, *, batch: int, log: Log) 
         extract = _inception(device) if wanted.features == "inception" else _other(wanted.features, device)
         generator = random_generator(settings, device)
         log(f"measuring the generator of {settings.name}")
-        with full_precision():
-            generating, _ = generator_rate(generator, batch, device, log)
+        generating, _ = generator_rate(generator, batch, device, log)
         log(f"measuring the features of {wanted.features}")
         shape = batch, 3, *generator.image_shape[1:]  # whatever it generates: scores are those of RGB
         images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)

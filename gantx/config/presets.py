@@ -235,8 +235,6 @@ def _parse(text: str) -> Any:
             return None
         _count(node, {}, ())
         return loader.construct_document(node)
-    except RecursionError:
-        raise ValueError(f"more than {DEEPEST} levels") from None
     except (ArithmeticError, AttributeError, LookupError, TypeError) as problem:
         # What PyYAML raises for `!!int x`, `!!bool x` and the like.
         raise ValueError(f"a value that is not of its type ({first_line(problem)})") from problem

@@ -121,6 +121,13 @@ def test_generation_goes_all_the_way_to_a_file(monkeypatch):
     assert figures.share_of_generator == pytest.approx(share)
 
 
+def test_a_conditional_generator_is_measured_with_its_classes():
+    small_one = ["conditioning.classes=3", "generator.width=8", "evaluation.features=random"]
+    settings = presets.load("implicit-tiny", overrides=small_one)
+    assert sampling.measure(settings, CPU, batch=8, number=20, log=quiet).file_images_per_second > 0
+    assert scoring.measure(settings, CPU, batch=8, log=quiet).generator_images_per_second > 0
+
+
 def test_generation_takes_the_batch_of_sampling_unless_told():
     assert sampling.measure(small(), CPU, batch=None, number=8, log=quiet).batch == 64
 

@@ -1,5 +1,6 @@
 """A configuration is resolved in a known order, refuses what cannot be, and says what would be right."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -587,3 +588,15 @@ def test_a_key_of_earlier_checkpoints_is_dropped_and_refused_where_it_meant_some
     assert validate(former) == load()
     with pytest.raises(UsageError, match=r"gradient_leak.*no longer repeated: leave it out"):
         load(overrides=["objective.gradient_leak=true"])
+
+
+def test_levels_are_counted_whatever_the_limit_of_recursion(write):
+    deep = write("deep.yaml", "a: " + "[" * 2000 + "]" * 2000)
+    limit = sys.getrecursionlimit()
+    for changed in (limit, 20_000):
+        sys.setrecursionlimit(changed)
+        try:
+            with pytest.raises(UsageError, match="more than 32 levels"):
+                load(files=[deep])
+        finally:
+            sys.setrecursionlimit(limit)
