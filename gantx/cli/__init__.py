@@ -33,8 +33,8 @@ from gantx.cli import (
     train,
 )
 from gantx.cli.help import Command, Group
-from gantx.cli.numbers import number_refused
 from gantx.cli.path_arguments import path_refused
+from gantx.cli.refused_values import value_refused
 from gantx.errors import GantxError, MissingError, Stopped
 from gantx.runtime import memory
 from gantx.runtime.signals import StopAtOnce
@@ -75,7 +75,7 @@ class Program(Group):
             raise
         except Exception as problem:
             if isinstance(problem, _USAGE_ERROR):
-                if (sentence := number_refused(problem) or path_refused(problem)) is None:
+                if (sentence := value_refused(problem) or path_refused(problem)) is None:
                     raise
                 _complain(sentence)
                 raise typer.Exit(2) from None

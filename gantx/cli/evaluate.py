@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -61,7 +61,8 @@ def evaluate(
         ),
     ] = False,
     split: Annotated[
-        str | None, typer.Option(help="Part of the data that is the reference: train or test.")
+        Literal["train", "test"] | None,
+        typer.Option(help="Part of the data that is the reference; the protocol's by default."),
     ] = None,
     pr_num: Annotated[
         int | None, typer.Option(min=10, help="Largest number of real and of generated images in pr and dc.")
@@ -115,7 +116,8 @@ def evaluate(
     batch: Annotated[int | None, typer.Option(min=1, help="Images generated at once (64).")] = None,
     cache: Annotated[bool, typer.Option(help="Take reference statistics from the cache.")] = True,
     engine: Annotated[
-        str, typer.Option(help="gantx, or cleanfid for the slower implementation of clean-fid.")
+        Literal["gantx", "cleanfid"],
+        typer.Option(help="gantx, or cleanfid for the slower implementation of clean-fid."),
     ] = "gantx",
 ) -> None:
     """Score a generator, or stored images.
@@ -152,14 +154,13 @@ def evaluate(
             raise UsageError(f"{path} is a folder: name a file")
         if path is not None:
             require_folder(path)
+    written = [path.absolute() for path in (output, junit, markdown) if path is not None]
+    if len(set(written)) < len(written):
+        raise UsageError("--output, --junit and --md write a file each: give them different names")
     if strict and not intervals:
         raise UsageError(
             "--strict needs the 95 % intervals, which --no-intervals leaves out: drop one of them"
         )
-    if engine not in ("gantx", "cleanfid"):
-        raise UsageError(f"no engine '{engine}': use gantx or cleanfid")
-    if split not in (None, "train", "test"):
-        raise UsageError(f"no split '{split}': use train or test")
     earlier = results.read_result(baseline) if baseline else None
     metrics = tuple(dict.fromkeys(part.strip() for text in metric or () for part in text.split(",")))
     for name in metrics:

@@ -25,7 +25,7 @@ def export(
             help="model.onnx, model.pt2, g.safetensors, or a folder for Hugging Face.",
         ),
     ] = None,
-    form: Annotated[
+    format_: Annotated[
         str | None,
         typer.Option(
             "--format",
@@ -101,7 +101,7 @@ def export(
 
     request = Request(
         output=output,
-        kind=kind_of(output, form),
+        kind=kind_of(output, format_),
         pixels=pixels_named(pixels),
         truncation=parse_truncation(truncation, cutoff),
         class_=class_,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gantx.cli.options import ConfigFiles, require_file
+from gantx.cli.options import ConfigFiles, require_file, require_unused
 from gantx.cli.output import log
 from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay, load_torch
@@ -68,10 +68,8 @@ def import_checkpoint(
         raise UsageError("nothing to do: add -o FILE.safetensors, --check or --keys")
     if output is not None and output.suffix != ".safetensors":
         raise UsageError(f"cannot write {output}: a checkpoint is a .safetensors file")
-    if output is not None and output.exists() and not force:
-        raise UsageError(f"{output} already exists: name another file, or add --force to replace it")
-
     if output is not None:
+        require_unused(output, force)
         require_folder(output)
     require_file(check, "recorded outputs")
     if not file.exists():

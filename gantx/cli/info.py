@@ -30,7 +30,7 @@ def info(
       gantx info demo --config > mine.yaml
     """
     if config and as_json:
-        raise UsageError("--json has the configuration already: leave --config away")
+        raise UsageError("--json has the configuration already: omit --config")
     from gantx import checkpoint as checkpoints
     from gantx.data.crop import size_of
 

@@ -17,6 +17,7 @@ from gantx.cli.options import (
     Scale,
     Weights,
     require_checkpoint,
+    require_unused,
 )
 from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay, load_torch
@@ -70,8 +71,7 @@ def mix(
 
       gantx mix RUN --class cat,dog -o pets.png
     """
-    if output.exists() and not force:
-        raise UsageError(f"{output} already exists: name another output, or add --force to replace it")
+    require_unused(output, force)
     require_folder(output)
 
     from gantx.generation.parsing import parse_seeds, parse_truncation

@@ -17,6 +17,7 @@ from gantx.cli.options import (
     Weights,
     require_checkpoint,
     require_file,
+    require_unused,
 )
 from gantx.cli.path_arguments import file_path
 from gantx.cli.status import StatusDisplay, load_torch
@@ -91,8 +92,7 @@ def project(
     if latents.suffix != ".safetensors":
         raise UsageError(f"the latent is written as .safetensors, not as {latents}")
     for path in (output, latents):
-        if path.exists() and not force:
-            raise UsageError(f"{path} already exists: name another output, or add --force to replace it")
+        require_unused(path, force)
     for path in (output, latents):
         require_folder(path)
     if features not in (None, "inception"):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from gantx.cli.options import Channels, Device, require_file
+from gantx.cli.options import Channels, Device, require_file, require_unused
 from gantx.cli.path_arguments import file_path, path_or_name
 from gantx.cli.status import StatusDisplay, load_torch
 from gantx.errors import UsageError
@@ -65,8 +65,7 @@ def stats(
         raise UsageError(f"cannot write {output}: statistics are a .safetensors file")
     if not ratio > 0:
         raise UsageError(f"ratio {ratio:g}: give height / width, above 0")
-    if output.exists() and not force:
-        raise UsageError(f"{output} already exists: name another file, or add --force to replace it")
+    require_unused(output, force)
     require_folder(output)
     require_file(weights, "file of Inception weights")
     from gantx.config.schema import DataConfig

@@ -31,7 +31,7 @@ def open_cleanfid(
     if choice != "inception" or resize not in _MODES:
         raise UsageError(
             f"clean-fid's engine measures in Inception with clean or TensorFlow's resizing, not in {choice} "
-            f"with {resize}: leave --engine away"
+            f"with {resize}: omit --engine"
         )
     located = locate(ASSETS["inception"], weights, allow_unverified=allow_unverified)
     return _CleanFid(located.path, located.digest, located.verified, resize, device)

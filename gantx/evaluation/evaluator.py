@@ -123,7 +123,7 @@ class Evaluator:
         if settings.per_class and not set(PER_CLASS) & set(settings.metrics):
             raise UsageError(
                 f"none of the metrics {', '.join(settings.metrics)} scores a single class: add one of "
-                f"{', '.join(PER_CLASS)} with --metric, or leave --per-class away"
+                f"{', '.join(PER_CLASS)} with --metric, or omit --per-class"
             )
         if "modes" in settings.metrics and settings.objects != 1:
             raise UsageError(

@@ -269,7 +269,7 @@ class _NpyArray:
         if pixels.dtype != np.uint8 or not {1, 3} & set(places):
             raise DataError(
                 f"{path} contains {pixels.dtype} {list(pixels.shape)}, but images are uint8 [N, H, W, 3] or "
-                "[N, 3, H, W] with grey levels 0..255: save them in that form"
+                "[N, 3, H, W] with grey levels 0..255: save them as such"
             )
         if not len(pixels):
             raise DataError(f"{path} contains no images")

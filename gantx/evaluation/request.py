@@ -256,7 +256,7 @@ def _labelling(conditioning: ConditioningConfig, request: Request) -> _Labelling
     names = conditioning.names
     if not isinstance(classes, int):
         if request.per_class:
-            raise UsageError("this model was trained without classes: leave --per-class away")
+            raise UsageError("this model was trained without classes: omit --per-class")
         parse_class(conditioning, wanted)
         return _Labelling(AS_TRAINED, lambda seeds: None)
     each = tuple(name_of(conditioning, label) for label in range(classes)) if request.per_class else ()
@@ -269,7 +269,7 @@ def _labelling(conditioning: ConditioningConfig, request: Request) -> _Labelling
     assert label is not None
     if request.per_class:
         raise UsageError(
-            f"--per-class scores every class, but --class asks for {wanted} alone: leave one of them away"
+            f"--per-class scores every class, but --class asks for {wanted} alone: omit one of them"
         )
     name = name_of(conditioning, label)
     only = name if label < classes else None  # a withheld class stands for all

@@ -157,7 +157,7 @@ class ModeCount:
         if objects != 1:
             raise UsageError(
                 f"the metric modes counts single shapes, but the images have {objects} each: "
-                "leave it away, or train with data.shapes.objects=1"
+                "omit it, or train with data.shapes.objects=1"
             )
         self._classifier = ShapesClassifier(device)
         self.digest = self._classifier.digest

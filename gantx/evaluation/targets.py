@@ -45,7 +45,7 @@ def require_features(choice: str, weights: Path | None) -> None:
     if choice == "inception":
         return
     if weights is not None:
-        raise UsageError(f"--weights are those of Inception, but the features are {choice}: leave one away")
+        raise UsageError(f"--weights are those of Inception, but the features are {choice}: omit one of them")
     if choice == "random":
         return
     path = expanded(choice)

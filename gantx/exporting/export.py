@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from gantx.checkpoint import Header
 from gantx.errors import DataError, MissingError, system_reason
 from gantx.exporting import classes, hub, onnx, parity, program, web
-from gantx.exporting.generator import ExportedGenerator, morph_of
+from gantx.exporting.generator import ExportedGenerator, Morph, morph_of
 from gantx.exporting.parity import Difference, Run
 from gantx.exporting.request import FOLDERS, PACKAGE, RANGES, UNSTATED, Kind, Request, require_valid
 from gantx.generation import sampling
@@ -93,29 +94,18 @@ Format = Callable[[Generator, Header, Request, Path, Log, Working], tuple[str, d
 def _onnx(
     generator: Generator, header: Header, request: Request, folder: Path, log: Log, working: Working
 ) -> tuple[str, dict[str, Any]]:
-    ratio = header.config.data.ratio
-    exported = ExportedGenerator(generator, request.pixels, request.truncation, ratio=ratio).eval()
-    inputs = exported.inputs(max(parity.BATCHES))
+    exported = _with_output(generator, header, request)
     name = utf8_name(request.output.name)
-    with working(_TRACING):
-        traced = program.trace(exported, inputs)
-    with working("converting it to ONNX"):
-        onnx.write_onnx(folder / name, traced, _metadata(header, request))
-    with working(_VERIFYING.format("onnxruntime")):
-        run, runtime = onnx.open_onnx(folder / name)
-        checked = _checked(exported.unrounded(), run, inputs, runtime, log)
+    checked = _write_onnx(folder / name, exported, _metadata(header, request), log, working)
     return name, {"opset": onnx.OPSET, **_interface(exported, header, request), "parity": checked}
 
 
 def _pt2(
     generator: Generator, header: Header, request: Request, folder: Path, log: Log, working: Working
 ) -> tuple[str, dict[str, Any]]:
-    ratio = header.config.data.ratio
-    exported = ExportedGenerator(generator, request.pixels, request.truncation, ratio=ratio).eval()
-    inputs = exported.inputs(max(parity.BATCHES))
+    exported = _with_output(generator, header, request)
     name = utf8_name(request.output.name)
-    with working(_TRACING):
-        traced = program.trace(exported, inputs)
+    inputs, traced = _traced(exported, working)
     program.write_program(folder / name, traced, _metadata(header, request))
     runtime = f"torch.export.load {torch.__version__}"
     with working(_VERIFYING.format("torch.export.load")):
@@ -151,19 +141,11 @@ def _web(
         runtime_files = web.write_runtime(folder / "ort", request.runtime)
     network = morph_of(generator, ratio=header.config.data.ratio).eval()
     web.write_page(folder, network, header, request.class_)
-    inputs = network.inputs(max(parity.BATCHES))
-    with working(_TRACING):
-        traced = program.trace(network, inputs)
-    with working("converting it to ONNX"):
-        onnx.write_onnx(folder / web.MODEL, traced, _metadata(header, request))
-    with working(_VERIFYING.format("onnxruntime")):
-        run, runtime = onnx.open_onnx(folder / web.MODEL)
-        checked = _checked(network.unrounded(), run, inputs, runtime, log)
+    checked = _write_onnx(folder / web.MODEL, network, _metadata(header, request), log, working)
     about = classes.describe(header.config.conditioning, request.class_)
     return web.MODEL, {"opset": onnx.OPSET, **about, "runtime": runtime_files, "parity": checked}
 
 
-_TRACING = "tracing the generator with torch.export"
 _VERIFYING = "verifying in {} at batch " + ", ".join(map(str, parity.BATCHES))
 _FORMATS: dict[Kind, Format] = {
     "onnx": _onnx,
@@ -172,6 +154,31 @@ _FORMATS: dict[Kind, Format] = {
     "hf": _hf,
     "web": _web,
 }
+
+
+def _with_output(generator: Generator, header: Header, request: Request) -> ExportedGenerator:
+    """The generator with what the request builds into it."""
+    ratio = header.config.data.ratio
+    return ExportedGenerator(generator, request.pixels, request.truncation, ratio=ratio).eval()
+
+
+def _traced(exported: ExportedGenerator | Morph, working: Working) -> tuple[list[Tensor], ExportedProgram]:
+    """Inputs of the largest batch that is verified, and the program that is traced with them."""
+    inputs = exported.inputs(max(parity.BATCHES))
+    with working("tracing the generator with torch.export"):
+        return inputs, program.trace(exported, inputs)
+
+
+def _write_onnx(
+    path: Path, exported: ExportedGenerator | Morph, metadata: dict[str, str], log: Log, working: Working
+) -> dict[str, Any]:
+    """Write a generator as ONNX and verify the file; return the record of the check."""
+    inputs, traced = _traced(exported, working)
+    with working("converting it to ONNX"):
+        onnx.write_onnx(path, traced, metadata)
+    with working(_VERIFYING.format("onnxruntime")):
+        run, runtime = onnx.open_onnx(path)
+        return _checked(exported.unrounded(), run, inputs, runtime, log)
 
 
 # --- checks -----------------------------------------------------------------------------------------------

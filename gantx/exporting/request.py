@@ -66,14 +66,19 @@ def kind_of(output: Path, wanted: str | None) -> Kind:
     if wanted is None:
         kind = "hf" if output.is_dir() else _KINDS_OF_SUFFIX.get(suffix)
         if kind is None:
-            raise UsageError(f"cannot export to '{output}': use .onnx, .pt2, .safetensors or a folder's name")
+            raise UsageError(
+                f"cannot export to '{output}': use .onnx, .pt2 or .safetensors; for a folder of this name, "
+                "add --format hf or --format web"
+            )
         return kind
     kinds: tuple[Kind, ...] = get_args(Kind)
     found = next((kind for kind in kinds if kind == wanted), None)
     if found is None:
-        raise UsageError(f"no form '{wanted}': there are {', '.join(kinds)}")
+        raise UsageError(f"no format '{wanted}': use {', '.join(kinds)}")
     if found not in FOLDERS and suffix != f".{found}":
-        raise UsageError(f"the form {found} is a file called .{found}, but the output is {output}")
+        raise UsageError(f"the format {found} is a file called .{found}, but the output is {output}")
+    if found in FOLDERS and suffix and suffix in _KINDS_OF_SUFFIX:
+        raise UsageError(f"the format {found} is a folder, but {output} is the name of a file: omit {suffix}")
     return found
 
 
@@ -89,17 +94,17 @@ def require_valid(request: Request) -> None:
     """UsageError if an option does not apply, or a file would be overwritten without --force."""
     if request.kind not in ("onnx", "pt2"):
         if request.truncation is not None:
-            raise UsageError(f"the form {request.kind} has no truncation built in: only onnx and pt2 have")
+            raise UsageError(f"the format {request.kind} has no truncation built in: only onnx and pt2 have")
         if request.pixels != "float":
-            raise UsageError(f"the form {request.kind} has no range built in: only onnx and pt2 have")
+            raise UsageError(f"the format {request.kind} has no range built in: only onnx and pt2 have")
         if request.class_ is not None and request.kind != "web":
-            raise UsageError(f"the form {request.kind} contains the weights of all classes: omit --class")
+            raise UsageError(f"the format {request.kind} contains the weights of all classes: omit --class")
     if request.scores and request.kind != "hf":
         raise UsageError("scores go on the card of a Hugging Face folder: give a folder as the output")
     if request.runtime is not None and request.kind != "web":
         raise UsageError(f"--{PACKAGE} is for the page: add --format web")
     if request.kind in FOLDERS and request.output.is_file():
-        raise UsageError(f"{request.output} is a file, but the form {request.kind} is a folder")
+        raise UsageError(f"{request.output} is a file, but the format {request.kind} is a folder")
     if request.kind not in FOLDERS and request.output.is_dir():
         raise UsageError(f"{request.output} is a folder: name a file in it")
     there = any(request.output.iterdir()) if request.output.is_dir() else request.output.exists()

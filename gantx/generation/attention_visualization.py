@@ -175,7 +175,7 @@ def completed(generator: interfaces.Generator, view: View) -> View:
         if view.query is not None:
             raise UsageError(
                 "in this network positions attend to latents, not to each other, and all of them are drawn: "
-                "leave --query away"
+                "omit --query"
             )
         known = SHARES
         head, kinds = ("0", ("argmax", "blend")) if single else ("all", ("argmax",))

@@ -95,7 +95,7 @@ def compiled(generator: Generator) -> Generator:
         MissingError: at the first call, when something that compilation needs is not installed.
     """
     method = "synthesis" if isinstance(generator, StyleBased) else "forward"
-    whole = compile_whole(getattr(generator, method), name="the generator", instead="leave --compile away")
+    whole = compile_whole(getattr(generator, method), name="the generator", instead="omit --compile")
 
     def generate(given: Tensor, noise: Draws | None = None, labels: Tensor | None = None) -> Tensor:
         # A mapping expands one style to all layers, truncation copies it: both get the same layout.

@@ -230,14 +230,14 @@ def test_the_labels_are_part_of_the_protocol(here):
 
 
 def test_scores_of_classes_that_there_are_not_are_refused(here):
-    assert "without classes: leave --per-class away" in run("eval", "demo", *SCORED, "--per-class").stderr
+    assert "without classes: omit --per-class" in run("eval", "demo", *SCORED, "--per-class").stderr
     (here / "images").mkdir()
     for number in range(3):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(here / "images" / f"{number}.png")
     for arguments, words in (
         (("run", "--per-class", "--data", "images"), "images has no labels"),
         (("images", "--per-class", "--data", "images"), "has no classes to choose from"),
-        (("run", "--per-class", "--class", "3"), "leave one of them away"),
+        (("run", "--per-class", "--class", "3"), "omit one of them"),
         (("run", "--class", "cat"), "no class 'cat'"),
     ):
         refused = run("eval", *arguments, *SCORED, "--num", 16)

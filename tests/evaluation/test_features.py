@@ -94,7 +94,7 @@ def test_wrong_choices_are_explained(tmp_path):
         ("vgg", None, UsageError, "inception, random"),
         ("net.pt2", None, UsageError, r"torch\.onnx\.export\(network.*'net\.onnx'"),
         ("net.pt", None, UsageError, r"torch\.onnx\.export"),
-        ("random", tmp_path, UsageError, "leave one away"),
+        ("random", tmp_path, UsageError, "omit one of them"),
         ("absent.onnx", None, MissingError, r"absent\.onnx"),
         ("inception", None, MissingError, "gantx assets fetch inception"),
         ("inception", tmp_path / "absent.pt", MissingError, r"absent\.pt"),

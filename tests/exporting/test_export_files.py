@@ -306,7 +306,12 @@ def test_the_name_tells_the_form(name, wanted, kind, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "wanted", "words"),
-    [("m.pth", None, "cannot export to"), ("m.onnx", "pt2", "called .pt2"), ("m", "coreml", "no form")],
+    [
+        ("m.pth", None, "cannot export to .* add --format hf"),
+        ("m.onnx", "pt2", "called .pt2"),
+        ("m.onnx", "web", "is a folder, but .*m.onnx is the name of a file: omit .onnx"),
+        ("m", "coreml", "no format"),
+    ],
 )
 def test_names_that_tell_nothing(name, wanted, words, tmp_path):
     with pytest.raises(UsageError, match=words):

@@ -200,7 +200,7 @@ def test_the_pixel_that_asks_is_counted_in_the_cropped_image():
     ("family", "view", "complaint"),
     [
         ("stylegan2", {}, "no attention maps"),
-        ("ganformer", {"query": (1, 1)}, "leave --query away"),
+        ("ganformer", {"query": (1, 1)}, "omit --query"),
         ("ganformer", {"kinds": ("heat",)}, "cannot be drawn as 'heat'"),
         ("ganformer", {"head": "1"}, "has no head 1: it has 1"),
         ("ganformer", {"head": "first"}, "no head 'first'"),

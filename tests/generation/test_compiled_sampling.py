@@ -153,7 +153,7 @@ def test_the_command_says_which_option_needs_the_compiler(tmp_path, no_compiler)
     assert result.exit_code == 3, result.output
     said = " ".join(result.stderr.split())
     assert "a C++ compiler" in said
-    assert "leave --compile away" in said
+    assert "omit --compile" in said
     assert not output.exists()
     assert "Traceback" not in result.output
 

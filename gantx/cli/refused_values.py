@@ -1,4 +1,4 @@
-"""One sentence for a number that an option does not take, in place of the parser's message."""
+"""One sentence for a value that an option does not take, in place of the parser's message."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _LIMITS = {
 }
 
 
-def number_refused(problem: Exception) -> str | None:
-    """What is wrong with the number, and which would do.
+def value_refused(problem: Exception) -> str | None:
+    """What is wrong with a number or a choice, and which would do.
 
     Args:
-        problem: a usage error of typer, which validates numbers by pydantic.
+        problem: a usage error of typer, which validates values by pydantic.
 
     Returns:
         For example "-n 0: give 1 or more"; None where the error is about something else, or comes from a
@@ -32,6 +32,8 @@ def number_refused(problem: Exception) -> str | None:
     if not isinstance(cause, ValidationError) or not names:
         return None
     error = cause.errors(include_url=False)[0]
+    if error["type"] == "value_error":
+        return f"{max(names, key=len)}: {error['msg'].removeprefix('Value error, ')}"
     if (limit := _LIMITS.get(error["type"])) is None:
         return None
     value = str(error["input"]) or "''"
