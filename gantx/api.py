@@ -164,9 +164,11 @@ class Model:
         from gantx.generation.labels import drawn_labels, parse_class, with_label
 
         conditioning = self.config.conditioning
-        drawn = drawn_labels(conditioning, [seed]) if label is None else None
-        chosen = drawn[0] if drawn else parse_class(conditioning, label)
-        if chosen is None:
+        if label is not None:
+            chosen = parse_class(conditioning, label)
+        elif drawn := drawn_labels(conditioning, [seed]):
+            (chosen,) = drawn
+        else:
             return self
         bound = Model(with_label(self.network, chosen), self.header, self.weights, self.device, self.compiled)
         bound._label = chosen
@@ -304,22 +306,18 @@ class Model:
         if label is None:
             return DrawnLabels(conditioning, seeds) if self.network.classes and seeds is not None else None
         if isinstance(label, str | int):
-            chosen = parse_class(conditioning, label)
-            assert chosen is not None
-            return [chosen] * count
+            return [parse_class(conditioning, label)] * count
         if not self.network.classes:
-            raise UsageError("this model has no classes to choose from: leave the label out")
+            raise UsageError("this model has no classes to choose from: omit the label")
         if len(label) != count:
             raise UsageError(
                 f"label has {len(label)} entries for {count} images: give one class, or a name or number for "
                 "each image"
             )
-        labels = []
-        for each in label:
-            known = parse_class(conditioning, each if isinstance(each, str) else whole_number(each, "label"))
-            assert known is not None
-            labels.append(known)
-        return labels
+        return [
+            parse_class(conditioning, each if isinstance(each, str) else whole_number(each, "label"))
+            for each in label
+        ]
 
     def _batch(self, wanted: int | None, count: int) -> int:
         """Number of images to compute at once, of `count`; UsageError if `wanted` is below 1."""
@@ -370,13 +368,13 @@ class Model:
             drawn = drawn_labels(conditioning, seeds[:1]) if self.network.classes else None
             return drawn or []
         if self._label is not None:
-            raise UsageError(f"this model generates the class {self.of_one_class} alone: leave the label out")
+            raise UsageError(f"this model generates the class {self.of_one_class} alone: omit the label")
         if isinstance(label, str):
             return parse_classes(conditioning, label)
         each = [parse_class(conditioning, one) for one in ([label] if isinstance(label, int) else label)]
         if not each:
             raise UsageError("label has no entries: name a class, or several to walk through")
-        return [one for one in each if one is not None]
+        return each
 
     def interpolate(
         self,

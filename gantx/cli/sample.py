@@ -143,6 +143,9 @@ def sample(
             go_on or None,
             output,
             compile or None,
+            None if weights == "ema" else weights,
+            None if dtype == "uint8" else dtype,
+            force or None,
         )
         if any(option is not None for option in told):
             raise UsageError(

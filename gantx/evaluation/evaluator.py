@@ -220,7 +220,7 @@ class Evaluator:
         if self._computed is not None and outputs.features is not None:
             scores += self._computed.of(outputs.features, self._reference, outputs.logits)
         if outputs.modes is not None:
-            scores += _mode_scores(outputs.modes)
+            scores += _mode_scores(outputs.modes, self.settings.intervals)
         return scores
 
     def _scores_of_classes(
@@ -482,25 +482,26 @@ def _allocate(rows: int, columns: int, device: torch.device) -> Tensor:
         return torch.empty(rows, columns, dtype=torch.float32, device=device)
 
 
-def _share(value: float, count: int) -> intervals.Interval:
-    """The interval of a share of `count` images."""
-    return intervals.share(torch.arange(count) < round(value * count))
-
-
-def _mode_scores(modes: ModeCount) -> list[Score]:
+def _mode_scores(modes: ModeCount, with_intervals: bool) -> list[Score]:
     found = modes.result()
+
+    def ends(share: float) -> tuple[float | None, float | None]:
+        if not with_intervals:
+            return None, None
+        return intervals.share(torch.arange(modes.images) < round(share * modes.images))
+
     return [
         Score("modes", float(found.modes), note="of 18 kinds and colours"),
         Score(
             "confident",
             found.confident,
-            *_share(found.confident, modes.images),
+            *ends(found.confident),
             note="share of images whose kind and colour can be classified",
         ),
         Score(
             "whole",
             found.whole,
-            *_share(found.whole, modes.images),
+            *ends(found.whole),
             note=f"share that could pass for a real shape; of real ones {found.accuracy_on_real:.1%} do",
         ),
     ]

@@ -257,7 +257,8 @@ def _labelling(conditioning: ConditioningConfig, request: Request) -> _Labelling
     if not isinstance(classes, int):
         if request.per_class:
             raise UsageError("this model was trained without classes: omit --per-class")
-        parse_class(conditioning, wanted)
+        if wanted is not None:
+            parse_class(conditioning, wanted)  # says that there is none
         return _Labelling(AS_TRAINED, lambda seeds: None)
     each = tuple(name_of(conditioning, label) for label in range(classes)) if request.per_class else ()
     if wanted is None or (wanted == "data" and wanted not in names):
@@ -266,7 +267,6 @@ def _labelling(conditioning: ConditioningConfig, request: Request) -> _Labelling
         equal = conditioning.model_copy(update={"counts": ()})
         return _Labelling("uniform", lambda seeds: drawn_labels(equal, seeds), per_class=each)
     label = parse_class(conditioning, wanted)
-    assert label is not None
     if request.per_class:
         raise UsageError(
             f"--per-class scores every class, but --class asks for {wanted} alone: omit one of them"

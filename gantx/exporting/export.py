@@ -56,9 +56,7 @@ def export(target: Path, request: Request, log: Log, working: Working = unnotice
         onnx.require_packages()
     generator, header = sampling.open_generator(target, CPU)
     if request.class_ is not None:
-        label = parse_class(header.config.conditioning, request.class_)
-        assert label is not None
-        generator = with_label(generator, label)
+        generator = with_label(generator, parse_class(header.config.conditioning, request.class_))
     folder = request.kind in FOLDERS
     home = request.output if folder else request.output.parent
     earlier = _read_record(home / RECORD)

@@ -115,7 +115,7 @@ def parse_classes(conditioning: ConditioningConfig, text: str) -> list[int]:
     """
     count, names = conditioning.classes, conditioning.names
     if not isinstance(count, int):
-        raise UsageError("this model was trained without classes: leave the class out")
+        raise UsageError("this model was trained without classes: omit the class")
     if text in names:
         return [names.index(text)]
     if text.strip() == "all":
@@ -142,26 +142,16 @@ def parse_classes(conditioning: ConditioningConfig, text: str) -> list[int]:
     return labels
 
 
-def parse_class(conditioning: ConditioningConfig, text: str | int | None) -> int | None:
+def parse_class(conditioning: ConditioningConfig, text: str | int) -> int:
     """Read the one class that all images of a command share.
 
     Args:
         conditioning: of the run.
-        text: a name or a number as text; an integer is the label itself, also where names are numbers; None
-            if the user gave none.
-
-    Returns:
-        The label; None for an unconditional model.
+        text: a name or a number as text; an integer is the label itself, also where names are numbers.
 
     Raises:
-        UsageError: a conditional model needs a class, an unconditional one takes none, or it is not one.
+        UsageError: the model is unconditional, has no such class, or several are meant.
     """
-    if text is None:
-        if not isinstance(conditioning.classes, int):
-            return None
-        raise UsageError(
-            f"this model has {describe_classes(conditioning)}: choose one with --class (label= in Python)"
-        )
     if isinstance(text, int) and isinstance(conditioning.classes, int):
         if not 0 <= text < conditioning.labels:
             raise UsageError(f"no class {text}: this model has {describe_classes(conditioning)}")

@@ -359,3 +359,10 @@ def test_jpeg_reals_are_warned_about(run_folder, tmp_path):
         Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / "lossy" / f"{index}.jpg")
     found = document("--data", tmp_path / "lossy", "--metric", "fid", "--num", "16")
     assert any("3 of the real images are JPEG" in warning for warning in found["warnings"])
+
+
+def test_without_intervals_no_score_has_one():
+    result = run("eval", "demo", "--metric", "modes", "--num", "32", "--no-intervals", "--json")
+    metrics = json.loads(result.stdout)["metrics"]
+    assert list(metrics) == ["modes", "confident", "whole"]
+    assert all(score["ci95"] is None for score in metrics.values())

@@ -108,7 +108,8 @@ def test_truncated_images_are_generated_again_from_the_picture(ganformer, runs, 
     monkeypatch.chdir(runs.parent)
     result = done("sample", "--from", "grid.png")  # finds the run by itself
     assert "0001-ganformer" in result.stdout
-    assert "name nothing else" in refused("sample", "--from", "grid.png", "-n", 3)
+    for more in (("-n", 3), ("--weights", "raw"), ("--dtype", "float32"), ("-f",)):
+        assert "name nothing else" in refused("sample", "--from", "grid.png", *more)
     monkeypatch.chdir(picture.parent)
     for name, options in (
         ("labels.png", ("--labels", "--scale", 3)),
