@@ -101,6 +101,6 @@ def verify(
         print(printable(f"{len(found) - len(damaged):,} of {len(found):,} files of {run} are sound"))
     if damaged:
         raise CheckFailed(
-            f"{len(damaged):,} of {len(found):,} files of {run} are damaged: remove them, and go on from the "
-            "newest checkpoint that is sound"
+            f"{len(damaged):,} of {len(found):,} files of {run} are damaged or missing: remove damaged "
+            "checkpoints and pictures, and go on from the newest checkpoint that is sound"
         )

@@ -10,12 +10,13 @@ from gantx.config.schema import TrainingConfig
 from gantx.errors import CheckpointError, DivergedError, MissingError
 from gantx.training import best
 from gantx.training.health import Unhealthy
+from gantx.training.run_folder import create_folder
 
 REJECTED = "rejected"  # the folder for checkpoints that are not healthy, inside that of the checkpoints
 
 
 def go_back(folder: Path, training: TrainingConfig, problem: DivergedError) -> tuple[Header, int, str]:
-    """Find the checkpoint to go on from, and set newer ones aside in `checkpoints/rejected`.
+    """Find the checkpoint to go on from, and set newer ones aside in a folder in `checkpoints/rejected`.
 
     Args:
         folder: the run.
@@ -27,7 +28,7 @@ def go_back(folder: Path, training: TrainingConfig, problem: DivergedError) -> t
 
     Raises:
         DivergedError: there is no healthy checkpoint, or the run went back `training.max_rollbacks` times.
-        MissingError: a checkpoint cannot be set aside.
+        MissingError: checkpoints cannot be set aside.
     """
     folder = folder / "checkpoints"
     latest = None
@@ -48,11 +49,12 @@ def go_back(folder: Path, training: TrainingConfig, problem: DivergedError) -> t
             "not go back again"
         )
     newer = [path for path in checkpoint.all_in(folder) if path.name > latest.path.name]
-    for path in (*best.newer(folder, latest.images), *newer):
-        aside = folder / REJECTED / path.name
+    newer = [*best.newer(folder, latest.images), *newer]
+    # A folder for each rollback: the next one may reject checkpoints of the same names.
+    aside = create_folder(folder / REJECTED, f"after-{latest.path.stem}") if newer else folder
+    for path in newer:
         try:
-            aside.parent.mkdir(exist_ok=True)
-            path.replace(aside)
+            path.rename(aside / path.name)
         except OSError as trouble:
             raise MissingError(f"cannot move {path}: {trouble.strerror or trouble}") from trouble
     sentence = (

@@ -13,7 +13,7 @@ from gantx.config import presets
 from gantx.errors import GantxError, MissingError
 from gantx.io import lock
 from gantx.io.decoding import open_image
-from gantx.training import best, metrics_file
+from gantx.training import best, changes, metrics_file
 from gantx.training.loop import target_images
 
 State = Literal["running", "done", "stopped", "new", "damaged"]
@@ -162,7 +162,7 @@ class Verified:
 
 
 def verify(run: Path, progress: Callable[[int, int], None] | None = None) -> list[Verified]:
-    """Read every file of a run: digests of checkpoints, configuration, metrics and pictures.
+    """Read every file of a run: digests of checkpoints, configuration, metrics, changes and pictures.
 
     Args:
         run: the run's folder.
@@ -177,6 +177,8 @@ def verify(run: Path, progress: Callable[[int, int], None] | None = None) -> lis
     checks += [(path, _checkpoint_problem) for path in sorted((run / "checkpoints").rglob("*.safetensors"))]
     if (run / "metrics.jsonl").exists():
         checks.append((run / "metrics.jsonl", _metrics_problem))
+    if (run / changes.FILE).exists():
+        checks.append((run / changes.FILE, _changes_problem))
     checks += [(path, _picture_problem) for path in sorted((run / "samples").glob("*.png"))]
     found = []
     for number, (path, problem_of) in enumerate(checks, 1):
@@ -190,7 +192,7 @@ def _config_problem(path: Path) -> str | None:
     try:
         presets.load(None, [path], [], {})
     except GantxError as problem:
-        return str(problem)
+        return f"{problem}; to write it again: gantx info CHECKPOINT --config > {path}"
     return None
 
 
@@ -208,11 +210,16 @@ def _metrics_problem(path: Path) -> str | None:
     images = -1
     for number, line in enumerate(_lines(path), 1):
         if not isinstance(line, dict) or not isinstance(line.get("images"), int):
-            return f"line {number} is no report of a run"
+            return f"line {number} is no report of a run; a resumed run drops it"
         if line["images"] < images:
             return f"line {number} is of {line['images']:,} images, the line before of {images:,}"
         images = line["images"]
     return None
+
+
+def _changes_problem(path: Path) -> str | None:
+    unreadable = len(list(_lines(path))) - len(changes.entries(path.parent))
+    return f"{unreadable:,} of its lines are no changes of values" if unreadable else None
 
 
 def _picture_problem(path: Path) -> str | None:

@@ -119,8 +119,9 @@ def test_a_collapse_is_said_within_three_reports(tmp_path, monkeypatch, before_s
         assert last(folder).images == 200
         return
     assert "going back to kimg-000000.040" in log
-    rejected = [path.name for path in (folder / "checkpoints" / "rejected").iterdir()]
-    assert rejected == ["kimg-000000.080.safetensors"]
+    rejected = folder / "checkpoints" / "rejected"
+    (found,) = rejected.rglob("*.safetensors")
+    assert found == rejected / "0001-after-kimg-000000.040" / "kimg-000000.080.safetensors"
     assert not any("health" in line for line in lines(folder))
 
 

@@ -84,6 +84,16 @@ def damage_metrics(run):
     return run / "metrics.jsonl"
 
 
+def damage_changes(run):
+    (run / "changes.jsonl").write_text('{"images": 8, "changes": {"training.kimg": [1, 2]}}\n{"images": 8\n')
+    return run / "changes.jsonl"
+
+
+def remove_config(run):
+    (run / "config.yaml").unlink()
+    return run / "config.yaml"
+
+
 def damage_picture(run):
     (file,) = (run / "samples").glob("*.png")
     file.write_bytes(file.read_bytes()[:45])
@@ -96,7 +106,10 @@ def test_the_files_of_a_sound_run_are_sound(run):
     assert [file.problem for file in found] == [None] * 4
 
 
-@pytest.mark.parametrize("damage", [damage_checkpoint, damage_config, damage_metrics, damage_picture])
+@pytest.mark.parametrize(
+    "damage",
+    [damage_checkpoint, damage_config, remove_config, damage_metrics, damage_changes, damage_picture],
+)
 def test_damage_is_found_in_the_file_that_has_it(run, damage):
     path = damage(run)
     assert [file.path for file in verify(run) if file.problem] == [path]
