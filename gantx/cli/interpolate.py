@@ -48,7 +48,9 @@ def interpolate(
     frames: Annotated[
         int | None, typer.Option(min=1, help="Frames of the whole walk (60; of a film strip 10).")
     ] = None,
-    fps: Annotated[int, typer.Option(min=1, max=240, help="Frames per second.")] = 30,
+    fps: Annotated[
+        int | None, typer.Option(min=1, max=240, help="Frames per second of an animation (30).")
+    ] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Return to the first seed.")] = False,
     space: Annotated[
         str | None,
@@ -97,6 +99,10 @@ def interpolate(
     from gantx.generation.parsing import parse_seeds
     from gantx.io import animations, imaging
 
+    strip = output.suffix.lower() in animations.STRIPS
+    if fps is not None and (strip or not output.suffix):
+        raise UsageError(f"--fps is for an animation, such as a .gif, but the output is {output}")
+    fps = fps or 30
     animations.check(output, fps)
     columns, rows = imaging.grid_shape(1 if grid is None else 0, grid)
     paths = columns * rows
@@ -104,7 +110,6 @@ def interpolate(
     sweeps = ":" in (truncation or "")
     if chosen is not None and len(chosen) == paths and not sweeps and class_ is None:
         raise _nothing_moves(seeds)
-    strip = output.suffix.lower() in animations.STRIPS
     checkpoint = require_checkpoint(checkpoint, best)
     load_torch()
     from gantx.generation.labels import name_of, parse_classes

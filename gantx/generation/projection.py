@@ -140,11 +140,13 @@ def project(
         progress: receives (done, steps).
 
     Raises:
-        UsageError: the space is unknown, the network has no styles, the target is of another size, or there
-            are fewer than one start or no steps at all.
+        UsageError: the space is unknown, the network has no styles, the target is of another size, there
+            are fewer than one start or no steps at all, or the rate is negative or not finite.
     """
     whole_number(steps, "steps", 1)
     whole_number(starts, "starts", 1)
+    if not 0 <= rate < math.inf:
+        raise UsageError(f"rate {rate}: give a finite number, such as 0.05")
     if tuple(target.shape) != (size := sampling.cropped_shape(generator, ratio)):
         raise UsageError(f"the target is {list(target.shape)}, but images of this generator are {list(size)}")
     chosen = _space(generator, space)

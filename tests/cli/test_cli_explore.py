@@ -91,6 +91,8 @@ def test_wrong_walks_are_refused_before_anything_is_written(ganformer, tmp_path)
     assert "--truncation 0:1" in one
     assert "use .gif" in refused("interpolate", ganformer, "-o", "walk.avi")
     assert "at most 50" in refused("interpolate", ganformer, "--fps", 60)
+    for output in ("walk.png", "frames"):
+        assert "--fps is for an animation" in refused("interpolate", ganformer, "--fps", 10, "-o", output)
     assert "at least 4" in refused("interpolate", ganformer, "--frames", 2)
     assert "no such checkpoint" in refused("interpolate", "nothing", code=3)
     assert list(tmp_path.iterdir()) == []
