@@ -6,11 +6,16 @@ which takes no memory for weights, and this stops as soon as it has more weights
 
 from __future__ import annotations
 
+import math
 import threading
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from gantx import models
 from gantx.config.section import Section
@@ -21,6 +26,85 @@ _SPARE = 2  # a network may make a weight twice, when it replaces one by another
 
 class TooLargeError(ValueError):
     """A network has more weights than its file."""
+
+
+class _ShapesOnly(TorchDispatchMode):
+    """Gives results their shapes, for operations that initialise networks; their values do not exist.
+
+    On the meta device most operations make PyTorch import its compiler, which takes more than a second of
+    every command that loads a checkpoint. Operations that are not listed here are left to it.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """PyTorch imports its compiler for a mode that says yes."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation."""
+        kwargs = kwargs or {}
+        tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        if func._schema.is_mutable:
+            return tensors[0]
+        if torch.Tag.pointwise in func.tags:
+            shape: tuple[int, ...] = np.broadcast_shapes(*(tensor.shape for tensor in tensors))
+        elif func.overloadpacket in _SHAPES:
+            shape = _SHAPES[func.overloadpacket](*args)
+        else:
+            return func(*args, **kwargs)
+        whole = func.overloadpacket is _aten.arange and all(isinstance(number, int) for number in args)
+        usual = tensors[0].dtype if tensors else torch.int64 if whole else torch.float32
+        return torch.empty(shape, dtype=kwargs.get("dtype") or usual, device="meta")
+
+
+def _arange(first: float, end: float | None = None, step: float = 1) -> tuple[int]:
+    start, stop = (0, first) if end is None else (first, end)
+    return (max(0, math.ceil((stop - start) / step)),)
+
+
+def _stack(tensors: list[Tensor], dim: int = 0) -> tuple[int, ...]:
+    shape = list(tensors[0].shape)
+    shape.insert(dim % (len(shape) + 1), len(tensors))
+    return tuple(shape)
+
+
+def _cat(tensors: list[Tensor], dim: int = 0) -> tuple[int, ...]:
+    shape = list(tensors[0].shape)
+    shape[dim] = sum(tensor.shape[dim] for tensor in tensors)
+    return tuple(shape)
+
+
+def _repeat(tensor: Tensor, repeats: list[int]) -> tuple[int, ...]:
+    shape = [1] * (len(repeats) - tensor.ndim) + list(tensor.shape)
+    return tuple(size * times for size, times in zip(shape, repeats, strict=True))
+
+
+def _sum(tensor: Tensor, dims: list[int] | None = None, keepdim: bool = False) -> tuple[int, ...]:
+    summed = {dim % tensor.ndim for dim in dims or range(tensor.ndim)}
+    sizes = ((1 if dim in summed else size) for dim, size in enumerate(tensor.shape))
+    return tuple(size for dim, size in enumerate(sizes) if keepdim or dim not in summed)
+
+
+def _same(tensor: Tensor, *_: Any) -> tuple[int, ...]:
+    return tuple(tensor.shape)
+
+
+_aten = torch.ops.aten
+_SHAPES: dict[Any, Callable[..., tuple[int, ...]]] = {
+    _aten.randn: lambda size: size,
+    _aten.rand: lambda size: size,
+    _aten.arange: _arange,
+    _aten.linspace: lambda start, end, steps: (steps,),
+    _aten.eye: lambda rows, columns=None: (rows, columns or rows),
+    _aten.stack: _stack,
+    _aten.cat: _cat,
+    _aten.repeat: _repeat,
+    _aten.sum: _sum,
+    _aten.clone: _same,
+    _aten._to_copy: _same,
+    _aten.ones_like: _same,
+    _aten.zeros_like: _same,
+}
 
 
 def check_within(section: Section, numbers: int, channels: int = 3) -> None:
@@ -58,7 +142,7 @@ def check_within(section: Section, numbers: int, channels: int = 3) -> None:
         nn.modules.module.register_module_buffer_registration_hook(count_buffer),
     ]
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _ShapesOnly():
             models.build(section, channels)
     finally:
         for hook in hooks:
