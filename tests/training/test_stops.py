@@ -54,6 +54,7 @@ def signalled(monkeypatch):
                 if state.iteration == at:
                     signal.raise_signal(getattr(signal, name))
 
+            averaged.forget = average.forget
             steps.average = averaged
             return steps
 
