@@ -447,7 +447,8 @@ class LmdbSource(_Labelled):
     """
 
     def __init__(self, path: Path) -> None:
-        place = path.parent if path.name == "data.mdb" else path
+        folder = path.parent if path.parent.name else path.parent.resolve()  # "." has no name
+        place = folder if path.name == "data.mdb" else path
         self.name = safe_name(place.name if place.is_dir() else place.stem)
         self.location = str(place)
         self._path = path

@@ -128,6 +128,14 @@ def test_a_container_holds_the_set_of_its_folder(tmp_path, maker):
     assert path.name.split(".")[0] in source.identify(5)
 
 
+def test_an_lmdb_in_the_current_folder_has_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(made_lmdb(tmp_path))
+    for name in ("data.mdb", "."):
+        source = open_source(DataConfig(source=name))
+        assert source.name == "lmdb"
+        assert source.location == str(tmp_path / "lmdb")
+
+
 def test_the_folders_of_a_tar_are_classes_where_no_file_holds_any(tmp_path):
     with tarfile.open(tmp_path / "set.tar", "w") as archive:
         for number, pixels in enumerate(IMAGES):
