@@ -209,8 +209,12 @@ class Batches:
         size = len(self._images)
         rows = torch.randperm(size, generator=generator)
         flips = torch.rand(size, generator=generator) < 0.5 if self._mirror else None
-        where = self._images.device
-        return _Order(rows.to(where), None if flips is None else flips.to(where))
+        return _Order(self._placed(rows), None if flips is None else self._placed(flips))
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        """Move an order to the images, without waiting for a GPU."""
+        on_gpu = self._images.device.type == "cuda"
+        return (tensor.pin_memory() if on_gpu else tensor).to(self._images.device, non_blocking=on_gpu)
 
 
 def _to_float(pixels: Tensor, flips: Tensor | None, out: Tensor) -> None:

@@ -117,7 +117,7 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak memory of this process on `device` in bytes: GPU allocations, or resident memory on the CPU."""
+    """Peak memory of this process on `device` in bytes: allocated on a GPU, or resident on the CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     if (peak := _linux_peak()) is not None:
@@ -130,12 +130,17 @@ def peak_memory(device: torch.device) -> int:
 
 
 def memory_gb(device: torch.device) -> float:
-    """`peak_memory` in GiB."""
+    """Peak memory in GiB that this process kept from others: on a GPU with all that it reserved.
+
+    What captured steps allocate counts as reserved only.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) / 2**30
     return peak_memory(device) / 2**30
 
 
 def forget_peak(device: torch.device) -> None:
-    """Reset the peak that `peak_memory` returns, if the system can; glibc returns freed memory first."""
+    """Reset both peaks, if the system can; glibc returns freed memory first."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif platform.libc_ver()[0] == "glibc":

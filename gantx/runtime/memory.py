@@ -19,6 +19,7 @@ _SAID = (
     "size calculation overflowed",
     "can't start new thread",
     "failed to map segment",
+    "STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN and the like
 )
 
 

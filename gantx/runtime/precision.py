@@ -74,11 +74,10 @@ def full_precision() -> Iterator[None]:
     )
     autocast = [torch.is_autocast_enabled(device) for device in _DEVICES]
     by_operation = [operation.fp32_precision for operation in operations]
-    together = _precision_set_together()
+    products, convolutions = _older_settings()
     for device in _DEVICES:
         torch.set_autocast_enabled(device, False)
-    if together is not None:
-        _set_precision_together("highest", False)
+    _set_older(products and "highest", None if convolutions is None else False)
     for operation in operations:
         operation.fp32_precision = "ieee"
     try:
@@ -86,20 +85,23 @@ def full_precision() -> Iterator[None]:
     finally:
         for device, enabled in zip(_DEVICES, autocast, strict=True):
             torch.set_autocast_enabled(device, enabled)
-        if together is not None:
-            _set_precision_together(*together)
+        _set_older(products, convolutions)
         for operation, precision in zip(operations, by_operation, strict=True):
             operation.fp32_precision = precision
 
 
-def _precision_set_together() -> tuple[str, bool] | None:
-    """PyTorch's older settings, for products and convolutions; None if newer ones contradict them."""
-    try:
-        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    except RuntimeError:
-        return None
+def _older_settings() -> tuple[str | None, bool | None]:
+    """PyTorch's settings for all products and all convolutions; None where newer ones contradict them."""
+    products, convolutions = None, None
+    with contextlib.suppress(RuntimeError):
+        products = torch.get_float32_matmul_precision()
+    with contextlib.suppress(RuntimeError):
+        convolutions = torch.backends.cudnn.allow_tf32
+    return products, convolutions
 
 
-def _set_precision_together(products: str, convolutions: bool) -> None:
-    torch.set_float32_matmul_precision(products)
-    torch.backends.cudnn.allow_tf32 = convolutions
+def _set_older(products: str | None, convolutions: bool | None) -> None:
+    if products is not None:
+        torch.set_float32_matmul_precision(products)
+    if convolutions is not None:
+        torch.backends.cudnn.allow_tf32 = convolutions

@@ -7,20 +7,27 @@ the function is called without replay from then on, and a message gives the reas
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from gantx.errors import MissingError, first_line
+from gantx.runtime import memory
 
 TOLERANCE = 0.02  # relative difference of a tensor's change that is still rounding, in bf16
 
 _TO_REPORT = (
     f"It runs without replay, slower; please report this line with torch {torch.__version__} and the name of "
     "the GPU"
+)
+_TO_SAVE_MEMORY = (
+    "Everything that was captured is discarded and runs without replay, slower; a smaller "
+    "training.micro_batch, or --batch of sample, leaves memory for it"
 )
 
 Work = Callable[[], None]
@@ -59,19 +66,31 @@ class CudaGraphs:
     def __init__(self, device: torch.device) -> None:
         self.released = False
         self._device = device
-        self._graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
-        self._stream = torch.cuda.Stream(device)
+        self._stream = _capture_stream(device)
         self._pool = torch.cuda.graph_pool_handle()
+        self._graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
 
     def __call__(self, work: Work) -> Callable[[], None]:
         """Capture `work`; other threads may use the device meanwhile."""
+        if not self._graphs:
+            self._pool = torch.cuda.graph_pool_handle()  # that of discarded graphs may be gone
         graph = torch.cuda.CUDAGraph()
-        # A failed capture leaves its own stream as the current one; the outer block restores the previous.
-        with (
-            torch.cuda.stream(torch.cuda.current_stream(self._device)),
-            torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
-        ):
-            work()
+        # cuBLAS keeps workspaces by stream. Those of a capture belong to its pool; nothing else may use them.
+        _forget_workspaces()
+        try:
+            # A failed capture leaves its own stream as the current one; the outer block restores it.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream(self._device)),
+                torch.cuda.graph(
+                    graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+                ),
+            ):
+                work()
+        except BaseException:
+            self._end_allocation()
+            raise
+        finally:
+            _forget_workspaces()
         self._graphs.add(graph)
         return graph.replay
 
@@ -92,6 +111,27 @@ class CudaGraphs:
             graph.reset()
         torch.cuda.empty_cache()
         return bool(graphs)
+
+    def _end_allocation(self) -> None:
+        """Let the allocator leave the pool of a failed capture.
+
+        PyTorch 2.11 omits that where CUDA has ended the capture itself; then no memory can be freed any more.
+        """
+        with contextlib.suppress(RuntimeError, AttributeError):  # the usual case: it has left the pool
+            torch._C._cuda_endAllocateToPool(self._device.index, self._pool)
+            torch._C._cuda_releasePool(self._device.index, self._pool)
+        self._pool = torch.cuda.graph_pool_handle()
+
+
+@lru_cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of all captures on a device: PyTorch has 32, and gives out again those that are in use."""
+    return torch.cuda.Stream(device)
+
+
+def _forget_workspaces() -> None:
+    with contextlib.suppress(AttributeError):  # PyTorch without CUDA
+        torch._C._cuda_clearCublasWorkspaces()
 
 
 class Replay:
@@ -127,21 +167,23 @@ class Replay:
         self._name = name
         self._log = log
         self._required = required
-        self._warm = False
+        self._warm = self._given_up = False
         self._replay: Callable[[], None] | None = None
 
     def __call__(self) -> None:
         """Run or replay the function once."""
-        if self._capture is None or self._capture.released:
+        capture = self._capture
+        if capture is None or capture.released:
             self._work()
         elif self._replay is not None:
             self._replay()
+        elif self._given_up:
+            self._run_uncaptured(capture, self._work)
         elif not self._warm:
             self._warm = True
-            capture = self._capture
             self._run_uncaptured(capture, lambda: capture.warm_up(self._work))
         else:
-            self._first_replay(self._capture)
+            self._first_replay(capture)
 
     def forget(self) -> None:
         """Discard the capture, because the function has changed; it is captured again."""
@@ -157,18 +199,14 @@ class Replay:
             before = _copies(self._changes)
             run()
             return before
-        except torch.OutOfMemoryError as problem:
-            if not capture.release() and before:
+        except RuntimeError as problem:
+            if not memory.ran_out(problem) or (not capture.release() and before):
                 raise
             reason = _line_of(problem)
         # Not inside the handler: the exception refers to the tensors of the run that failed.
         _restore(self._changes, before)
         del before
-        self._give_up(
-            f"memory ran out ({reason})",
-            "Everything that was captured is discarded and runs without replay, slower; a smaller "
-            "training.micro_batch, or --batch of sample, leaves memory for it",
-        )
+        self._give_up(f"memory ran out ({reason})", _TO_SAVE_MEMORY)
         self._work()
         return None
 
@@ -178,6 +216,7 @@ class Replay:
         if before is None:
             return
         plain: dict[str, Tensor] = {}
+        problem: Exception | None = None
         try:
             plain = _copies(self._changes)
             replay = capture(self._work)
@@ -188,22 +227,27 @@ class Replay:
                 for name, replayed in self._changes.items()
                 if not agrees(before[name], plain[name], replayed)
             ]
-        except Exception as problem:  # of CUDA, a library or a compiler: the run continues without replay
-            _restore(self._changes, plain)
-            self._give_up(f"capturing failed ({_line_of(problem)})", _TO_REPORT, problem)
-            return
-        if differing:
-            _restore(self._changes, plain)
-            self._give_up(f"a replay gives other numbers ({', '.join(differing)})", _TO_REPORT)
-        else:
+        except Exception as error:  # of CUDA, a library or a compiler: the run continues without replay
+            problem = error.with_traceback(None)  # it refers to the tensors of the capture
+        if problem is None and not differing:
             self._replay = replay
+            return
+        _restore(self._changes, plain)
+        if problem is None:
+            self._give_up(f"a replay gives other numbers ({', '.join(differing)})", _TO_REPORT)
+        elif memory.ran_out(problem):
+            capture.release()  # its pool keeps what it has grown by
+            self._give_up(f"memory ran out ({_line_of(problem)})", _TO_SAVE_MEMORY, problem)
+        else:
+            self._give_up(f"capturing failed ({_line_of(problem)})", _TO_REPORT, problem)
 
     def _give_up(self, reason: str, consequence: str, problem: Exception | None = None) -> None:
-        self._capture = None
+        self._given_up = True
         if self._required:
+            smaller = "choose a smaller training.micro_batch, or " if consequence is _TO_SAVE_MEMORY else ""
             raise MissingError(
-                f"{self._name} cannot be replayed: {reason}; leave training.cuda_graphs at auto to train "
-                "without"
+                f"{self._name} cannot be replayed: {reason}; {smaller}leave training.cuda_graphs at auto to "
+                "train without"
             ) from problem
         self._log(f"{self._name} is not replayed: {reason}. {consequence}")
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gantx.config.schema import RunConfig
 from gantx.errors import GantxError, MissingError, first_line
+from gantx.runtime import memory
 from gantx.runtime.activity import Working, unnoticed
 from gantx.runtime.compile import compile_whole
 from gantx.runtime.random import Draws
@@ -116,9 +117,9 @@ class CompiledDifferentiation:
                     result = differentiate(self._compiled, parameters, reals, draws, share)
                 self._ready = True
                 return result
-            except torch.OutOfMemoryError:
-                raise
             except Exception as problem:  # of Dynamo, Inductor, Triton or a C++ compiler, in either direction
+                if memory.ran_out(problem):
+                    raise
                 self._give_up(problem)
         return differentiate(loss, parameters, reals, draws, share)
 

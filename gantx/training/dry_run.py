@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gantx import models
 from gantx.config.schema import RunConfig
 from gantx.models.interfaces import Discriminator, Generator
-from gantx.runtime import devices
+from gantx.runtime import devices, memory
 from gantx.runtime.activity import duration
 from gantx.runtime.random import Draw, Draws, Spec, take
 from gantx.training.conditioning import with_assumed_classes
@@ -344,7 +344,9 @@ def _try_steps(settings: RunConfig, device: torch.device) -> Measurements:
         started = devices.moment(device)
         try:
             peaks[size] = peak_of(candidate, state)
-        except torch.OutOfMemoryError:
+        except RuntimeError as problem:
+            if not memory.ran_out(problem):
+                raise
             peaks[size] = limit or 0  # all of it, and more
             break
         seconds = devices.moment(device) - started

@@ -10,7 +10,7 @@ import torch
 from gantx.config import presets
 from gantx.config.schema import RunConfig
 from gantx.errors import MissingError, UsageError
-from gantx.runtime import devices
+from gantx.runtime import devices, memory
 from gantx.runtime.random import draw, take
 from gantx.training.phase import differentiate
 from gantx.training.phases import phases
@@ -45,7 +45,9 @@ def resolve_micro_batch(settings: RunConfig, state: TrainingState, log: Log) -> 
         devices.free_unused(state.device)  # by a candidate that did not fit
         try:
             return peak_of(candidate, state) <= USABLE_SHARE * usable
-        except torch.OutOfMemoryError:
+        except RuntimeError as problem:
+            if not memory.ran_out(problem):
+                raise
             return False
 
     log(f"trying which micro-batch fits into the memory of {state.device}")

@@ -15,6 +15,12 @@ from gantx.evaluation.scores import lower_is_better
 from gantx.generation.labels import drawn_labels
 from gantx.models.interfaces import Generator
 
+Show = Callable[[str, int, int], None]  # receives (what, done, total)
+
+
+def _unseen(what: str, done: int, total: int) -> None:
+    """Show nothing."""
+
 
 class PeriodicEvaluation:
     """Scores a generator by the run's own protocol, and remembers the best value of each score.
@@ -44,7 +50,7 @@ class PeriodicEvaluation:
         self._conditioning = config.conditioning
         self._num = config.evaluation.num_during_training
         self._interrupted: Callable[[], bool] = bool
-        self._show: Callable[[str, int, int], None] = lambda what, done, total: None
+        self._show: Show = _unseen
         if progress is not None:
             self._show = lambda what, done, total: progress(done, total)
         self._evaluator = Evaluator(settings, log=log, progress=self._on_progress)
@@ -56,7 +62,7 @@ class PeriodicEvaluation:
         self,
         generator: Generator,
         interrupted: Callable[[], bool],
-        show: Callable[[str, int, int], None] = lambda what, done, total: None,
+        show: Show = _unseen,
     ) -> dict[str, Any] | None:
         """Score a generator.
 
@@ -82,6 +88,8 @@ class PeriodicEvaluation:
             result = self._evaluator.evaluate(subject)
         except _Cancelled:
             return None
+        finally:
+            self._interrupted, self._show = bool, _unseen  # they refer to the run, whose attempt may end
         scores = {
             score.name: float(f"{score.value:.6g}") for score in result.scores if score.value is not None
         }

@@ -381,6 +381,7 @@ def _attempt(
                 steps = build_steps(
                     settings, state, log=logger.log, required=required, working=logger.working
                 )
+                logger.release = steps.release
                 with frozen_garbage():
                     logger.start()
                     train(settings, state, steps, batches, logger)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gantx import checkpoint
 from gantx.config.schema import RunConfig
@@ -21,7 +21,7 @@ from gantx.generation.labels import drawn_labels
 from gantx.io import imaging
 from gantx.io.atomic import replacing
 from gantx.io.escaping import printable
-from gantx.runtime import devices
+from gantx.runtime import devices, memory
 from gantx.runtime.activity import duration
 from gantx.training import best, metrics_file
 from gantx.training.health import FATAL, Health, Unhealthy
@@ -30,6 +30,8 @@ from gantx.training.progress import ProgressDisplay
 from gantx.training.run_folder import ClaimedFolder
 from gantx.training.schedules import due
 from gantx.training.state import TrainingState
+
+Result = TypeVar("Result")
 
 _SAMPLE = re.compile(r"kimg-(\d{6}\.\d{3})\.png")
 
@@ -46,6 +48,9 @@ class RunLogger:
         stop: returns an exception to raise once the state is saved, or None to continue.
         evaluation: scores the averaged generator, or None.
         diagnose: further figures for every report.
+
+    Attributes:
+        release: discards captured steps for their memory; returns whether there were any.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class RunLogger:
         self.stop = stop
         self.evaluation = evaluation
         self.diagnose = diagnose
+        self.release: Callable[[], bool] = bool
         self.checkpoints = folder.path / "checkpoints"
         self.last_picture: Path | None = None
         self.health = Health(config)
@@ -94,6 +100,16 @@ class RunLogger:
         with self.display.working(what):
             yield
         self.log(f"{what} took {duration(time.monotonic() - started)}")
+
+    def _beside_steps(self, work: Callable[[], Result]) -> Result:
+        """Call `work`; if memory runs out beside captured steps, again without them."""
+        try:
+            return work()
+        except (MissingError, RuntimeError) as problem:
+            if not memory.ran_out(problem.__cause__ or problem) or not self.release():
+                raise
+        self.log("memory ran out beside captured steps: they are discarded and run without replay, slower")
+        return work()
 
     def _advance(self) -> None:
         if (line := self.display.advance(self.state.images)) is not None:
@@ -156,8 +172,9 @@ class RunLogger:
         self._refuse_divergence(self.state.statistics.means())
         # A stop does not cancel the last evaluation: no resumed run would repeat it.
         average = self.state.average.network
-        scored = self.evaluation.score(
-            average, lambda: not finished and self.stop() is not None, self.display.show
+        evaluation, show = self.evaluation, self.display.show
+        scored = self._beside_steps(
+            lambda: evaluation.score(average, lambda: not finished and self.stop() is not None, show)
         )
         if scored is None:
             return
@@ -189,7 +206,7 @@ class RunLogger:
             "images": images,
             "iteration": self.state.iteration,
             **{name: float(f"{mean:.6g}") for name, mean in means.items()},
-            **self.diagnose(),
+            **self._beside_steps(self.diagnose),
             "seconds": round(seconds, 2),
             "images_per_second": float(f"{speed:.4g}"),
             "memory_gb": round(devices.memory_gb(self.state.device), 3),
@@ -207,14 +224,6 @@ class RunLogger:
     def picture(self) -> None:
         """Generate the images of the fixed seeds with the averaged generator."""
         seeds = range(self.config.training.samples)
-        images = sampling.sample(
-            self.state.average.network,
-            seeds,
-            batch=sampling.BATCH,
-            device=self.state.device,
-            ratio=self.config.data.ratio,
-            labels=drawn_labels(self.config.conditioning, seeds),
-        )
         self._refuse_divergence(self.state.statistics.means())
         name = f"kimg-{self.state.images / 1000:010.3f}.png"
         text = {
@@ -223,8 +232,20 @@ class RunLogger:
             "gantx:images": str(self.state.images),
         }
         self._claim.require()
-        self.last_picture = self.folder / "samples" / name
-        imaging.save_images(self.last_picture, images, seeds, text)
+        self.last_picture = path = self.folder / "samples" / name
+
+        def generate() -> None:
+            images = sampling.sample(
+                self.state.average.network,
+                seeds,
+                batch=sampling.BATCH,
+                device=self.state.device,
+                ratio=self.config.data.ratio,
+                labels=drawn_labels(self.config.conditioning, seeds),
+            )
+            imaging.save_images(path, images, seeds, text)
+
+        self._beside_steps(generate)
 
     def save(self) -> None:
         """Write a checkpoint, once for each state, and remove the oldest beyond `keep_checkpoints`."""

@@ -185,6 +185,7 @@ class Steps:
         def replayed(work: Callable[[], None], changes: dict[str, Tensor], name: str) -> Replay:
             return Replay(work, changes, capture=capture, name=name, log=log, required=required)
 
+        self._capture = capture
         reals = RealInputs(image_shape, average.weights.device)
         self.steps = [Step(phase, reals, statistics, replayed, changes) for phase in phases]
         averaged = {"average": average.weights, "its buffers": average.buffers}
@@ -196,6 +197,10 @@ class Steps:
             step.forget()
         # Its graph would keep the memory of all others: they share a pool.
         self.average.forget()
+
+    def release(self) -> bool:
+        """Discard what was captured, for its memory, and run without replay; return whether there was any."""
+        return self._capture is not None and self._capture.release()
 
 
 def capture_for(settings: RunConfig, device: torch.device) -> Capture | None:

@@ -15,6 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves, tree_map
 
+from gantx.runtime import replay
 from helpers.recorded_operations import Recorder
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -267,6 +268,7 @@ def pretended_cuda():
         "memory_allocated": lambda device=None: 0,
         "max_memory_allocated": lambda device=None: 2**30,
         "memory_reserved": lambda device=None: 0,
+        "max_memory_reserved": lambda device=None: 2**30,
         "reset_peak_memory_stats": lambda device=None: None,
         "mem_get_info": lambda device=None: (2**36, 2**36),
         "empty_cache": lambda: None,
@@ -278,6 +280,7 @@ def pretended_cuda():
         for name, stand_in in stand_ins.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, stand_in))
         stack.enter_context(mock.patch.object(Tensor, "record_stream", _require_stream))
+        stack.enter_context(mock.patch.object(replay, "_capture_stream", return_value=_Stream()))
         # The check of PyTorch's optimisers asks the driver, not torch.cuda.
         stack.enter_context(mock.patch.object(torch.accelerator, "current_accelerator", return_value=None))
         stack.enter_context(mock.patch.object(torch, "Generator", _Generator))

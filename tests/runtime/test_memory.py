@@ -26,6 +26,7 @@ def test_an_allocation_that_is_too_large_is_explained(allocate):
 
 def test_it_knows_running_out_from_other_errors():
     assert memory.ran_out(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"))
+    assert memory.ran_out(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED in `cublasCreate`"))
     assert memory.ran_out(OSError(errno.ENOMEM, "Cannot allocate memory"))
     assert memory.ran_out(ImportError("libtorch_cuda.so: failed to map segment from shared object"))
     assert not memory.ran_out(OSError(errno.ENOSPC, "No space left on device"))

@@ -62,6 +62,13 @@ def test_a_caller_may_use_the_newer_settings(newer_settings):
     assert by_operation() == before
 
 
+def test_one_newer_setting_leaves_the_older_ones_of_others_readable(newer_settings):
+    torch.backends.cudnn.conv.fp32_precision = torch.backends.cudnn.rnn.fp32_precision = "tf32"
+    with full_precision():
+        assert torch.backends.cudnn.allow_tf32 is False
+    assert torch.backends.cudnn.allow_tf32 is True
+
+
 def test_autocast_around_it_has_no_effect():
     x = torch.ones(2, 2)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -84,7 +84,9 @@ def test_going_back_frees_the_networks_first_and_does_not_seek_the_micro_batch_a
 
     before_steps(ruin)
     monkeypatch.setattr(run, "resolve_micro_batch", counted)
-    train(tmp_path, BACK, "training.checkpoint_kimg=0.04", "training.micro_batch=auto")
+    scored = ("training.evaluate_every=0.04", "evaluation.features=random", "evaluation.metrics=[fid]")
+    scored += ("evaluation.num_during_training=16",)
+    train(tmp_path, BACK, "training.checkpoint_kimg=0.04", "training.micro_batch=auto", *scored)
     assert wanted == ["auto", None]
 
 

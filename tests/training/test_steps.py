@@ -19,7 +19,7 @@ from gantx.config import presets
 from gantx.data.batches import Batches
 from gantx.data.prepare import prepare
 from gantx.errors import MissingError
-from gantx.training import run, steps
+from gantx.training import run, run_logger, steps
 from gantx.training.state import TrainingState
 
 CPU = torch.device("cpu")
@@ -215,6 +215,27 @@ def test_a_run_goes_on_where_a_step_has_no_memory_beside_captured_ones(tmp_path,
     assert lines == lines_again
     log = (tmp_path / "crowded" / "train.log").read_text()
     assert log.count("is not replayed: memory ran out") == 1
+
+
+def test_a_picture_gets_the_memory_of_captured_steps(tmp_path, monkeypatch):
+    settings = small(*PRESETS["transgan-tiny"], *LONG, "training.compile=off", "training.sample_kimg=0.012")
+    plain, lines = train(tmp_path / "plain", settings)
+    capture, save = RecordedOperations(), run_logger.imaging.save_images
+
+    def limited(*given):
+        if capture.captured and not capture.released:
+            raise MissingError("too little memory for 64 images at once") from torch.OutOfMemoryError(
+                "CUDA out of memory"
+            )
+        save(*given)
+
+    monkeypatch.setattr(run_logger.imaging, "save_images", limited)
+    found, lines_again = train(tmp_path / "crowded", settings, capture, monkeypatch)
+    assert same(plain, found)
+    assert lines == lines_again
+    assert len(list((tmp_path / "crowded" / "samples").iterdir())) == 2
+    log = (tmp_path / "crowded" / "train.log").read_text()
+    assert log.count("memory ran out beside captured steps") == 1
 
 
 def test_replay_that_was_asked_for_is_an_error_where_it_fails(tmp_path, monkeypatch):
