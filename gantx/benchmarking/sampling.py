@@ -90,8 +90,13 @@ def measure(
     with measuring(device, settings.training.threads, batch):
         generator = random_generator(settings, device)
         batch = batch or sampling.batch_for(generator, device, count)
+        compiling = 0.0
         if compile:
+            log(f"compiling the generator of {settings.name}")
             generator = sampling.compiled(generator)
+            before = time.perf_counter()
+            generator_rate(generator, batch, device, log, passes=1)
+            compiling = time.perf_counter() - before
         log(f"measuring the generator of {settings.name}")
         alone, warm_up = generator_rate(generator, batch, device, log)
         log(f"generating {count:,} images to a file")
@@ -111,7 +116,7 @@ def measure(
             file_images_per_second=count / seconds,
             share_of_generator=count / seconds / alone,
             file_seconds=seconds,
-            warm_up_seconds=warm_up,
+            warm_up_seconds=compiling + warm_up,
             peak_memory_gib=devices.memory_gb(device),
             machine=this_machine(device),
         )
@@ -126,7 +131,9 @@ def random_generator(settings: RunConfig, device: torch.device) -> Generator:
 
 
 @torch.no_grad()
-def generator_rate(generator: Generator, batch: int, device: torch.device, log: Log) -> tuple[float, float]:
+def generator_rate(
+    generator: Generator, batch: int, device: torch.device, log: Log, passes: int = WARM_UP + PASSES
+) -> tuple[float, float]:
     """Speed of a generator, from latents to float images on the device; CUDA graphs are replayed.
 
     A conditional generator is given all classes in turn.
@@ -136,6 +143,7 @@ def generator_rate(generator: Generator, batch: int, device: torch.device, log: 
         batch: images generated at once.
         device: where.
         log: receives a line if CUDA graphs cannot be used.
+        passes: of the generator; the first `WARM_UP` are not measured.
 
     Returns:
         Images per second, and the additional time of the first passes in seconds.
@@ -143,14 +151,13 @@ def generator_rate(generator: Generator, batch: int, device: torch.device, log: 
     q: Any = for_seeds(spec_of_one(generator), range(batch), device)
     if generator.classes:
         q["label"] = torch.arange(batch, device=device) % generator.classes
-    passes = WARM_UP + PASSES
 
     def forward(q: Any) -> Tensor:
         return sampling.render(generator, q["z"], q["noise"], None, q.get("label"))
 
     runner = BatchRunner(forward, device, batches=passes, log=log)
     seconds = durations(lambda: runner(q), device, passes)
-    usual = median(seconds[WARM_UP:])
+    usual = median(seconds[WARM_UP:] or seconds)
     return batch / usual, max(0.0, sum(seconds[:WARM_UP]) - WARM_UP * usual)
 
 
