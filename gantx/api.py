@@ -24,7 +24,7 @@ def load(
     target: str | os.PathLike[str],
     *,
     weights: Weights = "ema",
-    device: str = "auto",
+    device: str | torch.device = "auto",
     compile: bool = False,
 ) -> Model:
     """Load the generator of a checkpoint.
@@ -48,13 +48,13 @@ def load(
 
     if weights not in ("ema", "raw"):
         raise UsageError(f"no weights '{weights}': use ema or raw")
-    require_device_name(device)
+    require_device_name(str(device))
     checkpoint.read_header(checkpoint.find(Path(target)))
 
     from gantx.generation import sampling
     from gantx.runtime import devices
 
-    place = devices.pick_device(device)
+    place = devices.pick_device(str(device))
     network, header = sampling.open_generator(Path(target), place, weights)
     return Model(network, header, weights, place, compile)
 
@@ -65,15 +65,23 @@ def sample(target: str | os.PathLike[str], n: int | None = None, **how: Any) -> 
 
 
 def evaluate(
-    target: str | os.PathLike[str], metrics: Sequence[str] = (), *, device: str = "auto", **how: Any
+    target: str | os.PathLike[str],
+    metrics: str | Sequence[str] = (),
+    *,
+    device: str | torch.device = "auto",
+    **how: Any,
 ) -> Result:
     """Score a checkpoint or stored images, as `gantx eval` does.
 
     Args:
         target: a run, a folder of checkpoints, a .safetensors file, or images (folder, .zip, .npy).
-        metrics: `fid`, `kid`, `is`, `pr`, `dc` or `modes`; the preset's by default.
+        metrics: of `fid`, `kid`, `is`, `pr`, `dc` and `modes`, also as "fid,kid"; the preset's by default.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-        how: the other fields of `gantx.evaluation.request.Request`, such as `data` and `num`.
+        how: the other fields of `gantx.evaluation.request.Request`, such as `data` and `num`; files may be
+            named by text.
+
+    Returns:
+        The scores, each by name from `score`; the protocol that they follow; warnings.
 
     Raises:
         GantxError: as `gantx.evaluation.request.evaluate`, before any image is generated where possible.
@@ -82,7 +90,12 @@ def evaluate(
     from gantx.runtime import devices
     from gantx.runtime.precision import usual_defaults
 
-    request = evaluation.Request(metrics=tuple(metrics), device=devices.pick_device(device), **how)
+    if isinstance(metrics, str):
+        metrics = [part.strip() for part in metrics.split(",")]
+    files = {name: Path(how[name]) for name in ("reference", "weights") if how.get(name) is not None}
+    request = evaluation.Request(
+        metrics=tuple(metrics), device=devices.pick_device(str(device)), **{**how, **files}
+    )
     with usual_defaults():
         return evaluation.evaluate(
             Path(target), request, log=lambda line: None, progress=lambda what, done, total: None
@@ -238,7 +251,7 @@ class Model:
 
     def generate(
         self,
-        what: Sequence[int] | Tensor,
+        what: int | Sequence[int] | Tensor,
         *,
         label: str | int | Sequence[str | int] | None = None,
         truncation: float | None = None,
@@ -249,7 +262,7 @@ class Model:
         """As `sample`, in constant memory: yields the output of the network batch by batch.
 
         Args:
-            what: seeds; or latents or styles, as in `sample`.
+            what: a number of images, seeds, or latents or styles, as in `sample`.
             label: as in `sample`; latents need one.
             truncation: as in `sample`.
             cutoff: as in `sample`.
@@ -287,6 +300,8 @@ class Model:
             labels = self._labels(label, None, len(latents))
             chosen = None if labels is None else torch.tensor(list(labels), device=self.device)
             return sampling.from_latents(self._generator, latents, batch=size, labels=chosen, **how)
+        if isinstance(what, int):
+            what = range(whole_number(what, "n", 1))
         given = what if isinstance(what, range | Seeds) else [whole_number(seed, "seed") for seed in what]
         seeds = seeds_of(given)
         whole_number(min((part.start for part in seeds.ranges), default=0), "seed")
@@ -418,6 +433,7 @@ class Model:
         layer: str = "last",
         query: tuple[int, int] | None = None,
         truncation: float | None = None,
+        label: str | int | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Generate the image of a seed, with its noise at the stored value, and its attention maps.
 
@@ -427,6 +443,7 @@ class Model:
             query: row and column of the query pixel, for self-attention; None for the pixel whose attention
                 varies most, which usually lies on the object.
             truncation: psi of the styles; default 0.7 for attention over latents.
+            label: class of a conditional model, by name or number; that of the seed by default.
 
         Returns:
             The whole square image, which the maps cover, uncropped where `data.ratio` is not 1: uint8
@@ -434,15 +451,15 @@ class Model:
             [1, h, S, S] of the query to all positions.
 
         Raises:
-            UsageError: the network has no attention maps, or no such layer or pixel.
+            UsageError: the network has no attention maps, or no such layer, pixel or class.
         """
         from gantx.generation import attention_visualization
         from gantx.generation.truncation import parse_truncation
 
+        network = self.of_class(label, seed=seed).network
         view = attention_visualization.View(layer=layer, query=query, truncation=parse_truncation(truncation))
-        return attention_visualization.observe(
-            self.network, seed, attention_visualization.completed(self.network, view), self.device
-        )
+        view = attention_visualization.completed(network, view)
+        return attention_visualization.observe(network, seed, view, self.device)
 
     def provenance(self, truncation: float | None = None, cutoff: int | None = None) -> dict[str, str]:
         """Provenance that is stored in a picture of this model, without its seeds."""

@@ -17,6 +17,7 @@ from gantx import checkpoint
 from gantx.cli import app
 from gantx.config import presets
 from gantx.errors import DataError, MissingError, UsageError
+from gantx.generation.labels import drawn_labels
 from gantx.models import build
 from gantx.training.state import TrainingState
 
@@ -166,3 +167,31 @@ def test_latents_that_are_none_are_refused_before_anything_is_generated(models):
             model.sample(latents=latents)
         with pytest.raises(DataError, match=words):
             model.generate(latents)
+
+
+def test_natural_ways_of_asking(models):
+    path, model = models["stylegan2"].header.path, models["stylegan2"]
+    assert gantx.load(path, device=torch.device("cpu")).device == torch.device("cpu")
+    batches = list(model.generate(3, batch=8))
+    assert torch.equal(torch.cat(batches), torch.cat(list(model.generate(range(3), batch=8))))
+    with pytest.raises(UsageError, match="n 0"):
+        model.generate(0)
+    how = {"features": "random", "num": 16, "intervals": False, "data": "shapes"}
+    found = gantx.evaluate(path, "fid,kid", device=torch.device("cpu"), **how)
+    assert [score.name for score in found.scores] == ["fd_rand", "kd_rand"]
+    with pytest.raises(MissingError, match="absent"):
+        gantx.evaluate(path, "fid", reference="absent.safetensors", **{**how, "data": None})
+
+
+def test_attention_shows_the_class_of_the_seed_or_the_one_that_is_asked_for(models):
+    torch.manual_seed(0)
+    network = build(SECTIONS["ganformer"].model_copy(update={"classes": 2})).eval().requires_grad_(False)
+    classes = {"conditioning": {"classes": 2, "names": ["cat", "dog"], "counts": [1, 1]}}
+    header = replace(models["stylegan2"].header, config=presets.load("transgan-tiny", settings=classes))
+    model = gantx.Model(network, header, "ema", torch.device("cpu"))
+    cat, dog = (model.attention(seed=7, label=name)[0] for name in ("cat", "dog"))
+    assert not torch.equal(cat, dog)
+    own = drawn_labels(header.config.conditioning, [7])[0]
+    assert torch.equal(model.attention(seed=7)[0], (cat, dog)[own])
+    with pytest.raises(ValueError, match=r"needs labels.*of_class"):
+        network(torch.zeros(1, *network.latent_shape))

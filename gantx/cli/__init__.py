@@ -65,7 +65,7 @@ class Program(Group):
                 if ctx.invoked_subcommand == "train"
                 else ""
             )
-            _complain(f"interrupted at once; complete files stay{resume}")
+            _complain(f"interrupted; finished files were kept{resume}")
             raise typer.Exit(130) from None
         except (typer.Exit, typer.Abort):
             raise

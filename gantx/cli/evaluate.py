@@ -157,6 +157,8 @@ def evaluate(
     written = [path.absolute() for path in (output, junit, markdown) if path is not None]
     if len(set(written)) < len(written):
         raise UsageError("--output, --junit and --md write a file each: give them different names")
+    if output is not None and baseline is not None and output.absolute() == baseline.absolute():
+        raise UsageError("--output would replace the --baseline even if a gate fails: name another file")
     if strict and not intervals:
         raise UsageError(
             "--strict needs the 95 % intervals, which --no-intervals leaves out: drop one of them"

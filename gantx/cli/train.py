@@ -170,6 +170,10 @@ def train(
         print(settings.to_yaml(), end="")
         return
     if dry_run:
+        if begun is None and settings.data.source is not None:
+            from gantx.training.preconditions import require_new_run
+
+            require_new_run(settings, out, runs)
         _dry_run(settings)
         if probe:
             _probe(settings, device)
@@ -263,7 +267,7 @@ def parse_time(text: str) -> float:
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0, 0)
     total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
     if not 0 < total < 10**9:
-        raise UsageError(f"--max-time '{text}' is no length of time: write 90s, 45m, 3h50m or 1d2h")
+        raise UsageError(f"--max-time '{text}' is not a length of time: write 90s, 45m, 3h50m or 1d2h")
     return float(total)
 
 
@@ -284,10 +288,13 @@ def _follow(device: str, work: Callable[..., Path]) -> None:
 
 def _dry_run(settings: RunConfig) -> None:
     """Print the configuration and what follows from it; fail for images that training would refuse."""
+    import torch
+
     from gantx.data.prepare import check, require_enough
     from gantx.data.published import SETS
     from gantx.training.dry_run import sizes
     from gantx.training.initialization import require_size
+    from gantx.training.periodic_eval import require_evaluation
 
     require_size(settings)
     print(settings.to_yaml())
@@ -300,6 +307,7 @@ def _dry_run(settings: RunConfig) -> None:
                 labels=settings.conditioning.classes is not None,
             )
             require_enough(count, settings.data, status.log)
+        require_evaluation(settings, torch.device("cpu"))
     _show_plan(sizes(settings))
 
 

@@ -191,7 +191,8 @@ def _read_with_parents(path: Path, children: tuple[Path, ...]) -> dict[str, Any]
     if parent is None:
         return tree
     if not isinstance(parent, str) or not parent.isprintable() or len(parent) > 200:
-        raise UsageError(f"{path}: extends names a preset or a file beside it without .yaml, as text")
+        raise UsageError(f"{path}: extends names a preset or a file beside it, as text")
+    parent = parent.removesuffix(".yaml")
     beside = path.parent / f"{parent}.yaml"
     # A copy named like the preset that it extends means the preset, not itself.
     local = beside.is_file() and not (beside == path and parent in preset_names())

@@ -114,7 +114,6 @@ class Evaluator:
         started = time.perf_counter()
         self.settings = settings
         self._progress, self._working = progress, working
-        self._network: FeatureNetwork | None = None
         self._reference: Reference | None = None
         self._classifier_digest: str | None = None
         self._computed: FeatureScores | None = None
@@ -125,20 +124,10 @@ class Evaluator:
                 f"none of the metrics {', '.join(settings.metrics)} scores a single class: add one of "
                 f"{', '.join(PER_CLASS)} with --metric, or omit --per-class"
             )
-        if "modes" in settings.metrics and settings.objects != 1:
-            raise UsageError(
-                "the metric modes counts the 18 kinds of single shapes: it needs --data shapes with "
-                "data.shapes.objects=1, and their colours (data.channels 3 or 4)"
-            )
+        self._network = network_for(settings)
         if settings.objects == 1:  # for any metrics, so that adding one does not change the protocol
             self._classifier_digest = ModeCount(settings.device).digest
-        if set(settings.metrics) - {"modes"}:
-            self._network = open_network(settings)
-            if "is" in settings.metrics and not self._network.has_logits:
-                raise UsageError(
-                    f"the metric is needs class scores, which {self._network.name} does not give here: leave "
-                    "--features and --engine away"
-                )
+        if self._network is not None:
             self._computed = FeatureScores(
                 settings.metrics, settings.protocol, self._network, settings.intervals, working
             )
@@ -473,6 +462,29 @@ def _prepare(data: DataConfig, log: Log, progress: Progress, *, labels: bool = F
         raise MissingError(
             f"{problem}; name the real images with --data, or their statistics with --reference"
         ) from problem
+
+
+def network_for(settings: Settings) -> FeatureNetwork | None:
+    """The feature network of some metrics; None where they need none.
+
+    Raises:
+        UsageError: the metrics do not fit it, or the data.
+        MissingError: its weights are not there.
+    """
+    if "modes" in settings.metrics and settings.objects != 1:
+        raise UsageError(
+            "the metric modes counts the 18 kinds of single shapes: it needs --data shapes with "
+            "data.shapes.objects=1, and their colours (data.channels 3 or 4)"
+        )
+    if not set(settings.metrics) - {"modes"}:
+        return None
+    network = open_network(settings)
+    if "is" in settings.metrics and not network.has_logits:
+        raise UsageError(
+            f"the metric 'is' needs the class scores of Inception, which {network.name} does not give here: "
+            "name other metrics (--metric fid), or use --features inception"
+        )
+    return network
 
 
 def _allocate(rows: int, columns: int, device: torch.device) -> Tensor:

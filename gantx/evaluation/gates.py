@@ -159,7 +159,7 @@ def _parse(text: str, option: str, example: str) -> tuple[str, str]:
     similar = closest(metric.lower(), [*known, "fd_rand", "kd_rand"])
     raise UsageError(
         f"{option} {text}: there is no metric '{metric}'{similar}; there are {', '.join(known)}, "
-        "and for other feature networks fd_rand, kd_rand, fd[NAME], kd[NAME]"
+        "and for other feature networks names such as fd_rand, recall_rand, fd[NAME]"
     )
 
 

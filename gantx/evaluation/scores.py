@@ -98,7 +98,7 @@ def options_for(metric: str) -> str:
     if found:
         network = "random" if found[2] == "_rand" else f"{found[2][1:-1]}.onnx"
         return f"--metric {option} --features {network}"
-    return f"--metric {option} --features inception" if option in ("fid", "kid") else f"--metric {option}"
+    return f"--metric {option}" if option == "modes" else f"--metric {option} --features inception"
 
 
 def number(value: float, digits: int = 4) -> str:

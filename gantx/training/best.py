@@ -35,7 +35,7 @@ def find(target: Path, score: str) -> Path:
         known = [name for names in SCORES_OF.values() for name in names]
         raise UsageError(f"no score '{score}'{closest(score, known)}: there are {', '.join(known)}")
     if not target.is_dir():
-        raise MissingError(f"--best is for a run that `gantx train` made, but {target} is no folder")
+        raise MissingError(f"--best is for a run that `gantx train` made, but {target} is not a folder")
     folder = target / "checkpoints" if (target / "checkpoints").is_dir() else target
     found = best_in(folder)
     if (earlier := checkpoint.latest_in(folder / EARLIER)) is not None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 
 from gantx.config.schema import RunConfig
-from gantx.evaluation.evaluator import Evaluator
+from gantx.errors import MissingError, UsageError
+from gantx.evaluation.evaluator import Evaluator, Settings, network_for
 from gantx.evaluation.image_sets import AS_RGB, GeneratedImages
 from gantx.evaluation.request import Request, settings_of_run
 from gantx.evaluation.scores import lower_is_better
@@ -44,7 +46,7 @@ class PeriodicEvaluation:
         log: Callable[[str], None],
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        settings = settings_of_run(config, Request(device=device, intervals=False))
+        settings = _settings(config, device)
         self._quantise = settings.protocol.quantise
         self._ratio = config.data.ratio
         self._conditioning = config.conditioning
@@ -53,7 +55,8 @@ class PeriodicEvaluation:
         self._show: Show = _unseen
         if progress is not None:
             self._show = lambda what, done, total: progress(done, total)
-        self._evaluator = Evaluator(settings, log=log, progress=self._on_progress)
+        with _advised():
+            self._evaluator = Evaluator(settings, log=log, progress=self._on_progress)
         for line in AS_RGB.get(config.data.channels, ()):
             log(f"evaluation: {line}")
         self._best: dict[str, tuple[str, float]] = {}  # protocol and value by the name of the score
@@ -114,6 +117,31 @@ class PeriodicEvaluation:
         if self._interrupted():
             raise _Cancelled
         self._show(what, done, total)
+
+
+def require_evaluation(config: RunConfig, device: torch.device) -> None:
+    """Check that a run can be scored as it is configured, without measuring real images.
+
+    Raises:
+        UsageError, MissingError: it cannot.
+    """
+    if config.training.evaluate_every is not None:
+        with _advised():
+            network_for(_settings(config, device))
+
+
+def _settings(config: RunConfig, device: torch.device) -> Settings:
+    return settings_of_run(config, Request(device=device, intervals=False))
+
+
+@contextlib.contextmanager
+def _advised() -> Iterator[None]:
+    """Add to an error how to train all the same."""
+    try:
+        yield
+    except (MissingError, UsageError) as problem:
+        instead = "to train without scores, add training.evaluate_every=null"
+        raise type(problem)(f"{problem}; {instead}") from problem
 
 
 def _is_better(name: str, value: float, than: float) -> bool:

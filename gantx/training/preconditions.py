@@ -28,7 +28,8 @@ def require_new_run(settings: RunConfig, out: Path | None, parent: Path | None =
     if out is not None and out.is_file():
         raise UsageError(f"{out} is a file: name a folder for the run")
     if out is not None and out.exists() and is_used(out):
-        raise UsageError(f"{out} already exists and is not empty: name another, or go on with --resume {out}")
+        go_on = f", or go on with --resume {out}" if (out / "config.yaml").is_file() else ""
+        raise UsageError(f"{out} already exists and is not empty: name another folder{go_on}")
     place = out or parent
     places = () if place is None else (place, *place.parents)
     if (file := next((each for each in places if each.is_file()), None)) is not None:
@@ -56,4 +57,4 @@ def run_of(path: Path) -> Path:
 def require_run(folder: Path) -> None:
     """MissingError if there is no run in the folder."""
     if not (folder / "config.yaml").is_file():
-        raise MissingError(f"{folder} is no run: --resume takes the folder that `gantx train` made")
+        raise MissingError(f"{folder} is not a run: --resume takes the folder that `gantx train` made")

@@ -261,7 +261,9 @@ def resume(
         if header and back_to and (line := set_newer_aside(folder, header)):
             notes(line)
         images = header.images if header else 0
-        if line := allowed_changes.record(folder, images, trained, wanted):
+        # bf16 may have become fp32 on this machine.
+        used = presets.with_values_of(wanted, settings, ["training.precision"])
+        if line := allowed_changes.record(folder, images, trained, used):
             notes(line)
         _write_text(ours, "config.yaml", settings.to_yaml())
         return _run(settings, ours, header, prepared, evaluation, device, command, notes, required)
@@ -396,7 +398,7 @@ def _attempt(
                     if not isinstance(problem, health.Unhealthy):  # said already
                         logger.record(str(problem))
                 if isinstance(problem, MissingError):
-                    again = f"{problem}; once that is mended, go on with: gantx train --resume {folder}"
+                    again = f"{problem}; once that is fixed, go on with: gantx train --resume {folder}"
                     raise MissingError(again) from problem
                 raise
     return folder

@@ -172,7 +172,7 @@ def verify(run: Path, progress: Callable[[int, int], None] | None = None) -> lis
         MissingError: it is no run.
     """
     if not _is_run(run):
-        raise MissingError(f"{run} is no run: name a folder that `gantx train` made")
+        raise MissingError(f"{run} is not a run: name a folder that `gantx train` made")
     checks: list[tuple[Path, Callable[[Path], str | None]]] = [(run / "config.yaml", _config_problem)]
     checks += [(path, _checkpoint_problem) for path in sorted((run / "checkpoints").rglob("*.safetensors"))]
     if (run / "metrics.jsonl").exists():

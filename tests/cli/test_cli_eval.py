@@ -221,6 +221,7 @@ def test_fewer_images_than_asked_for(tmp_path):
         (("--engine", "fast"), "--engine: 'fast' is not one of 'gantx', 'cleanfid'"),
         (("--split", "val"), "'train', 'test'"),
         (("-o", "a.xml", "--junit", "a.xml"), "give them different names"),
+        (("--baseline", "b", "--max-regression", "fid=1%", "-o", "b"), "would replace the --baseline"),
         (("--data", "shapes", "--reference", "x.npz"), "give one of them"),
         (("--strict", "--no-intervals"), "drop one of them"),
         (("--junit", "."), "is a folder"),

@@ -207,7 +207,7 @@ def test_loss_turns_nan(train, monkeypatch):
 
 def test_resume_refuses_what_the_run_knows_already(tmp_path):
     fails(run("train", "--resume", tmp_path, "--preset", "transgan-s"), 2, "omit --preset")
-    fails(run("train", "--resume", tmp_path / "nothing"), 3, "is no run")
+    fails(run("train", "--resume", tmp_path / "nothing"), 3, "is not a run")
 
 
 def test_resume_extends_a_run(train, tmp_path):
@@ -247,7 +247,7 @@ def test_lengths_of_time(text, seconds):
 @pytest.mark.parametrize("text", ["", "5", "0s", "m", "50m3h", "1.5h", "-3h", "3 h", "99999999999d", "²h"])
 def test_what_is_no_length_of_time(tmp_path, text):
     result = run("train", "--preset", "transgan-tiny", "--data", "shapes", f"--max-time={text}")
-    fails(result, 2, "--max-time", "is no length of time: write 90s, 45m, 3h50m or 1d2h")
+    fails(result, 2, "--max-time", "is not a length of time: write 90s, 45m, 3h50m or 1d2h")
 
 
 @pytest.mark.parametrize(
@@ -272,3 +272,34 @@ def test_a_launch_of_one_process_is_fine(train, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     assert train().exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (
+            ("training.evaluate_every=1", "evaluation.features=random", "evaluation.metrics=[is]"),
+            "class scores",
+        ),
+        (("training.evaluate_every=1",), "the weights inception-2015-12-05.pt are not on this machine"),
+    ],
+)
+def test_a_dry_run_fails_where_the_scores_of_the_run_would(arguments, complaint, tmp_path, monkeypatch):
+    monkeypatch.setenv("GANTX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    preset = ("--preset", "transgan-s", "--data", "shapes", "data.shapes.count=64")
+    result = run("train", *preset, "--dry-run", "--no-probe", *arguments)
+    assert result.exit_code in (2, 3)
+    assert complaint in result.stderr
+    assert "to train without scores, add training.evaluate_every=null" in result.stderr
+    instead = ("training.evaluate_every=null", "--dry-run", "--no-probe")
+    assert run("train", *preset, *arguments, *instead).exit_code == 0
+
+
+def test_a_dry_run_refuses_a_folder_in_use(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.txt").touch()
+    preset = ("--preset", "transgan-tiny", "--data", "shapes", "--dry-run", "--no-probe")
+    result = run("train", *preset, "--out", tmp_path / "pictures")
+    assert result.exit_code == 2
+    assert result.stderr.endswith("is not empty: name another folder\n")

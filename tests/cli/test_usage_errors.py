@@ -20,7 +20,7 @@ CASES = [
     ("train --preset transgan-tiny --data images --out images", 2, "already exists and is not empty"),
     ("train --preset transgan-tiny --data images --runs images/cat.png", 2, "cat.png is a file"),
     ("train --preset transgan-tiny --data images --out images/cat.png/run", 2, "cat.png is a file"),
-    ("train --resume nowhere", 3, "nowhere is no run"),
+    ("train --resume nowhere", 3, "nowhere is not a run"),
     ("sample nowhere", 3, "no such checkpoint or run: nowhere"),
     ("sample images/cat.png", 4, "cat.png"),
     ("sample nowhere -o grid.bmp", 2, "cannot write '.bmp' files"),

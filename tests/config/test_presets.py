@@ -100,6 +100,11 @@ def test_name_is_the_presets_unless_something_says_otherwise(write):
     assert load(files=[write("child.yaml", "extends: transgan-s")]).name == "child"
 
 
+def test_a_file_that_is_extended_may_be_named_with_its_ending(write):
+    write("parent.yaml", "extends: transgan-s\ntraining: {batch: 8}")
+    assert load(files=[write("child.yaml", "extends: parent.yaml")]).training.batch == 8
+
+
 def test_extends_follows_a_chain_of_files_and_presets(write):
     write("parent.yaml", "extends: transgan-s\ntraining: {batch: 8, samples: 4}\nreported: {fid: 9}")
     child = write("child.yaml", "extends: parent\ntraining: {batch: 16}\nreported: {kid: 0.5}")

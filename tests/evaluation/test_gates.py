@@ -56,10 +56,10 @@ def test_a_gate_has_a_verdict_with_its_reason(score, gate, status, reason):
 @pytest.mark.parametrize(
     ("metric", "option"),
     [
-        ("recall", "--metric pr"),
-        ("density", "--metric dc"),
+        ("recall", "--metric pr --features inception"),
+        ("density", "--metric dc --features inception"),
         ("confident", "--metric modes"),
-        ("is", "--metric is"),
+        ("is", "--metric is --features inception"),
         ("fid", "--metric fid --features inception"),
         ("kd_rand", "--metric kid --features random"),
         ("fd[dino.v2]", "--metric fid --features dino.v2.onnx"),
@@ -175,7 +175,7 @@ def test_a_metric_missing_on_either_side_is_inconclusive():
     checked = without.with_verdicts([], allowed, with_it)
     assert (checked.status, checked.verdicts[0].reason) == (
         "inconclusive",
-        "recall was not computed: add --metric pr",
+        "recall was not computed: add --metric pr --features inception",
     )
 
 

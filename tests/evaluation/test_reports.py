@@ -115,7 +115,7 @@ def test_markdown_is_an_aligned_table_with_its_context(checked):
     assert cells[0] == reports.COLUMNS
     assert cells[2:] == reports.summary_rows(checked)
     assert "- failed: fid 23.46 is above 20\n" in text
-    assert "- inconclusive: density was not computed: add --metric dc\n" in text
+    assert "- inconclusive: density was not computed: add --metric dc --features inception\n" in text
     assert "- recall: too few images" in text
     assert "passed:" not in text
     assert f"\n\nprotocol {checked.protocol_hash}: extractor inception, " in text

@@ -151,7 +151,7 @@ def test_a_best_checkpoint_that_is_not_there_is_named(whole, tmp_path):
         best.find(whole, "fid")
     with pytest.raises(UsageError, match=r"no score 'fd'.*there are fid"):
         best.find(whole, "fd")
-    with pytest.raises(MissingError, match="is no folder"):
+    with pytest.raises(MissingError, match="is not a folder"):
         best.find(tmp_path / "a.safetensors", "fid")
     with pytest.raises(MissingError, match=r"has no best checkpoint: runs with training\.evaluate_every"):
         best.find(tmp_path, "fid")

@@ -8,6 +8,7 @@ from helpers.started_runs import assert_equal_runs, resume, start, tensors
 from gantx import checkpoint
 from gantx.config import presets
 from gantx.errors import UsageError
+from gantx.runtime import devices
 from gantx.training import changes
 
 LR = "optimizer.generator.lr=0.01"
@@ -53,6 +54,15 @@ def test_what_makes_another_run_is_refused_with_the_flag_too(tmp_path):
         ):
             resume(folder, value, LR, allow_changes=True, **{"training.kimg": 1})
     assert not (folder / "changes.jsonl").exists()
+
+
+def test_a_change_that_this_machine_does_not_make_is_not_recorded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(devices, "_cpu_has_bf16", lambda: False)
+    folder = start(tmp_path / "run", "training.kimg=0.008")
+    resume(folder, "training.precision=bf16", allow_changes=True, **{"training.kimg": 0.016})
+    assert "using fp32" in " ".join(capsys.readouterr().out.split())
+    assert not (folder / "changes.jsonl").exists()
+    assert presets.load(files=[folder / "config.yaml"]).training.precision == "fp32"
 
 
 def test_penalties_may_come_and_go(tmp_path):

@@ -367,7 +367,7 @@ def test_resume_refuses_other_images_and_no_run(tmp_path):
     )
     with pytest.raises(DataError, match="does not contain the images that"):
         resume(folder, **{"training.kimg": 1})
-    with pytest.raises(MissingError, match="is no run"):
+    with pytest.raises(MissingError, match="is not a run"):
         resume(tmp_path)
 
 

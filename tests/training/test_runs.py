@@ -61,7 +61,7 @@ def test_other_folders_are_no_runs(tmp_path):
     assert runs_in(tmp_path) == []
     with pytest.raises(MissingError):
         runs_in(tmp_path / "nowhere")
-    with pytest.raises(MissingError, match="is no run"):
+    with pytest.raises(MissingError, match="is not a run"):
         verify(tmp_path)
 
 

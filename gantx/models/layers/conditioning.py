@@ -21,7 +21,9 @@ def one_hot(labels: Tensor | None, classes: int, dtype: torch.dtype = torch.floa
     Rows [B, classes] are returned unchanged: their weights give points between classes, for interpolation.
     """
     if labels is None:
-        raise ValueError(f"this network has {classes} classes: it needs labels")
+        raise ValueError(
+            f"this network has {classes} classes: it needs labels (or take Model.of_class(label).network)"
+        )
     if labels.is_floating_point():
         return labels.to(dtype)
     return (labels[:, None] == torch.arange(classes, device=labels.device)).to(dtype)
