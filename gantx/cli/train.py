@@ -139,6 +139,8 @@ def train(
     changes = {key: value for key, value in flags.items() if value is not None}
     texts = [*(assign or []), *(overrides or [])]
 
+    if not probe and not dry_run:
+        raise UsageError("--no-probe is for --dry-run: omit it, or add --dry-run")
     auto = resume == _AUTO
     if auto and out is None:
         raise UsageError("--resume auto needs the folder of the run: add --out DIR")

@@ -29,7 +29,11 @@ def explain(problem: ValidationError) -> str:
         section = _section_of(section, str(part)) or section
     key = ".".join(where)
     if error["type"] == "extra_forbidden":
-        return f"unknown key '{key}'{closest(where[-1], section.model_fields)}: " + (
+        elsewhere = " or ".join(places_of(where[-1])[:3])
+        similar = closest(where[-1], section.model_fields)
+        if elsewhere and (len(where) == 1 or not similar):
+            similar = f" (did you mean {elsewhere}?)"
+        return f"unknown key '{key}'{similar}: " + (
             f"the keys of {'.'.join(where[:-1]) or 'the top level'} are {', '.join(section.model_fields)}"
         )
     if error["type"] == "union_tag_invalid":
@@ -67,6 +71,18 @@ def explain(problem: ValidationError) -> str:
         return f"{key}: {reason}" if key else reason
     wanted = _range(section, where[-1:]) if error["type"] in _OUTSIDE else None
     return f"{key} cannot be {shortened(error['input'])}: {wanted or _lower(reason)}"
+
+
+def places_of(name: str, section: type[BaseModel] = RunConfig, above: str = "") -> list[str]:
+    """The dotted keys of a configuration that end with a name, in their order."""
+    found = []
+    for key in section.model_fields:
+        if key == name:
+            found.append(f"{above}{key}")
+        for inner in (_section_of(section, key), *_FAMILIES.get(f"{above}{key}", {}).values()):
+            if inner is not None:
+                found += places_of(name, inner, f"{above}{key}.")
+    return list(dict.fromkeys(found))
 
 
 def _alternatives(problem: ValidationError) -> list[Any]:

@@ -169,7 +169,7 @@ def require_room(path: Path, count: int, shape: Sequence[int], itemsize: int = 1
     folder = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
     if least > (free := shutil.disk_usage(folder).free):
         raise MissingError(
-            f"{count:,} images take {least / 1e9:,.1f} GB or more but {folder} has {free / 1e9:,.1f} GB "
+            f"{count:,} images take {memory.amount(least)} or more but {folder} has {memory.amount(free)} "
             "free: generate fewer images, or write to another disk"
         )
 

@@ -56,9 +56,12 @@ def require(size: int, what: str, advice: str) -> None:
     """
     free = free_on_host()
     if free is not None and size > free:
-        raise MissingError(
-            f"{what} takes {size / 1e9:,.1f} GB of memory but {free / 1e9:,.1f} GB are free: {advice}"
-        )
+        raise MissingError(f"{what} takes {amount(size)} of memory but {amount(free)} are free: {advice}")
+
+
+def amount(size: int) -> str:
+    """A number of bytes in GB, or in MB below a tenth of one."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
 
 
 def free_on_host() -> int | None:

@@ -50,6 +50,7 @@ def sizes(settings: RunConfig) -> dict[str, str]:
     parameters = parameter_count(generator), parameter_count(discriminator)
     # In float32: G, its average and two moments; D and two moments.
     checkpoint_gb = (4 * parameters[0] + 3 * parameters[1]) * 4 / 2**30
+    each = f"{checkpoint_gb:.2f} GiB" if checkpoint_gb >= 0.1 else f"{1024 * checkpoint_gb:.1f} MiB"
     gflop = (
         forward_gflop(generator, (1, *generator.latent_shape)),
         forward_gflop(discriminator, (1, *settings.data.image_shape)),
@@ -63,8 +64,7 @@ def sizes(settings: RunConfig) -> dict[str, str]:
         "micro-batch": micro_batch_figure(settings),
         "memory": _memory_figure(settings, generator, discriminator),
         "checkpoints": (
-            f"every {training.checkpoint_kimg:g} kimg, the last {training.keep_checkpoints} kept, "
-            f"{checkpoint_gb:.2f} GiB each"
+            f"every {training.checkpoint_kimg:g} kimg, the last {training.keep_checkpoints} kept, {each} each"
         ),
         "pictures": f"every {training.sample_kimg:g} kimg, {training.samples} images",
     }

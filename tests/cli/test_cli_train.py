@@ -303,3 +303,7 @@ def test_a_dry_run_refuses_a_folder_in_use(tmp_path):
     result = run("train", *preset, "--out", tmp_path / "pictures")
     assert result.exit_code == 2
     assert result.stderr.endswith("is not empty: name another folder\n")
+
+
+def test_a_probe_is_omitted_from_a_dry_run_only():
+    fails(run("train", "--preset", "transgan-tiny", "--data", "shapes", "--no-probe"), 2, "is for --dry-run")

@@ -605,3 +605,18 @@ def test_levels_are_counted_whatever_the_limit_of_recursion(write):
                 load(files=[deep])
         finally:
             sys.setrecursionlimit(limit)
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("batch=3", r"unknown key 'batch' \(did you mean training\.batch\?\)"),
+        ("lr=3", r"did you mean optimizer\.generator\.lr or optimizer\.discriminator\.lr\?"),
+        ("optimizer.lr=3", r"did you mean optimizer\.generator\.lr or"),
+        ("patch_size=4", r"did you mean generator\.patch_size or discriminator\.patch_size\?"),
+        ("training.bach=3", r"unknown key 'training\.bach' \(did you mean 'batch'\?\)"),
+    ],
+)
+def test_a_key_without_its_section_is_found(text, advice):
+    with pytest.raises(UsageError, match=advice):
+        load("vitgan-tiny", overrides=[text])
