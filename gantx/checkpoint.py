@@ -219,7 +219,8 @@ def read_part(header: Header, part: str, device: torch.device | str = "cpu") -> 
         found = {name: file.get_tensor(name) for name in names}
         metadata = file.metadata() or {}
     if part not in header.digests:
-        raise CheckpointError(f"{header.path} has no {part} weights")
+        stored = ", ".join(sorted(header.digests)) or "none"
+        raise CheckpointError(f"{header.path} has no weights called {part}; it has {stored}")
     if _digests(found).get(part) != header.digests[part]:
         wrong = sealed.damaged_tensors(found, metadata)
         which = f" ({', '.join(wrong[:3])}{', …' if len(wrong) > 3 else ''})" if wrong else ""

@@ -211,7 +211,7 @@ def test_a_missing_part_and_misfitting_weights_are_refused(tmp_path):
     path = tmp_path / "c.safetensors"
     write(path)
     header = checkpoint.read_header(path)
-    with pytest.raises(CheckpointError, match="has no discriminator"):
+    with pytest.raises(CheckpointError, match="has no weights called discriminator"):
         checkpoint.read_part(header, "discriminator")
     with pytest.raises(CheckpointError, match="does not fit the network"):
         checkpoint.load_into(torch.nn.Linear(2, 2), checkpoint.read_part(header, "generator_ema"), path)

@@ -35,11 +35,14 @@ def recognized(path: Path) -> str | None:
         return "is a web page, not the file itself: download the file that the page links to"
     if start.startswith(b"PK\x03\x04"):
         return _zip_archive(path)
+    if start.startswith(_PICTURES):
+        return "is a picture, not a checkpoint; `gantx sample --from PICTURE` generates it again"
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return f"is a pickle, which gantx does not open: {_IMPORT}"
     return _cut_safetensors(path, size, start)
 
 
+_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8")
 _SETS = {
     b"\x89HDF\r\n\x1a\n": "is an HDF5 file, which gantx does not read; save its images with numpy.save",
     b"Rar!\x1a\x07": "is a RAR archive, which gantx does not read; unpack it",

@@ -27,6 +27,7 @@ def torch_file(legacy):
         (torch_file(legacy=False), "is a PyTorch checkpoint"),
         (torch_file(legacy=True), "gantx import"),
         (torch_file(legacy=False)[:300], "cut off or damaged"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(99), "is a picture, not a checkpoint"),
     ],
 )
 def test_other_files_are_named_with_advice(tmp_path, content, words):
