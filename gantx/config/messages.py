@@ -52,9 +52,7 @@ def explain(problem: ValidationError) -> str:
         expected = str(error["ctx"]["expected"])
         known = [word.strip(" '") for word in expected.replace(" or ", ", ").split(",")]
         rest = "".join(
-            ", on or off"
-            if other["type"] == "bool_parsing"
-            else f", or a value for which {_lower(other['msg'])}"
+            ", on or off" if other["type"] == "bool_parsing" else f", or {_what_else(other)}"
             for other in _alternatives(problem)
         )
         return (
@@ -69,8 +67,13 @@ def explain(problem: ValidationError) -> str:
     reason = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{key}: {reason}" if key else reason
+    given = "null" if error["input"] is None else shortened(error["input"])
+    if error["type"] == "tuple_type":
+        one = str(error["input"])
+        example = f", such as [{one}]" if isinstance(error["input"], str | int) and len(one) < 40 else ""
+        return f"{key} cannot be {given}: it is a list{example}"
     wanted = _range(section, where[-1:]) if error["type"] in _OUTSIDE else None
-    return f"{key} cannot be {shortened(error['input'])}: {wanted or _lower(reason)}"
+    return f"{key} cannot be {given}: {wanted or _lower(reason)}"
 
 
 def places_of(name: str, section: type[BaseModel] = RunConfig, above: str = "") -> list[str]:
@@ -89,6 +92,19 @@ def _alternatives(problem: ValidationError) -> list[Any]:
     """The errors of the other members of a union, such as `auto or a number`, for the key of the first."""
     first, *others = problem.errors(include_url=False)
     return [other for other in others if other["loc"][:-1] == first["loc"][:-1] and other is not first]
+
+
+def _what_else(error: Any) -> str:
+    """What another member of a union takes, from its error."""
+    limits = {
+        "greater_than_equal": "{ge} or more",
+        "greater_than": "more than {gt}",
+        "int_parsing": "a whole number",
+        "int_from_float": "a whole number",
+    }
+    limits |= {"less_than_equal": "{le} or less", "float_parsing": "a number"}
+    known = limits.get(error["type"])
+    return known.format(**error.get("ctx", {})) if known else f"a value for which {_lower(error['msg'])}"
 
 
 _OUTSIDE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")

@@ -421,7 +421,7 @@ def test_values_that_yaml_reads_as_numbers_can_be_names():
     ("override", "words"),
     [
         ("training.kimg=.inf", "finite"),
-        ("training.threads=0", "greater than or equal to 1"),
+        ("training.threads=0", "1 or more"),
         ("paper={title: x}", "paper.arxiv is missing"),
         ("training=", "training cannot be None: it is a section with the keys kimg, batch"),
     ],
@@ -620,3 +620,19 @@ def test_levels_are_counted_whatever_the_limit_of_recursion(write):
 def test_a_key_without_its_section_is_found(text, advice):
     with pytest.raises(UsageError, match=advice):
         load("vitgan-tiny", overrides=[text])
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("training.threads=0", r"training\.threads cannot be '0': use 'auto', or 1 or more"),
+        ("training.threads=x", r"training\.threads cannot be 'x': use 'auto', or a whole number"),
+        ("training.micro_batch=1.5", r"use 'auto', or a whole number"),
+        ("augment.policy=color", r"augment\.policy cannot be 'color': it is a list, such as \[color\]"),
+        ("augment.policy={a: 1}", r"it is a list$"),
+        ("optimizer.generator.lr=null", r"optimizer\.generator\.lr cannot be null"),
+    ],
+)
+def test_other_values_are_said_in_words(text, advice):
+    with pytest.raises(UsageError, match=advice):
+        load("transgan-tiny", overrides=[text])
