@@ -87,14 +87,15 @@ def evaluate(
         GantxError: as `gantx.evaluation.request.evaluate`, before any image is generated where possible.
     """
     from gantx.evaluation import request as evaluation
+    from gantx.evaluation.scores import parse_metrics
     from gantx.runtime import devices
     from gantx.runtime.precision import usual_defaults
 
-    if isinstance(metrics, str):
-        metrics = [part.strip() for part in metrics.split(",")]
     files = {name: Path(how[name]) for name in ("reference", "weights") if how.get(name) is not None}
     request = evaluation.Request(
-        metrics=tuple(metrics), device=devices.pick_device(str(device)), **{**how, **files}
+        metrics=parse_metrics([metrics] if isinstance(metrics, str) else metrics),
+        device=devices.pick_device(str(device)),
+        **{**how, **files},
     )
     with usual_defaults():
         return evaluation.evaluate(

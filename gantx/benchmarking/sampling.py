@@ -47,7 +47,7 @@ class SamplingFigures:
         file_seconds: that the file took.
         warm_up_seconds: additional time of the first passes of the generator: compilation, and the capture
             of the CUDA graph.
-        peak_memory_gib: of the GPU: all that was allocated at once; on the CPU: of the process.
+        peak_memory_gib: of the GPU: all that was reserved at once; on the CPU: of the process.
         machine: where.
     """
 

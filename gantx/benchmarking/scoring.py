@@ -37,7 +37,7 @@ class ScoringFigures:
         features_images_per_second: of the network alone, from images of its size to features.
         images_per_second: of all three in sequence.
         seconds: for `number` images, without reference images and statistics.
-        peak_memory_gib: of the GPU: all that was allocated at once; on the CPU: of the process.
+        peak_memory_gib: of the GPU: all that was reserved at once; on the CPU: of the process.
         machine: where.
     """
 

@@ -74,7 +74,7 @@ class TrainingFigures:
         teraflops: TFLOP/s of the whole loop.
         ceiling_teraflops: of the fastest matrix product of this machine in this precision, measured now.
         share_of_ceiling: `teraflops` against it (MFU).
-        peak_memory_gib: of the GPU: all that was allocated at once; on the CPU: of the process.
+        peak_memory_gib: of the GPU: all that was reserved at once; on the CPU: of the process.
         warm_up_seconds: additional time of the first steps; compilation if `compiled`.
         idle_share: share of time in which the GPU waited for its host; None if unknown.
         machine: where.

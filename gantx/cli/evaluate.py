@@ -154,19 +154,17 @@ def evaluate(
             raise UsageError(f"{path} is a folder: name a file")
         if path is not None:
             require_folder(path)
-    written = [path.absolute() for path in (output, junit, markdown) if path is not None]
+    written = [path.resolve() for path in (output, junit, markdown) if path is not None]
     if len(set(written)) < len(written):
         raise UsageError("--output, --junit and --md write a file each: give them different names")
-    if output is not None and baseline is not None and output.absolute() == baseline.absolute():
+    if output is not None and baseline is not None and output.resolve() == baseline.resolve():
         raise UsageError("--output would replace the --baseline even if a gate fails: name another file")
     if strict and not intervals:
         raise UsageError(
             "--strict needs the 95 % intervals, which --no-intervals leaves out: drop one of them"
         )
     earlier = results.read_result(baseline) if baseline else None
-    metrics = tuple(dict.fromkeys(part.strip() for text in metric or () for part in text.split(",")))
-    for name in metrics:
-        scores.require_metric(name)
+    metrics = scores.parse_metrics(metric or ())
     if protocol is not None:
         protocols.named(protocol)
     if features is not None:

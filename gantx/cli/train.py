@@ -309,6 +309,7 @@ def _dry_run(settings: RunConfig) -> None:
                 labels=settings.conditioning.classes is not None,
             )
             require_enough(count, settings.data, status.log)
+    if settings.data.source is not None:
         require_evaluation(settings, torch.device("cpu"))
     _show_plan(sizes(settings))
 

@@ -28,6 +28,7 @@ def explain(problem: ValidationError) -> str:
             where.append(str(part))
         section = _section_of(section, str(part)) or section
     key = ".".join(where)
+    given = "null" if error["input"] is None else shortened(error["input"])
     if error["type"] == "extra_forbidden":
         elsewhere = " or ".join(places_of(where[-1])[:3])
         similar = closest(where[-1], section.model_fields)
@@ -47,7 +48,7 @@ def explain(problem: ValidationError) -> str:
         return f"{key} is missing: it has no default"
     if error["type"] == "model_type":
         keys = ", ".join(section.model_fields)
-        return f"{key} cannot be {shortened(error['input'])}: it is a section with the keys {keys}"
+        return f"{key} cannot be {given}: it is a section with the keys {keys}"
     if error["type"] == "literal_error":
         expected = str(error["ctx"]["expected"])
         known = [word.strip(" '") for word in expected.replace(" or ", ", ").split(",")]
@@ -67,7 +68,6 @@ def explain(problem: ValidationError) -> str:
     reason = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{key}: {reason}" if key else reason
-    given = "null" if error["input"] is None else shortened(error["input"])
     if error["type"] == "tuple_type":
         one = str(error["input"])
         example = f", such as [{one}]" if isinstance(error["input"], str | int) and len(one) < 40 else ""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from gantx.errors import UsageError, closest
@@ -77,6 +77,14 @@ def require_metric(name: str) -> None:
     """UsageError with the closest metric if there is none of this name."""
     if name not in METRICS:
         raise UsageError(f"no metric '{name}'{closest(name, METRICS)}: there are {', '.join(METRICS)}")
+
+
+def parse_metrics(texts: Iterable[str]) -> tuple[str, ...]:
+    """Read the metrics in "fid" or "fid,kid", each once; UsageError if there is none of a name."""
+    names = tuple(dict.fromkeys(part.strip() for text in texts for part in text.split(",")))
+    for name in names:
+        require_metric(name)
+    return names
 
 
 def is_score(name: str) -> bool:

@@ -307,3 +307,16 @@ def test_a_dry_run_refuses_a_folder_in_use(tmp_path):
 
 def test_a_probe_is_omitted_from_a_dry_run_only():
     fails(run("train", "--preset", "transgan-tiny", "--data", "shapes", "--no-probe"), 2, "is for --dry-run")
+
+
+def test_a_dry_run_checks_the_scores_of_a_set_that_is_not_downloaded_yet(tmp_path, monkeypatch):
+    monkeypatch.setenv("GANTX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    preset = ("--preset", "transgan-s", "--data", "cifar10", "--dry-run", "--no-probe")
+    fails(
+        run("train", *preset, "training.evaluate_every=1"),
+        3,
+        "inception-2015-12-05.pt are not on this machine",
+    )
+    assert run("train", *preset).exit_code == 0
+    assert not (tmp_path / "cache").exists()

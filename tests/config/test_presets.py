@@ -417,19 +417,6 @@ def test_values_that_yaml_reads_as_numbers_can_be_names():
     assert load(overrides=["data.source=2024", "name=1"]).data.source == "2024"
 
 
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        ("training.kimg=.inf", "finite"),
-        ("training.threads=0", "1 or more"),
-        ("paper={title: x}", "paper.arxiv is missing"),
-        ("training=", "training cannot be None: it is a section with the keys kimg, batch"),
-    ],
-)
-def test_messages_tell_what_is_allowed(override, words):
-    assert words in override_refusal(override)
-
-
 @pytest.mark.parametrize("text", ["", "# only a comment\n"])
 def test_an_empty_file_changes_nothing(write, text):
     assert load("transgan-s", files=[write("empty.yaml", text)]) == load("transgan-s")
@@ -605,34 +592,3 @@ def test_levels_are_counted_whatever_the_limit_of_recursion(write):
                 load(files=[deep])
         finally:
             sys.setrecursionlimit(limit)
-
-
-@pytest.mark.parametrize(
-    ("text", "advice"),
-    [
-        ("batch=3", r"unknown key 'batch' \(did you mean training\.batch\?\)"),
-        ("lr=3", r"did you mean optimizer\.generator\.lr or optimizer\.discriminator\.lr\?"),
-        ("optimizer.lr=3", r"did you mean optimizer\.generator\.lr or"),
-        ("patch_size=4", r"did you mean generator\.patch_size or discriminator\.patch_size\?"),
-        ("training.bach=3", r"unknown key 'training\.bach' \(did you mean 'batch'\?\)"),
-    ],
-)
-def test_a_key_without_its_section_is_found(text, advice):
-    with pytest.raises(UsageError, match=advice):
-        load("vitgan-tiny", overrides=[text])
-
-
-@pytest.mark.parametrize(
-    ("text", "advice"),
-    [
-        ("training.threads=0", r"training\.threads cannot be '0': use 'auto', or 1 or more"),
-        ("training.threads=x", r"training\.threads cannot be 'x': use 'auto', or a whole number"),
-        ("training.micro_batch=1.5", r"use 'auto', or a whole number"),
-        ("augment.policy=color", r"augment\.policy cannot be 'color': it is a list, such as \[color\]"),
-        ("augment.policy={a: 1}", r"it is a list$"),
-        ("optimizer.generator.lr=null", r"optimizer\.generator\.lr cannot be null"),
-    ],
-)
-def test_other_values_are_said_in_words(text, advice):
-    with pytest.raises(UsageError, match=advice):
-        load("transgan-tiny", overrides=[text])

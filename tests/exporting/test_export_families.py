@@ -21,7 +21,7 @@ from gantx.generation.truncation import Truncation
 from gantx.models import interfaces
 
 LABELS = 3
-IN_EVERY_RUN = ("stylegan2", "implicit")  # the others take longest
+IN_EVERY_RUN = ("stylegan2", "transgan", "implicit")  # the others take longest
 NAMES = {"gantx.classes": '["cat", "dog"]'}
 
 

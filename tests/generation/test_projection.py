@@ -80,6 +80,7 @@ def test_arguments_of_a_projection_are_checked(transgan):
         ({"steps": 2.5}, "steps 2.5"),
         ({"starts": 0}, "starts 0"),
         ({"rate": float("inf")}, "rate inf: give a finite number"),
+        ({"rate": float("nan")}, "rate nan: give a finite number"),
         (
             {"target": target[:, :16]},
             r"the target is \[3, 16, 32\], but images of this generator are \[3, 32, 32\]",

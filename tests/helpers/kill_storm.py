@@ -151,7 +151,7 @@ def in_cache(cache: Path) -> list[str]:
     return sorted(path.relative_to(cache).as_posix() for path in cache.rglob("*") if path.is_file())
 
 
-COMPARED = 2  # runs, at least: on a busy machine more stops are needed until so many have ended
+COMPARED = 3  # runs, at least: on a busy machine more stops are needed until so many have ended
 
 
 def storm(folder: Path, stops: int, seed: int, patience: float = 60.0) -> Counter[str]:

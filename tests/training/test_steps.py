@@ -23,7 +23,7 @@ from gantx.training import run, run_logger, steps
 from gantx.training.state import TrainingState
 
 CPU = torch.device("cpu")
-LONG = ("training.kimg=0.02", "training.checkpoint_kimg=0.02")  # five iterations of four images
+LONG = ("training.kimg=0.028", "training.checkpoint_kimg=0.028")  # seven iterations of four images
 
 
 def train(folder, settings, capture=None, monkeypatch=None):
@@ -46,8 +46,7 @@ def run_twice(tmp_path, monkeypatch, settings):
     plain, lines = train(tmp_path / "plain", settings)
     capture = RecordedOperations()
     replayed, lines_again = train(tmp_path / "replayed", settings, capture, monkeypatch)
-    assert capture.replayed > 3
-    assert capture.warmed_up > 2
+    assert capture.replayed > capture.warmed_up > 0
     assert same(plain, replayed)
     assert lines == lines_again
     assert "not replayed" not in (tmp_path / "replayed" / "train.log").read_text()
@@ -233,7 +232,7 @@ def test_a_picture_gets_the_memory_of_captured_steps(tmp_path, monkeypatch):
     found, lines_again = train(tmp_path / "crowded", settings, capture, monkeypatch)
     assert same(plain, found)
     assert lines == lines_again
-    assert len(list((tmp_path / "crowded" / "samples").iterdir())) == 2
+    assert len(list((tmp_path / "crowded" / "samples").iterdir())) == 3
     log = (tmp_path / "crowded" / "train.log").read_text()
     assert log.count("memory ran out beside captured steps") == 1
 
