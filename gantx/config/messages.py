@@ -30,7 +30,7 @@ def explain(problem: ValidationError) -> str:
     key = ".".join(where)
     given = "null" if error["input"] is None else shortened(error["input"])
     if error["type"] == "extra_forbidden":
-        elsewhere = " or ".join(places_of(where[-1])[:3])
+        elsewhere = " or ".join(_places_of(where[-1])[:3])
         similar = closest(where[-1], section.model_fields)
         if elsewhere and (len(where) == 1 or not similar):
             similar = f" (did you mean {elsewhere}?)"
@@ -76,7 +76,7 @@ def explain(problem: ValidationError) -> str:
     return f"{key} cannot be {given}: {wanted or _lower(reason)}"
 
 
-def places_of(name: str, section: type[BaseModel] = RunConfig, above: str = "") -> list[str]:
+def _places_of(name: str, section: type[BaseModel] = RunConfig, above: str = "") -> list[str]:
     """The dotted keys of a configuration that end with a name, in their order."""
     found = []
     for key in section.model_fields:
@@ -84,7 +84,7 @@ def places_of(name: str, section: type[BaseModel] = RunConfig, above: str = "") 
             found.append(f"{above}{key}")
         for inner in (_section_of(section, key), *_FAMILIES.get(f"{above}{key}", {}).values()):
             if inner is not None:
-                found += places_of(name, inner, f"{above}{key}.")
+                found += _places_of(name, inner, f"{above}{key}.")
     return list(dict.fromkeys(found))
 
 
@@ -94,17 +94,21 @@ def _alternatives(problem: ValidationError) -> list[Any]:
     return [other for other in others if other["loc"][:-1] == first["loc"][:-1] and other is not first]
 
 
+_TAKES = {
+    "greater_than_equal": "{ge} or more",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "{le} or less",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+}
+
+
 def _what_else(error: Any) -> str:
     """What another member of a union takes, from its error."""
-    limits = {
-        "greater_than_equal": "{ge} or more",
-        "greater_than": "more than {gt}",
-        "int_parsing": "a whole number",
-        "int_from_float": "a whole number",
-    }
-    limits |= {"less_than_equal": "{le} or less", "float_parsing": "a number"}
-    known = limits.get(error["type"])
-    return known.format(**error.get("ctx", {})) if known else f"a value for which {_lower(error['msg'])}"
+    if (words := _TAKES.get(error["type"])) is None:
+        return f"a value for which {_lower(error['msg'])}"
+    return words.format(**error.get("ctx", {}))
 
 
 _OUTSIDE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
